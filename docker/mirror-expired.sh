@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Succeeds when the package mirror's Release file of SUITE has expired (usage: mirror-expired.sh SUITE).
+#
+# Only a host with apt is asked: it knows the mirror. Elsewhere, and where the mirror does not answer, the answer is "not
+# expired", so that apt's own check inside the build has the last word.
+set -euo pipefail
+
+[ $# = 1 ] || { echo "usage: ${0##*/} SUITE" >&2; exit 2; }
+readonly suite=$1
+readonly apt_helper=/usr/lib/apt/apt-helper
+
+[ -x "$apt_helper" ] || exit 1
+archive=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' |
+    grep -E '/debian/?$' | sort -u | head -n 1) || exit 1
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+timeout 20 "$apt_helper" download-file "${archive%/}/dists/$suite/InRelease" "$scratch/InRelease" >/dev/null 2>&1 || exit 1
+
+valid_until=$(sed -n 's/^Valid-Until: //p' "$scratch/InRelease")
+# Stable suites carry no such line: they do not expire.
+[ -n "$valid_until" ] || exit 1
+[ "$(date -d "$valid_until" +%s)" -lt "$(date +%s)" ] || exit 1
+printf 'mirror: the Release file of %s expired on %s\n' "$suite" "$valid_until" >&2
