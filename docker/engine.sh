@@ -70,6 +70,7 @@ start_engine() {
 
 host_archive() {
     # The host's own mirror serves the neighbouring suite, too.
+    # shellcheck disable=SC2016  # apt expands $(SITE)
     apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' |
         grep -E '/debian/?$' | sort -u | head -n 1
 }

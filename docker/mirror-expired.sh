@@ -10,6 +10,7 @@ readonly suite=$1
 readonly apt_helper=/usr/lib/apt/apt-helper
 
 [ -x "$apt_helper" ] || exit 1
+# shellcheck disable=SC2016  # apt expands $(SITE)
 archive=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' |
     grep -E '/debian/?$' | sort -u | head -n 1) || exit 1
 

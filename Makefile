@@ -1,0 +1,86 @@
+# Understudy: every target installs or builds what it needs, says so, and ends with one clear line where it cannot.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+IMAGE := understudy:local
+LAB_IMAGE := understudy-lab:local
+S3_IMAGE := understudy-s3:local
+COMPOSE := docker compose -f docker/compose.yml
+LAB := $(COMPOSE) -f docker/compose.lab.yml
+SHELL_SCRIPTS = $(shell git ls-files '*.sh' .ci/run)
+DOCKERFILES = $(shell git ls-files '*Dockerfile')
+
+.PHONY: help
+help: ## show this list
+	@echo 'Understudy: a standby PACS appliance. Targets:'
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: engine
+engine: ## make a Docker Engine with Compose v2 and buildx available
+	@docker/engine.sh
+
+.PHONY: image
+image: engine ## build the appliance's image
+	@docker/build.sh $(IMAGE) docker/Dockerfile .
+
+.PHONY: lab-images
+lab-images: engine ## build the lab's images: DICOM parties, S3
+	@docker/build.sh $(LAB_IMAGE) docker/lab/dicom/Dockerfile docker/lab/dicom
+	@docker/build.sh $(S3_IMAGE) docker/lab/s3/Dockerfile docker/lab/s3
+
+# The stamp is newer than the lock it was installed from.
+$(VENV)/installed: tests/requirements.lock
+	@tests/tools/venv.sh $(PYTHON) $(VENV)
+
+.PHONY: venv
+venv: $(VENV)/installed
+
+.PHONY: browser
+browser:
+	@tests/tools/browser.sh
+
+.PHONY: lint
+lint: venv ## check style, types, shell scripts and Dockerfiles
+	@echo 'lint: ruff, mypy, shellcheck, hadolint'
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
+	@$(VENV)/bin/hadolint $(DOCKERFILES)
+
+.PHONY: test
+test: lint image lab-images browser ## lint, then run all tests; starts and stops all they need
+	@$(VENV)/bin/pytest $(TEST_ARGUMENTS)
+
+.PHONY: bench
+bench: venv image lab-images ## measure intake, vault and failback rates
+	@$(VENV)/bin/python -m tests.bench
+
+.PHONY: demo
+demo: venv image lab-images browser ## play a whole outage on real DICOM; leaves the lab running
+	@$(VENV)/bin/python -m tests.demo
+
+.PHONY: up
+up: image ## start the appliance on embedded defaults
+	@$(COMPOSE) up --detach --wait
+	@echo "up: DICOM AE STANDBY on port $${UNDERSTUDY_DICOM_PORT:-4242}, viewer and console on https://localhost:$${UNDERSTUDY_HTTPS_PORT:-8443}/"
+	@echo "up: the administrator's password, shown once: $(COMPOSE) exec agent understudy first-start"
+
+.PHONY: down
+down: ## stop appliance and lab; their data stays
+	@command -v docker >/dev/null || { echo 'down: no Docker here, nothing runs'; exit 0; }; $(LAB) down --remove-orphans
+
+.PHONY: clean
+clean: ## remove appliance and lab with ALL their data, the images and the tools' environment
+	@command -v docker >/dev/null || exit 0; $(LAB) down --remove-orphans --volumes; \
+	for image in $(IMAGE) $(LAB_IMAGE) $(S3_IMAGE); do docker image rm "$$image" >/dev/null 2>&1 || true; done
+	@rm -rf $(VENV) tests/output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: lock
+lock: ## renew the locked versions of all Python dependencies
+	@tests/tools/lock.sh $(PYTHON)

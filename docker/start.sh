@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Starts one of the appliance's services (usage: start agent|orthanc|edge).
+#
+# Rule 1: a service starts only with a configuration that has no error; all errors are shown at once.
+# Rule 2: edge and orthanc need the keys that the agent made at its first start, and never the running agent.
+set -euo pipefail
+
+readonly config=/etc/understudy/config
+readonly keys=/var/lib/understudy-keys
+
+fail() { printf 'start: %s\n' "$*" >&2; exit 1; }
+
+wait_for_keys() {
+    local deadline=$((SECONDS + 60))
+    until [ -e "$keys/ready" ]; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "no keys in $keys after 60 s: start the agent once, it makes them (see its log)"
+        sleep 0.2
+    done
+}
+
+start_agent() {
+    understudy init
+    exec python -m understudy.agent
+}
+
+start_orthanc() {
+    local generated=/run/orthanc/config
+    wait_for_keys
+    umask 077
+    rm -rf "$generated"
+    mkdir -p "$generated"
+    cp "$config"/*.json "$generated/"
+    understudy render-orthanc >"$generated/generated.json" || fail "the configuration could not be rendered: the lines above say why"
+    exec Orthanc "$generated"
+}
+
+start_edge() {
+    wait_for_keys
+    EDGE_AUTHORIZATION="Basic $(printf 'edge:%s' "$(<"$keys/service/edge")" | base64 -w 0)"
+    export EDGE_AUTHORIZATION
+    # -db: in the foreground, without a master process: one process, the container's first.
+    haproxy -c -q -f /etc/understudy/haproxy.cfg || fail "HAProxy refuses /etc/understudy/haproxy.cfg: the lines above say why"
+    exec haproxy -db -f /etc/understudy/haproxy.cfg
+}
+
+service=${1:-}
+case $service in
+agent | orthanc | edge)
+    understudy check-config || fail "$service does not start: mend the configuration in $config as said above"
+    "start_$service"
+    ;;
+*) fail "usage: start agent|orthanc|edge" ;;
+esac
