@@ -1,0 +1,82 @@
+"""What a person may do: one table of roles, enforced by one dependency; a route that is not in it answers nobody."""
+
+from collections.abc import Mapping
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+
+from understudy.web.errors import ApiError
+from understudy.web.identity import PREFIX, Identity, Role, identity_of
+
+ROLES: Mapping[tuple[str, str], Role] = {
+    ("GET", "/health"): Role.NOBODY,
+    ("GET", "/status"): Role.READER,
+    ("GET", "/metrics"): Role.READER,
+    ("GET", "/operations"): Role.READER,
+    ("GET", "/operations/{operation}"): Role.READER,
+    ("GET", "/obligations"): Role.READER,
+    ("GET", "/modalities"): Role.READER,
+    ("GET", "/reports/{name}"): Role.READER,
+    ("GET", "/console"): Role.READER,
+    ("GET", "/console/"): Role.READER,
+    ("GET", "/console/{name}"): Role.READER,
+    ("GET", "/docs"): Role.READER,
+    ("GET", "/docs/{name}"): Role.READER,
+    ("GET", "/openapi.json"): Role.READER,
+    # It makes the agent look at the changes feed now instead of a moment later; nothing else.
+    ("POST", "/wake"): Role.READER,
+    ("POST", "/promote"): Role.OPERATOR,
+    ("POST", "/failback"): Role.OPERATOR,
+    ("POST", "/failback/settle"): Role.OPERATOR,
+    ("POST", "/failback/interrupt"): Role.OPERATOR,
+    ("POST", "/hold"): Role.OPERATOR,
+    ("POST", "/release"): Role.OPERATOR,
+    ("POST", "/verify"): Role.OPERATOR,
+    ("POST", "/operations/{operation}/cancel"): Role.OPERATOR,
+    ("POST", "/obligations/replay"): Role.OPERATOR,
+    # Giving up an instance for good is the one act that no later act can undo.
+    ("POST", "/obligations/waive"): Role.ADMIN,
+}
+
+
+def authorise(request: Request) -> None:
+    """Let the request pass if the table allows it, or raise 401, 403 or 415."""
+    route = request.scope.get("route")
+    path = route.path.removeprefix(PREFIX) if isinstance(route, APIRoute) else ""
+    needed = ROLES.get((request.method, path))
+    identity = identity_of(request.headers)
+    request.state.identity = identity
+    if identity is None and needed is not Role.NOBODY:
+        raise ApiError(
+            401, "unauthenticated", "nobody is signed in", "sign in at the HTTPS port of the appliance"
+        )
+    if needed is None or (identity is not None and identity.role < needed):
+        needs = "no role" if needed is None else needed.name.lower()
+        raise ApiError(
+            403,
+            "forbidden",
+            f"{request.method} {PREFIX}{path} is not open to the role {identity.role.name.lower() if identity else ''}",
+            f"it is open to: {needs}; ask the administrator of the appliance",
+        )
+    # A page of another site can make a signed-in browser post a form, but not JSON: that needs a preflight, which
+    # nothing here answers (Fetch standard, CORS-safelisted request-header).
+    if (
+        request.method == "POST"
+        and request.headers.get("content-type", "").split(";")[0].strip() != "application/json"
+    ):
+        raise ApiError(
+            415,
+            "unsupported_media_type",
+            "a POST has to say that it is JSON",
+            "send the header Content-Type: application/json; it keeps other web sites from acting in your name",
+        )
+
+
+def who(request: Request) -> str:
+    """Return the name of the person for the event log; `authorise` has run before."""
+    identity = request.state.identity
+    if not isinstance(identity, Identity):
+        raise ApiError(
+            401, "unauthenticated", "nobody is signed in", "sign in at the HTTPS port of the appliance"
+        )
+    return identity.user

@@ -1,0 +1,126 @@
+"""Everything that acts: each call names the epoch that the caller saw and answers only after it is durable."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from fastapi.responses import JSONResponse
+from pydantic import TypeAdapter
+
+from understudy.core.views import ModeView, OperationView, PlanView
+from understudy.web.access import who
+from understudy.web.bodies import Changed, Failback, Nothing, Promote, Reasoned, Replay, Settle, Waive
+from understudy.web.errors import errors
+from understudy.web.facade import Facade
+from understudy.web.identity import PREFIX
+from understudy.web.reading import Operation
+
+Who = Annotated[str, Depends(who)]
+
+
+def router(facade: Facade) -> APIRouter:
+    """Return the routes that act; one long function because each route is a closure over the one façade."""
+    routes = APIRouter(tags=["act"])
+    plan_adapter, operation_adapter = TypeAdapter(PlanView), TypeAdapter(OperationView)
+
+    def accepted(view: OperationView) -> Response:
+        return JSONResponse(
+            operation_adapter.dump_python(view, mode="json"),
+            status_code=202,
+            headers={"Location": f"{PREFIX}/operations/{view.operation}"},
+        )
+
+    @routes.post("/promote", summary="Take the primary's place", responses=errors(409, 412))
+    def promote(body: Promote, name: Who) -> ModeView:
+        """Turn standby into active; the epoch grows by one, and the answer comes after it is on disk.
+
+        412 names every unmet precondition at once: a primary that is not down by evidence (`force` with a reason),
+        a mirror that lags more than Policy.MaxLag seconds (`accept_loss`). 409 is another mode or another epoch.
+        """
+        return facade.promote(
+            name, reason=body.reason, force=body.force, accept_loss=body.accept_loss, epoch=body.epoch
+        )
+
+    @routes.post(
+        "/failback",
+        summary="Give back to the repaired primary, or show what that would be",
+        response_model=PlanView,
+        responses={
+            202: {"description": "Begun: the operation.", "model": OperationView},
+            **errors(409, 412, 503),
+        },
+    )
+    def failback(body: Failback, name: Who) -> Response:
+        """Turn active into returning and deliver what the primary is owed; progress is in the operation.
+
+        With `dry_run` answer 200 and the plan, counted in instances, and change nothing. 412 names what the primary
+        does not answer yet, 503 says that it cannot be asked now.
+        """
+        if body.dry_run or body.epoch is None:
+            return JSONResponse(plan_adapter.dump_python(facade.plan(), mode="json"))
+        return accepted(facade.failback(name, epoch=body.epoch))
+
+    @routes.post(
+        "/failback/settle", summary="End the failback: the primary serves again", responses=errors(409, 412)
+    )
+    def settle(body: Settle, name: Who) -> ModeView:
+        """Turn returning into standby, after nothing is owed to the primary and no modality has stored here lately.
+
+        `override_quiet` is the reason to skip Policy.QuietPeriod; nothing skips the proof of what is owed.
+        """
+        return facade.settle(name, epoch=body.epoch, override_quiet=body.override_quiet)
+
+    @routes.post(
+        "/failback/interrupt",
+        summary="Break off the failback, keeping what is done",
+        responses=errors(409, 412),
+    )
+    def interrupt(body: Reasoned, name: Who) -> ModeView:
+        """Turn returning back into active; what was proven stays proven, and a later failback goes on from there."""
+        return facade.interrupt(name, reason=body.reason, epoch=body.epoch)
+
+    @routes.post("/hold", summary="Planned work at the primary begins", responses=errors(409, 412))
+    def hold(body: Reasoned, name: Who) -> ModeView:
+        """Turn standby into maintenance: probes raise no alarm and nothing is promoted."""
+        return facade.hold(name, reason=body.reason, epoch=body.epoch)
+
+    @routes.post("/release", summary="Planned work at the primary ends", responses=errors(409, 412))
+    def release(body: Reasoned, name: Who) -> ModeView:
+        """Turn maintenance into standby."""
+        return facade.release(name, reason=body.reason, epoch=body.epoch)
+
+    @routes.post(
+        "/verify",
+        summary="Ask every holder again for what it has",
+        status_code=202,
+        response_model=OperationView,
+        responses=errors(),
+    )
+    def verify(name: Who, body: Nothing | None = None) -> Response:
+        """Begin to ask every holder for every proven instance; what is absent is owed again and is in the report."""
+        return accepted(facade.verify(name))
+
+    @routes.post(
+        "/operations/{operation}/cancel", summary="Stop a running operation", responses=errors(404, 409)
+    )
+    def cancel(operation: Operation, name: Who, body: Nothing | None = None) -> OperationView:
+        """Stop after the present batch; what is done stays done."""
+        return facade.cancel(name, operation)
+
+    @routes.post("/obligations/replay", summary="Owe refused instances again", responses=errors(404, 409))
+    def replay(body: Replay, name: Who) -> Changed:
+        """Turn refused into owed for one holder, all of them or those listed; answer how many changed."""
+        return Changed(changed=facade.replay(name, body.holder, body.sop_instance_uids))
+
+    @routes.post(
+        "/obligations/waive", summary="Give up instances for one holder, for good", responses=errors(404, 409)
+    )
+    def waive(body: Waive, name: Who) -> Changed:
+        """Turn owed or refused into waived, with the reason in the event log; administrators only."""
+        return Changed(changed=facade.waive(name, body.holder, body.sop_instance_uids, body.reason))
+
+    @routes.post("/wake", summary="Look for new instances now", status_code=204, responses=errors())
+    def wake(body: Nothing | None = None) -> None:
+        """Make the agent read Orthanc's changes feed at once; Orthanc's plugin calls it, and it changes nothing else."""
+        facade.wake()
+
+    return routes

@@ -1,0 +1,47 @@
+"""Puts the API together over a façade."""
+
+from pathlib import Path
+
+from fastapi import APIRouter, Depends, FastAPI
+
+from understudy.web import acting, errors, pages, reading
+from understudy.web.access import authorise
+from understudy.web.boundary import Boundary
+from understudy.web.facade import Facade
+from understudy.web.identity import PREFIX
+
+SWAGGER = Path("/opt/understudy/www/swagger")
+
+_DESCRIPTION = """
+The standby PACS appliance: look at it, promote it when the PACS fails, and give everything back with proof.
+
+* **Identity** comes from the HTTPS front. A *reader* may GET, an *operator* may also act, an *admin* may also waive.
+* **Every POST** has the header `Content-Type: application/json`, and every change of mode names the `epoch` that the
+  caller saw: if somebody acted meanwhile, it is refused with 409 and nothing changes.
+* **Units**: ages, lags and durations are seconds, sizes are bytes, rates are units per second, moments are ISO 8601
+  with zone, counts are instances unless the name says otherwise.
+* **Errors** are always `{"error", "message", "hint", "details"}`; unknown keys are refused with all problems at once.
+"""
+
+
+def application(facade: Facade, version: str, swagger: Path = SWAGGER) -> FastAPI:
+    """Return the ASGI application, with every route under /understudy."""
+    app = FastAPI(
+        title="Understudy",
+        version=version,
+        description=_DESCRIPTION,
+        # Ours are routes like all others: they need a sign-in and name no other host.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        # It would answer an absolute address made of what the client calls us.
+        redirect_slashes=False,
+    )
+    app.add_middleware(Boundary)
+    errors.install(app)
+    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise)])
+    routes.include_router(reading.router(facade))
+    routes.include_router(acting.router(facade))
+    routes.include_router(pages.router(facade, swagger))
+    app.include_router(routes)
+    return app

@@ -1,0 +1,148 @@
+"""What callers send: every key described, unknown keys refused, all problems told at once."""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from understudy.core.modes import Mode
+from understudy.core.obligations import ObligationState
+
+Reason = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=500),
+    Field(
+        description="Why, for the event log; no patient's name or number.", examples=["PACS does not start"]
+    ),
+]
+Epoch = Annotated[
+    int,
+    Field(
+        ge=0,
+        description="The epoch that you saw in the status; another one is refused with 409.",
+        examples=[7],
+    ),
+]
+HolderText = Annotated[
+    str,
+    Field(
+        min_length=1, max_length=64, description="Name of the holder, as in the status.", examples=["primary"]
+    ),
+]
+SopInstanceUids = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=64)]],
+    Field(min_length=1, max_length=10_000, description="SOP Instance UIDs (0008,0018), 10000 at most."),
+]
+
+
+class _Body(BaseModel):
+    # Strict: the string "false" is no boolean, and taking it for true would promote by force.
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Nothing(_Body):
+    """An empty object."""
+
+
+class Promote(_Body):
+    """Take the primary's place."""
+
+    reason: Reason
+    force: bool = Field(default=False, description="Promote although the primary is not down by evidence.")
+    accept_loss: bool = Field(
+        default=False,
+        description="Promote although the mirror lags more than Policy.MaxLag: studies may be missing.",
+    )
+    epoch: Epoch
+
+
+class Failback(_Body):
+    """Begin to give back, or only show what that would be."""
+
+    dry_run: bool = Field(default=False, description="Answer the plan and change nothing.")
+    epoch: Epoch | None = Field(
+        default=None, description="The epoch that you saw; needed unless `dry_run`.", examples=[7]
+    )
+
+    @model_validator(mode="after")
+    def _epoch_named(self) -> Self:
+        if not self.dry_run and self.epoch is None:
+            raise ValueError("epoch is needed unless dry_run is true")
+        return self
+
+
+class Settle(_Body):
+    """End the failback: the primary serves again."""
+
+    epoch: Epoch
+    override_quiet: Reason | None = Field(
+        default=None,
+        description="Why to settle although a modality has stored here within Policy.QuietPeriod.",
+    )
+
+
+class Reasoned(_Body):
+    """A change of mode with its reason."""
+
+    reason: Reason
+    epoch: Epoch
+
+
+class Replay(_Body):
+    """Owe refused instances again."""
+
+    holder: HolderText
+    sop_instance_uids: SopInstanceUids | None = Field(
+        default=None, description="Which instances; all refused ones if absent."
+    )
+
+
+class Waive(_Body):
+    """Give up instances for one holder, for good."""
+
+    holder: HolderText
+    sop_instance_uids: SopInstanceUids
+    reason: Reason
+
+
+class _Query(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class HealthQuery(_Query):
+    """What the caller takes for healthy."""
+
+    role: Mode | None = Field(default=None, description="Healthy only in this mode.")
+    max_lag: float | None = Field(
+        default=None, ge=0, description="Healthy only if the mirror lags no more seconds than this."
+    )
+
+
+class OperationsQuery(_Query):
+    """Which operations."""
+
+    limit: int = Field(default=50, ge=1, le=1000, description="How many at most, newest first.")
+
+
+class ObligationsQuery(_Query):
+    """Which obligations."""
+
+    holder: str | None = Field(default=None, min_length=1, max_length=64, description="Of this holder only.")
+    state: ObligationState | None = Field(default=None, description="In this state only.")
+    limit: int = Field(default=100, ge=1, le=10_000, description="How many at most.")
+
+
+class Health(BaseModel):
+    """The health in few words."""
+
+    healthy: bool
+    mode: Mode
+    epoch: int
+    lag_seconds: float
+    rpo_seconds: float
+    reasons: list[str] = Field(description="Why it is not healthy; empty where it is.")
+
+
+class Changed(BaseModel):
+    """How many obligations changed."""
+
+    changed: int = Field(description="Obligations whose state changed.")

@@ -1,0 +1,74 @@
+"""The outermost layer of the API: limits what comes in, hardens what goes out, and catches what nobody else caught."""
+
+import logging
+import secrets
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from understudy.web.errors import HEALTH_PATH, unexpected
+
+_LOG = logging.getLogger(__name__)
+
+BODY_LIMIT = 1 << 20
+"""Bytes of a request body: some ten thousand UIDs for a replay; no call needs more."""
+
+_HEADERS = {
+    b"content-security-policy": b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    # Every answer is the state of one moment.
+    b"cache-control": b"no-store",
+}
+
+
+class Boundary:
+    """Wraps the application; one of the two places where a broad `except` stands, and it records what it caught."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; a fault of ours becomes 500 with an event number, its cause goes to the log alone."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+        taken = 0
+
+        async def limited() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > BODY_LIMIT:
+                raise HTTPException(413, f"a request body may have {BODY_LIMIT} bytes at most")
+            return message
+
+        async def hardened(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                present = {name.lower() for name, _ in message["headers"]}
+                extra = [(name, value) for name, value in _HEADERS.items() if name not in present]
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        try:
+            await self._app(scope, limited, hardened)
+        except Exception:
+            event = secrets.token_hex(4)
+            # The path is the template of the route: what a client wrote never reaches the log.
+            route = getattr(scope.get("route"), "path", "unknown")
+            _LOG.exception("rest failed event=%s method=%s route=%s", event, scope["method"], route)
+            if started:
+                raise
+            await _failed(Request(scope), event)(scope, receive, hardened)
+
+
+def _failed(request: Request, event: str) -> Response:
+    signed_in = getattr(request.state, "identity", None) is not None
+    if request.url.path == HEALTH_PATH and not signed_in:
+        return Response(status_code=503)
+    return JSONResponse(unexpected(event).model_dump(), status_code=500)

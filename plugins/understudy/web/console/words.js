@@ -1,0 +1,52 @@
+// Says numbers, ages and moments as people do.
+
+const number = new Intl.NumberFormat("en", { useGrouping: true });
+
+/** Count with thin spaces between thousands: 12 345. */
+export function count(value) {
+  return number.format(value).replaceAll(",", "\u202f");
+}
+
+/** "1 instance", "2 instances". */
+export function counted(value, noun) {
+  if (value === 1) return `1 ${noun}`;
+  return `${count(value)} ${noun.endsWith("y") ? `${noun.slice(0, -1)}ies` : `${noun}s`}`;
+}
+
+/** Seconds as the two largest units that matter: 4 s, 2 min 5 s, 3 h 10 min, 2 d 4 h. */
+export function duration(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  const minutes = Math.floor(whole / 60);
+  const hours = Math.floor(minutes / 60);
+  const days = Math.floor(hours / 24);
+  if (whole < 60) return `${whole} s`;
+  if (hours < 1) return whole % 60 && minutes < 10 ? `${minutes} min ${whole % 60} s` : `${minutes} min`;
+  if (days < 1) return minutes % 60 ? `${hours} h ${minutes % 60} min` : `${hours} h`;
+  return hours % 24 ? `${days} d ${hours % 24} h` : `${days} d`;
+}
+
+/** Per-second rate with as many digits as help. */
+export function rate(value) {
+  return value >= 10 ? value.toFixed(0) : value.toFixed(1);
+}
+
+/** Seconds between two ISO moments, never negative. */
+export function between(earlier, later) {
+  return Math.max(0, (Date.parse(later) - Date.parse(earlier)) / 1000);
+}
+
+/** Local time of day; with the date where it is not the day of `now`. */
+export function moment(iso, now) {
+  const at = new Date(iso);
+  const time = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+  if (at.toDateString() === new Date(now).toDateString()) return time;
+  return `${at.toLocaleDateString([], { year: "numeric", month: "short", day: "numeric" })}, ${time}`;
+}
+
+/** Element with a class and text or children; text is never read as markup. */
+export function element(name, className, ...children) {
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}

@@ -1,0 +1,164 @@
+"""Turns every refusal into `{"error", "message", "hint", "details"}` and the status that fits."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from understudy.core.errors import NotFoundError, PreconditionError, RefusedError, StaleEpochError
+from understudy.core.modes import WrongModeError
+from understudy.core.ports import HolderUnavailableError
+from understudy.web.identity import identity_of
+
+HEALTH_PATH = "/understudy/health"
+
+
+class ErrorBody(BaseModel):
+    """What every error answers."""
+
+    error: str = Field(description="A fixed word for programs.", examples=["wrong_mode"])
+    message: str = Field(
+        description="What is refused, in one sentence.", examples=["promote is not possible in mode active"]
+    )
+    hint: str = Field(description="What to do about it.", examples=["promote is possible in mode standby"])
+    details: list[str] = Field(description="Every single problem found, none left out.")
+
+
+_DESCRIPTIONS = {
+    400: "The request has problems; `details` lists all of them.",
+    401: "Nobody is signed in.",
+    403: "The role does not allow it.",
+    404: "Nothing of that name or number is known.",
+    409: "Another mode or another epoch than the caller saw; nothing changed.",
+    412: "A precondition is not met; `details` names every one. Nothing changed.",
+    503: "A holder cannot be asked now; nothing changed.",
+}
+
+
+def errors(*more: int, anyone: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Return the errors of a route for its description: the usual ones, and `more`."""
+    usual = (400,) if anyone else (400, 401, 403)
+    return {
+        status: {"description": _DESCRIPTIONS[status], "model": ErrorBody}
+        for status in sorted((*usual, *more))
+    }
+
+
+_NOBODY = ErrorBody(
+    error="unauthenticated",
+    message="nobody is signed in",
+    hint="sign in at the HTTPS port of the appliance",
+    details=[],
+)
+
+
+class ApiError(Exception):
+    """A refusal of the API itself, with its HTTP status."""
+
+    def __init__(self, status: int, error: str, message: str, hint: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = error
+        self.hint = hint
+        self.details = tuple(details)
+
+
+def answer(request: Request, status: int, body: ErrorBody) -> Response:
+    """Return the error; whoever asks for the health without signing in learns the bare status and nothing else."""
+    signed_in = getattr(request.state, "identity", None) is not None
+    if request.url.path == HEALTH_PATH and not signed_in:
+        return Response(status_code=status)
+    return JSONResponse(body.model_dump(), status_code=status)
+
+
+def unexpected(event: str) -> ErrorBody:
+    """Return the body for a fault of ours: the event number finds it in the log, the cause stays out of the answer."""
+    return ErrorBody(
+        error="internal",
+        message="the appliance failed to answer; nothing is known to have changed",
+        hint=f"look up event {event} in the log of the agent, then look at the status before trying again",
+        details=[f"event {event}"],
+    )
+
+
+def _refused(error: RefusedError) -> tuple[int, str]:
+    if isinstance(error, NotFoundError):
+        return 404, "not_found"
+    if isinstance(error, PreconditionError):
+        return 412, "precondition_unmet"
+    return 409, "stale_epoch" if isinstance(error, StaleEpochError) else "refused"
+
+
+def _location(parts: Sequence[int | str]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers with the application."""
+
+    @app.exception_handler(ApiError)
+    def api(request: Request, error: ApiError) -> Response:
+        return answer(
+            request,
+            error.status,
+            ErrorBody(error=error.error, message=str(error), hint=error.hint, details=list(error.details)),
+        )
+
+    @app.exception_handler(RefusedError)
+    def refused(request: Request, error: RefusedError) -> Response:
+        status, word = _refused(error)
+        return answer(
+            request,
+            status,
+            ErrorBody(error=word, message=str(error), hint=error.hint, details=list(error.details)),
+        )
+
+    @app.exception_handler(WrongModeError)
+    def wrong_mode(request: Request, error: WrongModeError) -> Response:
+        return answer(
+            request, 409, ErrorBody(error="wrong_mode", message=str(error), hint=error.hint, details=[])
+        )
+
+    @app.exception_handler(HolderUnavailableError)
+    def unavailable(request: Request, error: HolderUnavailableError) -> Response:
+        body = ErrorBody(
+            error="holder_unavailable", message=str(error), hint=error.hint, details=[error.reason]
+        )
+        return answer(request, 503, body)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        # FastAPI reads the body before it asks who sent it.
+        request.state.identity = identity_of(request.headers)
+        if request.state.identity is None:
+            return answer(request, 400 if request.url.path == HEALTH_PATH else 401, _NOBODY)
+        problems = [f"{_location(item['loc'])}: {item['msg']}" for item in error.errors()]
+        body = ErrorBody(
+            error="invalid_request",
+            message=f"the request has {len(problems)} problem{'s' if len(problems) > 1 else ''}",
+            hint="mend what `details` lists; /understudy/docs describes every call",
+            details=problems,
+        )
+        return answer(request, 400, body)
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> Response:
+        request.state.identity = identity_of(request.headers)
+        if error.status_code in (404, 405) and request.state.identity is None:
+            # Whoever is not signed in does not learn which paths exist.
+            return answer(request, 401, _NOBODY)
+        phrase = HTTPStatus(error.status_code).phrase
+        body = ErrorBody(
+            error=phrase.lower().replace(" ", "_"),
+            message=error.detail
+            if error.detail != phrase
+            else f"{request.method} {request.url.path}: {phrase.lower()}",
+            hint="/understudy/docs describes every call",
+            details=[],
+        )
+        return answer(request, error.status_code, body)

@@ -1,0 +1,126 @@
+"""Shows the status to Prometheus; units are in the names, and no label holds a UID or a patient's attribute."""
+
+from collections import Counter as Tally
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from understudy.core.modes import Mode
+from understudy.core.views import Condition, HolderView, LaneState, OperationState, Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_STATES = ("owed", "in_flight", "sent", "proven", "refused", "waived")
+
+
+def render(status: Status) -> bytes:
+    """Return the status in Prometheus' text format; the registry lives for this one scrape."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot(status))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield every family once."""
+        status = self._status
+        build = GaugeMetricFamily(
+            "understudy_build_info", "The running version, always 1.", labels=["version"]
+        )
+        build.add_metric([status.version], 1)
+        yield build
+        mode = GaugeMetricFamily(
+            "understudy_mode", "1 for the present mode, 0 for the others.", labels=["mode"]
+        )
+        for known in Mode:
+            mode.add_metric([known.value], float(known is status.mode))
+        yield mode
+        yield from self._scalars()
+        yield from self._primary()
+        yield from _holders(list(status.holders))
+        running = Tally(view.kind for view in status.operations if view.state is OperationState.RUNNING)
+        operations = GaugeMetricFamily(
+            "understudy_operations_running", "Running operations by verb.", labels=["kind"]
+        )
+        for kind, count in sorted(running.items()):
+            operations.add_metric([kind], count)
+        yield operations
+
+    def _scalars(self) -> Iterator[GaugeMetricFamily]:
+        status = self._status
+        for name, text, value in (
+            ("epoch", "Number that grows with every promotion.", status.epoch),
+            (
+                "lag_seconds",
+                "Seconds since the moment up to which the standby is known to be complete.",
+                status.lag_seconds,
+            ),
+            (
+                "rpo_seconds",
+                "Age of the oldest instance that no vault is proven to have.",
+                status.rpo_seconds,
+            ),
+            ("instances", "Instances that the standby holds.", status.instances),
+            ("studies", "Studies that the standby holds.", status.studies),
+            (
+                "gap_instances",
+                "Instances that the primary has and the standby does not yet.",
+                status.gaps.instances,
+            ),
+            ("gap_oldest_age_seconds", "Age of the oldest known gap.", status.gaps.oldest_seconds),
+            ("alarms", "Alarms that a person has to look at.", len(status.alarms)),
+        ):
+            yield GaugeMetricFamily(f"understudy_{name}", text, value=value)
+
+    def _primary(self) -> Iterator[GaugeMetricFamily]:
+        primary = self._status.primary
+        if primary is None:
+            return
+        condition = GaugeMetricFamily(
+            "understudy_primary_condition",
+            "1 for the present condition of the primary.",
+            labels=["condition"],
+        )
+        for known in Condition:
+            condition.add_metric([known.value], float(known is primary.condition))
+        yield condition
+        if primary.condition is not Condition.UNKNOWN:
+            # Absent while unknown: neither 1 nor 0 would be true, and an alert on 0 would be false.
+            up = float(primary.condition is Condition.UP)
+            yield GaugeMetricFamily(
+                "understudy_primary_up", "1 where the primary answers its probes, else 0.", value=up
+            )
+
+
+def _holders(holders: list[HolderView]) -> Iterator[GaugeMetricFamily]:
+    obligations = GaugeMetricFamily(
+        "understudy_obligations",
+        "Instances by holder and state of the obligation.",
+        labels=["holder", "kind", "state"],
+    )
+    oldest = GaugeMetricFamily(
+        "understudy_oldest_owed_age_seconds",
+        "Age of the oldest unsettled obligation.",
+        labels=["holder", "kind"],
+    )
+    rate = GaugeMetricFamily(
+        "understudy_lane_instances_per_second",
+        "Rate of the lane over its last batch.",
+        labels=["holder", "kind"],
+    )
+    lane = GaugeMetricFamily(
+        "understudy_lane_state", "1 for the present state.", labels=["holder", "kind", "state"]
+    )
+    for holder in holders:
+        labels = [holder.name, holder.kind.value]
+        for state in _STATES:
+            obligations.add_metric([*labels, state], getattr(holder, state))
+        oldest.add_metric(labels, holder.oldest_owed_seconds)
+        rate.add_metric(labels, holder.lane.rate)
+        for known in LaneState:
+            lane.add_metric([*labels, known.value], float(known is holder.lane.state))
+    yield from (obligations, oldest, rate, lane)

@@ -1,0 +1,232 @@
+"""A small real appliance for the tests of the API: it keeps what it is told and answers views."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI
+from understudy.core.errors import NotFoundError, StaleEpochError
+from understudy.core.model import HolderKind, HolderName
+from understudy.core.modes import Mode, ModeEvent, after, next_epoch
+from understudy.core.obligations import ObligationState
+from understudy.core.views import (
+    Alarm,
+    Condition,
+    GapsView,
+    HolderView,
+    LaneState,
+    LaneView,
+    ModalityView,
+    ModeView,
+    ObligationView,
+    OperationState,
+    OperationView,
+    PlanView,
+    PrimaryView,
+    Probe,
+    Status,
+)
+
+NOW = "2026-03-02T03:14:15.000+00:00"
+
+STATUS = Status(
+    site="clinic",
+    version="0.1.0",
+    ae_title="STANDBY",
+    now=NOW,
+    mode=Mode.STANDBY,
+    epoch=3,
+    mode_since="2026-03-01T10:00:00.000+00:00",
+    primary=PrimaryView(
+        ae_title="PRIMARY",
+        host="192.0.2.10",
+        port=104,
+        condition=Condition.UP,
+        since="2026-03-01T09:00:00.000+00:00",
+        evidence=[Probe(at="2026-03-02T03:14:10.000+00:00", echo="ok", find="ok")],
+    ),
+    horizon="2026-03-02T03:12:00.000+00:00",
+    rpo_seconds=4.5,
+    lag_seconds=135.0,
+    gaps=GapsView(studies=0, instances=0, oldest_seconds=0.0),
+    instances=1210,
+    studies=12,
+    holders=[
+        HolderView(
+            name=HolderName("nas"),
+            kind=HolderKind.VAULT,
+            owed=3,
+            in_flight=2,
+            sent=1,
+            proven=1203,
+            refused=1,
+            waived=0,
+            oldest_owed_seconds=4.5,
+            lane=LaneView(state=LaneState.WORKING, reason="", since=NOW, until=None, rate=23.4),
+        )
+    ],
+    operations=[],
+    alarms=[Alarm(since=NOW, what="1 instance is refused by nas", hint="replay or waive it")],
+)
+
+OPERATION = OperationView(
+    operation=7,
+    kind="failback",
+    state=OperationState.RUNNING,
+    started=NOW,
+    updated=NOW,
+    message="sending",
+    done=50,
+    total=200,
+    unit="instances",
+    rate=12.5,
+    eta_seconds=12.0,
+    report=None,
+)
+
+
+@dataclass
+class FakeFacade:
+    """Answers from values and records every act as (verb, who, what)."""
+
+    reports: Path
+    present: Status = STATUS
+    acts: list[tuple[str, str, str]] = field(default_factory=list)
+    fault: Exception | None = None
+
+    def _moved(self, who: str, event: ModeEvent, epoch: int, what: str) -> ModeView:
+        if self.fault is not None:
+            raise self.fault
+        if epoch != self.present.epoch:
+            raise StaleEpochError(f"the epoch is {self.present.epoch}", "look at the status and decide again")
+        mode = after(self.present.mode, event)
+        self.present = replace(self.present, mode=mode, epoch=next_epoch(epoch, event))
+        self.acts.append((event.value, who, what))
+        return ModeView(mode=mode, epoch=self.present.epoch, since=NOW)
+
+    def status(self) -> Status:
+        if self.fault is not None:
+            raise self.fault
+        return self.present
+
+    def promote(self, who: str, *, reason: str, force: bool, accept_loss: bool, epoch: int) -> ModeView:
+        return self._moved(who, ModeEvent.PROMOTE, epoch, f"{reason} force={force} accept_loss={accept_loss}")
+
+    def hold(self, who: str, *, reason: str, epoch: int) -> ModeView:
+        return self._moved(who, ModeEvent.HOLD, epoch, reason)
+
+    def release(self, who: str, *, reason: str, epoch: int) -> ModeView:
+        return self._moved(who, ModeEvent.RELEASE, epoch, reason)
+
+    def plan(self) -> PlanView:
+        return PlanView(
+            epoch=self.present.epoch,
+            primary_studies=11,
+            found_at_primary=2,
+            to_send={"1.2.3": 40, "1.2.4": 10},
+            to_pull={"1.2.5": 6},
+            lost_at_primary=0,
+            refused=0,
+        )
+
+    def failback(self, who: str, *, epoch: int) -> OperationView:
+        self._moved(who, ModeEvent.FAILBACK, epoch, "")
+        return OPERATION
+
+    def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> ModeView:
+        return self._moved(who, ModeEvent.SETTLE, epoch, override_quiet or "")
+
+    def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeView:
+        return self._moved(who, ModeEvent.INTERRUPT, epoch, reason)
+
+    def verify(self, who: str) -> OperationView:
+        self.acts.append(("verify", who, ""))
+        return replace(OPERATION, kind="verify", state=OperationState.DONE, done=200, eta_seconds=None)
+
+    def operations(self, limit: int) -> Sequence[OperationView]:
+        return [OPERATION][:limit]
+
+    def operation(self, number: int) -> OperationView:
+        if number != OPERATION.operation:
+            raise NotFoundError(f"there is no operation {number}", "understudy operations lists them")
+        return replace(OPERATION, state=OperationState.DONE, done=200, eta_seconds=None)
+
+    def cancel(self, who: str, number: int) -> OperationView:
+        self.acts.append(("cancel", who, str(number)))
+        return replace(self.operation(number), state=OperationState.CANCELLED)
+
+    def obligations(
+        self, holder: str | None, state: ObligationState | None, limit: int
+    ) -> Sequence[ObligationView]:
+        row = ObligationView(
+            holder=HolderName("nas"),
+            state=ObligationState.REFUSED,
+            sop_instance_uid="1.2.3.4",
+            study_instance_uid="1.2.3",
+            attempts=1,
+            due=NOW,
+            changed=NOW,
+            reason="A900",
+            hint="replay or waive it",
+        )
+        matches = holder in (None, row.holder) and state in (None, row.state)
+        return [row][:limit] if matches else []
+
+    def replay(self, who: str, holder: str, sop_instance_uids: Sequence[str] | None) -> int:
+        self.acts.append(("replay", who, holder))
+        return 1 if sop_instance_uids is None else len(sop_instance_uids)
+
+    def waive(self, who: str, holder: str, sop_instance_uids: Sequence[str], reason: str) -> int:
+        self.acts.append(("waive", who, f"{holder} {reason}"))
+        return len(sop_instance_uids)
+
+    def modalities(self) -> Sequence[ModalityView]:
+        return [
+            ModalityView(
+                calling_ae_title="CT1",
+                called_ae_title="STANDBY",
+                remote_address="192.0.2.20",
+                instances=200,
+                first_seen="2026-03-01T09:00:00.000+00:00",
+                last_seen="2026-03-02T03:14:03.000+00:00",
+            )
+        ]
+
+    def wake(self) -> None:
+        self.acts.append(("wake", "", ""))
+
+
+class Client:
+    """Calls an ASGI application as its Unix socket would, one request at a time."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        json: object = None,
+        content: bytes | None = None,
+    ) -> httpx.Response:
+        async def call() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
+                pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+                return await client.request(method, path, headers=pairs, json=json, content=content)
+
+        return asyncio.run(call())
+
+    def get(
+        self, path: str, *, headers: Mapping[str, str] | Sequence[tuple[str, str]] = ()
+    ) -> httpx.Response:
+        return self.request("GET", path, headers=headers)
+
+    def post(
+        self, path: str, *, headers: Mapping[str, str], json: object = None, content: bytes | None = None
+    ) -> httpx.Response:
+        return self.request("POST", path, headers=headers, json=json, content=content)
