@@ -1,0 +1,118 @@
+"""Orthanc's storage area, read only: the stored DICOM files and what they say of their study."""
+
+import hashlib
+import re
+import struct
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from understudy.core.model import Instance
+from understudy.core.packing import StudyFacts
+from understudy.core.ports import HolderUnavailableError, UnreadableFileError
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+_LAST_TAG = Tag("PatientBirthDate")
+"""Of the tags wanted the one with the highest number; nothing after it is parsed."""
+
+_PARSE_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What pydicom raises on broken files (RecursionError is a RuntimeError); a broken file is still kept."""
+
+
+class StorageArea:
+    """The folder in which Orthanc keeps attachments: root/ab/cd/abcd... (Orthanc Book, "Orthanc storage")."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def verified_path(self, instance: Instance) -> Path:
+        """Return the path of the file, whose bytes were found right, or raise UnreadableFileError."""
+        self.read(instance)
+        return self._path(instance)
+
+    def read(self, instance: Instance) -> bytes:
+        """Return the file's bytes, of the size and MD5 that the ledger has, or raise UnreadableFileError."""
+        path = self._path(instance)
+        try:
+            size = path.stat().st_size
+            if size != instance.size:
+                raise UnreadableFileError(
+                    f"its stored file has {size} bytes instead of {instance.size}", permanent=True
+                )
+            content = path.read_bytes()
+        except FileNotFoundError:
+            if not self._root.is_dir() or not any(self._root.iterdir()):
+                # One missing file is that file's fault; all of them missing is a volume that is not there.
+                raise HolderUnavailableError(
+                    "storage",
+                    "Orthanc's storage area is not there or is empty",
+                    f"check that the storage volume is mounted at {self._root}",
+                ) from None
+            raise UnreadableFileError("its stored file is gone", permanent=True) from None
+        except OSError as error:
+            raise UnreadableFileError(
+                f"its stored file cannot be read: {error.strerror}", permanent=False
+            ) from error
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != instance.md5:
+            raise UnreadableFileError(
+                "its stored file differs from its MD5 in Orthanc's index", permanent=True
+            )
+        return content
+
+    def _path(self, instance: Instance) -> Path:
+        uuid = instance.attachment_uuid
+        if _UUID.fullmatch(uuid) is None:
+            raise UnreadableFileError("the ledger has no valid name of its stored file", permanent=True)
+        return self._root / uuid[0:2] / uuid[2:4] / uuid
+
+    def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:
+        """Return what the file says of its study, or None where it cannot be parsed."""
+        if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+            # pydicom inflates the whole file first: a small one could take all memory.
+            return None
+        # Odd files are normal here, and their text must not reach a log by way of a warning.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return _facts(content)
+            except _PARSE_ERRORS:
+                return None
+
+
+def _facts(content: bytes) -> StudyFacts:
+    def beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        return bool(tag > _LAST_TAG)
+
+    dataset = read_partial(BytesIO(content), stop_when=beyond)
+
+    def text(keyword: str) -> str:
+        value = dataset.get(keyword)
+        return "" if value is None else str(value).encode("utf-8", "replace").decode()
+
+    return StudyFacts(
+        patient_id=text("PatientID"),
+        patient_name=text("PatientName"),
+        patient_birth_date=text("PatientBirthDate"),
+        study_date=text("StudyDate"),
+        study_description=text("StudyDescription"),
+        accession_number=text("AccessionNumber"),
+        modality=text("Modality"),
+    )

@@ -1,0 +1,108 @@
+"""Where a restore puts DICOM files: a folder, or an Orthanc by REST."""
+
+import hashlib
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+from understudy.core.packing import Member
+from understudy.core.ports import TargetError
+
+
+class FolderTarget:
+    """A folder of files STUDY/SERIES/SOP.dcm, each written under another name and renamed when durable."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def has(self, member: Member) -> bool:
+        """Say whether exactly these bytes are there already; other bytes under the name are left alone."""
+        path = self._folder / member.name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise TargetError(f"{path}: {error.strerror}", "check the folder that is restored to") from error
+        if hashlib.sha256(content).hexdigest() != member.sha256:
+            raise TargetError(f"{path} is another file", "move it away, or restore to an empty folder")
+        return True
+
+    def keep(self, member: Member, content: bytes) -> None:
+        """Write the file durably."""
+        path = self._folder / member.name
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+            _sync(path.parent)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise TargetError(
+                f"{path}: {error.strerror}", "make room or check the disk, then start again"
+            ) from error
+
+
+class OrthancTarget:
+    """An Orthanc, by its REST API; the client carries address and authentication."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def has(self, member: Member) -> bool:
+        """Say whether Orthanc has the instance with these bytes; other bytes under its UID are an error."""
+        found = self._call("POST", "/tools/lookup", content=member.sop_instance_uid.encode()).json()
+        identifiers = [item["ID"] for item in found if item["Type"] == "Instance"]
+        if not identifiers:
+            return False
+        if any(self._md5(identifier) == member.md5 for identifier in identifiers):
+            return True
+        raise TargetError(
+            "Orthanc has other bytes under its UID",
+            "compare the two, and delete the wrong one before restoring",
+        )
+
+    def keep(self, member: Member, content: bytes) -> None:
+        """Store the file and check that Orthanc shows the same MD5."""
+        answer = self._call("POST", "/instances", content=content).json()
+        if not isinstance(answer, dict) or answer.get("Status") not in ("Success", "AlreadyStored"):
+            raise TargetError(f"Orthanc did not store it: {answer!r:.80}", "see Orthanc's log")
+        # "AlreadyStored" is also the answer where other bytes are kept and ours are dropped.
+        if self._md5(answer["ID"]) != member.md5:
+            raise TargetError(
+                f"Orthanc answered {answer['Status']} and has other bytes",
+                "switch IngestTranscoding off, or delete what is there under this UID",
+            )
+
+    def _md5(self, identifier: str) -> str:
+        return self._call("GET", f"/instances/{identifier}/attachments/dicom/md5").text
+
+    def _call(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
+        try:
+            answer = self._client.request(method, path, content=content)
+            answer.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            raise TargetError(
+                f"Orthanc answered {error.response.status_code} to {method} {path}", "see Orthanc's log"
+            ) from error
+        except httpx.HTTPError as error:
+            raise TargetError(
+                f"Orthanc does not answer: {type(error).__name__}", "check that it runs, then start again"
+            ) from error
+        return answer
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,247 @@
+"""Restore: every file with its digest or a failure by name, from whatever a store still has."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zstandard
+from understudy.adapters.encryption import AgeOpener, AgeSealer, new_key_pair
+from understudy.adapters.targets import FolderTarget
+from understudy.core.model import Instance
+from understudy.core.packing import FORMAT, Manifest, Member, StudyFacts, keys_for, manifest_to_json
+from understudy.flow.restore import Progress, RestoreError, catalog, restore
+
+from tests.vault_parts import NOW, Bench, bench
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[Bench]:
+    with bench(tmp_path / "bench") as made:
+        yield made
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "restored"
+
+
+def deliver(parts: Bench, instances: list[Instance]) -> None:
+    assert all(item.proof is not None for item in parts.vault().deliver(instances))
+
+
+def restored(target: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(target).as_posix(): path.read_bytes() for path in target.rglob("*") if path.is_file()
+    }
+
+
+def expected(parts: Bench, instances: list[Instance]) -> dict[str, bytes]:
+    return {name(item): parts.storage.content(item) for item in instances}
+
+
+def name(instance: Instance) -> str:
+    return f"{instance.study_instance_uid}/{instance.series_instance_uid}/{instance.sop_instance_uid}.dcm"
+
+
+def forge(parts: Bench, name: str, content: bytes, *, sha256: str = "", size: int | None = None) -> None:
+    """Store a pack and a manifest as anybody could who knows the public recipient."""
+    output = io.BytesIO()
+    with tarfile.open(mode="w", fileobj=output) as archive:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    sealer = AgeSealer([parts.keys.recipient])
+    pack = sealer.seal(zstandard.ZstdCompressor().compress(output.getvalue()))
+    key, manifest_key = keys_for(NOW, "f" * 32)
+    member = Member(
+        name, "1.4", "1.3", "", "", len(content) if size is None else size,
+        sha256 or hashlib.sha256(content).hexdigest(), "", NOW,
+    )  # fmt: skip
+    manifest = Manifest(
+        FORMAT, "x", key, NOW, (), len(pack), hashlib.sha256(pack).hexdigest(), "1.2", StudyFacts(), (member,)
+    )
+    parts.store.put(key, pack, None)
+    parts.store.put(manifest_key, sealer.seal(manifest_to_json(manifest)), None)
+
+
+def test_restore_one_study_brings_it_and_no_other(parts: Bench, target: Path) -> None:
+    first, second = parts.storage.series("first"), parts.storage.series("second")
+    deliver(parts, first)
+    deliver(parts, second)
+    seen: list[Progress] = []
+    result = restore(
+        parts.store, parts.opener, FolderTarget(target), first[0].study_instance_uid, seen.append
+    )
+    assert result.complete
+    assert (result.restored, result.skipped, result.superseded) == (3, 0, 0)
+    assert restored(target) == expected(parts, first)
+    assert seen[-1].instances_done == seen[-1].instances_total == 3
+    assert seen[-1].bytes_done == seen[-1].bytes_total == sum(item.size for item in first)
+
+
+def test_restore_everything_brings_everything(parts: Bench, target: Path) -> None:
+    first, second = parts.storage.series("first"), parts.storage.series("second")
+    deliver(parts, first)
+    deliver(parts, second[:1])
+    deliver(parts, second[1:])
+    assert restore(parts.store, parts.opener, FolderTarget(target)).restored == 6
+    assert restored(target) == expected(parts, first + second)
+
+
+def test_restore_a_second_time_skips_what_is_there(parts: Bench, target: Path) -> None:
+    instances = parts.storage.series("again")
+    deliver(parts, instances)
+    restore(parts.store, parts.opener, FolderTarget(target))
+    (target / next(iter(expected(parts, instances)))).unlink()
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert (result.restored, result.skipped, result.failed) == (1, 2, ())
+    assert restored(target) == expected(parts, instances)
+
+
+def test_restore_over_another_file_leaves_it_and_fails(parts: Bench, target: Path) -> None:
+    instances = parts.storage.series("other", 1)
+    deliver(parts, instances)
+    path = target / next(iter(expected(parts, instances)))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert [failure.what for failure in result.failed] == [instances[0].sop_instance_uid]
+    assert path.read_bytes() == b"mine"
+
+
+def test_restore_of_two_versions_brings_the_one_received_last(parts: Bench, target: Path) -> None:
+    new = parts.storage.keep(b"new", sop="1.4", study="1.2", received_at=NOW + 60)
+    old = parts.storage.keep(b"old", sop="1.4", study="1.2", received_at=NOW)
+    deliver(parts, [new])
+    deliver(parts, [old])
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert (result.restored, result.superseded, result.failed) == (1, 1, ())
+    assert list(restored(target).values()) == [b"new"]
+
+
+def test_restore_of_an_instance_in_two_packs_survives_the_loss_of_one(parts: Bench, target: Path) -> None:
+    instances = parts.storage.series("twice")
+    deliver(parts, instances)
+    (first,) = parts.stored("packs/")
+    again = [replace(item, number=item.number + 100) for item in instances]  # type: ignore[arg-type]
+    deliver(parts, again)
+    (parts.folder / "vault" / first).unlink()
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert (result.restored, result.failed) == (3, ())
+
+
+@pytest.mark.parametrize("damage", ["deleted", "flipped", "cut"])
+def test_restore_of_a_damaged_pack_names_each_instance_and_goes_on(
+    parts: Bench, target: Path, damage: str
+) -> None:
+    lost, kept = parts.storage.series("lost", 2), parts.storage.series("kept", 2)
+    deliver(parts, lost)
+    (key,) = parts.stored("packs/")
+    deliver(parts, kept)
+    path = parts.folder / "vault" / key
+    path.chmod(0o640)
+    content = path.read_bytes()
+    if damage == "deleted":
+        path.unlink()
+    elif damage == "flipped":
+        path.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    else:
+        path.write_bytes(content[:-1])
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert not result.complete
+    assert {failure.what for failure in result.failed} == {item.sop_instance_uid for item in lost}
+    assert all(key in failure.reason for failure in result.failed)
+    assert restored(target) == expected(parts, kept)
+
+
+def test_restore_of_swapped_packs_restores_neither(parts: Bench, target: Path) -> None:
+    deliver(parts, parts.storage.series("a", 1))
+    deliver(parts, parts.storage.series("b", 1))
+    first, second = (parts.folder / "vault" / key for key in parts.stored("packs/"))
+    first.rename(first.with_suffix(".swap"))
+    second.rename(first)
+    first.with_suffix(".swap").rename(second)
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert (result.restored, len(result.failed)) == (0, 2)
+    assert restored(target) == {}
+
+
+def test_restore_of_swapped_manifests_is_refused(parts: Bench, target: Path) -> None:
+    deliver(parts, parts.storage.series("a", 1))
+    deliver(parts, parts.storage.series("b", 1))
+    first, second = (parts.folder / "vault" / key for key in parts.stored("manifests/"))
+    first.rename(first.with_suffix(".swap"))
+    second.rename(first)
+    first.with_suffix(".swap").rename(second)
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert {failure.reason for failure in result.failed} == {
+        "it describes another pack than the one beside it"
+    }
+
+
+def test_restore_with_another_key_says_whose_it_is(parts: Bench, target: Path) -> None:
+    deliver(parts, parts.storage.series("key", 1))
+    other = new_key_pair()
+    with pytest.raises(RestoreError, match="none of 1 manifests") as caught:
+        restore(parts.store, AgeOpener(other.identity), FolderTarget(target))
+    assert other.recipient in caught.value.hint
+
+
+def test_restore_of_an_unknown_study_is_an_error(parts: Bench, target: Path) -> None:
+    deliver(parts, parts.storage.series("known", 1))
+    with pytest.raises(RestoreError, match=r"1\.2\.3\.4"):
+        restore(parts.store, parts.opener, FolderTarget(target), "1.2.3.4")
+
+
+def test_restore_tells_of_a_pack_without_a_manifest(parts: Bench, target: Path) -> None:
+    deliver(parts, parts.storage.series("unlisted", 1))
+    (manifest,) = parts.stored("manifests/")
+    (parts.folder / "vault" / manifest).unlink()
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert list(result.unlisted_packs) == parts.stored("packs/")
+    assert catalog(parts.store, parts.opener).unlisted_packs == result.unlisted_packs
+
+
+@pytest.mark.parametrize("name", ["../../outside.dcm", "/tmp/outside.dcm", "1.2/../../outside.dcm"])
+def test_restore_of_a_forged_name_writes_nothing(parts: Bench, target: Path, name: str) -> None:
+    forge(parts, name, b"x")
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert "no name of a member" in result.failed[0].reason
+    assert list(target.parent.rglob("outside.dcm")) == []
+
+
+def test_restore_of_a_member_with_other_bytes_fails(parts: Bench, target: Path) -> None:
+    forge(parts, "1.2/1.3/1.4.dcm", b"x", sha256="0" * 64)
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert result.failed[0].reason.startswith("its bytes differ")
+    assert restored(target) == {}
+
+
+def test_restore_of_a_member_larger_than_its_manifest_says_unpacks_nothing(
+    parts: Bench, target: Path
+) -> None:
+    forge(parts, "1.2/1.3/1.4.dcm", b"x" * 5000, size=1)
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert "another size" in result.failed[0].reason
+    assert restored(target) == {}
+
+
+def test_catalog_lists_each_study_with_what_helps_to_find_it(parts: Bench) -> None:
+    first, second = parts.storage.series("first"), parts.storage.series("second", 2)
+    deliver(parts, first[:2])
+    deliver(parts, first[2:])
+    deliver(parts, second)
+    studies = {item.study_instance_uid: item for item in catalog(parts.store, parts.opener).studies}
+    assert studies.keys() == {first[0].study_instance_uid, second[0].study_instance_uid}
+    found = studies[first[0].study_instance_uid]
+    assert (found.instances, found.packs, found.size) == (3, 2, sum(item.size for item in first))
+    assert found.facts.patient_id == "UNDERSTUDY-1"
+
+
+def test_catalog_of_an_empty_vault_is_empty(parts: Bench) -> None:
+    found = catalog(parts.store, parts.opener)
+    assert (found.studies, found.failed, found.unlisted_packs) == ((), (), ())
