@@ -1,0 +1,224 @@
+"""A DICOM peer as SCU: C-ECHO, C-FIND, C-MOVE and C-STORE with the exact status of every instance (pynetdicom)."""
+
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
+)
+
+from understudy.core.model import SopInstanceUid, StudyInstanceUid
+from understudy.core.ports import FileToSend, HolderUnavailableError, MoveResult
+
+# A file's data set goes out byte for byte, never decoded and encoded again.
+_config.STORE_SEND_CHUNKED_DATASET = True
+# UIDs of real archives break the rules; the peer decides whether it takes them.
+_config.ENFORCE_UID_CONFORMANCE = False
+
+_SUCCESS = 0x0000
+_PENDING = (0xFF00, 0xFF01)
+
+
+class DicomPeer:
+    """One remote AE; each call is one association. All raise HolderUnavailableError where the peer does not play along."""
+
+    def __init__(
+        self, name: str, *, ae_title: str, host: str, port: int, calling_ae_title: str, timeout: float
+    ) -> None:
+        self.name = name
+        self.ae_title = ae_title
+        self.host = host
+        self.port = port
+        self._calling = calling_ae_title
+        self._timeout = timeout
+
+    def echo(self) -> None:
+        """Ask whether it answers (C-ECHO, DICOM PS3.4 A)."""
+        with self._association([build_context(Verification)]) as association:
+            self._expect_success(association.send_c_echo(), "C-ECHO")
+
+    def studies(self, study: StudyInstanceUid | None = None) -> dict[StudyInstanceUid, int | None]:
+        """Return every study, or the one asked for, with its number of instances, None where the peer does not count."""
+        query = Dataset()
+        query.QueryRetrieveLevel = "STUDY"
+        query.StudyInstanceUID = study or ""
+        query.NumberOfStudyRelatedInstances = None
+        with self._finding() as association:
+            return {
+                StudyInstanceUid(str(answer.StudyInstanceUID)): _count(answer)
+                for answer in self._find(association, query)
+                if answer.get("StudyInstanceUID")
+            }
+
+    def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:
+        """Return the SOP Instance UIDs of a study, asked level by level, as every PACS answers (DICOM PS3.4 C.4.1)."""
+        found: set[SopInstanceUid] = set()
+        with self._finding() as association:
+            study_query = Dataset()
+            study_query.QueryRetrieveLevel = "STUDY"
+            study_query.StudyInstanceUID = study
+            study_query.NumberOfStudyRelatedInstances = None
+            counts = [_count(answer) for answer in self._find(association, study_query)]
+            series_query = Dataset()
+            series_query.QueryRetrieveLevel = "SERIES"
+            series_query.StudyInstanceUID = study
+            series_query.SeriesInstanceUID = ""
+            for series in list(self._find(association, series_query)):
+                image_query = Dataset()
+                image_query.QueryRetrieveLevel = "IMAGE"
+                image_query.StudyInstanceUID = study
+                image_query.SeriesInstanceUID = series.SeriesInstanceUID
+                image_query.SOPInstanceUID = ""
+                for image in self._find(association, image_query):
+                    found.add(SopInstanceUid(str(image.SOPInstanceUID)))
+        told = max((count for count in counts if count is not None), default=None)
+        if told is not None and len(found) < told:
+            raise self._unavailable(
+                f"it counts {told} instances in a study and lists {len(found)}: its answers are capped",
+                "raise the limit of query results at this PACS",
+            )
+        return found
+
+    def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
+        """Ask it to send a study to the AE title `destination` (C-MOVE) and wait for the end."""
+        query = Dataset()
+        query.QueryRetrieveLevel = "STUDY"
+        query.StudyInstanceUID = study
+        last = Dataset()
+        with self._association([build_context(StudyRootQueryRetrieveInformationModelMove)]) as association:
+            for status, _ in association.send_c_move(
+                query, destination, StudyRootQueryRetrieveInformationModelMove
+            ):
+                last = status
+                if status.get("Status") not in _PENDING:
+                    break
+        if "Status" not in last:
+            raise self._unavailable("it stopped answering during C-MOVE", "look at its log")
+        return MoveResult(
+            int(last.Status),
+            int(last.get("NumberOfCompletedSuboperations", 0) or 0),
+            int(last.get("NumberOfFailedSuboperations", 0) or 0),
+        )
+
+    def store(self, files: Sequence[FileToSend]) -> Iterator[int | str | None]:
+        """Send files over one association, yielding for each, in order, the DIMSE status of the answer.
+
+        A text instead tells why the file was not sent at all, None that no answer came: the peer may have it.
+        The files hold at most MAX_CONTEXTS different pairs of SOP class and transfer syntax.
+        """
+        pairs = sorted({(file.sop_class_uid, file.transfer_syntax_uid) for file in files})
+        contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
+        with self._association(contexts) as association:
+            accepted = {
+                (context.abstract_syntax, context.transfer_syntax[0])
+                for context in association.accepted_contexts
+            }
+            for number, file in enumerate(files):
+                if (file.sop_class_uid, file.transfer_syntax_uid) not in accepted:
+                    yield (
+                        f"no presentation context was accepted for SOP class {file.sop_class_uid} in transfer syntax "
+                        f"{file.transfer_syntax_uid} (DICOM PS3.8 9.3.3.2)"
+                    )
+                    continue
+                if not association.is_established:
+                    raise self._unavailable("it ended the association", "look at its log")
+                yield _status(association, file.path, number)
+
+    @contextmanager
+    def _finding(self) -> Iterator[Association]:
+        with self._association([build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
+            yield association
+
+    def _find(self, association: Association, query: Dataset) -> Iterable[Dataset]:
+        for status, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
+            if status.get("Status") in _PENDING:
+                if identifier is None:
+                    raise self._unavailable(
+                        "it sent an answer to C-FIND that cannot be read", "look at its log"
+                    )
+                yield identifier
+            else:
+                self._expect_success(status, "C-FIND")
+
+    def _expect_success(self, status: Dataset, what: str) -> None:
+        if "Status" not in status:
+            raise self._unavailable(f"it did not answer {what} within {self._timeout:g} s", "look at its log")
+        if status.Status != _SUCCESS:
+            raise self._unavailable(
+                f"it answered {what} with status 0x{status.Status:04X}", "look at its log"
+            )
+
+    @contextmanager
+    def _association(self, contexts: Sequence[PresentationContext]) -> Iterator[Association]:
+        entity = AE(ae_title=self._calling)
+        entity.connection_timeout = self._timeout
+        entity.acse_timeout = self._timeout
+        entity.dimse_timeout = self._timeout
+        entity.network_timeout = self._timeout
+        association = entity.associate(
+            self.host,
+            self.port,
+            contexts=list(contexts),
+            ae_title=self.ae_title,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _turn_off_nagle)],
+        )
+        try:
+            if association.is_rejected:
+                rejection = association.acceptor.primitive
+                raise self._unavailable(
+                    f"it rejects our association: {_rejection(rejection)}", _REJECTION_HINT
+                )
+            if not association.is_established:
+                raise self._unavailable(
+                    f"no association with {self.host}:{self.port}",
+                    "check that it runs and that this address is right",
+                )
+            yield association
+        finally:
+            if association.is_established:
+                association.release()
+
+    def _unavailable(self, reason: str, hint: str) -> HolderUnavailableError:
+        return HolderUnavailableError(self.name, reason, hint)
+
+
+_REJECTION_HINT = "check our AE title, its AE title and our address in the configuration of that device"
+
+
+def _rejection(primitive: Any) -> str:
+    """Return a rejection in words, with result, source and reason (DICOM PS3.8 9.3.4)."""
+    if primitive is None:
+        return "without a reason"
+    return f"{primitive.result_str}, {primitive.source_str}, {primitive.reason_str}"
+
+
+def _turn_off_nagle(event: evt.Event) -> None:
+    # A PDU's header and body are written apart: with Nagle's algorithm each answer would wait for the peer's delayed ACK.
+    connection = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _status(association: Association, path: Path, number: int) -> int | str | None:
+    try:
+        answer = association.send_c_store(path, msg_id=number % 0xFFFF + 1)
+    except (AttributeError, ValueError, RuntimeError) as error:
+        # pynetdicom's own refusals: the file has no usable meta header, or the association has just ended.
+        if not association.is_established:
+            return None
+        return f"the file cannot be sent: {type(error).__name__}"
+    return int(answer.Status) if "Status" in answer else None
+
+
+def _count(answer: Dataset) -> int | None:
+    value = answer.get("NumberOfStudyRelatedInstances")
+    return None if value in (None, "") else int(value)

@@ -1,0 +1,63 @@
+"""What the inventory diff last found: gaps here, and departures from the primary."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Table, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from understudy.adapters.ledger.database import Database
+from understudy.adapters.ledger.schema import departures, gaps
+from understudy.core.model import StudyInstanceUid, Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """So many instances of one study, and since when that is known."""
+
+    study: StudyInstanceUid
+    instances: int
+    since: Timestamp
+
+
+class Findings:
+    """The gaps and departures of the ledger."""
+
+    _database: Database
+
+    def write_gaps(self, missing: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
+        """Replace the known gaps, instances that the primary has and we do not; a gap that stays keeps its age."""
+        self._replace(gaps, missing, now)
+
+    def read_gaps(self) -> list[Finding]:
+        """Return the known gaps."""
+        return self._read(gaps)
+
+    def write_departures(self, lost: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
+        """Replace the known departures, instances that the primary was proven to have and does not list any more."""
+        self._replace(departures, lost, now)
+
+    def read_departures(self) -> list[Finding]:
+        """Return the known departures."""
+        return self._read(departures)
+
+    def _replace(self, table: Table, found: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
+        with self._database.writing() as connection:
+            known = set(connection.scalars(select(table.c.study_instance_uid)))
+            for study in known - found.keys():
+                connection.execute(table.delete().where(table.c.study_instance_uid == study))
+            for study, number in found.items():
+                statement = upsert(table).values(study_instance_uid=study, instances=number, since=now)
+                connection.execute(
+                    statement.on_conflict_do_update(
+                        index_elements=["study_instance_uid"], set_={"instances": number}
+                    )
+                )
+
+    def _read(self, table: Table) -> list[Finding]:
+        with self._database.reading() as connection:
+            rows = connection.execute(select(table)).all()
+        return [
+            Finding(StudyInstanceUid(row.study_instance_uid), row.instances, Timestamp(row.since))
+            for row in rows
+        ]

@@ -1,0 +1,157 @@
+"""The tables of the ledger. A number in `schema_version` tells which shape a file has."""
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+from understudy.core.obligations import ObligationState
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+ledger_facts = Table(
+    "ledger_facts",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", String, nullable=False),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("orthanc_id", String, nullable=False),
+    Column("attachment_uuid", String, nullable=False),
+    Column("sop_instance_uid", String, nullable=False),
+    Column("sop_class_uid", String, nullable=False),
+    Column("series_instance_uid", String, nullable=False),
+    Column("study_instance_uid", String, nullable=False),
+    Column("transfer_syntax_uid", String, nullable=False),
+    Column("modality", String, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("md5", String, nullable=False),
+    Column("calling_ae_title", String, nullable=False),
+    Column("called_ae_title", String, nullable=False),
+    Column("remote_address", String, nullable=False),
+    Column("received_at", Float, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    # The later version of the same instance, where its content was changed under the same identity.
+    Column("superseded_by", Integer, ForeignKey("instances.number"), nullable=True),
+    UniqueConstraint("orthanc_id", "md5", name="one_row_a_version"),
+)
+Index("instances_by_study", instances.c.study_instance_uid)
+Index("instances_by_sop", instances.c.sop_instance_uid)
+Index("instances_by_sender", instances.c.calling_ae_title, instances.c.received_at)
+
+_STATES = ", ".join(f"'{state.value}'" for state in ObligationState)
+
+obligations = Table(
+    "obligations",
+    metadata,
+    Column("instance", Integer, ForeignKey("instances.number"), primary_key=True),
+    Column("holder", String, primary_key=True),
+    Column("state", String, CheckConstraint(f"state IN ({_STATES})", name="known_state"), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # When it was first owed, when it may next be tried, when a claim lapses, when it last changed.
+    Column("since", Float, nullable=False),
+    Column("due", Float, nullable=False),
+    Column("lease_until", Float, nullable=True),
+    Column("changed", Float, nullable=False),
+    Column("reason", String, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("obligations_by_state", obligations.c.holder, obligations.c.state, obligations.c.due)
+
+proofs = Table(
+    "proofs",
+    metadata,
+    Column("proof", Integer, primary_key=True, autoincrement=True),
+    Column("instance", Integer, nullable=False),
+    Column("holder", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("evidence", String, nullable=False),
+)
+Index("proofs_by_obligation", proofs.c.instance, proofs.c.holder)
+
+packs = Table(
+    "packs",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("holder", String, nullable=False),
+    Column("intent", LargeBinary, nullable=False),
+    Column("open", Integer, nullable=False),
+)
+Index("packs_open", packs.c.holder, packs.c.open)
+
+pack_members = Table(
+    "pack_members",
+    metadata,
+    Column("instance", Integer, primary_key=True),
+    Column("key", String, ForeignKey("packs.key"), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+gaps = Table(
+    "gaps",
+    metadata,
+    Column("study_instance_uid", String, primary_key=True),
+    Column("instances", Integer, nullable=False),
+    Column("since", Float, nullable=False),
+)
+
+# What the primary was proven to have and does not list any more: shown, never acted on.
+departures = Table(
+    "departures",
+    metadata,
+    Column("study_instance_uid", String, primary_key=True),
+    Column("instances", Integer, nullable=False),
+    Column("since", Float, nullable=False),
+)
+
+modes = Table(
+    "modes",
+    metadata,
+    Column("change", Integer, primary_key=True, autoincrement=True),
+    Column("mode", String, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("operation", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("started", Float, nullable=False),
+    Column("updated", Float, nullable=False),
+    Column("message", String, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("unit", String, nullable=False),
+    Column("report", String, nullable=True),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("event", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("who", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("fields", String, nullable=False),
+    Column("chain", String, nullable=False),
+)

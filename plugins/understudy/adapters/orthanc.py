@@ -1,0 +1,118 @@
+"""Orthanc's REST API: the changes feed and what it tells of instances (Orthanc Book, REST API)."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from understudy.core.model import NewInstance, SeriesInstanceUid, SopInstanceUid, StudyInstanceUid, Timestamp
+from understudy.core.ports import Changes, OrthancUnavailableError
+
+
+class Orthanc:
+    """Our own Orthanc, called over HTTP on the private network."""
+
+    def __init__(self, address: str, user: str, secret: str, timeout: float) -> None:
+        self._client = httpx.Client(base_url=address, auth=(user, secret), timeout=timeout)
+
+    def changes(self, since: int, limit: int) -> Changes:
+        """Return the instances stored after the cursor `since`, at most `limit`."""
+        # The end of the whole feed is read first: a page that is filtered by type ends before it (orthanc.md 2.1).
+        end = int(self._get("/changes?last")["Last"])
+        if end < since:
+            return Changes((), 0, done=False, was_reset=True)
+        page = self._get(f"/changes?since={since}&limit={limit}&type=NewInstance")
+        found = page["Changes"]
+        done = bool(page["Done"])
+        last = max(end, int(page["Last"])) if done else int(page["Last"])
+        return Changes([change["ID"] for change in found], last, done, was_reset=False)
+
+    def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
+        """Return what Orthanc knows of these instances; those deleted meanwhile are left out."""
+        if not orthanc_ids:
+            return []
+        request = {"Resources": list(orthanc_ids), "Level": "Instance", "Metadata": True}
+        series: dict[str, tuple[str, str, str]] = {}
+        described: list[NewInstance] = []
+        for resource in self._post("/tools/bulk-content", request):
+            parent = resource["ParentSeries"]
+            file = self._find(f"/instances/{resource['ID']}/attachments/dicom/info")
+            if parent not in series:
+                identity = self._series(parent)
+                if identity is None:
+                    continue
+                series[parent] = identity
+            if file is not None:
+                described.append(_instance(resource, file, series[parent]))
+        return described
+
+    def store(self, content: bytes) -> bool:
+        """Store a DICOM Part 10 file; return whether exactly this instance was new. Raises httpx.HTTPStatusError."""
+        answer = self._client.post("/instances", content=content).raise_for_status().json()
+        return bool(answer["Status"] == "Success")
+
+    def statistics(self) -> tuple[int, int]:
+        """Return the number of instances and of studies in the index."""
+        answer = self._get("/statistics")
+        return int(answer["CountInstances"]), int(answer["CountStudies"])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _series(self, orthanc_id: str) -> tuple[str, str, str] | None:
+        series = self._find(f"/series/{orthanc_id}")
+        study = None if series is None else self._find(f"/studies/{series['ParentStudy']}")
+        if series is None or study is None:
+            return None
+        tags = series["MainDicomTags"]
+        return study["MainDicomTags"]["StudyInstanceUID"], tags["SeriesInstanceUID"], tags.get("Modality", "")
+
+    def _find(self, path: str) -> Any:
+        response = self._call("GET", path, None)
+        return None if response.status_code == HTTPStatus.NOT_FOUND else _answer(response)
+
+    def _get(self, path: str) -> Any:
+        return _answer(self._call("GET", path, None))
+
+    def _post(self, path: str, body: object) -> Any:
+        return _answer(self._call("POST", path, body))
+
+    def _call(self, method: str, path: str, body: object) -> httpx.Response:
+        try:
+            return self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise OrthancUnavailableError(
+                f"{type(error).__name__} at {method} {path.partition('?')[0]}"
+            ) from error
+
+
+def _answer(response: httpx.Response) -> Any:
+    if response.is_error:
+        raise OrthancUnavailableError(f"HTTP {response.status_code} at {response.request.url.path}")
+    return response.json()
+
+
+def _instance(resource: dict[str, Any], file: dict[str, Any], series: tuple[str, str, str]) -> NewInstance:
+    metadata = resource["Metadata"]
+    study_instance_uid, series_instance_uid, modality = series
+    # Orthanc writes its clock without a zone; the service runs in UTC.
+    received = datetime.strptime(metadata["ReceptionDate"], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    return NewInstance(
+        orthanc_id=resource["ID"],
+        attachment_uuid=file["Uuid"],
+        sop_instance_uid=SopInstanceUid(resource["MainDicomTags"]["SOPInstanceUID"]),
+        sop_class_uid=metadata.get("SopClassUid", ""),
+        series_instance_uid=SeriesInstanceUid(series_instance_uid),
+        study_instance_uid=StudyInstanceUid(study_instance_uid),
+        transfer_syntax_uid=metadata.get("TransferSyntax", ""),
+        modality=modality,
+        size=int(file["UncompressedSize"]),
+        md5=file["UncompressedMD5"],
+        calling_ae_title=metadata.get("RemoteAET", ""),
+        called_ae_title=metadata.get("CalledAET", ""),
+        remote_address=metadata.get("RemoteIP", ""),
+        received_at=Timestamp(received.timestamp()),
+    )

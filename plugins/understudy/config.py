@@ -1,0 +1,258 @@
+"""The `Understudy` section of the configuration: one typed schema, every key described, unknown keys refused."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
+
+import json5
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_pascal
+
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}")
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; `problems` lists every fault found, each with its path."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+        self.hint = "mend every line above in the folder orthanc-config and start again"
+
+
+def _ae_title(value: str) -> str:
+    if not value.strip() or value != value.strip():
+        raise ValueError("an AE title neither is blank nor begins or ends with a blank (DICOM PS3.5 6.2)")
+    if not value.isascii() or not value.isprintable() or "\\" in value:
+        raise ValueError("an AE title is printable ASCII without a backslash (DICOM PS3.5 6.2)")
+    return value
+
+
+AeTitle = Annotated[
+    str,
+    Field(min_length=1, max_length=16, description="DICOM AE title, 1 to 16 characters."),
+    AfterValidator(_ae_title),
+]
+Port = Annotated[int, Field(ge=1, le=65535, description="TCP port.")]
+Host = Annotated[str, Field(min_length=1, description="Host name or IP address.", examples=["192.0.2.10"])]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z][a-z0-9-]{0,30}$", description="Short name: lower-case letters, digits and hyphens."
+    ),
+]
+Seconds = Annotated[float, Field(gt=0, description="Seconds.")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(alias_generator=to_pascal, extra="forbid", frozen=True)
+
+
+class Primary(_Section):
+    """The clinic's PACS, which this appliance stands by for."""
+
+    ae_title: AeTitle
+    host: Host
+    port: Port = 104
+    move_destination: AeTitle | None = Field(
+        default=None,
+        description="AE title under which the primary knows this appliance for C-MOVE; ours if absent.",
+    )
+
+
+class Match(_Section):
+    """What a route wants; an empty list wants all, and every list given has to agree."""
+
+    modalities: list[str] = Field(
+        default=[], description="Modality (0008,0060), one of these.", examples=[["CT", "MR"]]
+    )
+    sop_classes: list[str] = Field(default=[], description="SOP Class UID (0008,0016), one of these.")
+    calling_ae_titles: list[AeTitle] = Field(default=[], description="AE title of the sender, one of these.")
+
+
+class Route(_Section):
+    """A DICOM destination to which new instances are sent by C-STORE."""
+
+    name: Name
+    ae_title: AeTitle
+    host: Host
+    port: Port = 104
+    match: Match = Field(default=Match(), description="Which instances; all if absent.")
+
+
+class DirectoryVault(_Section):
+    """A vault in a directory: a NAS, a USB disk or the appliance's own volume."""
+
+    name: Name
+    directory: Path = Field(description="Absolute folder that the agent may write to.")
+    recipients: list[str] = Field(
+        default=[], description="age X25519 recipients (age1...); the one made at first start if empty."
+    )
+
+    @model_validator(mode="after")
+    def _absolute(self) -> Self:
+        if not self.directory.is_absolute():
+            raise ValueError("Directory has to be an absolute path")
+        return self
+
+
+class S3Vault(_Section):
+    """A vault in an S3 bucket that was made with Object Lock."""
+
+    name: Name
+    endpoint: str = Field(
+        pattern=r"^https?://", description="URL of the S3 service.", examples=["https://s3.example.org"]
+    )
+    bucket: str = Field(min_length=3, description="Name of the bucket, made with Object Lock.")
+    region: str = Field(default="us-east-1", description="Region for request signing.")
+    credentials_file: Path = Field(
+        description='JSON file {"access_key", "secret_key"} of a user that may put and list, and nothing else.'
+    )
+    retention_days: int = Field(ge=1, description="Days for which every object is locked in compliance mode.")
+    recipients: list[str] = Field(
+        default=[], description="age X25519 recipients (age1...); the one made at first start if empty."
+    )
+
+
+Vault = S3Vault | DirectoryVault
+
+
+class Modality(_Section):
+    """A DICOM device of the clinic that stores here, or that queries and retrieves from here."""
+
+    name: Name
+    ae_title: AeTitle
+    host: Host
+    port: Port = Field(default=104, description="Where it listens, for C-MOVE.")
+    reads: bool = Field(
+        default=False, description="Whether it may query and retrieve (C-FIND, C-MOVE, C-GET)."
+    )
+
+
+class Policy(_Section):
+    """How often, how long and how much; the defaults suit a small clinic."""
+
+    accept_strangers: bool = Field(
+        default=True,
+        description="Whether C-ECHO and C-STORE of AE titles that are not listed are taken (first days).",
+    )
+    probe_interval: Seconds = Field(default=10, description="Seconds between two probes of the primary.")
+    probe_failures: int = Field(
+        default=3, ge=1, description="Failed probes in a row after which it counts as down."
+    )
+    inventory_interval: Seconds = Field(default=300, description="Seconds between two inventory diffs.")
+    primary_grace: Seconds = Field(
+        default=60,
+        description="Seconds until an instance that did not come from the primary is looked for there: a device that "
+        "sends to both is given time.",
+    )
+    max_lag: Seconds = Field(
+        default=900,
+        description="Seconds of mirror lag beyond which a promotion needs the loss to be accepted.",
+    )
+    quiet_period: Seconds = Field(
+        default=300, description="Seconds without a store by a modality after which a failback may settle."
+    )
+    pack_linger: Seconds = Field(
+        default=3, description="Seconds that a pack waits for more instances of its study."
+    )
+    pack_bytes: int = Field(default=64 * 2**20, ge=2**20, description="Bytes at which a pack closes.")
+    retry_base: Seconds = Field(default=1, description="Seconds before the first further attempt.")
+    retry_cap: Seconds = Field(default=300, description="Seconds that no wait between attempts exceeds.")
+    network_timeout: Seconds = Field(default=30, description="Seconds until a silent peer is given up.")
+
+
+class Understudy(_Section):
+    """Everything that this appliance knows of its clinic."""
+
+    site: Name = Field(default="clinic", description="Name of the site, shown on every page and report.")
+    ae_title: AeTitle = Field(default="UNDERSTUDY", description="Our own AE title.")
+    primary: Primary | None = Field(
+        default=None, description="The PACS that we stand by for; none yet if absent."
+    )
+    routes: list[Route] = Field(default=[], description="Destinations of auto-routing.")
+    vaults: list[Vault] = Field(default=[], description="Where encrypted packs are kept.")
+    modalities: list[Modality] = Field(default=[], description="The devices that we know.")
+    policy: Policy = Field(default=Policy(), description="Intervals and limits.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [item.name for item in (*self.routes, *self.vaults)]
+        if self.primary is not None:
+            names.append("primary")
+        problems = [
+            f"the holder name {name!r} is used twice"
+            for name in sorted({n for n in names if names.count(n) > 1})
+        ]
+        devices = [modality.name for modality in self.modalities]
+        problems += [
+            f"the device name {name!r} is used twice"
+            for name in sorted({n for n in devices if devices.count(n) > 1})
+        ]
+        if self.primary is not None and self.primary.ae_title == self.ae_title:
+            problems.append(
+                "AeTitle and Primary.AeTitle are the same: what came from the primary could not be told"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def substitute(text: str, environment: Mapping[str, str]) -> str:
+    """Return the text with `${NAME}` and `${NAME:-default}` replaced as Orthanc does it (Orthanc Book, configuration)."""
+
+    def value(match: re.Match[str]) -> str:
+        return environment.get(match["name"]) or match["default"] or ""
+
+    return _VARIABLE.sub(value, text)
+
+
+def parse(document: object) -> Understudy:
+    """Return the section from parsed JSON, or raise ConfigurationError with every problem and its path."""
+    try:
+        return Understudy.model_validate(document)
+    except ValidationError as error:
+        raise ConfigurationError([_problem(item["loc"], item["msg"]) for item in error.errors()]) from None
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    path = "Understudy" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return f"{path}: {message}"
+
+
+def read_sections(folder: Path, environment: Mapping[str, str] = os.environ) -> dict[str, object]:
+    """Return the top-level sections of all `*.json` files of the folder, or raise ConfigurationError."""
+    sections: dict[str, object] = {}
+    problems: list[str] = []
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        problems.append(f"{folder}: no *.json file is there")
+    for file in files:
+        try:
+            content = json5.loads(substitute(file.read_text(encoding="utf-8"), environment))
+        except (OSError, ValueError) as error:
+            problems.append(f"{file.name}: {error}")
+            continue
+        if not isinstance(content, dict):
+            problems.append(f"{file.name}: the file has to hold one JSON object")
+            continue
+        for name, section in content.items():
+            if name in sections:
+                problems.append(f"{file.name}: the section {name!r} stands in another file too")
+            sections[name] = section
+    if problems:
+        raise ConfigurationError(problems)
+    return sections
+
+
+def load(folder: Path, environment: Mapping[str, str] = os.environ) -> Understudy:
+    """Return the `Understudy` section of a configuration folder, or raise ConfigurationError."""
+    return parse(read_sections(folder, environment).get("Understudy", {}))
+
+
+def schema_json() -> str:
+    """Return the JSON Schema of the section, from which the reference page is made."""
+    return json.dumps(Understudy.model_json_schema(by_alias=True), indent=2)

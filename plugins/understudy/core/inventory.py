@@ -1,0 +1,66 @@
+"""The inventory diff: what the primary and the standby hold, compared study by study."""
+
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from understudy.core.model import Instance, InstanceNumber, SopInstanceUid, StudyInstanceUid
+from understudy.core.obligations import ObligationState
+
+
+def studies_to_look_into(
+    theirs: Mapping[StudyInstanceUid, int | None],
+    proven: Mapping[StudyInstanceUid, int],
+    suspects: Collection[StudyInstanceUid],
+) -> list[StudyInstanceUid]:
+    """Return the studies whose instances have to be compared one by one.
+
+    `theirs` is the primary's count of each study, None where it does not count; `proven` ours of instances that it is
+    proven to have. Where these agree nothing was added or lost. `suspects` are looked into whatever the counts say.
+    """
+    differing = {
+        study for study in theirs.keys() | proven.keys() if theirs.get(study, 0) != proven.get(study, 0)
+    }
+    return sorted(differing | set(suspects))
+
+
+@dataclass(frozen=True, slots=True)
+class StudyDiff:
+    """One study compared by SOP Instance UID."""
+
+    study: StudyInstanceUid
+    listed: int
+    """Instances that the primary lists."""
+    missing_here: Sequence[SopInstanceUid]
+    """The primary has them, we do not: a gap, to be pulled."""
+    found: Sequence[Instance]
+    """Owed to the primary, and it lists them already."""
+    lost: Sequence[Instance]
+    """The primary was proven to have them and does not list them."""
+    to_send: Sequence[Instance]
+    """Owed, and not listed."""
+
+
+def compare_study(
+    study: StudyInstanceUid,
+    listed: Set[SopInstanceUid],
+    ours: Sequence[Instance],
+    states: Mapping[InstanceNumber, ObligationState],
+) -> StudyDiff:
+    """Return the difference; `states` are those of the obligations to the primary."""
+    here = {instance.sop_instance_uid for instance in ours}
+
+    def among(state: ObligationState, *, present: bool) -> list[Instance]:
+        return [
+            instance
+            for instance in ours
+            if states.get(instance.number) is state and (instance.sop_instance_uid in listed) is present
+        ]
+
+    return StudyDiff(
+        study=study,
+        listed=len(listed),
+        missing_here=sorted(listed - here),
+        found=among(ObligationState.OWED, present=True),
+        lost=among(ObligationState.PROVEN, present=False),
+        to_send=among(ObligationState.OWED, present=False),
+    )

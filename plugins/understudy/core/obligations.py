@@ -1,0 +1,61 @@
+"""The states of an obligation: one table; no other transition exists."""
+
+from enum import Enum
+
+
+class ObligationState(Enum):
+    """Where an instance stands on its way to one holder."""
+
+    OWED = "owed"
+    IN_FLIGHT = "in_flight"
+    SENT = "sent"
+    PROVEN = "proven"
+    REFUSED = "refused"
+    WAIVED = "waived"
+
+
+class ObligationEvent(Enum):
+    """What can happen to an obligation."""
+
+    CLAIM = "claim"
+    ACKNOWLEDGE = "acknowledge"
+    FAIL = "fail"
+    REFUSE = "refuse"
+    PROVE = "prove"
+    DISPROVE = "disprove"
+    FIND = "find"
+    WAIVE = "waive"
+    REPLAY = "replay"
+
+
+_OWED, _FLIGHT, _SENT = ObligationState.OWED, ObligationState.IN_FLIGHT, ObligationState.SENT
+_PROVEN, _REFUSED, _WAIVED = ObligationState.PROVEN, ObligationState.REFUSED, ObligationState.WAIVED
+
+TRANSITIONS: dict[tuple[ObligationState, ObligationEvent], ObligationState] = {
+    (_OWED, ObligationEvent.CLAIM): _FLIGHT,
+    (_FLIGHT, ObligationEvent.ACKNOWLEDGE): _SENT,
+    (_FLIGHT, ObligationEvent.FAIL): _OWED,
+    (_FLIGHT, ObligationEvent.REFUSE): _REFUSED,
+    (_SENT, ObligationEvent.PROVE): _PROVEN,
+    (_SENT, ObligationEvent.DISPROVE): _OWED,
+    # A holder that was proven to have an instance can lose it: a primary restored from an old backup. It is owed again.
+    (_PROVEN, ObligationEvent.DISPROVE): _OWED,
+    (_OWED, ObligationEvent.FIND): _PROVEN,
+    (_OWED, ObligationEvent.WAIVE): _WAIVED,
+    (_REFUSED, ObligationEvent.WAIVE): _WAIVED,
+    (_REFUSED, ObligationEvent.REPLAY): _OWED,
+}
+
+UNSETTLED = frozenset({_OWED, _FLIGHT, _SENT, _REFUSED})
+"""States in which the holder is not proven to have the instance and nobody has given it up."""
+
+
+def origins(event: ObligationEvent) -> frozenset[ObligationState]:
+    """Return the states in which the event may happen."""
+    return frozenset(origin for (origin, known) in TRANSITIONS if known is event)
+
+
+def target(event: ObligationEvent) -> ObligationState:
+    """Return the one state that the event leads to."""
+    (state,) = {state for (_, known), state in TRANSITIONS.items() if known is event}
+    return state

@@ -1,0 +1,283 @@
+"""What the flow asks of the outside: a holder, a clock."""
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from understudy.core.model import (
+    Delivery,
+    HolderKind,
+    HolderName,
+    Instance,
+    InstanceNumber,
+    NewInstance,
+    Proof,
+    SopInstanceUid,
+    StudyInstanceUid,
+    Timestamp,
+)
+from understudy.core.packing import Member, PackIntent, StudyFacts
+
+
+class HolderUnavailableError(Exception):
+    """The holder cannot be asked or given anything now; a later try can help, and no instance is to blame."""
+
+    def __init__(self, holder: str, reason: str, hint: str) -> None:
+        super().__init__(f"{holder}: {reason}")
+        self.holder = holder
+        self.reason = reason
+        self.hint = hint
+
+
+class Holder(Protocol):
+    """Whoever may hold an instance: the primary, a route destination or a vault.
+
+    Both calls raise HolderUnavailableError where the holder as a whole does not answer.
+    """
+
+    @property
+    def name(self) -> HolderName: ...
+
+    @property
+    def kind(self) -> HolderKind: ...
+
+    def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
+        """Return a proof for each of these instances that the holder has; the absent ones are left out."""
+        ...
+
+    def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
+        """Hand over instances of one study, yielding exactly one Delivery for each as it becomes known."""
+        ...
+
+
+MAX_CONTEXTS = 128
+"""Presentation contexts of one association: odd numbers from 1 to 255 (DICOM PS3.8 9.3.2.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileToSend:
+    """One stored file for C-STORE."""
+
+    path: Path
+    sop_class_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveResult:
+    """What a C-MOVE ended with: its DIMSE status and the numbers of its sub-operations."""
+
+    status: int
+    completed: int
+    failed: int
+
+
+class Peer(Protocol):
+    """A remote DICOM AE as we call it; each call raises HolderUnavailableError where it does not play along."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ae_title(self) -> str: ...
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    def echo(self) -> None:
+        """Ask whether it answers (C-ECHO)."""
+        ...
+
+    def studies(self, study: StudyInstanceUid | None = None) -> Mapping[StudyInstanceUid, int | None]:
+        """Return every study, or the one asked for, with its number of instances, None where it does not count."""
+        ...
+
+    def instances(self, study: StudyInstanceUid) -> Set[SopInstanceUid]:
+        """Return the SOP Instance UIDs that it lists for a study."""
+        ...
+
+    def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
+        """Ask it to send a study to the AE title `destination` and wait for the end."""
+        ...
+
+    def store(self, files: Sequence[FileToSend]) -> Iterator[int | str | None]:
+        """Send files over one association, yielding for each, in order, the DIMSE status of the answer.
+
+        A text instead tells why the file was not sent at all, None that no answer came: the peer may have it.
+        The files hold at most MAX_CONTEXTS different pairs of SOP class and transfer syntax.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """Time as an argument."""
+
+    def now(self) -> Timestamp: ...
+
+
+class OrthancUnavailableError(Exception):
+    """Our own Orthanc does not answer; a later try can help."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Orthanc does not answer: {reason}")
+        self.hint = "the service orthanc restarts by itself; its log says why it stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """One page of Orthanc's changes feed: identifiers of stored instances, and where to read on.
+
+    `last` is the cursor for the next page. `was_reset` tells that the feed ends before the cursor that was asked for:
+    the index was replaced or restored from a backup.
+    """
+
+    orthanc_ids: Sequence[str]
+    last: int
+    done: bool
+    was_reset: bool
+
+
+class Feed(Protocol):
+    """Orthanc as the note sees it; both calls raise OrthancUnavailableError."""
+
+    def changes(self, since: int, limit: int) -> Changes:
+        """Return the instances stored after the cursor `since`, at most `limit`."""
+        ...
+
+    def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
+        """Return what Orthanc knows of these instances; those deleted meanwhile are left out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One version of one object, as the store itself tells of it."""
+
+    key: str
+    version: str
+    """The store's own name of the version; empty where it keeps none."""
+    size: int
+    md5: str
+    sha256: str | None = None
+    """Only where it was read back; a listing tells the MD5 alone."""
+
+
+class ObjectStore(Protocol):
+    """Where a vault keeps its objects: each key is written once and never changed.
+
+    All calls raise HolderUnavailableError where the store does not answer or refuses us.
+    """
+
+    @property
+    def retained(self) -> bool:
+        """Whether the store itself refuses to delete or change an object until its retention ends."""
+        ...
+
+    def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
+        """Store the content durably; a key that holds the same bytes already is left as it is."""
+        ...
+
+    def stat(self, key: str) -> StoredObject | None:
+        """Return what the store shows under the key: the version that was written first, or None."""
+        ...
+
+    def get(self, key: str, version: str = "") -> bytes:
+        """Return the bytes of the version, or of the one that `stat` shows; raises KeyError where it is absent."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield every version of every object below the prefix, deleted or not, the oldest of a key first."""
+        ...
+
+
+class PackBook(Protocol):
+    """The ledger's record of packs: intent before the act."""
+
+    def plan(self, holder: HolderName, intent: PackIntent) -> None:
+        """Write the intent down durably before anything is uploaded."""
+        ...
+
+    def open(self, holder: HolderName, numbers: Sequence[InstanceNumber]) -> Sequence[PackIntent]:
+        """Return every pack of this holder that was planned and not closed and has any of these instances.
+
+        Proven instances count: a pack stays open for as long as it is in the store, since verification asks for it.
+        """
+        ...
+
+    def close(self, holder: HolderName, key: str) -> None:
+        """Forget the pack: the store does not have it."""
+        ...
+
+
+class UnreadableFileError(Exception):
+    """One stored file cannot be used; `permanent` says whether a person has to act."""
+
+    def __init__(self, reason: str, *, permanent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.permanent = permanent
+
+
+class StoredFiles(Protocol):
+    """Orthanc's stored files, read only."""
+
+    def read(self, instance: Instance) -> bytes:
+        """Return the file's bytes, of the size and MD5 that the ledger has, or raise UnreadableFileError."""
+        ...
+
+    def verified_path(self, instance: Instance) -> Path:
+        """Return where the file is, once its bytes were read and found right, or raise UnreadableFileError."""
+        ...
+
+    def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:
+        """Return what the file says of its study, or None where it cannot be parsed."""
+        ...
+
+
+class Sealer(Protocol):
+    """Encryption to recipients: this side can write and never read."""
+
+    @property
+    def recipients(self) -> Sequence[str]: ...
+
+    def seal(self, plain: bytes) -> bytes: ...
+
+
+class SealError(Exception):
+    """Something sealed cannot be opened: another key, or bytes that were changed."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+class Opener(Protocol):
+    """Decryption by an identity."""
+
+    def open(self, sealed: bytes) -> bytes:
+        """Return the plain bytes, or raise SealError."""
+        ...
+
+
+class TargetError(Exception):
+    """The place that a restore writes to does not take one file."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+class RestoreTarget(Protocol):
+    """Where a restore puts DICOM files: a folder or an Orthanc."""
+
+    def has(self, member: Member) -> bool:
+        """Say whether exactly these bytes are there already, or raise TargetError where other bytes are."""
+        ...
+
+    def keep(self, member: Member, content: bytes) -> None:
+        """Put the file there durably, or raise TargetError."""
+        ...

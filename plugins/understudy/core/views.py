@@ -1,0 +1,205 @@
+"""What people and monitors are shown, as types: the status of the appliance and its operations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+
+from understudy.core.model import HolderKind, HolderName, Timestamp
+from understudy.core.modes import Mode
+from understudy.core.obligations import ObligationState
+
+
+def iso(at: Timestamp) -> str:
+    """Return the moment in ISO 8601 with zone, to the millisecond."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+class Condition(Enum):
+    """The health of the primary after hysteresis."""
+
+    UP = "up"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One look at the primary: C-ECHO and C-FIND, each `ok` or the reason why not."""
+
+    at: str
+    echo: str
+    find: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrimaryView:
+    """The primary as the probes see it; `evidence` holds the last probes, newest first."""
+
+    ae_title: str
+    host: str
+    port: int
+    condition: Condition
+    since: str
+    evidence: Sequence[Probe]
+
+
+class LaneState(Enum):
+    """What the lane to a holder does now."""
+
+    IDLE = "idle"
+    WORKING = "working"
+    WAITING = "waiting"
+    """The holder did not answer; the lane tries again at `until`."""
+    PAUSED = "paused"
+    """The mode keeps it still."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneView:
+    """The lane to one holder; `rate` is instances per second over the last batch."""
+
+    state: LaneState
+    reason: str
+    since: str
+    until: str | None
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class HolderView:
+    """One holder with the number of obligations in each state; `oldest_owed_seconds` is the age of the oldest unsettled one."""
+
+    name: HolderName
+    kind: HolderKind
+    owed: int
+    in_flight: int
+    sent: int
+    proven: int
+    refused: int
+    waived: int
+    oldest_owed_seconds: float
+    lane: LaneView
+
+
+class OperationState(Enum):
+    """Where a long-running operation stands."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class OperationView:
+    """One operation: `kind` is the verb, progress in `unit`, rate in units per second, `report` the path of its report or None."""
+
+    operation: int
+    kind: str
+    state: OperationState
+    started: str
+    updated: str
+    message: str
+    done: int
+    total: int
+    unit: str
+    rate: float
+    eta_seconds: float | None
+    report: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that a person has to know, and what to do about it."""
+
+    since: str
+    what: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class GapsView:
+    """What the primary has and we do not yet; the age is that of the oldest known gap in seconds."""
+
+    studies: int
+    instances: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The whole appliance at one moment.
+
+    `horizon` is the moment up to which the standby is known to be complete, None before the first inventory diff;
+    `rpo_seconds` is the age of the oldest instance that no vault is proven to have, 0 where there is none.
+    """
+
+    site: str
+    version: str
+    ae_title: str
+    now: str
+    mode: Mode
+    epoch: int
+    mode_since: str
+    primary: PrimaryView | None
+    horizon: str | None
+    rpo_seconds: float
+    lag_seconds: float
+    """Seconds since the horizon, or the age of the appliance's ledger before the first inventory diff."""
+    gaps: GapsView
+    instances: int
+    studies: int
+    holders: Sequence[HolderView]
+    operations: Sequence[OperationView]
+    alarms: Sequence[Alarm]
+
+
+@dataclass(frozen=True, slots=True)
+class ModeView:
+    """The mode after an event."""
+
+    mode: Mode
+    epoch: int
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObligationView:
+    """One obligation with what is known of it; `hint` says what a person can do."""
+
+    holder: HolderName
+    state: ObligationState
+    sop_instance_uid: str
+    study_instance_uid: str
+    attempts: int
+    due: str
+    changed: str
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """What a failback would do, counted in instances; `to_send` is per study, `to_pull` what the primary got alone."""
+
+    epoch: int
+    primary_studies: int
+    found_at_primary: int
+    to_send: Mapping[str, int]
+    to_pull: Mapping[str, int]
+    lost_at_primary: int
+    """Instances that the primary was proven to have and has no more; they are among `to_send`."""
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModalityView:
+    """A device that has sent here, as its associations told; `instances` counts what it sent."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    remote_address: str
+    instances: int
+    first_seen: str
+    last_seen: str

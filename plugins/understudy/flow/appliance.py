@@ -1,0 +1,216 @@
+"""The appliance: its parts wired together, and every verb that the REST API and the console ask for."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from understudy import __version__
+from understudy.adapters.ledger import Ledger, ModeRecord
+from understudy.config import Understudy
+from understudy.core.errors import RefusedError
+from understudy.core.health import Health
+from understudy.core.model import Timestamp
+from understudy.core.modes import ModeEvent, WrongModeError
+from understudy.core.obligations import ObligationState
+from understudy.core.ports import Clock
+from understudy.core.views import (
+    Alarm,
+    ModalityView,
+    ModeView,
+    ObligationView,
+    OperationState,
+    OperationView,
+    PlanView,
+    Status,
+    iso,
+)
+from understudy.flow import promote, status
+from understudy.flow.courier import Lane
+from understudy.flow.failback import KIND as FAILBACK
+from understudy.flow.failback import Failback
+from understudy.flow.mirror import Mirror
+from understudy.flow.probe import Prober
+from understudy.flow.verify import Verifier
+
+_SHOWN_OPERATIONS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class PrimaryParts:
+    """What exists only where a primary is configured."""
+
+    prober: Prober
+    mirror: Mirror
+    failback: Failback
+
+
+@dataclass(frozen=True, slots=True)
+class Appliance:
+    """One function wires it (understudy.agent); it satisfies web.facade.Facade."""
+
+    configuration: Understudy
+    ledger: Ledger
+    clock: Clock
+    lanes: Sequence[Lane]
+    primary: PrimaryParts | None
+    verifier: Verifier
+    reports: Path
+    faults: Callable[[], Sequence[Alarm]]
+    wake_all: Callable[[], None]
+
+    def status(self) -> Status:
+        """Return the whole appliance at one moment."""
+        now = self.clock.now()
+        mode = self.ledger.mode()
+        instances, studies = self.ledger.counts()
+        holders = [status.holder_view(self.ledger, lane.holder, lane.view, now) for lane in self.lanes]
+        gaps = status.gaps_view(self.ledger.read_gaps(), now)
+        configured = self.configuration.primary
+        primary = None
+        if configured is not None and self.primary is not None:
+            health = self.primary.prober.health
+            primary = status.primary_view(configured.ae_title, configured.host, configured.port, health)
+        horizon = None if self.primary is None else self.primary.mirror.horizon
+        return Status(
+            site=self.configuration.site,
+            version=__version__,
+            ae_title=self.configuration.ae_title,
+            now=iso(now),
+            mode=mode.mode,
+            epoch=mode.epoch,
+            mode_since=iso(mode.since),
+            primary=primary,
+            horizon=None if horizon is None else iso(horizon),
+            rpo_seconds=status.rpo_seconds(holders),
+            lag_seconds=self._lag(now),
+            gaps=gaps,
+            instances=instances,
+            studies=studies,
+            holders=holders,
+            operations=self.ledger.operations(_SHOWN_OPERATIONS),
+            alarms=status.alarms(
+                mode=mode.mode,
+                primary=primary,
+                holders=holders,
+                gaps=gaps,
+                departures=self.ledger.read_departures(),
+                faults=self.faults(),
+                now=now,
+            ),
+        )
+
+    def promote(self, who: str, *, reason: str, force: bool, accept_loss: bool, epoch: int) -> ModeView:
+        """Take over from the primary."""
+        now = self.clock.now()
+        record = promote.promote(
+            self.ledger,
+            who,
+            reason=reason,
+            force=force,
+            accept_loss=accept_loss,
+            epoch=epoch,
+            health=self._health(),
+            lag_seconds=self._lag(now),
+            max_lag=self.configuration.policy.max_lag,
+            now=now,
+        )
+        return self._changed(record)
+
+    def hold(self, who: str, *, reason: str, epoch: int) -> ModeView:
+        """Keep still during planned work on the primary."""
+        return self._changed(promote.hold(self.ledger, who, reason=reason, epoch=epoch, now=self.clock.now()))
+
+    def release(self, who: str, *, reason: str, epoch: int) -> ModeView:
+        """End the planned work."""
+        return self._changed(
+            promote.release(self.ledger, who, reason=reason, epoch=epoch, now=self.clock.now())
+        )
+
+    def plan(self) -> PlanView:
+        """Say what a failback would do."""
+        return self._primary(ModeEvent.FAILBACK).failback.plan()
+
+    def failback(self, who: str, *, epoch: int) -> OperationView:
+        """Begin or continue the way back."""
+        operation = self._primary(ModeEvent.FAILBACK).failback.begin(who, epoch=epoch)
+        self.wake_all()
+        return operation
+
+    def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> ModeView:
+        """End the failback with a fresh proof of every instance."""
+        failback = self._primary(ModeEvent.SETTLE).failback
+        return self._changed(failback.settle(who, epoch=epoch, override_quiet=override_quiet))
+
+    def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeView:
+        """Go back from returning to active."""
+        failback = self._primary(ModeEvent.INTERRUPT).failback
+        return self._changed(failback.interrupt(who, reason=reason, epoch=epoch))
+
+    def verify(self, who: str) -> OperationView:
+        """Ask every holder for everything again."""
+        operation = self.verifier.begin(who)
+        self.wake_all()
+        return operation
+
+    def operations(self, limit: int) -> Sequence[OperationView]:
+        """Return the newest operations."""
+        return self.ledger.operations(limit)
+
+    def operation(self, number: int) -> OperationView:
+        """Return one operation."""
+        return self.ledger.operation(number)
+
+    def cancel(self, who: str, number: int) -> OperationView:
+        """Cancel a running operation; a failback is interrupted instead, which changes the mode."""
+        operation = self.ledger.operation(number)
+        if operation.kind == FAILBACK:
+            raise RefusedError(
+                "a failback is not cancelled but interrupted", "POST /understudy/failback/interrupt"
+            )
+        now = self.clock.now()
+        self.ledger.log(who, "cancel", {"operation": number}, now)
+        return self.ledger.update_operation(
+            number, now=now, state=OperationState.CANCELLED, message=f"cancelled by {who}"
+        )
+
+    def obligations(
+        self, holder: str | None, state: ObligationState | None, limit: int
+    ) -> Sequence[ObligationView]:
+        """Return obligations."""
+        return self.ledger.obligations(holder, state, limit)
+
+    def replay(self, who: str, holder: str, sop_instance_uids: Sequence[str] | None) -> int:
+        """Owe refused instances again."""
+        number = self.ledger.replay(holder, sop_instance_uids, who, self.clock.now())
+        self.wake_all()
+        return number
+
+    def waive(self, who: str, holder: str, sop_instance_uids: Sequence[str], reason: str) -> int:
+        """Give up named instances, with a reason."""
+        return self.ledger.waive(holder, sop_instance_uids, reason, who, self.clock.now())
+
+    def modalities(self) -> Sequence[ModalityView]:
+        """Return every device that has sent here."""
+        return self.ledger.modalities()
+
+    def wake(self) -> None:
+        """Look for new instances now."""
+        self.wake_all()
+
+    def _health(self) -> Health | None:
+        return None if self.primary is None else self.primary.prober.health
+
+    def _lag(self, now: Timestamp) -> float:
+        if self.primary is None:
+            return 0.0
+        began = self.ledger.began()
+        return promote.lag(self.primary.mirror.horizon, self._health(), began, now)
+
+    def _primary(self, event: ModeEvent) -> PrimaryParts:
+        if self.primary is None:
+            raise WrongModeError(self.ledger.mode().mode, event)
+        return self.primary
+
+    def _changed(self, record: ModeRecord) -> ModeView:
+        self.wake_all()
+        return ModeView(record.mode, record.epoch, iso(record.since))

@@ -1,0 +1,184 @@
+"""The courier: one lane per holder that finds out first, delivers what is owed, and believes only a proof.
+
+Rule 1: lanes share nothing but the ledger; one that waits delays no other.
+Rule 2: whatever stops a lane in the middle of a batch, every instance of it gets an outcome or its lease lapses.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from understudy.adapters.ledger import Ledger
+from understudy.core.model import Delivery, Instance, Outcome, Timestamp
+from understudy.core.ports import Clock, Holder, HolderUnavailableError
+from understudy.core.retry import delay_before
+from understudy.core.views import LaneState, LaneView, iso
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LanePolicy:
+    """How a lane takes and retries its batches; all times in seconds."""
+
+    batch_instances: int
+    batch_bytes: int
+    linger: float
+    retry_base: float
+    retry_cap: float
+    lease: float = 600.0
+    proof_patience: float = 60.0
+    """How long an acknowledged instance may stay unlisted before it is owed again."""
+    proof_interval: float = 1.0
+    record_every: int = 16
+    """Outcomes written in one transaction."""
+
+
+class Lane:
+    """Delivers to one holder; `step` does one batch, the agent's thread calls it for ever."""
+
+    def __init__(
+        self,
+        holder: Holder,
+        ledger: Ledger,
+        clock: Clock,
+        policy: LanePolicy,
+        *,
+        is_open: Callable[[], bool],
+        fraction: Callable[[], float],
+    ) -> None:
+        self.holder = holder
+        self._ledger = ledger
+        self._clock = clock
+        self._policy = policy
+        self._is_open = is_open
+        self._fraction = fraction
+        self._failures = 0
+        self._lock = threading.Lock()
+        self._view = LaneView(LaneState.IDLE, "", iso(clock.now()), None, 0.0)
+        self._not_before = Timestamp(0.0)
+
+    @property
+    def view(self) -> LaneView:
+        """What the lane does now."""
+        with self._lock:
+            return self._view
+
+    def step(self) -> bool:
+        """Ask for proofs and deliver one batch; return whether there was anything to do."""
+        if not self._is_open():
+            self._show(LaneState.PAUSED, "the mode keeps it still")
+            return False
+        if self._clock.now() < self._not_before:
+            return False
+        try:
+            worked = self._prove()
+            worked = self._deliver() or worked
+        except HolderUnavailableError as error:
+            self._failures += 1
+            wait = self._delay(self._failures)
+            self._not_before = Timestamp(self._clock.now() + wait)
+            self._show(LaneState.WAITING, f"{error.reason}; {error.hint}", until=self._not_before)
+            _log.warning("lane wait holder=%s seconds=%.1f because=%s", self.holder.name, wait, error.reason)
+            return False
+        self._failures = 0
+        if not worked:
+            self._show(LaneState.IDLE, "")
+        return worked
+
+    def _prove(self) -> bool:
+        now = self._clock.now()
+        waiting = self._ledger.sent(self.holder.name, now=now, limit=self._policy.batch_instances)
+        if not waiting:
+            return False
+        self._show(LaneState.WORKING, f"asking for {len(waiting)} proofs")
+        found = self.holder.find(waiting)
+        now = self._clock.now()
+        self._ledger.prove(self.holder.name, found, now=now)
+        absent = [instance.number for instance in waiting if instance.number not in found]
+        if absent:
+            lost = self._ledger.absent(
+                self.holder.name,
+                absent,
+                now=now,
+                ask_again=Timestamp(now + self._policy.proof_interval),
+                acknowledged_before=Timestamp(now - self._policy.proof_patience),
+            )
+            if lost:
+                _log.warning("prove holder=%s lost=%d", self.holder.name, lost)
+        return bool(found)
+
+    def _deliver(self) -> bool:
+        policy = self._policy
+        batch = self._ledger.due(
+            self.holder.name,
+            now=self._clock.now(),
+            limit=policy.batch_instances,
+            max_bytes=policy.batch_bytes,
+            linger=policy.linger,
+        )
+        if not batch:
+            return False
+        began = self._clock.now()
+        self._show(LaneState.WORKING, f"looking for {len(batch)} instances there")
+        found = self.holder.find(batch)
+        self._ledger.find(self.holder.name, found, now=self._clock.now())
+        rest = [instance for instance in batch if instance.number not in found]
+        if rest:
+            self._show(LaneState.WORKING, f"sending {len(rest)} instances")
+            self._send(rest)
+        elapsed = self._clock.now() - began
+        self._show(LaneState.WORKING, "", rate=len(batch) / elapsed if elapsed > 0 else 0.0)
+        return True
+
+    def _send(self, batch: Sequence[Instance]) -> None:
+        now = self._clock.now()
+        self._ledger.claim(
+            self.holder.name, [instance.number for instance in batch], now=now, lease=self._policy.lease
+        )
+        open_numbers = {instance.number for instance in batch}
+        pending: list[Delivery] = []
+        try:
+            for delivery in self.holder.deliver(batch):
+                pending.append(delivery)
+                open_numbers.discard(delivery.number)
+                if len(pending) >= self._policy.record_every:
+                    self._record(pending)
+                    pending = []
+        except HolderUnavailableError as error:
+            pending += [Delivery(number, Outcome.UNKNOWN, error.reason) for number in sorted(open_numbers)]
+            raise
+        finally:
+            # Whatever came to an end is written, also when the lane stops on an error that nobody foresaw.
+            if pending:
+                self._record(pending)
+
+    def _record(self, deliveries: Sequence[Delivery]) -> None:
+        now = self._clock.now()
+        self._ledger.record(
+            self.holder.name,
+            deliveries,
+            now=now,
+            retry_at=lambda attempt: Timestamp(now + self._delay(attempt)),
+        )
+        counts: dict[str, int] = {}
+        for delivery in deliveries:
+            counts[delivery.outcome.value] = counts.get(delivery.outcome.value, 0) + 1
+        _log.info(
+            "deliver holder=%s %s", self.holder.name, " ".join(f"{k}={v}" for k, v in sorted(counts.items()))
+        )
+
+    def _delay(self, attempt: int) -> float:
+        return delay_before(
+            attempt, base=self._policy.retry_base, cap=self._policy.retry_cap, fraction=self._fraction()
+        )
+
+    def _show(
+        self, state: LaneState, reason: str, *, until: Timestamp | None = None, rate: float | None = None
+    ) -> None:
+        with self._lock:
+            before = self._view
+            since = before.since if before.state is state else iso(self._clock.now())
+            shown = before.rate if rate is None else rate
+            self._view = LaneView(state, reason, since, None if until is None else iso(until), shown)

@@ -1,0 +1,303 @@
+"""Failback: give back to the repaired primary what it lacks, pull what it received alone, and prove both.
+
+Rule 1: progress lives in the ledger alone; a crash at any point is continued by `step` from what is there.
+Rule 2: settling asks the primary again for every instance of the epoch; an answer of yesterday proves nothing today.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from understudy.adapters.ledger import Ledger, ModeRecord, unsettled_to
+from understudy.core.errors import RefusedError
+from understudy.core.model import HolderName, StudyInstanceUid
+from understudy.core.modes import Mode, ModeEvent
+from understudy.core.obligations import ObligationState
+from understudy.core.ports import Clock
+from understudy.core.report import Report, ReportRow, ReportTable
+from understudy.core.views import Condition, OperationState, OperationView, PlanView, iso
+from understudy.flow.mirror import Comparison, Mirror
+from understudy.flow.probe import Prober
+
+_log = logging.getLogger(__name__)
+
+KIND = "failback"
+_UNDERWAY = (ObligationState.OWED, ObligationState.IN_FLIGHT, ObligationState.SENT)
+_NAMED = 50
+"""Instances named one by one in a refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailbackPolicy:
+    """Seconds without a store by a modality before settling, and the primary's AE title, which does not count as one."""
+
+    quiet_period: float
+    primary_ae_title: str
+    site: str
+
+
+class Failback:
+    """The way back; `step` carries the running operation on, the agent's thread calls it for ever."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        mirror: Mirror,
+        prober: Prober,
+        clock: Clock,
+        policy: FailbackPolicy,
+        *,
+        holder: HolderName,
+        write_report: Callable[[int, Report], str],
+    ) -> None:
+        self._ledger = ledger
+        self._mirror = mirror
+        self._prober = prober
+        self._clock = clock
+        self._policy = policy
+        self._holder = holder
+        self._write_report = write_report
+        self._one_at_a_time = threading.Lock()
+        self._compared: int | None = None
+        """The operation whose inventories this process has compared: between the first comparison and the moment when
+        nothing is owed any more, the lane's progress is read from the ledger alone."""
+
+    def plan(self) -> PlanView:
+        """Compare both inventories and say what a failback would do; changes nothing."""
+        comparison = self._mirror.compare(self._suspects())
+        to_send: dict[str, int] = {}
+        for diff in comparison.diffs:
+            number = len(diff.to_send) + len(diff.lost)
+            if number:
+                to_send[diff.study] = number
+        return PlanView(
+            epoch=self._ledger.mode().epoch,
+            primary_studies=comparison.studies,
+            found_at_primary=sum(len(diff.found) for diff in comparison.diffs),
+            to_send=to_send,
+            to_pull={str(study): number for study, number in comparison.missing_here().items()},
+            lost_at_primary=sum(len(diff.lost) for diff in comparison.diffs),
+            refused=self._tally().get(ObligationState.REFUSED, 0),
+        )
+
+    def begin(self, who: str, *, epoch: int) -> OperationView:
+        """Change active to returning, or continue a failback of this epoch; return its operation.
+
+        Raises PreconditionError where the primary does not answer C-ECHO and C-FIND at this moment.
+        """
+        mode = self._ledger.mode()
+        if mode.mode is Mode.RETURNING and mode.epoch == epoch:
+            return self._operation()
+        health = self._prober.step()
+        unmet: list[str] = []
+        last = health.evidence[0]
+        if (last.echo, last.find) != ("ok", "ok"):
+            unmet.append(f"the primary does not answer: C-ECHO {last.echo}; C-FIND {last.find}")
+        self._ledger.change_mode(
+            ModeEvent.FAILBACK,
+            epoch=epoch,
+            who=who,
+            fields={"evidence": f"{last.at} echo={last.echo} find={last.find}"},
+            now=self._clock.now(),
+            guard=lambda _connection: unmet,
+        )
+        return self._operation()
+
+    def step(self) -> bool:
+        """Carry a failback on: compare, owe again what was lost, wait for the lane, prove, report.
+
+        Returns whether there was anything to do. Raises HolderUnavailableError where the primary does not answer.
+        """
+        mode = self._ledger.mode()
+        if mode.mode is not Mode.RETURNING:
+            return False
+        if self._prober.health.condition is Condition.DOWN:
+            self.interrupt("understudy", reason="the primary is down again", epoch=mode.epoch)
+            return False
+        operation = self._operation()
+        if operation.state is not OperationState.RUNNING:
+            return False
+        with self._one_at_a_time:
+            return self._carry_on(operation)
+
+    def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> ModeRecord:
+        """Change returning to standby after asking the primary for every instance of the epoch once more.
+
+        Raises PreconditionError naming each instance that the primary does not list, and every other unmet guard.
+        """
+        mode = self._ledger.mode()
+        unmet: list[str] = []
+        if mode.mode is Mode.RETURNING and mode.epoch == epoch:
+            with self._one_at_a_time:
+                unmet += self._prove_again()
+            if override_quiet is None:
+                unmet += self._noise()
+        fields = {"override_quiet": override_quiet} if override_quiet is not None else {}
+
+        def guard(connection: Connection) -> list[str]:
+            unsettled = unsettled_to(connection, self._holder)
+            told = [f"{unsettled} instances are not proven to be at the primary"] if unsettled else []
+            return unmet + told
+
+        return self._ledger.change_mode(
+            ModeEvent.SETTLE, epoch=epoch, who=who, fields=fields, now=self._clock.now(), guard=guard
+        )
+
+    def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeRecord:
+        """Change returning back to active; what was delivered and proven stays so."""
+        if not reason.strip():
+            raise RefusedError("a reason is needed", "say in a few words why; it is written to the event log")
+        now = self._clock.now()
+        record = self._ledger.change_mode(
+            ModeEvent.INTERRUPT, epoch=epoch, who=who, fields={"reason": reason}, now=now
+        )
+        running = self._running()
+        if running is not None:
+            self._ledger.update_operation(
+                running.operation, now=now, state=OperationState.CANCELLED, message=f"interrupted: {reason}"
+            )
+        return record
+
+    def _carry_on(self, operation: OperationView) -> bool:
+        if self._compared == operation.operation and self._remaining() > 0:
+            self._show_progress(operation, 0)
+            return False
+        comparison = self._mirror.step(self._suspects())
+        self._owe_lost(comparison)
+        self._compared = operation.operation
+        gaps = sum(comparison.missing_here().values())
+        lost = any(diff.lost for diff in comparison.diffs)
+        total = self._show_progress(operation, gaps)
+        if gaps or lost or self._remaining() > 0 or self._tally().get(ObligationState.REFUSED, 0) > 0:
+            return False
+        report = self._write_report(operation.operation, self._report(operation, comparison))
+        self._ledger.update_operation(
+            operation.operation,
+            now=self._clock.now(),
+            done=total,
+            total=total,
+            state=OperationState.DONE,
+            message="everything is proven to be at the primary: point the modalities back to it, then settle",
+            report=report,
+        )
+        _log.info("failback done operation=%d instances=%d", operation.operation, total)
+        return True
+
+    def _show_progress(self, operation: OperationView, gaps: int) -> int:
+        """Write how far the operation is and return its total in instances."""
+        remaining = self._remaining() + gaps
+        refused = self._tally().get(ObligationState.REFUSED, 0)
+        total = max(operation.total, operation.done + remaining + refused)
+        message = f"{remaining} instances to deliver, prove or pull"
+        if refused:
+            message += f"; {refused} refused by the primary: replay or waive them"
+        self._ledger.update_operation(
+            operation.operation,
+            now=self._clock.now(),
+            done=max(operation.done, total - remaining - refused),
+            total=total,
+            message=message,
+        )
+        return total
+
+    def _remaining(self) -> int:
+        tally = self._tally()
+        return sum(tally.get(state, 0) for state in _UNDERWAY)
+
+    def _prove_again(self) -> list[str]:
+        comparison = self._mirror.step(self._suspects())
+        missing = [instance for diff in comparison.diffs for instance in (*diff.lost, *diff.to_send)]
+        self._owe_lost(comparison)
+        unmet = [
+            f"instance {instance.sop_instance_uid} of study {instance.study_instance_uid} is not at the primary"
+            for instance in missing[:_NAMED]
+        ]
+        if len(missing) > _NAMED:
+            unmet.append(f"and {len(missing) - _NAMED} more instances are not at the primary")
+        if unmet:
+            # The work goes on under a new operation of the same failback.
+            self._operation()
+        return unmet
+
+    def _owe_lost(self, comparison: Comparison) -> None:
+        lost = [instance.number for diff in comparison.diffs for instance in diff.lost]
+        now = self._clock.now()
+        reason = "the primary was proven to have it and does not list it any more"
+        self._ledger.disprove(self._holder, lost, reason=reason, now=now, due=now)
+
+    def _noise(self) -> list[str]:
+        last = self._ledger.last_store(except_from=self._policy.primary_ae_title)
+        if last is None:
+            return []
+        quiet = self._clock.now() - last
+        if quiet >= self._policy.quiet_period:
+            return []
+        return [
+            f"a modality stored here {quiet:.0f} s ago, and {self._policy.quiet_period:.0f} s of quiet are needed: "
+            "point it back to the primary and wait, or override the quiet period with a reason"
+        ]
+
+    def _suspects(self) -> set[StudyInstanceUid]:
+        return self._ledger.studies_of_epoch(self._ledger.mode().epoch)
+
+    def _tally(self) -> Mapping[ObligationState, int]:
+        return self._ledger.tally().get(self._holder, {})
+
+    def _running(self) -> OperationView | None:
+        for operation in self._ledger.operations(20):
+            if operation.kind == KIND and operation.state is OperationState.RUNNING:
+                return operation
+        return None
+
+    def _operation(self) -> OperationView:
+        """Return the running operation, or the one that is done while nothing new is owed, or a new one."""
+        running = self._running()
+        if running is not None:
+            return running
+        mode = self._ledger.mode()
+        remaining = self._remaining() + self._tally().get(ObligationState.REFUSED, 0)
+        latest = next((found for found in self._ledger.operations(20) if found.kind == KIND), None)
+        if latest is not None and latest.started >= iso(mode.since) and remaining == 0:
+            return latest
+        return self._ledger.begin_operation(
+            KIND, total=remaining, unit="instances", message="comparing inventories", now=self._clock.now()
+        )
+
+    def _report(self, operation: OperationView, comparison: Comparison) -> Report:
+        epoch = self._ledger.mode().epoch
+        delivered = self._ledger.proofs_of_epoch(self._holder, epoch)
+        studies = sorted({study for study, _, _ in delivered})
+        per_kind: dict[str, int] = {}
+        for _, kind, number in delivered:
+            per_kind[kind] = per_kind.get(kind, 0) + number
+        absent = sum(len(diff.lost) + len(diff.to_send) for diff in comparison.diffs)
+        rows = [[study, kind, str(number)] for study, kind, number in delivered]
+        return Report(
+            title=f"Failback of epoch {epoch}",
+            kind=KIND,
+            site=self._policy.site,
+            started=operation.started,
+            finished=iso(self._clock.now()),
+            succeeded=absent == 0,
+            outcome="Every instance of this epoch is proven to be at the primary.",
+            summary=(
+                ReportRow("Epoch", str(epoch)),
+                ReportRow("Studies of this epoch", str(len(studies))),
+                *(
+                    ReportRow(f"Instances proven by {kind}", str(number))
+                    for kind, number in sorted(per_kind.items())
+                ),
+                ReportRow("Studies that the primary lists", str(comparison.studies)),
+                ReportRow("Instances missing at the primary", str(absent)),
+                ReportRow("Instances missing here", str(sum(comparison.missing_here().values()))),
+            ),
+            tables=(
+                ReportTable(
+                    "Instances by study and proof", ("Study Instance UID", "Proof", "Instances"), rows
+                ),
+            ),
+            hints=("Point every modality back to the primary, then settle.",),
+        )

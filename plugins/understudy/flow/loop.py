@@ -1,0 +1,83 @@
+"""A worker's loop: calls a step for ever, and turns whatever stops it into an alarm and a pause."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from understudy.core.model import Timestamp
+from understudy.core.ports import Clock, HolderUnavailableError, OrthancUnavailableError
+from understudy.core.retry import delay_before
+from understudy.core.views import Alarm, iso
+
+_log = logging.getLogger(__name__)
+
+_BASE, _CAP = 1.0, 60.0
+"""Seconds of pause after the first failure, and at most."""
+
+
+class Loop:
+    """Runs one step in a thread of its own until `stop`; `wake` cuts its pause short."""
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], bool],
+        clock: Clock,
+        *,
+        interval: float,
+        stop: threading.Event,
+        fraction: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self._step = step
+        self._clock = clock
+        self._interval = interval
+        self._stop = stop
+        self._fraction = fraction
+        self._woken = threading.Event()
+        self._failures = 0
+        self._alarm: Alarm | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def alarm(self) -> Alarm | None:
+        """Why the worker does not get on, None while it does."""
+        return self._alarm
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """End the pause now."""
+        self._woken.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread's end, at most `timeout` seconds."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            pause = self._once()
+            self._woken.wait(pause)
+            self._woken.clear()
+
+    def _once(self) -> float:
+        """Do one step and return the seconds until the next."""
+        try:
+            worked = self._step()
+        except (HolderUnavailableError, OrthancUnavailableError) as error:
+            return self._failed(str(error), error.hint)
+        except Exception as error:  # noqa: BLE001 - the lane loop: recorded here, shown as an alarm, tried again
+            _log.exception("worker failed name=%s", self.name)
+            return self._failed(f"{type(error).__name__} in {self.name}", "see the agent's log")
+        self._failures = 0
+        self._alarm = None
+        return 0.0 if worked else self._interval
+
+    def _failed(self, what: str, hint: str) -> float:
+        self._failures += 1
+        if self._alarm is None or self._alarm.what != what:
+            self._alarm = Alarm(iso(Timestamp(self._clock.now())), what, hint)
+            _log.warning("worker waits name=%s because=%s", self.name, what)
+        return delay_before(self._failures, base=_BASE, cap=_CAP, fraction=self._fraction())

@@ -1,0 +1,124 @@
+"""Mirror: ask the primary what it holds, pull what is missing here, and know up to when the standby is complete.
+
+Deletions at the primary are recorded and shown, never applied: a standby that repeats a mass deletion is no backup.
+"""
+
+import logging
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from understudy.adapters.ledger import Ledger
+from understudy.core.inventory import StudyDiff, compare_study, studies_to_look_into
+from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
+from understudy.core.obligations import UNSETTLED, ObligationState
+from understudy.core.ports import Clock, Peer
+from understudy.flow.destination import inventory_proof
+from understudy.flow.note import Noter
+
+_log = logging.getLogger(__name__)
+
+_HORIZON = "horizon"
+_SUCCESS = 0x0000
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The whole inventory diff at one moment: only studies that differ, or that were suspects, are in `diffs`."""
+
+    started: Timestamp
+    studies: int
+    """Studies that the primary lists."""
+    diffs: tuple[StudyDiff, ...]
+
+    def missing_here(self) -> dict[StudyInstanceUid, int]:
+        """Return the gaps: instances that the primary has and we do not, by study."""
+        return {diff.study: len(diff.missing_here) for diff in self.diffs if diff.missing_here}
+
+
+class Mirror:
+    """Keeps the standby's copy complete; one comparison at a time."""
+
+    def __init__(
+        self, peer: Peer, ledger: Ledger, noter: Noter, clock: Clock, *, holder: HolderName, destination: str
+    ) -> None:
+        self._peer = peer
+        self._ledger = ledger
+        self._noter = noter
+        self._clock = clock
+        self._holder = holder
+        self._destination = destination
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    def horizon(self) -> Timestamp | None:
+        """The moment up to which the standby is known to be complete, None before the first complete diff."""
+        value = self._ledger.fact(_HORIZON)
+        return None if value is None else Timestamp(float(value))
+
+    def compare(self, suspects: Collection[StudyInstanceUid] = ()) -> Comparison:
+        """Compare both inventories; `suspects` are compared by instance whatever the counts say. Changes nothing."""
+        self._noter.catch_up()
+        started = self._clock.now()
+        theirs = self._peer.studies()
+        proven = self._ledger.studies_with(self._holder, ObligationState.PROVEN)
+        unsettled: set[StudyInstanceUid] = set()
+        for state in UNSETTLED:
+            unsettled |= self._ledger.studies_with(self._holder, state).keys()
+        diffs = []
+        for study in studies_to_look_into(theirs, proven, {*unsettled, *suspects}):
+            diffs.append(self._compare_study(study, listed_there=study in theirs))
+        return Comparison(started, len(theirs), tuple(diffs))
+
+    def step(self, suspects: Collection[StudyInstanceUid] = (), *, patience: float = 0.0) -> Comparison:
+        """Compare, record what the primary turned out to have, pull the gaps and move the horizon.
+
+        A gap that is known for less than `patience` seconds is left to the primary's own forwarding. Returns the
+        comparison as it is after the pull.
+        """
+        with self._one_at_a_time:
+            comparison = self.compare(suspects)
+            self._settle_found(comparison)
+            self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
+            known_before = self._clock.now() - patience
+            gaps = {gap.study: gap.instances for gap in self._ledger.read_gaps() if gap.since <= known_before}
+            if gaps:
+                _log.info("mirror gaps studies=%d instances=%d", len(gaps), sum(gaps.values()))
+                self._pull(gaps)
+                self._noter.catch_up()
+                again = tuple(
+                    self._compare_study(diff.study, listed_there=True) if diff.study in gaps else diff
+                    for diff in comparison.diffs
+                )
+                comparison = Comparison(comparison.started, comparison.studies, again)
+                self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
+            if not comparison.missing_here():
+                self._ledger.write_fact(_HORIZON, repr(float(comparison.started)))
+            lost = {diff.study: len(diff.lost) for diff in comparison.diffs if diff.lost}
+            self._ledger.write_departures(lost, self._clock.now())
+            return comparison
+
+    def _compare_study(self, study: StudyInstanceUid, *, listed_there: bool) -> StudyDiff:
+        listed = self._peer.instances(study) if listed_there else frozenset()
+        return compare_study(
+            study, listed, self._ledger.instances_of(study), self._ledger.states_of(self._holder, study)
+        )
+
+    def _settle_found(self, comparison: Comparison) -> None:
+        for diff in comparison.diffs:
+            if diff.found:
+                proof = inventory_proof(self._peer.ae_title, diff.study, diff.listed, self._clock)
+                found = {instance.number: proof for instance in diff.found}
+                self._ledger.find(self._holder, found, now=self._clock.now())
+
+    def _pull(self, gaps: dict[StudyInstanceUid, int]) -> None:
+        for study, missing in gaps.items():
+            result = self._peer.move(study, self._destination)
+            if result.status != _SUCCESS or result.failed:
+                _log.warning(
+                    "mirror pull study=%s missing=%d status=0x%04X failed=%d",
+                    study,
+                    missing,
+                    result.status,
+                    result.failed,
+                )

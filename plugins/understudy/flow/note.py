@@ -1,0 +1,68 @@
+"""Note: follow Orthanc's changes feed from a persisted cursor and write down instances with what they owe."""
+
+import logging
+import threading
+
+from understudy.adapters.ledger import Ledger
+from understudy.core.model import NewInstance, Proof, ProofKind, Timestamp
+from understudy.core.ports import Clock, Feed
+from understudy.core.rules import Rules
+
+_log = logging.getLogger(__name__)
+
+_PAGE = 500
+"""Instances of one page of the feed, and of one transaction of the ledger."""
+
+
+class Noter:
+    """Writes every stored instance into the ledger; a crash at any point repeats the last page, which changes nothing."""
+
+    def __init__(
+        self, feed: Feed, ledger: Ledger, rules: Rules, clock: Clock, *, primary_grace: float
+    ) -> None:
+        self._feed = feed
+        self._ledger = ledger
+        self._rules = rules
+        self._clock = clock
+        self._primary_grace = primary_grace
+        self._one_at_a_time = threading.Lock()
+
+    def catch_up(self) -> int:
+        """Note everything stored up to now and return how many instances were new."""
+        with self._one_at_a_time:
+            noted = 0
+            while True:
+                number, done = self._page()
+                noted += number
+                if done:
+                    return noted
+
+    def _page(self) -> tuple[int, bool]:
+        since = self._ledger.cursor("changes")
+        page = self._feed.changes(since, _PAGE)
+        now = self._clock.now()
+        if page.was_reset:
+            # The index was replaced or restored: everything is read again, and what is known already is left alone.
+            self._ledger.log("understudy", "rescan", {"cursor": since}, now)
+            _log.warning("note rescan because=feed_shorter_than_cursor cursor=%d", since)
+        described = self._feed.describe(list(page.orthanc_ids)) if page.orthanc_ids else []
+        if not described and page.last == since:
+            return 0, page.done
+        fresh = self._ledger.note(
+            [(instance, self._rules.owed(instance), self._received(instance, now)) for instance in described],
+            primary=self._rules.primary,
+            primary_grace=self._primary_grace,
+            vaults=self._rules.vaults,
+            cursor=page.last,
+            now=now,
+        )
+        if fresh:
+            _log.info("note instances=%d cursor=%d", fresh, page.last)
+        return fresh, page.done
+
+    def _received(self, instance: NewInstance, now: Timestamp) -> Proof | None:
+        """Return the proof that the primary has the instance, where it was the primary that sent it."""
+        if not self._rules.came_from_primary(instance):
+            return None
+        evidence = {"calling_ae_title": instance.calling_ae_title, "orthanc_id": instance.orthanc_id}
+        return Proof(ProofKind.RECEIVED, now, evidence)

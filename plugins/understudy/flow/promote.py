@@ -1,0 +1,87 @@
+"""Promote: the standby takes over, guarded by evidence; hold and release keep it still during planned work."""
+
+from understudy.adapters.ledger import Ledger, ModeRecord
+from understudy.core.health import Health
+from understudy.core.errors import RefusedError
+from understudy.core.model import Timestamp
+from understudy.core.modes import ModeEvent
+from understudy.core.views import Condition
+
+
+def lag(horizon: Timestamp | None, health: Health | None, began: Timestamp, now: Timestamp) -> float:
+    """Return the seconds of the primary's work that the standby may lack.
+
+    It is the time from the horizon (or, before the first inventory diff, from `began`) to now, or to the moment since
+    when the primary is down: what is down receives nothing.
+    """
+    until = health.since if health is not None and health.condition is Condition.DOWN else now
+    return max(0.0, until - (began if horizon is None else horizon))
+
+
+def promote(
+    ledger: Ledger,
+    who: str,
+    *,
+    reason: str,
+    force: bool,
+    accept_loss: bool,
+    epoch: int,
+    health: Health | None,
+    lag_seconds: float,
+    max_lag: float,
+    now: Timestamp,
+) -> ModeRecord:
+    """Change standby to active in one durable transaction.
+
+    Raises PreconditionError with every unmet precondition: the primary is down by evidence, or `force` with a reason;
+    nothing is known to be missing and the lag is within `max_lag`, or `accept_loss`.
+    """
+    _need_reason(reason)
+    unmet: list[str] = []
+    down = health is not None and health.condition is Condition.DOWN
+    if not down and not force:
+        seen = "there is no primary" if health is None else f"the primary is {health.condition.value}"
+        unmet.append(f"{seen}: promote with force and a reason if you know better")
+    gaps = ledger.read_gaps()
+    missing = sum(gap.instances for gap in gaps)
+    if not accept_loss and missing:
+        unmet.append(
+            f"{missing} instances of {len(gaps)} studies are known to be missing here: accept_loss is needed"
+        )
+    if not accept_loss and health is not None and lag_seconds > max_lag:
+        unmet.append(
+            f"the standby lags {lag_seconds:.0f} s, over the limit of {max_lag:.0f} s: accept_loss is needed"
+        )
+    evidence = (
+        []
+        if health is None
+        else [f"{probe.at} echo={probe.echo} find={probe.find}" for probe in health.evidence[:5]]
+    )
+    fields = {
+        "reason": reason,
+        "force": force,
+        "accept_loss": accept_loss,
+        "lag_seconds": round(lag_seconds, 1),
+        "missing": missing,
+        "evidence": evidence,
+    }
+    return ledger.change_mode(
+        ModeEvent.PROMOTE, epoch=epoch, who=who, fields=fields, now=now, guard=lambda _connection: unmet
+    )
+
+
+def hold(ledger: Ledger, who: str, *, reason: str, epoch: int, now: Timestamp) -> ModeRecord:
+    """Keep the appliance still during planned work on the primary."""
+    _need_reason(reason)
+    return ledger.change_mode(ModeEvent.HOLD, epoch=epoch, who=who, fields={"reason": reason}, now=now)
+
+
+def release(ledger: Ledger, who: str, *, reason: str, epoch: int, now: Timestamp) -> ModeRecord:
+    """End the planned work."""
+    _need_reason(reason)
+    return ledger.change_mode(ModeEvent.RELEASE, epoch=epoch, who=who, fields={"reason": reason}, now=now)
+
+
+def _need_reason(reason: str) -> None:
+    if not reason.strip():
+        raise RefusedError("a reason is needed", "say in a few words why; it is written to the event log")

@@ -1,0 +1,283 @@
+"""The one place that picks adapters and joins them to the flow."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from understudy import config
+from understudy.adapters import keys as keys_volume
+from understudy.adapters.dicom import DicomPeer
+from understudy.adapters.directory import DirectoryStore
+from understudy.adapters.encryption import AgeSealer
+from understudy.adapters.files import write_durably
+from understudy.adapters.ledger import Ledger
+from understudy.adapters.orthanc import Orthanc
+from understudy.adapters.s3 import S3Store, read_credentials
+from understudy.adapters.storage import StorageArea
+from understudy.core.model import HolderKind, HolderName, Timestamp
+from understudy.core.modes import Mode, delivers_to_primary
+from understudy.core.ports import Clock, Holder, ObjectStore, StoredFiles
+from understudy.core.report import Report
+from understudy.core.rules import Route, Rules
+from understudy.core.views import Alarm, Condition
+from understudy.flow.appliance import Appliance, PrimaryParts
+from understudy.flow.courier import Lane, LanePolicy
+from understudy.flow.destination import DicomDestination
+from understudy.flow.failback import Failback, FailbackPolicy
+from understudy.flow.loop import Loop
+from understudy.flow.mirror import Mirror
+from understudy.flow.note import Noter
+from understudy.flow.probe import Prober
+from understudy.flow.vault import Vault, VaultSettings
+from understudy.flow.verify import Verifier
+from understudy.web.report import render_report, report_json
+
+PRIMARY = HolderName("primary")
+
+_NOTE_INTERVAL = 1.0
+"""Seconds between two looks at the changes feed; the plugin's wake makes it sooner."""
+
+_STEP_INTERVAL = 0.5
+"""Seconds between two looks of a lane, and of an operation, at the ledger."""
+
+_ROUTE_BATCH = 100
+_ROUTE_BATCH_BYTES = 256 * 2**20
+_PACK_INSTANCES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the agent finds its volumes and its neighbours; the defaults are those of the image."""
+
+    configuration: Path = Path("/etc/understudy/config")
+    state: Path = Path("/var/lib/understudy")
+    keys: Path = Path("/var/lib/understudy-keys")
+    storage: Path = Path("/var/lib/orthanc/storage")
+    socket: Path = Path("/run/understudy/agent.sock")
+    orthanc: str = "http://orthanc:8042"
+
+
+class SystemClock:
+    """The time of the machine."""
+
+    def now(self) -> Timestamp:
+        """Return seconds since 1970-01-01T00:00:00Z."""
+        return Timestamp(time.time())
+
+
+class Workers:
+    """The agent's threads: one loop a verb, one a lane."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._stop = threading.Event()
+        self._loops: list[Loop] = []
+
+    def add(self, name: str, step: Callable[[], bool], interval: float) -> None:
+        """Add a loop; all start together."""
+        self._loops.append(
+            Loop(name, step, self._clock, interval=interval, stop=self._stop, fraction=random.random)
+        )
+
+    def start(self) -> None:
+        """Start every loop."""
+        for loop in self._loops:
+            loop.start()
+
+    def wake(self) -> None:
+        """Cut every pause short."""
+        for loop in self._loops:
+            loop.wake()
+
+    def alarms(self) -> Sequence[Alarm]:
+        """Return why loops do not get on."""
+        return [loop.alarm for loop in self._loops if loop.alarm is not None]
+
+    def stop(self, timeout: float) -> None:
+        """Let every loop end its step, within `timeout` seconds in all; what is cut off is covered by its lease."""
+        self._stop.set()
+        self.wake()
+        deadline = time.monotonic() + timeout
+        for loop in self._loops:
+            loop.join(max(0.0, deadline - time.monotonic()))
+
+
+def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, Workers]:
+    """Return the appliance and its workers, not yet started.
+
+    Raises ConfigurationError's relatives KeysError, CredentialsError and LedgerVersionError, each with a hint.
+    """
+    clock = SystemClock()
+    workers = Workers(clock)
+    ledger = Ledger(places.state / "ledger.sqlite")
+    ledger.start(clock.now())
+    ledger.release(now=clock.now(), everything=True)
+    files = StorageArea(places.storage)
+    rules = _rules(configuration)
+    policy = configuration.policy
+    noter = Noter(_orthanc(places, policy), ledger, rules, clock, primary_grace=policy.primary_grace)
+    workers.add("note", _noting(noter, workers), _NOTE_INTERVAL)
+
+    reports = places.state / "reports"
+    reports.mkdir(mode=0o750, exist_ok=True)
+
+    def write_report(operation: int, report: Report) -> str:
+        write_durably(reports / f"{operation}.json", report_json(report))
+        write_durably(reports / f"{operation}.html", render_report(report).encode())
+        return f"/understudy/reports/{operation}"
+
+    primary = None
+    holders: list[Holder] = []
+    if configuration.primary is not None:
+        peer = _peer(PRIMARY, configuration.primary, configuration)
+        holders.append(DicomDestination(HolderKind.PRIMARY, peer, files, clock))
+        primary = _primary(configuration, configuration.primary, peer, ledger, noter, clock, write_report)
+        _work_primary(primary, ledger, policy, workers)
+    for route in configuration.routes:
+        holders.append(
+            DicomDestination(HolderKind.ROUTE, _peer(route.name, route, configuration), files, clock)
+        )
+    holders += [
+        _vault(vault, configuration.site, places, files, ledger, clock) for vault in configuration.vaults
+    ]
+    lanes = [_lane(holder, ledger, clock, policy) for holder in holders]
+    for lane in lanes:
+        workers.add(f"lane-{lane.holder.name}", lane.step, _STEP_INTERVAL)
+    verifier = Verifier(ledger, holders, clock, site=configuration.site, write_report=write_report)
+    workers.add("verify", verifier.step, _STEP_INTERVAL)
+    appliance = Appliance(
+        configuration=configuration,
+        ledger=ledger,
+        clock=clock,
+        lanes=lanes,
+        primary=primary,
+        verifier=verifier,
+        reports=reports,
+        faults=workers.alarms,
+        wake_all=workers.wake,
+    )
+    return appliance, workers
+
+
+def _orthanc(places: Places, policy: config.Policy) -> Orthanc:
+    secret = (places.keys / "service" / "agent").read_text(encoding="ascii").strip()
+    return Orthanc(places.orthanc, "agent", secret, timeout=policy.network_timeout)
+
+
+def _rules(configuration: config.Understudy) -> Rules:
+    primary = configuration.primary
+    return Rules(
+        primary=None if primary is None else PRIMARY,
+        primary_ae_title="" if primary is None else primary.ae_title,
+        vaults=[HolderName(vault.name) for vault in configuration.vaults],
+        routes=[
+            Route(
+                HolderName(route.name),
+                route.ae_title,
+                frozenset(route.match.modalities),
+                frozenset(route.match.sop_classes),
+                frozenset(route.match.calling_ae_titles),
+            )
+            for route in configuration.routes
+        ],
+    )
+
+
+def _noting(noter: Noter, workers: Workers) -> Callable[[], bool]:
+    def step() -> bool:
+        if noter.catch_up():
+            # What is new is owed to somebody: the lanes need not wait for their next look.
+            workers.wake()
+        return False
+
+    return step
+
+
+def _peer(name: str, target: config.Primary | config.Route, configuration: config.Understudy) -> DicomPeer:
+    return DicomPeer(
+        name,
+        ae_title=target.ae_title,
+        host=target.host,
+        port=target.port,
+        calling_ae_title=configuration.ae_title,
+        timeout=configuration.policy.network_timeout,
+    )
+
+
+def _primary(
+    configuration: config.Understudy,
+    target: config.Primary,
+    peer: DicomPeer,
+    ledger: Ledger,
+    noter: Noter,
+    clock: Clock,
+    write_report: Callable[[int, Report], str],
+) -> PrimaryParts:
+    policy = configuration.policy
+    prober = Prober(peer, clock, failures_for_down=policy.probe_failures)
+    destination = target.move_destination or configuration.ae_title
+    mirror = Mirror(peer, ledger, noter, clock, holder=PRIMARY, destination=destination)
+    failback = Failback(
+        ledger,
+        mirror,
+        prober,
+        clock,
+        FailbackPolicy(policy.quiet_period, target.ae_title, configuration.site),
+        holder=PRIMARY,
+        write_report=write_report,
+    )
+    return PrimaryParts(prober, mirror, failback)
+
+
+def _work_primary(primary: PrimaryParts, ledger: Ledger, policy: config.Policy, workers: Workers) -> None:
+    def probe() -> bool:
+        if ledger.mode().mode is not Mode.MAINTENANCE:
+            primary.prober.step()
+        return False
+
+    def mirror() -> bool:
+        mode = ledger.mode().mode
+        up = primary.prober.health.condition is Condition.UP
+        # A failback compares by itself, and planned work is left in peace.
+        if up and mode in (Mode.STANDBY, Mode.ACTIVE):
+            primary.mirror.step(patience=policy.primary_grace)
+        return False
+
+    workers.add("probe", probe, policy.probe_interval)
+    workers.add("mirror", mirror, policy.inventory_interval)
+    workers.add("failback", primary.failback.step, _STEP_INTERVAL)
+
+
+def _vault(
+    vault: config.Vault, site: str, places: Places, files: StoredFiles, ledger: Ledger, clock: Clock
+) -> Vault:
+    name = HolderName(vault.name)
+    recipients = vault.recipients or [keys_volume.vault_recipient(places.keys)]
+    store: ObjectStore
+    if isinstance(vault, config.S3Vault):
+        credentials = read_credentials(vault.credentials_file)
+        store = S3Store(name, vault.endpoint, vault.bucket, vault.region, credentials)
+        settings = VaultSettings(name, site, vault.retention_days)
+    else:
+        store = DirectoryStore(name, vault.directory)
+        settings = VaultSettings(name, site, None)
+    return Vault(settings, files, store, AgeSealer(recipients), ledger.packs, clock)
+
+
+def _lane(holder: Holder, ledger: Ledger, clock: Clock, policy: config.Policy) -> Lane:
+    packs = holder.kind is HolderKind.VAULT
+    lane_policy = LanePolicy(
+        batch_instances=_PACK_INSTANCES if packs else _ROUTE_BATCH,
+        batch_bytes=policy.pack_bytes if packs else _ROUTE_BATCH_BYTES,
+        linger=policy.pack_linger if packs else 0.0,
+        retry_base=policy.retry_base,
+        retry_cap=policy.retry_cap,
+    )
+
+    def is_open() -> bool:
+        return holder.kind is not HolderKind.PRIMARY or delivers_to_primary(ledger.mode().mode)
+
+    return Lane(holder, ledger, clock, lane_policy, is_open=is_open, fraction=random.random)
