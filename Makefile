@@ -68,7 +68,7 @@ demo: venv image lab-images browser ## play a whole outage on real DICOM; leaves
 .PHONY: up
 up: image ## start the appliance on embedded defaults
 	@$(COMPOSE) up --detach --wait
-	@echo "up: DICOM AE STANDBY on port $${UNDERSTUDY_DICOM_PORT:-4242}, viewer and console on https://localhost:$${UNDERSTUDY_HTTPS_PORT:-8443}/"
+	@echo "up: DICOM on port $${UNDERSTUDY_DICOM_PORT:-4242}, viewer and console on https://localhost:$${UNDERSTUDY_HTTPS_PORT:-8443}/"
 	@echo "up: the administrator's password, shown once: $(COMPOSE) exec agent understudy first-start"
 
 .PHONY: down

@@ -38,9 +38,11 @@ start_edge() {
     wait_for_keys
     EDGE_AUTHORIZATION="Basic $(printf 'edge:%s' "$(<"$keys/service/edge")" | base64 -w 0)"
     export EDGE_AUTHORIZATION
+    # The global section has to come before the people's accounts.
+    local files=(-f /etc/understudy/haproxy.cfg -f "$keys/users.cfg")
+    haproxy -c -q "${files[@]}" || fail "HAProxy refuses its configuration: the lines above say why"
     # -db: in the foreground, without a master process: one process, the container's first.
-    haproxy -c -q -f /etc/understudy/haproxy.cfg || fail "HAProxy refuses /etc/understudy/haproxy.cfg: the lines above say why"
-    exec haproxy -db -f /etc/understudy/haproxy.cfg
+    exec haproxy -db "${files[@]}"
 }
 
 service=${1:-}
