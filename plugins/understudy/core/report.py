@@ -1,4 +1,5 @@
-"""The closing report of an operation as a type: what was done, what was proven, and what is left to a person."""
+"""The closing report of an operation as a type: what was done, what was proven, and what is left to a
+person."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,9 +31,11 @@ class ReportTable:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The report of one operation; `kind` is the verb, `outcome` one line, `details` paragraphs, `hints` what to do next.
+    """The report of one operation; `kind` is the verb, `outcome` one line, `details` paragraphs, `hints` what
+    to do next.
 
-    `started` and `finished` are ISO 8601 with zone. It names studies and instances by UID only, never a patient.
+    `started` and `finished` are ISO 8601 with zone. It names studies and instances by UID only, never a
+    patient.
     """
 
     title: str

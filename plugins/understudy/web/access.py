@@ -1,4 +1,5 @@
-"""What a person may do: one table of roles, enforced by one dependency; a route that is not in it answers nobody."""
+"""What a person may do: one table of roles, enforced by one dependency; a route that is not in it answers
+nobody."""
 
 from collections.abc import Mapping
 
@@ -52,23 +53,23 @@ def authorise(request: Request) -> None:
         )
     if needed is None or (identity is not None and identity.role < needed):
         needs = "no role" if needed is None else needed.name.lower()
+        has = "" if identity is None else identity.role.name.lower()
         raise ApiError(
             403,
             "forbidden",
-            f"{request.method} {PREFIX}{path} is not open to the role {identity.role.name.lower() if identity else ''}",
+            f"{request.method} {PREFIX}{path} is not open to the role {has}",
             f"it is open to: {needs}; ask the administrator of the appliance",
         )
-    # A page of another site can make a signed-in browser post a form, but not JSON: that needs a preflight, which
-    # nothing here answers (Fetch standard, CORS-safelisted request-header).
-    if (
-        request.method == "POST"
-        and request.headers.get("content-type", "").split(";")[0].strip() != "application/json"
-    ):
+    # A page of another site can make a signed-in browser post a form, but not JSON: that needs a preflight,
+    # which nothing here answers (Fetch standard, CORS-safelisted request-header). Waking has no body and
+    # changes nothing that anybody sees.
+    kind = request.headers.get("content-type", "").split(";")[0].strip()
+    if request.method == "POST" and path != "/wake" and kind != "application/json":
         raise ApiError(
             415,
             "unsupported_media_type",
             "a POST has to say that it is JSON",
-            "send the header Content-Type: application/json; it keeps other web sites from acting in your name",
+            "send the header Content-Type: application/json; it keeps other sites from acting in your name",
         )
 
 

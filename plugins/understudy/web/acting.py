@@ -1,4 +1,5 @@
-"""Everything that acts: each call names the epoch that the caller saw and answers only after it is durable."""
+"""Everything that acts: each call names the epoch that the caller saw and answers only after it is
+durable."""
 
 from typing import Annotated
 
@@ -33,8 +34,9 @@ def router(facade: Facade) -> APIRouter:
     def promote(body: Promote, name: Who) -> ModeView:
         """Turn standby into active; the epoch grows by one, and the answer comes after it is on disk.
 
-        412 names every unmet precondition at once: a primary that is not down by evidence (`force` with a reason),
-        a mirror that lags more than Policy.MaxLag seconds (`accept_loss`). 409 is another mode or another epoch.
+        412 names every unmet precondition at once: a primary that is not down by evidence (`force` with a
+        reason), a mirror that lags more than Policy.MaxLag seconds (`accept_loss`). 409 is another mode or
+        another epoch.
         """
         return facade.promote(
             name, reason=body.reason, force=body.force, accept_loss=body.accept_loss, epoch=body.epoch
@@ -52,8 +54,8 @@ def router(facade: Facade) -> APIRouter:
     def failback(body: Failback, name: Who) -> Response:
         """Turn active into returning and deliver what the primary is owed; progress is in the operation.
 
-        With `dry_run` answer 200 and the plan, counted in instances, and change nothing. 412 names what the primary
-        does not answer yet, 503 says that it cannot be asked now.
+        With `dry_run` answer 200 and the plan, counted in instances, and change nothing. 412 names what the
+        primary does not answer yet, 503 says that it cannot be asked now.
         """
         if body.dry_run or body.epoch is None:
             return JSONResponse(plan_adapter.dump_python(facade.plan(), mode="json"))
@@ -63,7 +65,8 @@ def router(facade: Facade) -> APIRouter:
         "/failback/settle", summary="End the failback: the primary serves again", responses=errors(409, 412)
     )
     def settle(body: Settle, name: Who) -> ModeView:
-        """Turn returning into standby, after nothing is owed to the primary and no modality has stored here lately.
+        """Turn returning into standby, after nothing is owed to the primary and no modality has stored here
+        lately.
 
         `override_quiet` is the reason to skip Policy.QuietPeriod; nothing skips the proof of what is owed.
         """
@@ -75,7 +78,8 @@ def router(facade: Facade) -> APIRouter:
         responses=errors(409, 412),
     )
     def interrupt(body: Reasoned, name: Who) -> ModeView:
-        """Turn returning back into active; what was proven stays proven, and a later failback goes on from there."""
+        """Turn returning back into active; what was proven stays proven, and a later failback goes on from
+        there."""
         return facade.interrupt(name, reason=body.reason, epoch=body.epoch)
 
     @routes.post("/hold", summary="Planned work at the primary begins", responses=errors(409, 412))
@@ -96,7 +100,8 @@ def router(facade: Facade) -> APIRouter:
         responses=errors(),
     )
     def verify(name: Who, body: Nothing | None = None) -> Response:
-        """Begin to ask every holder for every proven instance; what is absent is owed again and is in the report."""
+        """Begin to ask every holder for every proven instance; what is absent is owed again and is in the
+        report."""
         return accepted(facade.verify(name))
 
     @routes.post(
@@ -119,8 +124,9 @@ def router(facade: Facade) -> APIRouter:
         return Changed(changed=facade.waive(name, body.holder, body.sop_instance_uids, body.reason))
 
     @routes.post("/wake", summary="Look for new instances now", status_code=204, responses=errors())
-    def wake(body: Nothing | None = None) -> None:
-        """Make the agent read Orthanc's changes feed at once; Orthanc's plugin calls it, and it changes nothing else."""
+    def wake() -> None:
+        """Make the agent read Orthanc's changes feed at once; Orthanc's plugin calls it, and it changes
+        nothing else."""
         facade.wake()
 
     return routes

@@ -15,12 +15,14 @@ SWAGGER = Path("/opt/understudy/www/swagger")
 _DESCRIPTION = """
 The standby PACS appliance: look at it, promote it when the PACS fails, and give everything back with proof.
 
-* **Identity** comes from the HTTPS front. A *reader* may GET, an *operator* may also act, an *admin* may also waive.
-* **Every POST** has the header `Content-Type: application/json`, and every change of mode names the `epoch` that the
-  caller saw: if somebody acted meanwhile, it is refused with 409 and nothing changes.
-* **Units**: ages, lags and durations are seconds, sizes are bytes, rates are units per second, moments are ISO 8601
-  with zone, counts are instances unless the name says otherwise.
-* **Errors** are always `{"error", "message", "hint", "details"}`; unknown keys are refused with all problems at once.
+* **Identity** comes from the HTTPS front. A *reader* may GET, an *operator* may also act, an *admin* may also
+  waive.
+* **Every POST** has the header `Content-Type: application/json`, and every change of mode names the `epoch`
+  that the caller saw: if somebody acted meanwhile, it is refused with 409 and nothing changes.
+* **Units**: ages, lags and durations are seconds, sizes are bytes, rates are units per second, moments are
+  ISO 8601 with zone, counts are instances unless the name says otherwise.
+* **Errors** are always `{"error", "message", "hint", "details"}`; unknown keys are refused with all problems
+  at once.
 """
 
 

@@ -1,4 +1,5 @@
-"""The outermost layer of the API: limits what comes in, hardens what goes out, and catches what nobody else caught."""
+"""The outermost layer of the API: limits what comes in, hardens what goes out, and catches what nobody else
+caught."""
 
 import logging
 import secrets
@@ -16,7 +17,9 @@ BODY_LIMIT = 1 << 20
 """Bytes of a request body: some ten thousand UIDs for a replay; no call needs more."""
 
 _HEADERS = {
-    b"content-security-policy": b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    b"content-security-policy": (
+        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
     # Every answer is the state of one moment.
@@ -25,13 +28,15 @@ _HEADERS = {
 
 
 class Boundary:
-    """Wraps the application; one of the two places where a broad `except` stands, and it records what it caught."""
+    """Wraps the application; one of the two places where a broad `except` stands, and it records what it
+    caught."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; a fault of ours becomes 500 with an event number, its cause goes to the log alone."""
+        """Answer one request; a fault of ours becomes 500 with an event number, its cause goes to the log
+        alone."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -69,7 +69,8 @@ class ApiError(Exception):
 
 
 def answer(request: Request, status: int, body: ErrorBody) -> Response:
-    """Return the error; whoever asks for the health without signing in learns the bare status and nothing else."""
+    """Return the error; whoever asks for the health without signing in learns the bare status and nothing
+    else."""
     signed_in = getattr(request.state, "identity", None) is not None
     if request.url.path == HEALTH_PATH and not signed_in:
         return Response(status_code=status)
@@ -77,7 +78,8 @@ def answer(request: Request, status: int, body: ErrorBody) -> Response:
 
 
 def unexpected(event: str) -> ErrorBody:
-    """Return the body for a fault of ours: the event number finds it in the log, the cause stays out of the answer."""
+    """Return the body for a fault of ours: the event number finds it in the log, the cause stays out of the
+    answer."""
     return ErrorBody(
         error="internal",
         message="the appliance failed to answer; nothing is known to have changed",

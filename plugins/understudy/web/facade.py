@@ -9,7 +9,8 @@ from understudy.core.views import ModalityView, ModeView, ObligationView, Operat
 
 
 class Facade(Protocol):
-    """Every verb of the appliance; refusals are the errors of core/errors.py and core.modes.WrongModeError."""
+    """Every verb of the appliance; refusals are the errors of core/errors.py and
+    core.modes.WrongModeError."""
 
     @property
     def reports(self) -> Path: ...

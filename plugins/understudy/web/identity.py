@@ -1,7 +1,7 @@
 """Who asks: the person as the edge or Orthanc's plugin established it.
 
-Rule 1: the two identity headers are trusted because only the edge and Orthanc's plugin reach this Unix socket, and
-both overwrite what a client sent.
+Rule 1: the two identity headers are trusted because only the edge and Orthanc's plugin reach this Unix
+socket, and both overwrite what a client sent.
 """
 
 from dataclasses import dataclass

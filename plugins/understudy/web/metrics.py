@@ -1,4 +1,5 @@
-"""Shows the status to Prometheus; units are in the names, and no label holds a UID or a patient's attribute."""
+"""Shows the status to Prometheus; units are in the names, and no label holds a UID or a patient's
+attribute."""
 
 from collections import Counter as Tally
 from collections.abc import Iterator

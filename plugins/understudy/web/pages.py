@@ -1,4 +1,5 @@
-"""What people look at: the console, the OpenAPI page and the reports; every file comes from this appliance."""
+"""What people look at: the console, the OpenAPI page and the reports; every file comes from this
+appliance."""
 
 import copy
 import re
@@ -49,7 +50,8 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
 
     @routes.get("/docs", summary="This description, for people", response_class=Response, responses=errors())
     def docs_page() -> Response:
-        """Answer Swagger UI on /openapi.json; its files are served by the appliance, no other host is asked."""
+        """Answer Swagger UI on /openapi.json; its files are served by the appliance, no other host is
+        asked."""
         return _page(docs, "index.html")
 
     @routes.get("/docs/{name}", include_in_schema=False)
@@ -96,7 +98,8 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
         )
         if not as_page:
             return Response(content, media_type="application/json")
-        # Rendered anew rather than read: the style that the policy allows is then the style that the page has.
+        # Rendered anew rather than read: the style that the policy allows is then the style that the page
+        # has.
         return Response(
             render_report(parse_report(content)),
             media_type="text/html",
@@ -107,7 +110,8 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
 
 
 def _description(app: FastAPI) -> dict[str, object]:
-    """Return the OpenAPI document without the 422 that FastAPI adds: here a faulty request is always a 400."""
+    """Return the OpenAPI document without the 422 that FastAPI adds: here a faulty request is always a
+    400."""
     document: dict[str, Any] = copy.deepcopy(app.openapi())
     for call in (call for calls in document["paths"].values() for call in calls.values()):
         call["responses"].pop("422", None)

@@ -24,8 +24,8 @@ def router(facade: Facade) -> APIRouter:
         """Answer mode, epoch, primary health with evidence, horizon, RPO, holders, operations and alarms.
 
         Moments are ISO 8601 with zone, ages and lags are seconds, rates are instances per second, counts are
-        instances unless the name says studies. `horizon` is null before the first inventory diff, `primary` is null
-        where none is configured. Read-only; costs a few milliseconds, so polling every 2 s is fine.
+        instances unless the name says studies. `horizon` is null before the first inventory diff, `primary`
+        is null where none is configured. Read-only; costs a few milliseconds, so polling every 2 s is fine.
         """
         return facade.status()
 
@@ -39,7 +39,8 @@ def router(facade: Facade) -> APIRouter:
         },
     )
     def health(request: Request, asked: Annotated[HealthQuery, Query()]) -> Response:
-        """Answer 200 or 503: with `role` only that mode is healthy, with `max_lag` (seconds) only a mirror that close.
+        """Answer 200 or 503: with `role` only that mode is healthy, with `max_lag` (seconds) only a mirror
+        that close.
 
         The one call that needs no sign-in: then it answers the bare status code and no body.
         """
@@ -64,7 +65,8 @@ def router(facade: Facade) -> APIRouter:
 
     @routes.get("/metrics", summary="The status for Prometheus", response_class=Response, responses=errors())
     def metrics_text() -> Response:
-        """Answer Prometheus' text format; ages and lags in seconds, rates in instances per second, no UID as a label."""
+        """Answer Prometheus' text format; ages and lags in seconds, rates in instances per second, no UID as
+        a label."""
         return Response(metrics.render(facade.status()), media_type=metrics.CONTENT_TYPE)
 
     @routes.get("/operations", summary="The last operations, newest first", responses=errors())
@@ -79,12 +81,14 @@ def router(facade: Facade) -> APIRouter:
 
     @routes.get("/obligations", summary="What is owed to whom", responses=errors())
     def obligations(asked: Annotated[ObligationsQuery, Query()]) -> Sequence[ObligationView]:
-        """Answer obligations with attempts, reason and what a person can do; `state=refused` are the dead letters."""
+        """Answer obligations with attempts, reason and what a person can do; `state=refused` are the dead
+        letters."""
         return facade.obligations(asked.holder, asked.state, asked.limit)
 
     @routes.get("/modalities", summary="Who sends here", responses=errors())
     def modalities() -> Sequence[ModalityView]:
-        """Answer every sender by calling AE title and address, with the number of instances and when it last sent."""
+        """Answer every sender by calling AE title and address, with the number of instances and when it last
+        sent."""
         return facade.modalities()
 
     return routes

@@ -1,0 +1,30 @@
+"""The `understudy` command: what a person types at the appliance."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from understudy.cli.errors import CommandError, Exit
+from understudy.cli.parser import parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; the one place that prints an error."""
+    chosen = parser().parse_args(arguments)
+    try:
+        code: int = chosen.run(chosen)
+    except CommandError as error:
+        for line in (str(error), *(f"  {detail}" for detail in error.details)):
+            print(f"understudy: {line}", file=sys.stderr)
+        if error.hint:
+            print(f"understudy: hint: {error.hint}", file=sys.stderr)
+        return error.code
+    except BrokenPipeError:
+        # Whoever read our output went away (`| head`). Python would complain once more when it flushes at its
+        # end (Python library reference, signal, note on SIGPIPE).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.REFUSED
+    except KeyboardInterrupt:
+        print("understudy: stopped watching; what the appliance began goes on", file=sys.stderr)
+        return Exit.REFUSED
+    return code

@@ -1,0 +1,142 @@
+"""The commands that need no running agent: keys, configuration, people."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from understudy.cli.errors import CommandError, Exit, telling
+from understudy.cli.places import places
+from understudy.config import ConfigurationError, Understudy, load, schema_json
+from understudy.core.errors import RefusedError
+
+# Adapters are imported inside the functions: `status` and `health` must start fast, and cryptography alone
+# takes longer to load than they take to answer.
+
+
+def configuration() -> Understudy:
+    """Return the appliance's configuration, or raise CommandError with every problem."""
+    return _load(places().configuration)
+
+
+def _load(folder: Path) -> Understudy:
+    try:
+        return load(folder)
+    except ConfigurationError as error:
+        count = len(error.problems)
+        raise CommandError(
+            f"the configuration in {folder} has {count} problem{'s' if count > 1 else ''}",
+            error.hint,
+            error.problems,
+        ) from error
+
+
+def init(_: argparse.Namespace) -> int:
+    """Make the keys volume complete; a second run changes nothing."""
+    from understudy.adapters.keys import KeysError, initialise
+
+    where = places()
+    loaded = configuration()
+    with telling(KeysError):
+        initialise(where.keys, where.state, loaded)
+    first = where.state / "first-start.json"
+    if first.exists():
+        print(
+            "the keys are ready; fetch the administrator's password once: understudy first-start",
+            file=sys.stderr,
+        )
+    return Exit.OK
+
+
+def first_start(_: argparse.Namespace) -> int:
+    """Print what the first start made, then destroy it."""
+    from understudy.adapters.keys import FirstStart, KeysError, show_first_start
+
+    def show(made: FirstStart) -> None:
+        print("Shown once: write it down and put it into the safe before you go on.\n")
+        for name, value in (
+            ("user", made.user),
+            ("password", made.password),
+            ("SHA-256 of the TLS certificate", made.tls_fingerprint_sha256),
+            ("age identity (opens the vaults)", made.vault_identity),
+            ("age recipient (public)", made.vault_recipient),
+        ):
+            if value:
+                print(f"{name + ':':<34}{value}")
+        # What could not be written out is not shown: the error keeps the file.
+        sys.stdout.flush()
+
+    where = places()
+    with telling(KeysError):
+        shown = show_first_start(where.keys, where.state, show)
+    if not shown:
+        raise CommandError(
+            "the secrets of the first start were shown before and are destroyed",
+            "a lost password: understudy user remove and user add; a lost age identity cannot be had back",
+        )
+    return Exit.OK
+
+
+def check_config(arguments: argparse.Namespace) -> int:
+    """Say that the configuration is in order, or list every problem."""
+    folder = arguments.folder or places().configuration
+    loaded = _load(folder)
+    primary = f"primary {loaded.primary.ae_title}" if loaded.primary else "no primary"
+    counts = [
+        f"{count} {noun}{'' if count == 1 else 's'}"
+        for count, noun in ((len(loaded.vaults), "vault"), (len(loaded.routes), "route"))
+    ]
+    devices = f"{len(loaded.modalities)} modalit{'y' if len(loaded.modalities) == 1 else 'ies'}"
+    print(f"{folder} is in order: site {loaded.site}, {primary}, {', '.join([*counts, devices])}")
+    return Exit.OK
+
+
+def render_orthanc(_: argparse.Namespace) -> int:
+    """Print generated.json; it holds the passwords of the services and belongs into a file of mode 0600."""
+    from understudy.adapters.orthanc_config import render
+
+    loaded = configuration()
+    try:
+        document = render(loaded, places().keys)
+    except ConfigurationError as error:
+        raise CommandError("the services' passwords cannot be read", error.hint, error.problems) from error
+    json.dump(document, sys.stdout, indent=2)
+    print()
+    return Exit.OK
+
+
+def config_schema(_: argparse.Namespace) -> int:
+    """Print the JSON Schema of the section `Understudy`."""
+    print(schema_json())
+    return Exit.OK
+
+
+def user_add(arguments: argparse.Namespace) -> int:
+    """Add a person and print the password, which is kept nowhere."""
+    from understudy.adapters.keys import RELOAD, KeysError, Role, add_user
+
+    with telling(KeysError, RefusedError):
+        password = add_user(places().keys, arguments.name, Role(arguments.role))
+    print(password)
+    print(f"understudy: this password is shown once; {RELOAD}", file=sys.stderr)
+    return Exit.OK
+
+
+def user_remove(arguments: argparse.Namespace) -> int:
+    """Remove a person."""
+    from understudy.adapters.keys import RELOAD, KeysError, remove_user
+
+    with telling(KeysError, RefusedError):
+        remove_user(places().keys, arguments.name)
+    print(f"understudy: {arguments.name} is removed; {RELOAD}", file=sys.stderr)
+    return Exit.OK
+
+
+def user_list(_: argparse.Namespace) -> int:
+    """Print everybody and the role, never a hash."""
+    from understudy.adapters.keys import KeysError, users
+
+    with telling(KeysError):
+        for user in users(places().keys):
+            print(f"{user.name:<32} {user.role.value}")
+    return Exit.OK

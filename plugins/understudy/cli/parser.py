@@ -1,0 +1,180 @@
+"""The words of the command and their options; the work is in remote.py, local.py and restore.py."""
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias
+
+from understudy.cli import local, remote, restore
+from understudy.core.modes import Mode
+from understudy.core.obligations import ObligationState
+
+_EPILOG = "exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the agent cannot be reached"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; each command sets `run`, a function from the parsed arguments to an exit code."""
+    top = argparse.ArgumentParser(
+        prog="understudy", description="The standby PACS appliance, at its own command line.", epilog=_EPILOG
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _looking(commands)
+    _acting(commands)
+    _setting_up(commands)
+    return top
+
+
+# argparse gives this type no public name, and it takes no argument while it runs.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add(commands: Commands, name: str, text: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_EPILOG)
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the agent's own answer, for programs")
+
+
+def _epoch(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--epoch", type=int, metavar="N", help="the epoch that you saw; the present one if absent"
+    )
+
+
+def _wait(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--wait", action="store_true", help="show the progress and end with the operation")
+
+
+def _looking(commands: Commands) -> None:
+    status = _add(commands, "status", "show mode, primary, mirror, holders, operations and alarms")
+    _json(status)
+    status.set_defaults(run=remote.status)
+
+    health = _add(commands, "health", "say by the exit code whether the appliance is healthy")
+    health.add_argument("--role", choices=[mode.value for mode in Mode], help="healthy only in this mode")
+    health.add_argument(
+        "--max-lag", type=float, metavar="SECONDS", help="healthy only with a mirror this close"
+    )
+    health.set_defaults(run=remote.health)
+
+    operations = _add(commands, "operations", "show the last operations, newest first")
+    operations.add_argument("--limit", type=int, default=20, metavar="N", help="how many at most (20)")
+    _json(operations)
+    operations.set_defaults(run=remote.operations)
+
+    obligations = _add(commands, "obligations", "show what is owed to whom")
+    obligations.add_argument("--holder", metavar="NAME", help="of this holder only")
+    obligations.add_argument(
+        "--state", choices=[state.value for state in ObligationState], help="in this state only"
+    )
+    obligations.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
+    _json(obligations)
+    obligations.set_defaults(run=remote.obligations)
+
+    modalities = _add(commands, "modalities", "show who has sent here")
+    _json(modalities)
+    modalities.set_defaults(run=remote.modalities)
+
+
+def _acting(commands: Commands) -> None:
+    promote = _add(commands, "promote", "take the primary's place")
+    promote.add_argument("--reason", required=True, help="why, for the event log")
+    promote.add_argument("--force", action="store_true", help="although the primary is not down by evidence")
+    promote.add_argument("--accept-loss", action="store_true", help="although the mirror lags too much")
+    _epoch(promote)
+    promote.set_defaults(run=remote.promote)
+
+    failback = _add(commands, "failback", "give back to the repaired primary what arrived here")
+    failback.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
+    _wait(failback)
+    _epoch(failback)
+    failback.set_defaults(run=remote.failback)
+
+    settle = _add(commands, "settle", "end the failback: the primary serves again")
+    settle.add_argument(
+        "--override-quiet", metavar="REASON", help="why, although a modality stored here lately"
+    )
+    _epoch(settle)
+    settle.set_defaults(run=remote.settle)
+
+    for name, text in (
+        ("interrupt", "break off the failback, keeping what is done"),
+        ("hold", "planned work at the primary begins: nothing is promoted"),
+        ("release", "planned work at the primary ends"),
+    ):
+        command = _add(commands, name, text)
+        command.add_argument("--reason", required=True, help="why, for the event log")
+        _epoch(command)
+        command.set_defaults(run=remote.change, verb=name)
+
+    verify = _add(commands, "verify", "ask every holder again for all that it is proven to have")
+    _wait(verify)
+    verify.set_defaults(run=remote.verify)
+
+    cancel = _add(commands, "cancel", "stop a running operation")
+    cancel.add_argument("operation", type=int, metavar="N", help="its number")
+    cancel.set_defaults(run=remote.cancel)
+
+    replay = _add(commands, "replay", "owe refused instances again")
+    replay.add_argument("--holder", required=True, metavar="NAME", help="to whom")
+    replay.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="all refused ones if absent")
+    replay.set_defaults(run=remote.replay)
+
+    waive = _add(commands, "waive", "give up instances for one holder, for good")
+    waive.add_argument("--holder", required=True, metavar="NAME", help="who will never have them")
+    waive.add_argument("--reason", required=True, help="why, for the event log")
+    waive.add_argument("uids", nargs="+", metavar="SOP_INSTANCE_UID")
+    waive.set_defaults(run=remote.waive)
+
+    back = _add(commands, "restore", "bring studies back out of a vault, every digest checked")
+    back.add_argument("--vault", required=True, metavar="NAME", help="name of the vault in the configuration")
+    back.add_argument(
+        "--identity-file",
+        required=True,
+        metavar="FILE",
+        help="the age identity from the safe, or - for standard input",
+    )
+    back.add_argument("--study", metavar="UID", help="this Study Instance UID; everything if absent")
+    back.add_argument(
+        "--to", type=Path, metavar="DIR", help="into this folder; into this appliance if absent"
+    )
+    back.add_argument("--list", action="store_true", help="show what is in the vault and restore nothing")
+    back.add_argument(
+        "--credentials-file",
+        type=Path,
+        metavar="FILE",
+        help="S3 keys that may read; the appliance's own may only write",
+    )
+    back.set_defaults(run=restore.restore)
+
+
+def _setting_up(commands: Commands) -> None:
+    init = _add(commands, "init", "make keys, certificate and administrator where they are missing")
+    init.set_defaults(run=local.init)
+
+    first = _add(commands, "first-start", "show the secrets of the first start once, then destroy them")
+    first.set_defaults(run=local.first_start)
+
+    check = _add(commands, "check-config", "check the configuration and list every problem")
+    check.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the appliance's own if absent")
+    check.set_defaults(run=local.check_config)
+
+    render = _add(
+        commands, "render-orthanc", "print the part of Orthanc's configuration that follows from ours"
+    )
+    render.set_defaults(run=local.render_orthanc)
+
+    schema = _add(commands, "config-schema", "print the JSON Schema of our section of the configuration")
+    schema.set_defaults(run=local.config_schema)
+
+    user = _add(commands, "user", "add, remove or list the people who may sign in")
+    actions = user.add_subparsers(title="actions", metavar="ACTION", required=True)
+    add = _add(actions, "add", "add a person and print the generated password")
+    add.add_argument("name")
+    add.add_argument("--role", choices=["admin", "operator", "reader"], required=True)
+    add.set_defaults(run=local.user_add)
+    remove = _add(actions, "remove", "remove a person")
+    remove.add_argument("name")
+    remove.set_defaults(run=local.user_remove)
+    listing = _add(actions, "list", "list everybody and what they may do")
+    listing.set_defaults(run=local.user_list)

@@ -1,0 +1,32 @@
+"""Where the command finds the appliance: the image's folders, or what the environment says."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folders and addresses of one appliance."""
+
+    socket: Path
+    configuration: Path
+    keys: Path
+    state: Path
+    orthanc: str
+
+
+def places(environment: Mapping[str, str] = os.environ) -> Places:
+    """Return the places; every one can be set by a variable, for tests and for unusual sites."""
+
+    def path(name: str, default: str) -> Path:
+        return Path(environment.get(name) or default)
+
+    return Places(
+        socket=path("UNDERSTUDY_SOCKET", "/run/understudy/agent.sock"),
+        configuration=path("UNDERSTUDY_CONFIG_FOLDER", "/etc/understudy/config"),
+        keys=path("UNDERSTUDY_KEYS", "/var/lib/understudy-keys"),
+        state=path("UNDERSTUDY_STATE", "/var/lib/understudy"),
+        orthanc=environment.get("UNDERSTUDY_ORTHANC_URL") or "http://orthanc:8042",
+    )

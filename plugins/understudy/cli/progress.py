@@ -1,0 +1,55 @@
+"""A progress bar with rate and remaining time on a terminal, now and then a line elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from understudy.cli.words import count, duration
+
+_LINE_EVERY = 10.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class Bar:
+    """One operation on its way."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self._title = title
+        self._unit = unit
+        self._console = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=self._console,
+        )
+        self._task = self._progress.add_task(title, total=None, text="")
+        self._said = float("-inf")
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, done: int, total: int, rate: float, eta_seconds: float | None, message: str) -> None:
+        """Show how far it is; `rate` in units per second."""
+        parts = [f"{count(done)} of {count(total)} {self._unit}" if total else f"{count(done)} {self._unit}"]
+        if rate > 0:
+            parts.append(f"{rate:.1f}/s")
+        if eta_seconds is not None:
+            parts.append(f"about {duration(eta_seconds)} left")
+        if message:
+            parts.append(message)
+        text = ", ".join(parts)
+        self._progress.update(self._task, completed=done, total=total or None, text=text)
+        if not self._console.is_terminal and time.monotonic() - self._said >= _LINE_EVERY:
+            self._said = time.monotonic()
+            self._console.print(f"{self._title}: {text}", markup=False)

@@ -1,0 +1,196 @@
+"""The commands that ask the agent: what REST does, for a person at a terminal."""
+
+import argparse
+import sys
+import time
+
+from understudy.cli.client import Client
+from understudy.cli.errors import CommandError, Exit
+from understudy.cli.places import places
+from understudy.cli.words import duration
+from understudy.core.views import (
+    ModalityView,
+    ModeView,
+    ObligationView,
+    OperationState,
+    OperationView,
+    PlanView,
+    Status,
+)
+from understudy.web.bodies import Health
+
+_POLL = 0.5
+"""Seconds between two looks at an operation that is waited for."""
+
+
+def _client() -> Client:
+    return Client(places().socket)
+
+
+def _epoch(client: Client, arguments: argparse.Namespace) -> int:
+    """Return the epoch that the person saw, or the present one."""
+    return client.read(Status, "/status").epoch if arguments.epoch is None else int(arguments.epoch)
+
+
+def _raw(content: bytes) -> int:
+    print(content.decode("utf-8"))
+    return Exit.OK
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Show the whole appliance."""
+    client = _client()
+    if arguments.json:
+        return _raw(client.get("/status"))
+    view = client.read(Status, "/status")
+    from understudy.cli import show
+
+    show.status(view)
+    return Exit.OK
+
+
+def health(arguments: argparse.Namespace) -> int:
+    """Say by the exit code whether it is healthy."""
+    healthy, content = _client().health(role=arguments.role, max_lag=arguments.max_lag)
+    view = Health.model_validate_json(content)
+    if not healthy:
+        raise CommandError("not healthy by what was asked for", "understudy status shows more", view.reasons)
+    print(f"healthy: {view.mode.value}, epoch {view.epoch}, mirror {duration(view.lag_seconds)} behind")
+    return Exit.OK
+
+
+def operations(arguments: argparse.Namespace) -> int:
+    """Show the last operations."""
+    client = _client()
+    if arguments.json:
+        return _raw(client.get("/operations", limit=arguments.limit))
+    views = client.read(list[OperationView], "/operations", limit=arguments.limit)
+    from understudy.cli import show
+
+    show.operations(views)
+    return Exit.OK
+
+
+def obligations(arguments: argparse.Namespace) -> int:
+    """Show what is owed."""
+    client = _client()
+    query = {"holder": arguments.holder, "state": arguments.state, "limit": arguments.limit}
+    if arguments.json:
+        return _raw(client.get("/obligations", **query))
+    views = client.read(list[ObligationView], "/obligations", **query)
+    from understudy.cli import show
+
+    show.obligations(views)
+    return Exit.OK
+
+
+def modalities(arguments: argparse.Namespace) -> int:
+    """Show who has sent here."""
+    client = _client()
+    if arguments.json:
+        return _raw(client.get("/modalities"))
+    views = client.read(list[ModalityView], "/modalities")
+    from understudy.cli import show
+
+    show.modalities(views)
+    return Exit.OK
+
+
+def _say_mode(view: ModeView) -> int:
+    print(f"the mode is {view.mode.value}, epoch {view.epoch}, since {view.since}")
+    return Exit.OK
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    """Take the primary's place."""
+    client = _client()
+    body: dict[str, object] = {
+        "reason": arguments.reason,
+        "force": arguments.force,
+        "accept_loss": arguments.accept_loss,
+        "epoch": _epoch(client, arguments),
+    }
+    return _say_mode(client.act(ModeView, "/promote", body))
+
+
+def failback(arguments: argparse.Namespace) -> int:
+    """Show the plan, or begin to give back."""
+    client = _client()
+    if arguments.dry_run:
+        from understudy.cli import show
+
+        show.plan(client.act(PlanView, "/failback", {"dry_run": True}))
+        return Exit.OK
+    return _begun(
+        client, client.act(OperationView, "/failback", {"epoch": _epoch(client, arguments)}), arguments
+    )
+
+
+def settle(arguments: argparse.Namespace) -> int:
+    """End the failback."""
+    client = _client()
+    body: dict[str, object] = {"epoch": _epoch(client, arguments), "override_quiet": arguments.override_quiet}
+    return _say_mode(client.act(ModeView, "/failback/settle", body))
+
+
+def change(arguments: argparse.Namespace) -> int:
+    """Interrupt, hold or release."""
+    client = _client()
+    path = "/failback/interrupt" if arguments.verb == "interrupt" else f"/{arguments.verb}"
+    body: dict[str, object] = {"reason": arguments.reason, "epoch": _epoch(client, arguments)}
+    return _say_mode(client.act(ModeView, path, body))
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Ask every holder again."""
+    client = _client()
+    return _begun(client, client.act(OperationView, "/verify", {}), arguments)
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    """Stop a running operation."""
+    view = _client().act(OperationView, f"/operations/{arguments.operation}/cancel", {})
+    print(f"operation {view.operation} ({view.kind}) is {view.state.value}")
+    return Exit.OK
+
+
+def _changed(content: bytes, word: str) -> int:
+    from pydantic import TypeAdapter
+
+    count = TypeAdapter(dict[str, int]).validate_json(content)["changed"]
+    print(f"{count} instance{'' if count == 1 else 's'} {word}")
+    return Exit.OK
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    """Owe refused instances again."""
+    body: dict[str, object] = {"holder": arguments.holder, "sop_instance_uids": arguments.uids or None}
+    return _changed(_client().post("/obligations/replay", body), f"owed to {arguments.holder} again")
+
+
+def waive(arguments: argparse.Namespace) -> int:
+    """Give up instances for one holder."""
+    body: dict[str, object] = {
+        "holder": arguments.holder,
+        "sop_instance_uids": arguments.uids,
+        "reason": arguments.reason,
+    }
+    return _changed(_client().post("/obligations/waive", body), f"given up for {arguments.holder}")
+
+
+def _begun(client: Client, view: OperationView, arguments: argparse.Namespace) -> int:
+    if not arguments.wait:
+        print(f"operation {view.operation} ({view.kind}) has begun; watch it: understudy operations")
+        return Exit.OK
+    from understudy.cli.progress import Bar
+
+    with Bar(f"{view.kind} {view.operation}", view.unit) as bar:
+        while view.state is OperationState.RUNNING:
+            bar.show(view.done, view.total, view.rate, view.eta_seconds, view.message)
+            time.sleep(_POLL)
+            view = client.read(OperationView, f"/operations/{view.operation}")
+        bar.show(view.done, view.total, view.rate, view.eta_seconds, view.message)
+    print(f"{view.kind} {view.operation} is {view.state.value}: {view.message}")
+    if view.report:
+        print(f"report: {view.report}", file=sys.stderr)
+    return Exit.OK if view.state is OperationState.DONE else Exit.REFUSED

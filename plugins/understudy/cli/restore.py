@@ -1,0 +1,166 @@
+"""`understudy restore`: brings studies back out of a vault, without the agent."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from understudy.cli.errors import CommandError, Exit, telling
+from understudy.cli.local import configuration
+from understudy.cli.places import Places, places
+from understudy.config import S3Vault, Vault
+
+if TYPE_CHECKING:
+    from understudy.core.ports import ObjectStore, Opener, RestoreTarget
+    from understudy.flow.restore import Catalog, RestoreResult
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    """List a vault, or restore one study or everything; exit 1 where anything did not come back."""
+    from understudy.adapters.encryption import AgeOpener
+    from understudy.core.ports import HolderUnavailableError, SealError
+    from understudy.flow.restore import RestoreError, catalog
+
+    vault = _vault(arguments.vault)
+    with telling(RestoreError, SealError, HolderUnavailableError):
+        opener = AgeOpener(_identity(arguments.identity_file))
+        store = _store(vault, arguments.credentials_file)
+        if arguments.list:
+            return _list(catalog(store, opener))
+        result = _bring_back(store, opener, _target(places(), arguments.to), arguments.study)
+    print(
+        f"{result.restored} restored, {result.skipped} there already, "
+        f"{result.superseded} older versions left, {len(result.failed)} failed"
+    )
+    _tell_unlisted(result.unlisted_packs)
+    if not result.complete:
+        raise CommandError(
+            f"{len(result.failed)} did not come back",
+            "run it again: what is there already is skipped",
+            [f"{failure.what}: {failure.reason}" for failure in result.failed],
+        )
+    return Exit.OK
+
+
+def _vault(name: str) -> Vault:
+    vaults = configuration().vaults
+    for vault in vaults:
+        if vault.name == name:
+            return vault
+    names = ", ".join(vault.name for vault in vaults) or "none"
+    raise CommandError(f"there is no vault {name}", f"the configuration has: {names}")
+
+
+def _identity(source: str) -> str:
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="ascii")
+    except (OSError, UnicodeError) as error:
+        # The reason only: the text is a secret.
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise CommandError(
+            f"the identity file {source} cannot be read: {reason}",
+            "give the file that was kept at the first start",
+        ) from None
+
+
+def _store(vault: Vault, credentials_file: Path | None) -> "ObjectStore":
+    if isinstance(vault, S3Vault):
+        from understudy.adapters.s3 import CredentialsError, S3Store, read_credentials
+
+        path = credentials_file or vault.credentials_file
+        with telling(CredentialsError):
+            credentials = read_credentials(path)
+        return S3Store(vault.name, vault.endpoint, vault.bucket, vault.region, lambda: credentials)
+    from understudy.adapters.directory import DirectoryStore
+
+    return DirectoryStore(vault.name, vault.directory)
+
+
+def _target(where: Places, folder: Path | None) -> "RestoreTarget":
+    if folder is not None:
+        from understudy.adapters.targets import FolderTarget
+
+        return FolderTarget(folder)
+    import httpx
+
+    from understudy.adapters.targets import OrthancTarget
+
+    try:
+        password = (where.keys / "service" / "agent").read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise CommandError(
+            f"the password for our Orthanc cannot be read: {error.strerror}",
+            "run this in the agent's container, or restore into a folder with --to",
+        ) from error
+    # A large series takes Orthanc a while to write; silence of a minute is a fault.
+    return OrthancTarget(httpx.Client(base_url=where.orthanc, auth=("agent", password), timeout=60))
+
+
+def _bring_back(
+    store: "ObjectStore", opener: "Opener", target: "RestoreTarget", study: str | None
+) -> "RestoreResult":
+    from understudy.cli.progress import Bar
+    from understudy.cli.words import size
+    from understudy.flow.restore import Progress
+    from understudy.flow.restore import restore as bring_back
+
+    started = time.monotonic()
+    with Bar("restore", "instances") as bar:
+
+        def show(progress: Progress) -> None:
+            seconds = max(time.monotonic() - started, 1e-3)
+            rate = progress.instances_done / seconds
+            # By bytes, since instances differ in size by a thousand.
+            speed = progress.bytes_done / seconds
+            left = (progress.bytes_total - progress.bytes_done) / speed if speed else None
+            text = f"{size(progress.bytes_done)} of {size(progress.bytes_total)}"
+            bar.show(progress.instances_done, progress.instances_total, rate, left, text)
+
+        return bring_back(store, opener, target, study, show)
+
+
+def _list(found: "Catalog") -> int:
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+
+    from understudy.cli.show import new_table
+    from understudy.cli.words import count, moment, size
+
+    table = new_table(
+        "Studies",
+        "Study Instance UID",
+        "date",
+        "modality",
+        "patient",
+        ">instances",
+        ">size",
+        ">packs",
+        "stored",
+    )
+    for study in found.studies:
+        table.add_row(
+            study.study_instance_uid,
+            study.facts.study_date,
+            study.facts.modality,
+            f"{study.facts.patient_name} {study.facts.patient_id}".strip(),
+            count(study.instances),
+            size(study.size),
+            count(study.packs),
+            moment(datetime.fromtimestamp(study.last_stored, UTC).isoformat()),
+        )
+    Console(highlight=False).print(table)
+    _tell_unlisted(found.unlisted_packs)
+    if found.failed:
+        raise CommandError(
+            f"{len(found.failed)} manifests cannot be read",
+            "their packs can be opened by age, zstd and tar",
+            [f"{failure.what}: {failure.reason}" for failure in found.failed],
+        )
+    return Exit.OK
+
+
+def _tell_unlisted(packs: tuple[str, ...]) -> None:
+    for pack in packs:
+        print(f"understudy: {pack} has no manifest; open it by age, zstd and tar", file=sys.stderr)

@@ -1,0 +1,44 @@
+"""Says numbers, ages and sizes as people do."""
+
+from datetime import datetime
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as the two largest units that matter: 4 s, 2 min 5 s, 3 h 10 min, 2 d 4 h."""
+    whole = max(0, round(seconds))
+    for large, small, size, part in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {large} {rest} {small}" if rest else f"{whole // size} {large}"
+    return f"{whole} s"
+
+
+def count(number: int) -> str:
+    """Return a number with thin spaces between the thousands."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where needed."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count(number)} {noun if number == 1 else plural}"
+
+
+def size(number: int) -> str:
+    """Return bytes in the unit that fits."""
+    value = float(number)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def moment(text: str) -> str:
+    """Return an ISO moment as the local day and time."""
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def between(earlier: str, later: str) -> float:
+    """Return the seconds from one ISO moment to another."""
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

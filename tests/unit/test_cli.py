@@ -1,0 +1,322 @@
+"""The `understudy` command: over a real Unix socket for what asks the agent, on real files for the rest."""
+
+import json
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import uvicorn
+from understudy.cli import run
+from understudy.core.model import HolderKind, HolderName
+from understudy.core.modes import Mode
+from understudy.core.views import HolderView, LaneState, LaneView
+from understudy.web.application import application
+
+from tests.unit.web_fakes import STATUS, FakeFacade
+
+
+class Agent(uvicorn.Server):
+    """A server that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, FakeFacade]]:
+    """One agent on a socket for the whole file: starting it costs more than any test."""
+    folder = tmp_path_factory.mktemp("agent")
+    facade = FakeFacade(reports=folder)
+    app = application(facade, "0.1.0", swagger=folder)
+    agent = Agent(uvicorn.Config(app, uds=str(folder / "agent.sock"), log_level="error"))
+    thread = threading.Thread(target=agent.run)
+    thread.start()
+    assert agent.listening.wait(10)
+    yield folder / "agent.sock", facade
+    agent.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def facade(served: tuple[Path, FakeFacade], monkeypatch: pytest.MonkeyPatch) -> FakeFacade:
+    path, facade = served
+    monkeypatch.setenv("UNDERSTUDY_SOCKET", str(path))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TZ", "UTC")
+    facade.present = STATUS
+    facade.acts.clear()
+    facade.fault = None
+    return facade
+
+
+def test_status_shows_mode_primary_and_holders_with_units(
+    facade: FakeFacade, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = HolderView(
+        name=HolderName("archive"),
+        kind=HolderKind.ROUTE,
+        owed=18,
+        in_flight=0,
+        sent=0,
+        proven=0,
+        refused=0,
+        waived=0,
+        oldest_owed_seconds=7300.0,
+        lane=LaneView(
+            LaneState.WAITING, "connection refused", STATUS.now, "2026-03-02T03:14:40.000+00:00", 0.0
+        ),
+    )
+    facade.present = replace(STATUS, holders=[*STATUS.holders, waiting])
+
+    assert run(["status"]) == 0
+
+    shown = capsys.readouterr().out
+    assert "STANDBY" in shown
+    assert "epoch 3, for 17 h 14 min" in shown
+    assert "PRIMARY at 192.0.2.10, port 104" in shown
+    assert "2 min 15 s ago" in shown
+    assert "sending, 23.4 instances/s" in shown
+    assert "does not answer: connection refused; tries again in 25 s" in shown
+    assert "2 h 1 min" in shown
+    assert "ALARM 1 instance is refused by nas" in shown
+
+
+def test_status_json_is_the_agents_own_answer(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "--json"]) == 0
+
+    assert json.loads(capsys.readouterr().out)["holders"][0]["proven"] == 1203
+
+
+def test_promote_takes_the_present_epoch(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["promote", "--reason", "PACS is dead", "--accept-loss"]) == 0
+
+    assert facade.acts == [("promote", "cli", "PACS is dead force=False accept_loss=True")]
+    assert "the mode is active, epoch 4" in capsys.readouterr().out
+
+
+def test_promote_with_a_stale_epoch_is_refused_with_a_hint(
+    facade: FakeFacade, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["promote", "--reason", "x", "--epoch", "2"]) == 1
+
+    assert capsys.readouterr().err == (
+        "understudy: the epoch is 3\nunderstudy: hint: look at the status and decide again\n"
+    )
+    assert facade.acts == []
+
+
+def test_the_whole_way_of_modes_by_command(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["hold", "--reason", "update"],
+        ["release", "--reason", "updated"],
+        ["promote", "--reason", "down"],
+        ["failback"],
+        ["interrupt", "--reason", "down again"],
+        ["failback", "--wait"],
+        ["settle", "--override-quiet", "nobody works at night"],
+    ):
+        assert run(arguments) == 0, (arguments, capsys.readouterr().err)
+
+    assert facade.present.mode is Mode.STANDBY
+    assert facade.present.epoch == 4
+    assert [verb for verb, _, _ in facade.acts] == [
+        "hold", "release", "promote", "failback", "interrupt", "failback", "settle",
+    ]  # fmt: skip
+
+
+def test_failback_dry_run_shows_the_plan_and_changes_nothing(
+    facade: FakeFacade, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facade.present = replace(STATUS, mode=Mode.ACTIVE)
+
+    assert run(["failback", "--dry-run"]) == 0
+
+    shown = capsys.readouterr().out
+    assert "50  to be sent, of 2 studies" in shown
+    assert "1.2.5" in shown
+    assert facade.acts == []
+
+
+def test_settle_in_the_wrong_mode_exits_1(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["settle"]) == 1
+
+    assert "settle is possible in mode returning" in capsys.readouterr().err
+
+
+def test_health_tells_by_its_exit_code(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["health", "--role", "standby"]) == 0
+    assert run(["health", "--role", "active"]) == 1
+    assert run(["health", "--max-lag", "60"]) == 1
+
+
+def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, expected in (
+        (["obligations", "--state", "refused"], "A900"),
+        (["obligations", "--holder", "cloud"], "nothing matches"),
+        (["obligations", "--json"], '"sop_instance_uid":"1.2.3.4"'),
+        (["operations"], "50 of 200 instances, 12.5/s, about 12 s left"),
+        (["modalities"], "192.0.2.20"),
+        (["replay", "--holder", "nas"], "1 instance owed to nas again"),
+        (
+            ["waive", "--holder", "nas", "--reason", "test", "1.2.3.4", "1.2.3.5"],
+            "2 instances given up for nas",
+        ),
+        (["cancel", "7"], "operation 7 (failback) is cancelled"),
+        (["verify", "--wait"], "verify 7 is done"),
+    ):
+        assert run(arguments) == 0, arguments
+        assert expected in capsys.readouterr().out, arguments
+
+
+def test_unknown_operation_is_told_with_its_hint(
+    facade: FakeFacade, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["cancel", "8"]) == 1
+
+    assert "there is no operation 8" in capsys.readouterr().err
+
+
+def test_without_an_agent_every_question_exits_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNDERSTUDY_SOCKET", str(tmp_path / "none.sock"))
+
+    for arguments in (["status"], ["health"], ["promote", "--reason", "x"], ["verify"]):
+        assert run(arguments) == 3
+        assert "cannot be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["promote"], ["obligations", "--state", "lost"], ["status", "--yaml"], ["user"], ["restore"]],
+)
+def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(arguments)
+
+    assert ended.value.code == 2
+    assert "usage: understudy" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, variable in (
+        ("config", "UNDERSTUDY_CONFIG_FOLDER"),
+        ("keys", "UNDERSTUDY_KEYS"),
+        ("state", "UNDERSTUDY_STATE"),
+    ):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    (tmp_path / "config" / "understudy.json").write_text(
+        json.dumps({"Understudy": {"Vaults": [{"Name": "local", "Directory": str(tmp_path / "vault")}]}})
+    )
+    return tmp_path
+
+
+def test_check_config_lists_every_problem(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check-config"]) == 0
+    assert "is in order: site clinic, no primary, 1 vault, 0 routes, 0 modalities" in capsys.readouterr().out
+    (folders / "config" / "understudy.json").write_text(
+        '{"Understudy": {"AeTitle": "MUCH TOO LONG AE TITLE", "Sight": "x", "Policy": {"RetryBase": -1}}}'
+    )
+
+    assert run(["check-config"]) == 1
+
+    told = capsys.readouterr().err
+    assert "has 3 problems" in told
+    assert all(
+        path in told for path in ("Understudy.AeTitle", "Understudy.Sight", "Understudy.Policy.RetryBase")
+    )
+
+
+def test_check_config_takes_a_folder(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check-config", str(folders / "empty")]) == 1
+
+    assert "no *.json file is there" in capsys.readouterr().err
+
+
+def test_first_start_shows_the_secrets_exactly_once(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["init"]) == 0
+    made = capsys.readouterr()
+    assert made.out == ""
+    assert "understudy first-start" in made.err
+
+    assert run(["first-start"]) == 0
+    shown = capsys.readouterr().out
+    assert run(["first-start"]) == 1
+    again = capsys.readouterr()
+
+    identity = next(line.split()[-1] for line in shown.splitlines() if "identity" in line)
+    password = next(line.split()[-1] for line in shown.splitlines() if line.startswith("password"))
+    assert identity.startswith("AGE-SECRET-KEY-1")
+    assert identity not in again.out + again.err + made.err
+    assert password not in again.out + again.err + made.err
+    assert "destroyed" in again.err
+    assert not (folders / "state" / "first-start.json").exists()
+
+
+def test_render_orthanc_prints_json_alone(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["render-orthanc"]) == 1
+    assert capsys.readouterr().out == ""
+    run(["init"])
+    capsys.readouterr()
+
+    assert run(["render-orthanc"]) == 0
+
+    assert set(json.loads(capsys.readouterr().out)["RegisteredUsers"]) == {"edge", "agent"}
+
+
+def test_users_are_added_listed_and_removed(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["init"])
+    capsys.readouterr()
+
+    assert run(["user", "add", "rita", "--role", "reader"]) == 0
+    password = capsys.readouterr().out.strip()
+    assert run(["user", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert run(["user", "add", "rita", "--role", "admin"]) == 1
+    assert run(["user", "remove", "rita"]) == 0
+    assert run(["user", "remove", "admin"]) == 1
+
+    assert len(password) >= 20
+    assert [line.split() for line in listed.splitlines()] == [["admin", "admin"], ["rita", "reader"]]
+    assert "$6$" not in listed
+    assert "last administrator" in capsys.readouterr().err
+    assert stat.S_IMODE((folders / "keys" / "users.cfg").stat().st_mode) & 0o027 == 0
+
+
+def test_config_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config-schema"]) == 0
+
+    assert "Primary" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_restore_from_an_unknown_vault_names_the_known_ones(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["restore", "--vault", "cloud", "--identity-file", "x"]) == 1
+
+    assert "the configuration has: local" in capsys.readouterr().err
+
+
+def test_restore_with_a_wrong_identity_never_repeats_it(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "identity").write_text("AGE-SECRET-KEY-1WRONG\n")
+
+    assert run(["restore", "--vault", "local", "--identity-file", str(tmp_path / "identity"), "--list"]) == 1
+
+    told = capsys.readouterr().err
+    assert "not a valid age X25519 identity" in told
+    assert "WRONG" not in told
