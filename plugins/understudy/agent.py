@@ -10,7 +10,6 @@ import uvicorn
 from understudy import __version__, config
 from understudy.adapters.keys import KeysError
 from understudy.adapters.ledger import LedgerVersionError
-from understudy.adapters.s3 import CredentialsError
 from understudy.web.application import application
 from understudy.wiring import Places, wire
 
@@ -31,7 +30,7 @@ def main() -> int:
         for problem in error.problems:
             _log.error("configuration %s", problem)
         return 1
-    except (KeysError, CredentialsError, LedgerVersionError) as error:
+    except (KeysError, LedgerVersionError) as error:
         _log.error("start failed because=%s hint=%s", error, error.hint)
         return 1
     if (places.state / "first-start.json").exists():

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import json5
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_pascal
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}")
@@ -117,7 +126,15 @@ class S3Vault(_Section):
     )
 
 
-Vault = S3Vault | DirectoryVault
+def _kind_of_vault(value: object) -> str:
+    """Tell a vault in a bucket from one in a directory by its keys, so that errors speak of the one that is meant."""
+    keys = value if isinstance(value, dict) else vars(type(value)).get("model_fields", {})
+    return "directory" if "Directory" in keys or "directory" in keys else "s3"
+
+
+Vault = Annotated[
+    Annotated[S3Vault, Tag("s3")] | Annotated[DirectoryVault, Tag("directory")], Discriminator(_kind_of_vault)
+]
 
 
 class Modality(_Section):
@@ -219,7 +236,9 @@ def parse(document: object) -> Understudy:
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:
-    path = "Understudy" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    # The tag of a union is no part of what the operator wrote.
+    parts = [part for part in location if part not in ("s3", "directory")]
+    path = "Understudy" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     return f"{path}: {message}"
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from understudy import config
@@ -87,10 +88,13 @@ class Workers:
         for loop in self._loops:
             loop.start()
 
-    def wake(self) -> None:
-        """Cut every pause short."""
+    def wake(self, *names: str) -> None:
+        """Cut the pauses of the named loops short; a name ending in `-` names all that begin so."""
         for loop in self._loops:
-            loop.wake()
+            if any(
+                loop.name == name or (name.endswith("-") and loop.name.startswith(name)) for name in names
+            ):
+                loop.wake()
 
     def alarms(self) -> Sequence[Alarm]:
         """Return why loops do not get on."""
@@ -99,7 +103,8 @@ class Workers:
     def stop(self, timeout: float) -> None:
         """Let every loop end its step, within `timeout` seconds in all; what is cut off is covered by its lease."""
         self._stop.set()
-        self.wake()
+        for loop in self._loops:
+            loop.wake()
         deadline = time.monotonic() + timeout
         for loop in self._loops:
             loop.join(max(0.0, deadline - time.monotonic()))
@@ -157,7 +162,8 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         verifier=verifier,
         reports=reports,
         faults=workers.alarms,
-        wake_all=workers.wake,
+        look_for_new=partial(workers.wake, "note"),
+        wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "lane-"),
     )
     return appliance, workers
 
@@ -190,7 +196,7 @@ def _noting(noter: Noter, workers: Workers) -> Callable[[], bool]:
     def step() -> bool:
         if noter.catch_up():
             # What is new is owed to somebody: the lanes need not wait for their next look.
-            workers.wake()
+            workers.wake("lane-")
         return False
 
     return step
@@ -258,7 +264,7 @@ def _vault(
     recipients = vault.recipients or [keys_volume.vault_recipient(places.keys)]
     store: ObjectStore
     if isinstance(vault, config.S3Vault):
-        credentials = read_credentials(vault.credentials_file)
+        credentials = partial(read_credentials, vault.credentials_file)
         store = S3Store(name, vault.endpoint, vault.bucket, vault.region, credentials)
         settings = VaultSettings(name, site, vault.retention_days)
     else:

@@ -164,13 +164,18 @@ class DicomPeer:
         entity.acse_timeout = self._timeout
         entity.dimse_timeout = self._timeout
         entity.network_timeout = self._timeout
-        association = entity.associate(
-            self.host,
-            self.port,
-            contexts=list(contexts),
-            ae_title=self.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _turn_off_nagle)],
-        )
+        try:
+            association = entity.associate(
+                self.host,
+                self.port,
+                contexts=list(contexts),
+                ae_title=self.ae_title,
+                evt_handlers=[(evt.EVT_CONN_OPEN, _turn_off_nagle)],
+            )
+        except OSError as error:
+            raise self._unavailable(
+                f"{self.host}: {error.strerror}", "check its host name in the configuration"
+            ) from error
         try:
             if association.is_rejected:
                 rejection = association.acceptor.primitive
@@ -183,6 +188,11 @@ class DicomPeer:
                     "check that it runs and that this address is right",
                 )
             yield association
+        except RuntimeError as error:
+            # pynetdicom's word for an association that ended between two of our requests.
+            if association.is_established:
+                raise
+            raise self._unavailable("it ended the association", "look at its log") from error
         finally:
             if association.is_established:
                 association.release()

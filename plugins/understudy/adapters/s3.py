@@ -7,10 +7,11 @@ credential can add versions and delete markers but change nothing of what is fou
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,22 +88,36 @@ class S3Store:
         endpoint: str,
         bucket: str,
         region: str,
-        credentials: Credentials,
+        credentials: Callable[[], Credentials],
         timeout: float = 30,
     ) -> None:
-        """Make the client and ask nothing yet; `timeout` is in seconds, for connecting and for silence."""
+        """Ask nothing yet; `timeout` is in seconds, for connecting and for silence.
+
+        The credentials are read at the first call, so that a vault that is not ready yet stops nothing else.
+        """
         self._name = name
         self._bucket = bucket
+        self._endpoint = endpoint
+        self._region = region
+        self._credentials = credentials
+        self._timeout = timeout
+
+    @cached_property
+    def _client(self) -> "S3Client":
+        try:
+            credentials = self._credentials()
+        except CredentialsError as error:
+            raise HolderUnavailableError(self._name, str(error), error.hint) from error
         session = boto3.session.Session()
-        self._client: S3Client = session.client(
+        client: S3Client = session.client(
             "s3",
-            endpoint_url=endpoint,
-            region_name=region,
+            endpoint_url=self._endpoint,
+            region_name=self._region,
             aws_access_key_id=credentials.access_key,
             aws_secret_access_key=credentials.secret_key,
             config=Config(
-                connect_timeout=timeout,
-                read_timeout=timeout,
+                connect_timeout=self._timeout,
+                read_timeout=self._timeout,
                 # Standard mode backs off with jitter; few attempts bound one call, the lane does the rest.
                 retries={"mode": "standard", "total_max_attempts": 3},
                 # The payload's SHA-256 is signed, over TLS too: the store itself refuses changed bytes.
@@ -112,6 +127,7 @@ class S3Store:
                 response_checksum_validation="when_required",
             ),
         )
+        return client
 
     def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
         """Store the content durably; a key that holds the same bytes already is left as it is."""

@@ -56,6 +56,7 @@ class Appliance:
     verifier: Verifier
     reports: Path
     faults: Callable[[], Sequence[Alarm]]
+    look_for_new: Callable[[], None]
     wake_all: Callable[[], None]
 
     def status(self) -> Status:
@@ -195,7 +196,7 @@ class Appliance:
 
     def wake(self) -> None:
         """Look for new instances now."""
-        self.wake_all()
+        self.look_for_new()
 
     def _health(self) -> Health | None:
         return None if self.primary is None else self.primary.prober.health

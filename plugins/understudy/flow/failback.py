@@ -9,9 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
-from understudy.adapters.ledger import Ledger, ModeRecord, unsettled_to
+from understudy.adapters.ledger import Ledger, ModeRecord, Transaction, unsettled_to
 from understudy.core.errors import RefusedError
 from understudy.core.model import HolderName, StudyInstanceUid
 from understudy.core.modes import Mode, ModeEvent
@@ -137,8 +135,8 @@ class Failback:
                 unmet += self._noise()
         fields = {"override_quiet": override_quiet} if override_quiet is not None else {}
 
-        def guard(connection: Connection) -> list[str]:
-            unsettled = unsettled_to(connection, self._holder)
+        def guard(transaction: Transaction) -> list[str]:
+            unsettled = unsettled_to(transaction, self._holder)
             told = [f"{unsettled} instances are not proven to be at the primary"] if unsettled else []
             return unmet + told
 

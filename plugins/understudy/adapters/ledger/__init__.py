@@ -5,10 +5,10 @@ from pathlib import Path
 from understudy.adapters.ledger.custody import Custody, unsettled_to
 from understudy.adapters.ledger.database import Database, LedgerVersionError
 from understudy.adapters.ledger.findings import Finding, Findings
-from understudy.adapters.ledger.journal import Journal, ModeRecord
+from understudy.adapters.ledger.journal import Journal, ModeRecord, Transaction
 from understudy.adapters.ledger.packs import Packs
 
-__all__ = ["Finding", "Ledger", "LedgerVersionError", "ModeRecord", "unsettled_to"]
+__all__ = ["Finding", "Ledger", "LedgerVersionError", "ModeRecord", "Transaction", "unsettled_to"]
 
 
 class Ledger(Custody, Findings, Journal):

@@ -26,7 +26,10 @@ class ModeRecord:
     since: Timestamp
 
 
-Guard = Callable[[Connection], Sequence[str]]
+Transaction = Connection
+"""A transaction of the ledger, for a guard that looks at it from inside."""
+
+Guard = Callable[[Transaction], Sequence[str]]
 """Looks at the ledger inside the transition's own transaction and returns what stands against it."""
 
 
