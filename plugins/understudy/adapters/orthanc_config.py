@@ -1,0 +1,86 @@
+"""Makes the part of Orthanc's configuration that follows from ours: AE title, devices, service accounts."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from understudy.config import ConfigurationError, Understudy
+
+SERVICE_ACCOUNTS = ("agent", "edge")
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """One DICOM peer of Orthanc."""
+
+    name: str
+    ae_title: str
+    host: str
+    port: int
+    reads: bool
+
+
+def _devices(configuration: Understudy) -> list[_Device]:
+    devices = [
+        _Device(f"modality-{item.name}", item.ae_title, item.host, item.port, item.reads)
+        for item in configuration.modalities
+    ]
+    if configuration.primary is not None:
+        primary = configuration.primary
+        devices.append(_Device("primary", primary.ae_title, primary.host, primary.port, reads=False))
+    return devices
+
+
+def _accounts(keys: Path) -> dict[str, str]:
+    accounts: dict[str, str] = {}
+    problems: list[str] = []
+    for name in SERVICE_ACCOUNTS:
+        file = keys / "service" / name
+        try:
+            secret = file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{file}: {error}")
+            continue
+        # Orthanc would take an empty password for a valid one.
+        if not secret:
+            problems.append(f"{file}: the file is empty")
+        accounts[name] = secret
+    if problems:
+        raise ConfigurationError(problems)
+    return accounts
+
+
+def render(configuration: Understudy, keys: Path) -> dict[str, object]:
+    """Return the content of generated.json, or raise ConfigurationError for passwords that cannot be read.
+
+    Every listed device may echo, store and ask for storage commitment. Only devices with `Reads` may query
+    and retrieve. Orthanc decides by AE title alone, and with several devices of one AE title it allows what
+    all of them are allowed, so all of them get what any of them has (Orthanc, main.cpp, IsAllowedRequest).
+    """
+    devices = _devices(configuration)
+    reads_by_ae_title: defaultdict[str, bool] = defaultdict(bool)
+    for device in devices:
+        reads_by_ae_title[device.ae_title] |= device.reads
+    modalities: dict[str, object] = {}
+    for device in devices:
+        reads = reads_by_ae_title[device.ae_title]
+        modalities[device.name] = {
+            "AET": device.ae_title,
+            "Host": device.host,
+            "Port": device.port,
+            "AllowEcho": True,
+            "AllowStore": True,
+            "AllowStorageCommitment": True,
+            "AllowFind": reads,
+            "AllowFindWorklist": reads,
+            "AllowGet": reads,
+            "AllowMove": reads,
+        }
+    strangers = configuration.policy.accept_strangers
+    return {
+        "DicomAet": configuration.ae_title,
+        "DicomAlwaysAllowEcho": strangers,
+        "DicomAlwaysAllowStore": strangers,
+        "DicomModalities": modalities,
+        "RegisteredUsers": _accounts(keys),
+    }

@@ -1,0 +1,52 @@
+"""Tells who is calling Orthanc's REST from the headers of a request that Orthanc has authenticated already.
+
+Rule 1: only the edge may speak for a person. Its headers are believed because it alone knows its password,
+and it overwrites them; from any other caller they mean nothing.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from understudy.plugin.roles import Role
+
+USER_HEADER = "x-understudy-user"
+ROLE_HEADER = "x-understudy-role"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is calling, and as what."""
+
+    user: str
+    role: Role
+
+
+def _basic_user(authorization: str) -> str | None:
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme != "Basic":
+        return None
+    try:
+        decoded = base64.b64decode(credentials, validate=True).decode("utf-8")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    user, colon, _ = decoded.partition(":")
+    return user if colon else None
+
+
+def identify(headers: Mapping[str, str]) -> Identity | None:
+    """Return the caller, or None where the request names none that we know.
+
+    `headers` as Orthanc gives them: names in lower case, the first of several equal names.
+    """
+    service = _basic_user(headers.get("authorization", ""))
+    if service == "agent":
+        return Identity("agent", Role.AGENT)
+    if service != "edge":
+        return None
+    user = headers.get(USER_HEADER, "")
+    role = headers.get(ROLE_HEADER, "")
+    if not user or not user.isprintable() or role not in ("reader", "operator", "admin"):
+        return None
+    return Identity(user, Role(role))

@@ -1,0 +1,84 @@
+"""Passes `/understudy/...` from Orthanc's REST to the agent over its Unix socket."""
+
+import http.client
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+from understudy.plugin.identity import ROLE_HEADER, USER_HEADER, Identity
+from understudy.plugin.roles import Role
+
+TIMEOUT_SECONDS = 60.0
+"""Long actions answer 202 at once; this bounds the HTTP thread of Orthanc that waits."""
+
+_PASSED_ON = ("accept", "content-type")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection whose other end is a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("agent", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back to the caller."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What came from the caller, path relative to `/understudy/` and decoded."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def _unavailable(error: Exception) -> Answer:
+    document = {
+        "error": "agent_unavailable",
+        "message": "The agent does not answer; Orthanc goes on receiving and serving images.",
+        "hint": "Look at `docker compose ps agent` and its log; it is restarted by itself.",
+        "details": [type(error).__name__],
+    }
+    return Answer(503, "application/json", json.dumps(document).encode())
+
+
+def call(socket_path: Path, identity: Identity, request: Request, timeout: float = TIMEOUT_SECONDS) -> Answer:
+    """Return the agent's answer, or 503 with a hint where there is none.
+
+    The identity headers are made from `identity`; of the caller's own only the content negotiation goes on.
+    """
+    headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
+    # The agent knows the three roles of people; its own process stands above them.
+    role = Role.ADMIN if identity.role is Role.AGENT else identity.role
+    headers |= {USER_HEADER: identity.user, ROLE_HEADER: role.value}
+    target = "/understudy/" + quote(request.path, safe="/")
+    if request.query:
+        target += "?" + urlencode(request.query)
+    connection = _UnixConnection(socket_path, timeout)
+    try:
+        connection.request(request.method, target, body=request.body or None, headers=headers)
+        response = connection.getresponse()
+        body = response.read()
+        return Answer(response.status, response.getheader("content-type", "application/octet-stream"), body)
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        return _unavailable(error)
+    finally:
+        connection.close()

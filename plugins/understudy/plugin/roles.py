@@ -1,0 +1,100 @@
+"""Decides who may call which of Orthanc's REST paths: one table, and what no line of it allows is refused.
+
+The method is the effective one: Orthanc turns `GET ...?_method=DELETE` and `X-HTTP-Method-Override` into a
+DELETE before it asks its filter (Orthanc, HttpServer.cpp, ExtractMethod).
+"""
+
+import re
+from enum import Enum
+
+
+class Role(Enum):
+    """What a person may do, as the edge says; `agent` is our own process."""
+
+    READER = "reader"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+    AGENT = "agent"
+
+
+class Method(Enum):
+    """The methods that Orthanc's REST knows; the values are those of OrthancPluginHttpMethod."""
+
+    GET = 1
+    POST = 2
+    PUT = 3
+    DELETE = 4
+
+
+_READS = (
+    (Method.GET, r"/(patients|studies|series|instances)(/.*)?"),
+    (Method.GET, r"/dicom-web/(studies|series|instances)(/.*)?"),
+    (Method.GET, r"/wado"),
+    (Method.GET, r"/ohif(/.*)?"),
+    (Method.GET, r"/(system|statistics|changes)"),
+    (Method.GET, r"/jobs(/.*)?"),
+    (Method.GET, r"/tools/(now|now-local|metrics-prometheus|dicom-conformance)"),
+    # Searches are POSTs that change nothing.
+    (Method.POST, r"/tools/(find|count-resources|lookup|bulk-content)"),
+    # The agent decides by the role that is passed on.
+    *((method, r"/understudy/.+") for method in Method),
+)
+
+_STORES = (
+    (Method.POST, r"/instances"),
+    # STOW-RS (DICOM PS3.18 10.5): with and without a study.
+    (Method.POST, r"/dicom-web/studies(/[^/]+)?"),
+)
+
+_EVERYTHING = tuple((method, r"/.*") for method in Method)
+
+_TABLE = {
+    Role.READER: _READS,
+    Role.OPERATOR: _READS + _STORES,
+    Role.ADMIN: _EVERYTHING,
+    Role.AGENT: _EVERYTHING,
+}
+
+_NEVER_FOR_PEOPLE = (
+    # Stopping or emptying Orthanc, and running code in it, is the host's matter.
+    *((method, r"/tools/(reset|shutdown|execute-script)") for method in Method),
+    # DICOM logs at TRACE level hold patients' names.
+    *((method, r"/tools/log-level.*") for method in Method),
+    # Configuration comes from orthanc-config alone; a change here would be gone after a restart, unseen.
+    (Method.PUT, r"/tools/.*"),
+    (Method.PUT, r"/(modalities|peers)/[^/]+"),
+    (Method.DELETE, r"/(modalities|peers)/[^/]+"),
+    (Method.PUT, r"/dicom-web/servers/[^/]+"),
+    (Method.DELETE, r"/dicom-web/servers/[^/]+"),
+    # The agent follows this feed.
+    (Method.DELETE, r"/changes"),
+)
+
+
+def _matches(lines: tuple[tuple[Method, str], ...], method: Method, path: str) -> bool:
+    return any(method is line_method and re.fullmatch(pattern, path) for line_method, pattern in lines)
+
+
+def _canonical(path: str) -> str | None:
+    """Return the path as Orthanc resolves it, or None where the two could be understood differently."""
+    if not path.startswith("/") or "//" in path or not path.isprintable():
+        return None
+    if any(part in (".", "..") for part in path.split("/")):
+        return None
+    return path.rstrip("/") or "/"
+
+
+def allowed(role: Role, method: Method, path: str) -> bool:
+    """Return whether the role may call the path (decoded, without its query) by the effective method."""
+    canonical = _canonical(path)
+    if canonical is None:
+        return False
+    if role is not Role.AGENT and _matches(_NEVER_FOR_PEOPLE, method, canonical):
+        return False
+    return _matches(_TABLE[role], method, canonical)
+
+
+def stores(method: Method, path: str) -> bool:
+    """Return whether the call adds instances, which is refused while an answer would not be durable."""
+    canonical = _canonical(path)
+    return canonical is not None and _matches(_STORES, method, canonical)
