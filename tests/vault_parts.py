@@ -4,12 +4,15 @@ import hashlib
 import itertools
 import json
 import os
+import socket
+import socketserver
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,27 +236,94 @@ class S3Service:
 @contextmanager
 def s3_service() -> Iterator[S3Service]:
     """Start the lab's Ceph with its S3 gateway on a free port of this machine and remove it afterwards."""
-    tag = "understudy-lab-s3:local"
+    tag = os.environ.get("UNDERSTUDY_S3_IMAGE", "understudy-s3:local")
     if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode != 0:
         folder = REPOSITORY / "docker/lab/s3"
         _run([str(REPOSITORY / "docker/build.sh"), tag, str(folder / "Dockerfile"), str(folder)])
-    container = _run(["docker", "run", "--detach", "--publish", "127.0.0.1::7480", tag])
+    # As in the lab's compose file: a start that fails is tried again, with an empty /tmp.
+    options = ["--restart", "on-failure:5", "--tmpfs", "/tmp:mode=1777", "--publish", "127.0.0.1::7480"]
+    container = _run(["docker", "run", "--detach", *options, tag])
     try:
-        port = _run(["docker", "port", container, "7480"]).splitlines()[0].rsplit(":", 1)[1]
-        deadline = time.monotonic() + 90
-        while subprocess.run(
-            ["docker", "exec", container, "healthy.sh"], capture_output=True, check=False
-        ).returncode:
+        deadline = time.monotonic() + 120
+        probe = ["docker", "exec", container, "healthy.sh"]
+        while subprocess.run(probe, capture_output=True, check=False).returncode != 0:
             if time.monotonic() > deadline:
-                raise TimeoutError(
-                    "the S3 gateway was not ready in 90 s:\n" + _run(["docker", "logs", container])
-                )
+                raise TimeoutError("the S3 gateway was not ready in 120 s:\n" + _logs(container))
             time.sleep(0.5)
+        # Asked now, since each start gets another port.
+        port = _run(["docker", "port", container, "7480"]).splitlines()[0].rsplit(":", 1)[1]
         yield S3Service(
             f"http://127.0.0.1:{port}", "vault", _keys(container, "writer"), _keys(container, "reader")
         )
     finally:
         _run(["docker", "rm", "--force", "--volumes", container])
+
+
+@contextmanager
+def deaf_proxy(endpoint: str) -> Iterator[str]:
+    """Give an address that passes everything on, but loses the first answer of success."""
+    lost = threading.Event()
+
+    def answer(block: bytes) -> bytes | None:
+        if block.startswith(b"HTTP/1.1 200") and not lost.is_set():
+            lost.set()
+            return None
+        return block
+
+    with _proxy(endpoint, request=lambda block: block, answer=answer) as address:
+        yield address
+    assert lost.is_set(), "no answer of success came by"
+
+
+@contextmanager
+def changing_proxy(endpoint: str, old: bytes, new: bytes) -> Iterator[str]:
+    """Give an address that passes everything on with some bytes changed."""
+    with _proxy(
+        endpoint, request=lambda block: block.replace(old, new), answer=lambda block: block
+    ) as address:
+        yield address
+
+
+@contextmanager
+def _proxy(
+    endpoint: str, request: Callable[[bytes], bytes], answer: Callable[[bytes], bytes | None]
+) -> Iterator[str]:
+    host, port = endpoint.removeprefix("http://").split(":")
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((host, int(port))) as upstream:
+                pump = threading.Thread(target=self._requests, args=(upstream,), daemon=True)
+                pump.start()
+                while block := upstream.recv(65536):
+                    passed = answer(block)
+                    if passed is None:
+                        break
+                    self.request.sendall(passed)
+                # Ends the other direction too.
+                self.request.shutdown(socket.SHUT_RDWR)
+                pump.join()
+
+        def _requests(self, upstream: socket.socket) -> None:
+            with suppress(OSError):
+                while block := self.request.recv(65536):
+                    upstream.sendall(request(block))
+                upstream.shutdown(socket.SHUT_WR)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Say nothing: a client that goes away is what these proxies are for."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def unpack_by_hand(packs: Sequence[Path], identity: str, target: Path) -> None:
@@ -277,6 +347,12 @@ def unpack_by_hand(packs: Sequence[Path], identity: str, target: Path) -> None:
 def sop_instance_uid(path: Path) -> str:
     """Return the SOP Instance UID that a restored file has."""
     return str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+
+
+def _logs(container: str) -> str:
+    command = ["docker", "logs", "--tail", "50", container]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return done.stdout
 
 
 def _keys(container: str, user: str) -> tuple[str, str]:

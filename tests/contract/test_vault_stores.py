@@ -22,7 +22,15 @@ from understudy.core.ports import HolderUnavailableError, ObjectStore
 from understudy.flow.restore import catalog, restore
 from understudy.flow.vault import Vault, VaultSettings
 
-from tests.vault_parts import S3Service, StillClock, bench, s3_service, unpack_by_hand
+from tests.vault_parts import (
+    S3Service,
+    StillClock,
+    bench,
+    changing_proxy,
+    deaf_proxy,
+    s3_service,
+    unpack_by_hand,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ def s3() -> Iterator[S3Service]:
 def s3_store(service: S3Service, keys: tuple[str, str], **changes: str) -> S3Store:
     endpoint = changes.get("endpoint", service.endpoint)
     bucket = changes.get("bucket", service.bucket)
-    return S3Store("vault", endpoint, bucket, "us-east-1", Credentials(*keys), timeout=5)
+    return S3Store("vault", endpoint, bucket, "us-east-1", lambda: Credentials(*keys), timeout=5)
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -246,6 +254,23 @@ def test_s3_wrong_secret_says_which_file_to_check(s3: S3Service) -> None:
     with pytest.raises(HolderUnavailableError, match="SignatureDoesNotMatch") as caught:
         s3_store(s3, (s3.writer[0], "wrong")).stat(new_key())
     assert "credentials file" in caught.value.hint
+
+
+def test_s3_answer_lost_after_the_commit_is_found_out_and_not_stored_twice(s3: S3Service) -> None:
+    key, content = new_key(), os.urandom(200_000)
+    with deaf_proxy(s3.endpoint) as endpoint:
+        stored = s3_store(s3, s3.writer, endpoint=endpoint).put(key, content, Timestamp(time.time() + 3600))
+    (only,) = list(s3_store(s3, s3.reader).list(key))
+    assert (only.version, only.size) == (stored.version, len(content))
+
+
+def test_s3_body_changed_on_the_way_is_refused_by_the_store(s3: S3Service) -> None:
+    key = new_key()
+    with changing_proxy(s3.endpoint, b"ORIGINAL", b"MODIFIED") as endpoint:
+        store = s3_store(s3, s3.writer, endpoint=endpoint)
+        with pytest.raises(HolderUnavailableError, match=r"BadDigest|ContentSHA256Mismatch"):
+            store.put(key, b"x" * 1000 + b"ORIGINAL", Timestamp(time.time() + 3600))
+    assert s3_store(s3, s3.reader).stat(key) is None
 
 
 # What only a directory has to do.
