@@ -121,24 +121,10 @@ def _bring_back(
 
 
 def _list(found: "Catalog") -> int:
-    from datetime import UTC, datetime
+    from understudy.cli.show import new_console, new_table
+    from understudy.cli.words import count, size
 
-    from rich.console import Console
-
-    from understudy.cli.show import new_table
-    from understudy.cli.words import count, moment, size
-
-    table = new_table(
-        "Studies",
-        "Study Instance UID",
-        "date",
-        "modality",
-        "patient",
-        ">instances",
-        ">size",
-        ">packs",
-        "stored",
-    )
+    table = new_table("Studies", "Study Instance UID", "date", "modality", "patient", ">instances", ">size")
     for study in found.studies:
         table.add_row(
             study.study_instance_uid,
@@ -147,10 +133,8 @@ def _list(found: "Catalog") -> int:
             f"{study.facts.patient_name} {study.facts.patient_id}".strip(),
             count(study.instances),
             size(study.size),
-            count(study.packs),
-            moment(datetime.fromtimestamp(study.last_stored, UTC).isoformat()),
         )
-    Console(highlight=False).print(table)
+    new_console().print(table)
     _tell_unlisted(found.unlisted_packs)
     if found.failed:
         raise CommandError(

@@ -1,5 +1,6 @@
 """Shows views as tables for people; units stand in the words and in the headings."""
 
+import os
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -37,21 +38,33 @@ _OPERATION_STYLE = {
 }
 
 
-def _console() -> Console:
-    return Console(highlight=False)
+_WIDTH = 160
+"""Columns where the output is no terminal and nobody says how wide it may be."""
+
+
+def new_console() -> Console:
+    """Return the console for tables."""
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH
+    return console
 
 
 def new_table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         name = column.removeprefix(">")
-        table.add_column(name, justify="right" if column.startswith(">") else "left", overflow="fold")
+        if column.startswith(">"):
+            table.add_column(name, justify="right", no_wrap=True)
+        else:
+            # A UID that is broken into five pieces cannot be compared by eye.
+            table.add_column(name, overflow="fold", min_width=33 if name.endswith("UID") else None)
     return table
 
 
 def status(view: Status) -> None:
     """Print the whole appliance."""
-    console = _console()
+    console = new_console()
     since = duration(between(view.mode_since, view.now))
     console.print(
         Text.assemble(
@@ -78,7 +91,9 @@ def _facts(view: Status) -> Table:
     if view.horizon is None:
         facts.add_row("complete up to", "not known yet: no comparison with the primary is done")
     else:
-        facts.add_row("complete up to", f"{moment(view.horizon)}, {duration(view.lag_seconds)} ago")
+        facts.add_row(
+            "complete up to", f"{moment(view.horizon)}, {duration(view.lag_seconds)} behind the primary"
+        )
     facts.add_row("missing here", _gaps(view.gaps))
     facts.add_row("vault behind by", duration(view.rpo_seconds))
     facts.add_row("held here", f"{counted(view.instances, 'instance')} of {counted(view.studies, 'study')}")
@@ -108,19 +123,21 @@ def _primary(view: Status) -> Text:
 
 
 def _holders(views: Sequence[HolderView], now: str) -> Table:
-    table = new_table(
-        "Holders (instances)", "holder", "kind", ">proven", ">owed", ">in flight", ">sent", ">refused",
-        ">waived", ">oldest owed", "lane",
-    )  # fmt: skip
+    # The two that are empty on a good day are shown only on a bad one: 80 columns are few.
+    refused, waived = any(view.refused for view in views), any(view.waived for view in views)
+    columns = ["holder", "kind", ">proven", ">owed", ">on the way"]
+    columns += [">refused"] * refused + [">waived"] * waived + [">oldest", "lane"]
+    table = new_table("Holders (instances)", *columns)
     for view in views:
         unsettled = view.owed + view.in_flight + view.sent + view.refused
         table.add_row(
             view.name,
             view.kind.value,
-            Text(count(view.proven), "green" if not unsettled else ""),
-            *(count(number) for number in (view.owed, view.in_flight, view.sent)),
-            Text(count(view.refused), "bold red" if view.refused else ""),
-            count(view.waived),
+            Text(count(view.proven), "" if unsettled else "green"),
+            count(view.owed),
+            count(view.in_flight + view.sent),
+            *[Text(count(view.refused), "bold red" if view.refused else "")] * refused,
+            *[count(view.waived)] * waived,
             duration(view.oldest_owed_seconds) if unsettled else "",
             _lane(view, now),
         )
@@ -140,11 +157,11 @@ def _lane(view: HolderView, now: str) -> Text:
 
 def operations(views: Sequence[OperationView]) -> None:
     """Print operations."""
-    _console().print(_operations(views) if views else "no operation so far")
+    new_console().print(_operations(views) if views else "no operation so far")
 
 
 def _operations(views: Sequence[OperationView]) -> Table:
-    table = new_table("Operations", ">number", "kind", "state", "progress", "started", "message", "report")
+    table = new_table("Operations", ">number", "kind", "state", "progress", "started", "message")
     for view in views:
         progress = (
             f"{count(view.done)} of {count(view.total)} {view.unit}"
@@ -160,8 +177,7 @@ def _operations(views: Sequence[OperationView]) -> Table:
             Text(view.state.value, _OPERATION_STYLE[view.state]),
             progress,
             moment(view.started),
-            view.message,
-            view.report or "",
+            f"{view.message} Report: {view.report}" if view.report else view.message,
         )
     return table
 
@@ -169,7 +185,7 @@ def _operations(views: Sequence[OperationView]) -> Table:
 def obligations(views: Sequence[ObligationView]) -> None:
     """Print obligations, with what a person can do."""
     if not views:
-        _console().print("nothing matches")
+        new_console().print("nothing matches")
         return
     table = new_table(
         "Obligations", "holder", "state", "SOP Instance UID", ">attempts", "next", "reason", "hint"
@@ -184,13 +200,13 @@ def obligations(views: Sequence[ObligationView]) -> None:
             view.reason,
             view.hint,
         )
-    _console().print(table)
+    new_console().print(table)
 
 
 def modalities(views: Sequence[ModalityView]) -> None:
     """Print who has sent here."""
     if not views:
-        _console().print("nobody has sent here yet")
+        new_console().print("nobody has sent here yet")
         return
     table = new_table(
         "Senders", "calling AE title", "address", "called AE title", ">instances", "first", "last"
@@ -204,12 +220,12 @@ def modalities(views: Sequence[ModalityView]) -> None:
             moment(view.first_seen),
             moment(view.last_seen),
         )
-    _console().print(table)
+    new_console().print(table)
 
 
 def plan(view: PlanView) -> None:
     """Print what a failback would do."""
-    console = _console()
+    console = new_console()
     send, pull = sum(view.to_send.values()), sum(view.to_pull.values())
     console.print(
         f"Failback at epoch {view.epoch}; the primary holds {counted(view.primary_studies, 'study')}."

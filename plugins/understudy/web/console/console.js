@@ -47,17 +47,14 @@ function fact(name, value, note, mood) {
   return element("div", mood ?? "", element("dt", "", name), element("dd", "value", value), element("dd", "note", note));
 }
 
-function facts(status) {
+/** How well the mirror follows; without a primary there is nothing to follow. */
+function mirrorFacts(status) {
   const { now } = status;
-  const condition = status.primary?.condition;
-  const vaults = status.holders.some((holder) => holder.kind === "vault");
-  const primaryNote = status.primary ? `${status.primary.ae_title} at ${status.primary.host}, for ${duration(between(status.primary.since, now))}` : "stands by for nobody";
   return [
-    fact("Primary", { up: "works", down: "down", unknown: "unknown" }[condition] ?? "none", primaryNote, { up: "good", down: "bad", unknown: "warn" }[condition]),
     fact(
       "Complete up to",
       status.horizon ? moment(status.horizon, now) : "not known yet",
-      status.horizon ? `${duration(status.lag_seconds)} ago` : "the first comparison with the primary is not done",
+      status.horizon ? `${duration(status.lag_seconds)} behind the primary` : "the first comparison with the primary is not done",
     ),
     fact(
       "Missing here",
@@ -65,6 +62,17 @@ function facts(status) {
       status.gaps.instances ? `in ${counted(status.gaps.studies, "study")}, oldest ${duration(status.gaps.oldest_seconds)}` : "the primary has nothing more, as far as known",
       status.gaps.instances ? "warn" : "good",
     ),
+  ];
+}
+
+function facts(status) {
+  const { now } = status;
+  const condition = status.primary?.condition;
+  const vaults = status.holders.some((holder) => holder.kind === "vault");
+  const primaryNote = status.primary ? `${status.primary.ae_title} at ${status.primary.host}, for ${duration(between(status.primary.since, now))}` : "stands by for nobody";
+  return [
+    fact("Primary", { up: "works", down: "down", unknown: "unknown" }[condition] ?? "none", primaryNote, { up: "good", down: "bad", unknown: "warn" }[condition]),
+    ...(status.primary ? mirrorFacts(status) : []),
     fact(
       "Vault behind by",
       vaults ? duration(status.rpo_seconds) : "no vault",

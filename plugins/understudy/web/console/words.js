@@ -13,16 +13,15 @@ export function counted(value, noun) {
   return `${count(value)} ${noun.endsWith("y") ? `${noun.slice(0, -1)}ies` : `${noun}s`}`;
 }
 
-/** Seconds as the two largest units that matter: 4 s, 2 min 5 s, 3 h 10 min, 2 d 4 h. */
+/** Seconds as the two largest units that matter: 4 s, 2 min 5 s, 3 h 10 min, 2 d 4 h; it never breaks across lines. */
 export function duration(seconds) {
   const whole = Math.max(0, Math.round(seconds));
-  const minutes = Math.floor(whole / 60);
-  const hours = Math.floor(minutes / 60);
-  const days = Math.floor(hours / 24);
-  if (whole < 60) return `${whole} s`;
-  if (hours < 1) return whole % 60 && minutes < 10 ? `${minutes} min ${whole % 60} s` : `${minutes} min`;
-  if (days < 1) return minutes % 60 ? `${hours} h ${minutes % 60} min` : `${hours} h`;
-  return hours % 24 ? `${days} d ${hours % 24} h` : `${days} d`;
+  for (const [large, small, size, part] of [["d", "h", 86400, 3600], ["h", "min", 3600, 60], ["min", "s", 60, 1]]) {
+    if (whole < size) continue;
+    const rest = Math.floor((whole % size) / part);
+    return `${Math.floor(whole / size)} ${large}${rest ? ` ${rest} ${small}` : ""}`.replaceAll(" ", "\u00a0");
+  }
+  return `${whole}\u00a0s`;
 }
 
 /** Per-second rate with as many digits as help. */
