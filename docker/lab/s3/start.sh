@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Runs a one-node Ceph with its S3 gateway; the first start makes the bucket `vault` and the users who may use it.
+#
+# Users: `writer` may put and list, `reader` may get and list, and nobody may delete: the key of the bucket's owner is
+# removed when the bucket is there. writer.json goes to /run/secrets/s3, which the appliance mounts; reader.json
+# stays in /var/lib/s3, for whoever restores.
+set -euo pipefail
+umask 027
+
+readonly state=/var/lib/s3 secrets=/run/secrets/s3 endpoint=http://127.0.0.1:7480
+export CEPH_CONF=$state/ceph.conf
+
+say() { printf 's3: %s\n' "$*"; }
+
+stop() {
+    trap - TERM INT
+    # The gateway keeps nothing of its own and takes longer than Docker waits to end by itself; store and monitor end well.
+    [ -z "${gateway:-}" ] || kill -KILL "$gateway" 2>/dev/null || true
+    [ -z "${store:-}" ] || { kill -TERM "$store" 2>/dev/null && wait "$store"; } || true
+    [ -z "${monitor:-}" ] || { kill -TERM "$monitor" 2>/dev/null && wait "$monitor"; } || true
+}
+
+# Usage: wait_for SECONDS WHAT COMMAND...
+wait_for() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        if ((SECONDS >= deadline)); then
+            say "$what did not answer in time"
+            return 1
+        fi
+        sleep 0.2
+    done
+}
+
+random() { od --address-radix=n --format=x1 --read-bytes="$1" /dev/urandom | tr --delete ' \n'; }
+
+# Usage: make_user NAME FILE; leaves {"access_key", "secret_key"} in FILE.
+make_user() {
+    local name=$1 file=$2 access_key secret_key
+    access_key=$(random 10)
+    secret_key=$(random 20)
+    # Negative: the user may make no bucket of its own.
+    local -i max_buckets=-1
+    [ "$name" != owner ] || max_buckets=1
+    radosgw-admin user create --uid="$name" --display-name="$name" --max-buckets="$max_buckets" \
+        --access-key="$access_key" --secret-key="$secret_key" >/dev/null
+    printf '{"access_key": "%s", "secret_key": "%s"}\n' "$access_key" "$secret_key" > "$file"
+    chmod 0600 "$file"
+}
+
+# Usage: as_owner CURL_ARGUMENT...; the keys go by standard input, so that no process list shows them.
+as_owner() {
+    local keys
+    keys=$(sed 's/.*"access_key": "\([^"]*\)", "secret_key": "\([^"]*\)".*/\1:\2/' "$state/owner.json")
+    curl --silent --show-error --fail-with-body --aws-sigv4 aws:amz:us-east-1:s3 --config - "$@" <<< "user = \"$keys\""
+}
+
+make_cluster() {
+    # Without the marker nobody ever had a key: what an interrupted first start left behind holds nothing of worth.
+    find "$state" -mindepth 1 -delete
+    local fsid
+    fsid=$(uuidgen)
+    sed "s/@FSID@/$fsid/" /etc/s3/ceph.conf > "$CEPH_CONF"
+    mkdir "$state/mon" "$state/osd" "$state/rgw"
+    monmaptool --create --fsid "$fsid" --add a 127.0.0.1 /tmp/monmap >/dev/null
+    ceph-mon --mkfs -i a --monmap /tmp/monmap
+}
+
+make_store() {
+    local store_uuid
+    store_uuid=$(uuidgen)
+    # Repeated, since a monitor that already answers may refuse commands until its first election is through.
+    wait_for 30 "the monitor" ceph --connect-timeout 5 osd new "$store_uuid"
+    [ "$(ceph osd new "$store_uuid")" = 0 ]
+    ceph-osd -i 0 --mkfs --osd-uuid "$store_uuid" --osd-objectstore bluestore
+}
+
+make_vault() {
+    local access_key
+    make_user owner "$state/owner.json"
+    make_user writer "$state/writer.json"
+    make_user reader "$state/reader.json"
+    wait_for 60 "the gateway" curl --silent --fail "$endpoint"
+    as_owner --request PUT --header 'x-amz-bucket-object-lock-enabled: true' "$endpoint/vault"
+    # The type has to be named: the gateway refuses the signature of what curl declares to be a form.
+    as_owner --request PUT --header 'content-type: application/json' --data-binary @/etc/s3/policy.json "$endpoint/vault?policy"
+    # Else the writer could make what it puts public by an ACL in the same request.
+    as_owner --request PUT --header 'content-type: application/xml' --data-binary @/etc/s3/public-access-block.xml \
+        "$endpoint/vault?publicAccessBlock"
+    access_key=$(sed 's/.*"access_key": "\([^"]*\)".*/\1/' "$state/owner.json")
+    radosgw-admin key rm --uid=owner --key-type=s3 --access-key="$access_key" >/dev/null
+    rm "$state/owner.json"
+}
+
+trap 'stop; exit 0' TERM INT
+first=no
+[ -e "$state/made" ] || first=yes
+
+if [ "$first" = yes ]; then
+    say "first start: makes the cluster, the bucket and its users"
+    make_cluster
+fi
+ceph-mon -i a -f &
+monitor=$!
+wait_for 30 "the monitor" ceph --connect-timeout 5 mon stat
+if [ "$first" = yes ]; then make_store; fi
+ceph-osd -i 0 -f &
+store=$!
+if [ "$first" = yes ]; then
+    wait_for 30 "the store" ceph osd crush add osd.0 1.0 root=default host=s3
+fi
+radosgw -n client.rgw -f &
+gateway=$!
+if [ "$first" = yes ]; then
+    make_vault
+    sync "$state"/*.json
+    touch "$state/made"
+fi
+# At every start: the volume with the credential may have been made anew.
+install -m 0640 "$state/writer.json" "$secrets/.writer.json" && mv "$secrets/.writer.json" "$secrets/writer.json"
+wait_for 60 "the gateway" curl --silent --fail "$endpoint"
+touch /tmp/ready
+say "ready: bucket vault at port 7480"
+
+# One of the three having ended is the end of all: the restart policy starts them together.
+wait -n || true
+say "a Ceph process ended by itself"
+stop
+exit 1
