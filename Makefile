@@ -79,7 +79,7 @@ down: ## stop appliance and lab; their data stays
 clean: ## remove appliance and lab with ALL their data, the images and the tools' environment
 	@command -v docker >/dev/null || exit 0; $(LAB) down --remove-orphans --volumes; \
 	for image in $(IMAGE) $(LAB_IMAGE) $(S3_IMAGE); do docker image rm "$$image" >/dev/null 2>&1 || true; done
-	@rm -rf $(VENV) tests/output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .PHONY: lock
 lock: ## renew the locked versions of all Python dependencies
