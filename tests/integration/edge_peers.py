@@ -1,0 +1,138 @@
+"""Speaks to the edge as its peers do: good modalities, idle and broken connections, services of the stack."""
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, generate_uid
+from pynetdicom import AE
+
+from tests.stack import Stack
+
+Address = tuple[str, int]
+
+VERIFICATION = UID("1.2.840.10008.1.1")
+STUDY_ROOT_FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of one C-STORE: its status (None where no association came about) and how long it took."""
+
+    status: int | None
+    seconds: float
+
+
+def fresh_instance(path: Path) -> Dataset:
+    """Return the file's instance under a SOP Instance UID that nobody has seen."""
+    instance = pydicom.dcmread(path)
+    instance.SOPInstanceUID = instance.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    return instance
+
+
+def store(address: Address, instance: Dataset, calling: str = "CT1", called: str = "UNDERSTUDY") -> Stored:
+    """Open an association, send the instance and release."""
+    begin = time.monotonic()
+    entity = AE(calling)
+    entity.add_requested_context(instance.SOPClassUID, instance.file_meta.TransferSyntaxUID)
+    association = entity.associate(*address, ae_title=called)
+    status: int | None = None
+    if association.is_established:
+        status = association.send_c_store(instance).get("Status")
+        association.release()
+    return Stored(status, time.monotonic() - begin)
+
+
+def echo(address: Address, calling: str, called: str) -> int | None:
+    """Return the status of a C-ECHO, or None where the association was refused."""
+    entity = AE(calling)
+    entity.add_requested_context(VERIFICATION)
+    association = entity.associate(*address, ae_title=called)
+    if not association.is_established:
+        return None
+    status = association.send_c_echo().get("Status")
+    association.release()
+    return int(status)
+
+
+def find_statuses(address: Address, calling: str) -> list[int]:
+    """Return the statuses that answer a STUDY-level C-FIND; none where the association was refused."""
+    entity = AE(calling)
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    association = entity.associate(*address, ae_title="UNDERSTUDY")
+    if not association.is_established:
+        return []
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = ""
+    answers = association.send_c_find(query, STUDY_ROOT_FIND)
+    statuses = [int(status.Status) for status, _ in answers if "Status" in status]
+    association.release()
+    return statuses
+
+
+def half_an_association_request() -> bytes:
+    """Return the beginning of an A-ASSOCIATE-RQ whose length promises more (DICOM PS3.8 9.3.2)."""
+    header = struct.pack(">BBI", 1, 0, 5000) + b"\0\1\0\0"
+    return header + b"UNDERSTUDY".ljust(16) + b"SLOW".ljust(16) + bytes(32)
+
+
+@contextmanager
+def connections(address: Address, count: int, first_bytes: bytes = b"") -> Iterator[list[socket.socket]]:
+    """Hold open this many connections, each of which has sent these bytes and nothing else."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(address, 5)) for _ in range(count)]
+        for connection in held:
+            connection.sendall(first_bytes)
+        yield held
+
+
+_CALL = """
+import base64, json, sys, urllib.error, urllib.request
+account, method, path, headers, body = json.loads(sys.argv[1])
+known = account in ("edge", "agent")
+secret = open(f"/var/lib/understudy-keys/service/{account}").read().strip() if known else "wrong"
+login = base64.b64encode(f"{account}:{secret}".encode()).decode()
+headers["Authorization"] = "Basic " + login
+url = "http://127.0.0.1:8042" + path
+request = urllib.request.Request(url, method=method, headers=headers, data=body and body.encode())
+try:
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        print(json.dumps([answer.status, answer.read().decode("utf-8", "replace")]))
+except urllib.error.HTTPError as error:
+    print(json.dumps([error.code, error.read().decode("utf-8", "replace")]))
+"""
+
+
+def call_orthanc(
+    stack: Stack,
+    account: str,
+    method: str,
+    path: str,
+    headers: dict[str, str] | None = None,
+    body: str | None = None,
+) -> tuple[int, str]:
+    """Call Orthanc's REST from within its container, past the edge, and return status and body."""
+    argument = json.dumps([account, method, path, headers or {}, body])
+    status, text = json.loads(stack.execute("orthanc", "/usr/bin/python3", "-c", _CALL, argument))
+    return int(status), str(text)
+
+
+def as_person(role: str) -> dict[str, str]:
+    """Return the headers with which the edge speaks for a person of this role."""
+    return {"X-Understudy-User": "somebody", "X-Understudy-Role": role}
+
+
+def document(text: str) -> dict[str, Any]:
+    """Return a JSON object."""
+    content = json.loads(text)
+    assert isinstance(content, dict)
+    return content
