@@ -13,7 +13,7 @@ from understudy.adapters.encryption import AgeOpener, AgeSealer, new_key_pair
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import HolderKind, Instance, Outcome, ProofKind, SopInstanceUid
 from understudy.core.packing import Manifest, StudyFacts, manifest_from_json
-from understudy.core.ports import HolderUnavailableError, SealError
+from understudy.core.ports import HolderUnavailableError, SealError, StoredObject
 
 from tests.vault_parts import NAME, NOW, Bench, Death, DyingBook, DyingStore, Killed, bench
 
@@ -317,3 +317,28 @@ def test_manifest_as_json_tells_a_person_what_is_in_the_pack(parts: Bench) -> No
     document = json.loads(parts.opener.open(parts.store.get(key)))
     assert document["members"][0]["sop_instance_uid"] == SopInstanceUid(instances[0].sop_instance_uid)
     assert "STUDY/SERIES/SOP.dcm" in document["names"]
+
+
+class OtherChecksumStore(DyingStore):
+    """A store that shows an object's size and MD5 as they were sent, and another SHA-256."""
+
+    def stat(self, key: str) -> StoredObject | None:
+        shown = super().stat(key)
+        return None if shown is None else replace(shown, sha256="0" * 64)
+
+
+def test_deliver_to_a_store_that_shows_another_sha256_proves_nothing(parts: Bench) -> None:
+    instances = parts.storage.series("sha", 2)
+    store = OtherChecksumStore(parts.store, Death(0, after=False))
+    deliveries = list(parts.vault(store).deliver(instances))
+    assert [(item.outcome, item.proof) for item in deliveries] == [(Outcome.UNKNOWN, None)] * 2
+
+
+def test_find_forgets_a_pack_that_the_store_does_not_show(parts: Bench) -> None:
+    instances = parts.storage.series("forget", 2)
+    numbers = [instance.number for instance in instances]
+    list(parts.vault().deliver(instances))
+    (intent,) = parts.ledger.packs.open(NAME, numbers)
+    (parts.folder / "vault" / intent.key).unlink()
+    parts.vault().find(instances)
+    assert parts.ledger.packs.open(NAME, numbers) == []

@@ -245,3 +245,16 @@ def test_catalog_lists_each_study_with_what_helps_to_find_it(parts: Bench) -> No
 def test_catalog_of_an_empty_vault_is_empty(parts: Bench) -> None:
     found = catalog(parts.store, parts.opener)
     assert (found.studies, found.failed, found.unlisted_packs) == ((), (), ())
+
+
+def test_restore_of_a_pack_sealed_anew_by_somebody_else_is_refused(parts: Bench, target: Path) -> None:
+    deliver(parts, parts.storage.series("sealed anew", 1))
+    (key,) = parts.stored("packs/")
+    path = parts.folder / "vault" / key
+    again = AgeSealer([parts.keys.recipient]).seal(parts.opener.open(path.read_bytes()))
+    assert len(again) == path.stat().st_size
+    path.chmod(0o640)
+    path.write_bytes(again)
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert "SHA-256 of the manifest" in result.failed[0].reason
+    assert restored(target) == {}
