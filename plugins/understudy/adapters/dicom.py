@@ -1,12 +1,13 @@
-"""A DICOM peer as SCU: C-ECHO, C-FIND, C-MOVE and C-STORE with the exact status of every instance (pynetdicom)."""
+"""A DICOM peer as SCU: C-ECHO, C-FIND, C-MOVE and C-STORE with the status of every instance (pynetdicom)."""
 
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
@@ -29,7 +30,10 @@ _PENDING = (0xFF00, 0xFF01)
 
 
 class DicomPeer:
-    """One remote AE; each call is one association. All raise HolderUnavailableError where the peer does not play along."""
+    """One remote AE; each call is one association.
+
+    All raise HolderUnavailableError where the peer does not play along.
+    """
 
     def __init__(
         self, name: str, *, ae_title: str, host: str, port: int, calling_ae_title: str, timeout: float
@@ -47,11 +51,8 @@ class DicomPeer:
             self._expect_success(association.send_c_echo(), "C-ECHO")
 
     def studies(self, study: StudyInstanceUid | None = None) -> dict[StudyInstanceUid, int | None]:
-        """Return every study, or the one asked for, with its number of instances, None where the peer does not count."""
-        query = Dataset()
-        query.QueryRetrieveLevel = "STUDY"
-        query.StudyInstanceUID = study or ""
-        query.NumberOfStudyRelatedInstances = None
+        """Return every study, or the one asked for, with its count of instances, None if it has none."""
+        query = _query("STUDY", study or "")
         with self._finding() as association:
             return {
                 StudyInstanceUid(str(answer.StudyInstanceUID)): _count(answer)
@@ -60,26 +61,14 @@ class DicomPeer:
             }
 
     def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:
-        """Return the SOP Instance UIDs of a study, asked level by level, as every PACS answers (DICOM PS3.4 C.4.1)."""
+        """Return the SOP Instance UIDs of a study, asked level by level (DICOM PS3.4 C.4.1.3.1.1)."""
         found: set[SopInstanceUid] = set()
         with self._finding() as association:
-            study_query = Dataset()
-            study_query.QueryRetrieveLevel = "STUDY"
-            study_query.StudyInstanceUID = study
-            study_query.NumberOfStudyRelatedInstances = None
-            counts = [_count(answer) for answer in self._find(association, study_query)]
-            series_query = Dataset()
-            series_query.QueryRetrieveLevel = "SERIES"
-            series_query.StudyInstanceUID = study
-            series_query.SeriesInstanceUID = ""
-            for series in list(self._find(association, series_query)):
-                image_query = Dataset()
-                image_query.QueryRetrieveLevel = "IMAGE"
-                image_query.StudyInstanceUID = study
-                image_query.SeriesInstanceUID = series.SeriesInstanceUID
-                image_query.SOPInstanceUID = ""
-                for image in self._find(association, image_query):
-                    found.add(SopInstanceUid(str(image.SOPInstanceUID)))
+            counts = [_count(answer) for answer in self._find(association, _query("STUDY", study))]
+            for series in list(self._find(association, _query("SERIES", study, ""))):
+                series_instance_uid = self._text(series, "SeriesInstanceUID")
+                for image in self._find(association, _query("IMAGE", study, series_instance_uid, "")):
+                    found.add(SopInstanceUid(self._text(image, "SOPInstanceUID")))
         told = max((count for count in counts if count is not None), default=None)
         if told is not None and len(found) < told:
             raise self._unavailable(
@@ -117,7 +106,7 @@ class DicomPeer:
         """
         pairs = sorted({(file.sop_class_uid, file.transfer_syntax_uid) for file in files})
         contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
-        with self._association(contexts) as association:
+        with self._association(contexts, needs_context=False) as association:
             accepted = {
                 (context.abstract_syntax, context.transfer_syntax[0])
                 for context in association.accepted_contexts
@@ -125,8 +114,8 @@ class DicomPeer:
             for number, file in enumerate(files):
                 if (file.sop_class_uid, file.transfer_syntax_uid) not in accepted:
                     yield (
-                        f"no presentation context was accepted for SOP class {file.sop_class_uid} in transfer syntax "
-                        f"{file.transfer_syntax_uid} (DICOM PS3.8 9.3.3.2)"
+                        f"no presentation context was accepted for SOP class {file.sop_class_uid} in "
+                        f"transfer syntax {file.transfer_syntax_uid} (DICOM PS3.8 9.3.3.2)"
                     )
                     continue
                 if not association.is_established:
@@ -149,6 +138,12 @@ class DicomPeer:
             else:
                 self._expect_success(status, "C-FIND")
 
+    def _text(self, answer: Dataset, keyword: str) -> str:
+        value = answer.get(keyword)
+        if not value:
+            raise self._unavailable(f"it sent an answer to C-FIND without {keyword}", "look at its log")
+        return str(value)
+
     def _expect_success(self, status: Dataset, what: str) -> None:
         if "Status" not in status:
             raise self._unavailable(f"it did not answer {what} within {self._timeout:g} s", "look at its log")
@@ -158,14 +153,35 @@ class DicomPeer:
             )
 
     @contextmanager
-    def _association(self, contexts: Sequence[PresentationContext]) -> Iterator[Association]:
+    def _association(
+        self, contexts: Sequence[PresentationContext], *, needs_context: bool = True
+    ) -> Iterator[Association]:
+        association = self._associate(contexts)
+        try:
+            self._expect_association(association, needs_context=needs_context)
+            yield association
+        except RuntimeError as error:
+            # pynetdicom's word for an association that ended between two of our requests.
+            if association.is_established:
+                raise
+            raise self._unavailable("it ended the association", "look at its log") from error
+        except HolderUnavailableError:
+            # Answers that nobody waits for any more may be under way: a release would wait behind them.
+            if association.is_established:
+                association.abort()
+            raise
+        finally:
+            if association.is_established:
+                association.release()
+
+    def _associate(self, contexts: Sequence[PresentationContext]) -> Association:
         entity = AE(ae_title=self._calling)
         entity.connection_timeout = self._timeout
         entity.acse_timeout = self._timeout
         entity.dimse_timeout = self._timeout
         entity.network_timeout = self._timeout
         try:
-            association = entity.associate(
+            return entity.associate(
                 self.host,
                 self.port,
                 contexts=list(contexts),
@@ -176,26 +192,22 @@ class DicomPeer:
             raise self._unavailable(
                 f"{self.host}: {error.strerror}", "check its host name in the configuration"
             ) from error
-        try:
-            if association.is_rejected:
-                rejection = association.acceptor.primitive
-                raise self._unavailable(
-                    f"it rejects our association: {_rejection(rejection)}", _REJECTION_HINT
-                )
-            if not association.is_established:
-                raise self._unavailable(
-                    f"no association with {self.host}:{self.port}",
-                    "check that it runs and that this address is right",
-                )
-            yield association
-        except RuntimeError as error:
-            # pynetdicom's word for an association that ended between two of our requests.
-            if association.is_established:
-                raise
-            raise self._unavailable("it ended the association", "look at its log") from error
-        finally:
-            if association.is_established:
-                association.release()
+
+    def _expect_association(self, association: Association, *, needs_context: bool) -> None:
+        if association.is_established:
+            return
+        if association.is_rejected:
+            rejection = association.acceptor.primitive
+            raise self._unavailable(f"it rejects our association: {_rejection(rejection)}", _REJECTION_HINT)
+        if association.rejected_contexts:
+            # It accepted the association and nothing in it, whereupon pynetdicom has aborted it.
+            if needs_context:
+                raise self._unavailable("it accepts none of our presentation contexts", _REJECTION_HINT)
+            return
+        raise self._unavailable(
+            f"no association with {self.host}:{self.port}",
+            "check that it runs and that this address is right",
+        )
 
     def _unavailable(self, reason: str, hint: str) -> HolderUnavailableError:
         return HolderUnavailableError(self.name, reason, hint)
@@ -212,23 +224,59 @@ def _rejection(primitive: Any) -> str:
 
 
 def _turn_off_nagle(event: evt.Event) -> None:
-    # A PDU's header and body are written apart: with Nagle's algorithm each answer would wait for the peer's delayed ACK.
+    # A PDU's header and body are written apart: with Nagle's algorithm each answer would wait for the peer's
+    # delayed ACK.
     connection = event.assoc.dul.socket
     if connection is not None and connection.socket is not None:
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _status(association: Association, path: Path, number: int) -> int | str | None:
+_UNSENDABLE = (
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    ValueError,
+    struct.error,
+)
+"""What pynetdicom and pydicom raise, before anything is sent, on a file without a usable meta header."""
+
+
+def _status(association: Association, path: str, number: int) -> int | str | None:
     try:
         answer = association.send_c_store(path, msg_id=number % 0xFFFF + 1)
-    except (AttributeError, ValueError, RuntimeError) as error:
-        # pynetdicom's own refusals: the file has no usable meta header, or the association has just ended.
-        if not association.is_established:
-            return None
+    except _UNSENDABLE as error:
         return f"the file cannot be sent: {type(error).__name__}"
+    except RuntimeError:
+        # pynetdicom's word for an association that has just ended.
+        if association.is_established:
+            raise
+        return None
+    except OSError:
+        # The file went away while it was read: what is half sent cannot be taken back but by an abort.
+        association.abort()
+        return None
     return int(answer.Status) if "Status" in answer else None
 
 
+def _query(level: str, study: str, series: str | None = None, sop_instance: str | None = None) -> Dataset:
+    query = Dataset()
+    query.QueryRetrieveLevel = level
+    query.StudyInstanceUID = study
+    if level == "STUDY":
+        query.NumberOfStudyRelatedInstances = None
+    if series is not None:
+        query.SeriesInstanceUID = series
+    if sop_instance is not None:
+        query.SOPInstanceUID = sop_instance
+    return query
+
+
 def _count(answer: Dataset) -> int | None:
-    value = answer.get("NumberOfStudyRelatedInstances")
-    return None if value in (None, "") else int(value)
+    try:
+        return int(answer.NumberOfStudyRelatedInstances)
+    except (AttributeError, TypeError, ValueError):
+        # Absent, empty, or no number: the attribute is optional (DICOM PS3.4 table C.6-5).
+        return None

@@ -14,8 +14,9 @@ def studies_to_look_into(
 ) -> list[StudyInstanceUid]:
     """Return the studies whose instances have to be compared one by one.
 
-    `theirs` is the primary's count of each study, None where it does not count; `proven` ours of instances that it is
-    proven to have. Where these agree nothing was added or lost. `suspects` are looked into whatever the counts say.
+    `theirs` is the primary's count of each study, None where it does not count; `proven` ours of instances
+    that it is proven to have. Where these agree nothing was added or lost. `suspects` are looked into
+    whatever the counts say.
     """
     differing = {
         study for study in theirs.keys() | proven.keys() if theirs.get(study, 0) != proven.get(study, 0)

@@ -37,7 +37,7 @@ class ProofKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Evidence that a holder has an instance; `evidence` holds identifiers and digests, never patient attributes."""
+    """Evidence that a holder has an instance: identifiers and digests, never patient attributes."""
 
     kind: ProofKind
     at: Timestamp

@@ -26,6 +26,7 @@ class ObligationEvent(Enum):
     FIND = "find"
     WAIVE = "waive"
     REPLAY = "replay"
+    RETURN = "return"
 
 
 _OWED, _FLIGHT, _SENT = ObligationState.OWED, ObligationState.IN_FLIGHT, ObligationState.SENT
@@ -38,12 +39,14 @@ TRANSITIONS: dict[tuple[ObligationState, ObligationEvent], ObligationState] = {
     (_FLIGHT, ObligationEvent.REFUSE): _REFUSED,
     (_SENT, ObligationEvent.PROVE): _PROVEN,
     (_SENT, ObligationEvent.DISPROVE): _OWED,
-    # A holder that was proven to have an instance can lose it: a primary restored from an old backup. It is owed again.
+    # A holder that was proven to have an instance can lose it: a primary restored from an old backup.
     (_PROVEN, ObligationEvent.DISPROVE): _OWED,
     (_OWED, ObligationEvent.FIND): _PROVEN,
     (_OWED, ObligationEvent.WAIVE): _WAIVED,
     (_REFUSED, ObligationEvent.WAIVE): _WAIVED,
     (_REFUSED, ObligationEvent.REPLAY): _OWED,
+    # An earlier content takes its place again: what was given up for the later one is owed once more.
+    (_WAIVED, ObligationEvent.RETURN): _OWED,
 }
 
 UNSETTLED = frozenset({_OWED, _FLIGHT, _SENT, _REFUSED})

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from understudy.core.model import (
@@ -59,7 +58,7 @@ MAX_CONTEXTS = 128
 class FileToSend:
     """One stored file for C-STORE."""
 
-    path: Path
+    path: str
     sop_class_uid: str
     transfer_syntax_uid: str
 
@@ -74,7 +73,7 @@ class MoveResult:
 
 
 class Peer(Protocol):
-    """A remote DICOM AE as we call it; each call raises HolderUnavailableError where it does not play along."""
+    """A remote DICOM AE as we call it; each call raises HolderUnavailableError where it cannot be done."""
 
     @property
     def name(self) -> str: ...
@@ -93,7 +92,7 @@ class Peer(Protocol):
         ...
 
     def studies(self, study: StudyInstanceUid | None = None) -> Mapping[StudyInstanceUid, int | None]:
-        """Return every study, or the one asked for, with its number of instances, None where it does not count."""
+        """Return every study, or the one asked for, with its count of instances, None if it has no count."""
         ...
 
     def instances(self, study: StudyInstanceUid) -> Set[SopInstanceUid]:
@@ -131,8 +130,8 @@ class OrthancUnavailableError(Exception):
 class Changes:
     """One page of Orthanc's changes feed: identifiers of stored instances, and where to read on.
 
-    `last` is the cursor for the next page. `was_reset` tells that the feed ends before the cursor that was asked for:
-    the index was replaced or restored from a backup.
+    `last` is the cursor for the next page. `was_reset` tells that the feed ends before the cursor that was
+    asked for: the index was replaced or restored from a backup.
     """
 
     orthanc_ids: Sequence[str]
@@ -186,7 +185,7 @@ class ObjectStore(Protocol):
         ...
 
     def get(self, key: str, version: str = "") -> bytes:
-        """Return the bytes of the version, or of the one that `stat` shows; raises KeyError where it is absent."""
+        """Return the bytes of the version, or of the one that `stat` shows; raises KeyError if absent."""
         ...
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
@@ -204,7 +203,8 @@ class PackBook(Protocol):
     def open(self, holder: HolderName, numbers: Sequence[InstanceNumber]) -> Sequence[PackIntent]:
         """Return every pack of this holder that was planned and not closed and has any of these instances.
 
-        Proven instances count: a pack stays open for as long as it is in the store, since verification asks for it.
+        Proven instances count: a pack stays open for as long as it is in the store, since verification asks
+        for it.
         """
         ...
 
@@ -229,8 +229,8 @@ class StoredFiles(Protocol):
         """Return the file's bytes, of the size and MD5 that the ledger has, or raise UnreadableFileError."""
         ...
 
-    def verified_path(self, instance: Instance) -> Path:
-        """Return where the file is, once its bytes were read and found right, or raise UnreadableFileError."""
+    def verified_path(self, instance: Instance) -> str:
+        """Return where the file is, once its bytes were found right, or raise UnreadableFileError."""
         ...
 
     def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:

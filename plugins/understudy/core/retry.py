@@ -4,8 +4,8 @@
 def delay_before(attempt: int, *, base: float, cap: float, fraction: float) -> float:
     """Return the seconds to wait before a further attempt.
 
-    `attempt` counts the failures so far, from 1. `fraction` in [0, 1] is the caller's random number: half of the
-    delay is fixed and half is jitter, so that neighbours who failed together do not come back together.
+    `attempt` counts the failures so far, from 1. `fraction` in [0, 1] is the caller's random number: half of
+    the delay is fixed and half is jitter, so that neighbours who failed together do not come back together.
     """
     if attempt < 1:
         raise ValueError(f"attempt counts from 1, got {attempt}")

@@ -68,7 +68,7 @@ class LaneView:
 
 @dataclass(frozen=True, slots=True)
 class HolderView:
-    """One holder with the number of obligations in each state; `oldest_owed_seconds` is the age of the oldest unsettled one."""
+    """One holder with its obligations by state; `oldest_owed_seconds` is the oldest unsettled one's age."""
 
     name: HolderName
     kind: HolderKind
@@ -93,7 +93,7 @@ class OperationState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class OperationView:
-    """One operation: `kind` is the verb, progress in `unit`, rate in units per second, `report` the path of its report or None."""
+    """One operation: `kind` is the verb, `rate` units per second, `report` the path of its report or None."""
 
     operation: int
     kind: str
@@ -131,8 +131,9 @@ class GapsView:
 class Status:
     """The whole appliance at one moment.
 
-    `horizon` is the moment up to which the standby is known to be complete, None before the first inventory diff;
-    `rpo_seconds` is the age of the oldest instance that no vault is proven to have, 0 where there is none.
+    `horizon` is the moment up to which the standby is known to be complete, None before the first inventory
+    diff; `rpo_seconds` is the age of the oldest instance that no vault is proven to have, 0 where there is
+    none.
     """
 
     site: str
@@ -181,7 +182,7 @@ class ObligationView:
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """What a failback would do, counted in instances; `to_send` is per study, `to_pull` what the primary got alone."""
+    """What a failback would do, in instances: `to_send` by study, `to_pull` what the primary got alone."""
 
     epoch: int
     primary_studies: int

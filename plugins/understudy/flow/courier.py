@@ -1,16 +1,17 @@
 """The courier: one lane per holder that finds out first, delivers what is owed, and believes only a proof.
 
 Rule 1: lanes share nothing but the ledger; one that waits delays no other.
-Rule 2: whatever stops a lane in the middle of a batch, every instance of it gets an outcome or its lease lapses.
+Rule 2: whatever stops a lane in the middle of a batch, every instance of it gets an outcome; where the
+process ends, its successor releases the claims.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from understudy.adapters.ledger import Ledger
-from understudy.core.model import Delivery, Instance, Outcome, Timestamp
+from understudy.core.model import Delivery, Instance, InstanceNumber, Outcome, Timestamp
 from understudy.core.ports import Clock, Holder, HolderUnavailableError
 from understudy.core.retry import delay_before
 from understudy.core.views import LaneState, LaneView, iso
@@ -55,6 +56,8 @@ class Lane:
         self._is_open = is_open
         self._fraction = fraction
         self._failures = 0
+        self._most = policy.batch_instances
+        """Instances of the next batch: fewer after an unforeseen error, so that its cause ends up alone."""
         self._lock = threading.Lock()
         self._view = LaneView(LaneState.IDLE, "", iso(clock.now()), None, 0.0)
         self._not_before = Timestamp(0.0)
@@ -114,33 +117,41 @@ class Lane:
         batch = self._ledger.due(
             self.holder.name,
             now=self._clock.now(),
-            limit=policy.batch_instances,
+            limit=self._most,
             max_bytes=policy.batch_bytes,
             linger=policy.linger,
         )
         if not batch:
             return False
         began = self._clock.now()
-        self._show(LaneState.WORKING, f"looking for {len(batch)} instances there")
-        found = self.holder.find(batch)
-        self._ledger.find(self.holder.name, found, now=self._clock.now())
-        rest = [instance for instance in batch if instance.number not in found]
+        rest = self._find(batch)
         if rest:
             self._show(LaneState.WORKING, f"sending {len(rest)} instances")
             self._send(rest)
+        self._most = min(2 * self._most, policy.batch_instances)
         elapsed = self._clock.now() - began
         self._show(LaneState.WORKING, "", rate=len(batch) / elapsed if elapsed > 0 else 0.0)
         return True
 
+    def _find(self, batch: Sequence[Instance]) -> list[Instance]:
+        """Find out what the holder has already and return the rest."""
+        self._show(LaneState.WORKING, f"looking for {len(batch)} instances there")
+        try:
+            found = self.holder.find(batch)
+        except HolderUnavailableError:
+            raise
+        except Exception as error:
+            self._blame({instance.number for instance in self._claim(batch)}, error)
+            raise
+        proven = self._ledger.find(self.holder.name, found, now=self._clock.now())
+        return [instance for instance in batch if instance.number not in proven]
+
     def _send(self, batch: Sequence[Instance]) -> None:
-        now = self._clock.now()
-        self._ledger.claim(
-            self.holder.name, [instance.number for instance in batch], now=now, lease=self._policy.lease
-        )
-        open_numbers = {instance.number for instance in batch}
+        claimed = self._claim(batch)
+        open_numbers = {instance.number for instance in claimed}
         pending: list[Delivery] = []
         try:
-            for delivery in self.holder.deliver(batch):
+            for delivery in self.holder.deliver(claimed):
                 pending.append(delivery)
                 open_numbers.discard(delivery.number)
                 if len(pending) >= self._policy.record_every:
@@ -149,10 +160,25 @@ class Lane:
         except HolderUnavailableError as error:
             pending += [Delivery(number, Outcome.UNKNOWN, error.reason) for number in sorted(open_numbers)]
             raise
+        except Exception as error:
+            self._blame(open_numbers, error)
+            raise
         finally:
-            # Whatever came to an end is written, also when the lane stops on an error that nobody foresaw.
             if pending:
                 self._record(pending)
+
+    def _claim(self, batch: Sequence[Instance]) -> list[Instance]:
+        numbers = [instance.number for instance in batch]
+        claimed = self._ledger.claim(
+            self.holder.name, numbers, now=self._clock.now(), lease=self._policy.lease
+        )
+        return [instance for instance in batch if instance.number in claimed]
+
+    def _blame(self, numbers: Set[InstanceNumber], error: Exception) -> None:
+        """Owe these again after an error that nobody foresaw; who runs the lane tells of the error."""
+        self._most = max(1, min(self._most, len(numbers)) // 2)
+        reason = f"the lane stopped on {type(error).__name__}: outcome unknown"
+        self._record([Delivery(number, Outcome.UNKNOWN, reason) for number in sorted(numbers)])
 
     def _record(self, deliveries: Sequence[Delivery]) -> None:
         now = self._clock.now()

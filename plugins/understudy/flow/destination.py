@@ -49,7 +49,8 @@ class DicomDestination:
                 yield Delivery(instance.number, outcome, error.reason)
                 continue
             ready.append((instance, FileToSend(path, instance.sop_class_uid, instance.transfer_syntax_uid)))
-        # One association proposes at most 128 contexts, and a batch never needs more contexts than it has files.
+        # One association proposes at most 128 contexts, and a batch never needs more contexts than it has
+        # files.
         for start in range(0, len(ready), MAX_CONTEXTS):
             part = ready[start : start + MAX_CONTEXTS]
             answers = self._peer.store([file for _, file in part])

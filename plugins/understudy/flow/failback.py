@@ -1,7 +1,8 @@
 """Failback: give back to the repaired primary what it lacks, pull what it received alone, and prove both.
 
 Rule 1: progress lives in the ledger alone; a crash at any point is continued by `step` from what is there.
-Rule 2: settling asks the primary again for every instance of the epoch; an answer of yesterday proves nothing today.
+Rule 2: settling asks the primary again for every instance of the epoch; an answer of yesterday proves nothing
+today.
 """
 
 import logging
@@ -30,7 +31,7 @@ _NAMED = 50
 
 @dataclass(frozen=True, slots=True)
 class FailbackPolicy:
-    """Seconds without a store by a modality before settling, and the primary's AE title, which does not count as one."""
+    """What settling needs: seconds without a store by anybody but the primary, told by its AE title."""
 
     quiet_period: float
     primary_ae_title: str
@@ -60,8 +61,8 @@ class Failback:
         self._write_report = write_report
         self._one_at_a_time = threading.Lock()
         self._compared: int | None = None
-        """The operation whose inventories this process has compared: between the first comparison and the moment when
-        nothing is owed any more, the lane's progress is read from the ledger alone."""
+        """The operation whose inventories this process has compared: between the first comparison and the
+        moment when nothing is owed any more, the lane's progress is read from the ledger alone."""
 
     def plan(self) -> PlanView:
         """Compare both inventories and say what a failback would do; changes nothing."""
@@ -88,70 +89,72 @@ class Failback:
         """
         mode = self._ledger.mode()
         if mode.mode is Mode.RETURNING and mode.epoch == epoch:
-            return self._operation()
+            return self._running() or self._operation_alone()
         health = self._prober.step()
         unmet: list[str] = []
         last = health.evidence[0]
         if (last.echo, last.find) != ("ok", "ok"):
             unmet.append(f"the primary does not answer: C-ECHO {last.echo}; C-FIND {last.find}")
-        self._ledger.change_mode(
-            ModeEvent.FAILBACK,
-            epoch=epoch,
-            who=who,
-            fields={"evidence": f"{last.at} echo={last.echo} find={last.find}"},
-            now=self._clock.now(),
-            guard=lambda _connection: unmet,
-        )
-        return self._operation()
+        evidence = {"evidence": f"{last.at} echo={last.echo} find={last.find}"}
+        self._change(ModeEvent.FAILBACK, epoch, who, evidence, lambda _transaction: unmet)
+        return self._operation_alone()
 
     def step(self) -> bool:
         """Carry a failback on: compare, owe again what was lost, wait for the lane, prove, report.
 
-        Returns whether there was anything to do. Raises HolderUnavailableError where the primary does not answer.
+        Returns whether there was anything to do. Raises HolderUnavailableError where the primary does not
+        answer.
         """
-        mode = self._ledger.mode()
-        if mode.mode is not Mode.RETURNING:
-            return False
-        if self._prober.health.condition is Condition.DOWN:
-            self.interrupt("understudy", reason="the primary is down again", epoch=mode.epoch)
-            return False
-        operation = self._operation()
-        if operation.state is not OperationState.RUNNING:
-            return False
         with self._one_at_a_time:
+            mode = self._ledger.mode()
+            if mode.mode is not Mode.RETURNING:
+                return False
+            if self._prober.health.condition is Condition.DOWN:
+                self.interrupt("understudy", reason="the primary is down again", epoch=mode.epoch)
+                return False
+            operation = self._operation()
+            if operation.state is not OperationState.RUNNING:
+                return False
             return self._carry_on(operation)
 
     def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> ModeRecord:
         """Change returning to standby after asking the primary for every instance of the epoch once more.
 
-        Raises PreconditionError naming each instance that the primary does not list, and every other unmet guard.
+        Raises PreconditionError naming each instance that the primary does not list, and every other unmet
+        guard.
         """
         mode = self._ledger.mode()
-        unmet: list[str] = []
-        if mode.mode is Mode.RETURNING and mode.epoch == epoch:
-            with self._one_at_a_time:
-                unmet += self._prove_again()
+        if mode.mode is not Mode.RETURNING or mode.epoch != epoch:
+            # Refused by the table, in the same words as every other event in a wrong mode.
+            return self._change(ModeEvent.SETTLE, epoch, who, {})
+        with self._one_at_a_time:
+            comparison = self._mirror.step(self._suspects())
+            unmet = self._absent(comparison)
+            self._owe_lost(comparison)
+            if unmet:
+                # The work goes on under a new operation of the same failback.
+                self._operation()
             if override_quiet is None:
                 unmet += self._noise()
-        fields = {"override_quiet": override_quiet} if override_quiet is not None else {}
 
-        def guard(transaction: Transaction) -> list[str]:
-            unsettled = unsettled_to(transaction, self._holder)
-            told = [f"{unsettled} instances are not proven to be at the primary"] if unsettled else []
-            return unmet + told
+            def guard(transaction: Transaction) -> list[str]:
+                unsettled = unsettled_to(transaction, self._holder)
+                told = [f"{unsettled} instances are not proven to be at the primary"] if unsettled else []
+                return unmet + told
 
-        return self._ledger.change_mode(
-            ModeEvent.SETTLE, epoch=epoch, who=who, fields=fields, now=self._clock.now(), guard=guard
-        )
+            fields = {} if override_quiet is None else {"override_quiet": override_quiet}
+            record = self._change(ModeEvent.SETTLE, epoch, who, fields, guard)
+            running = self._running()
+            if running is not None:
+                self._finish(running, comparison, running.total)
+            return record
 
     def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeRecord:
         """Change returning back to active; what was delivered and proven stays so."""
         if not reason.strip():
             raise RefusedError("a reason is needed", "say in a few words why; it is written to the event log")
         now = self._clock.now()
-        record = self._ledger.change_mode(
-            ModeEvent.INTERRUPT, epoch=epoch, who=who, fields={"reason": reason}, now=now
-        )
+        record = self._change(ModeEvent.INTERRUPT, epoch, who, {"reason": reason})
         running = self._running()
         if running is not None:
             self._ledger.update_operation(
@@ -171,6 +174,10 @@ class Failback:
         total = self._show_progress(operation, gaps)
         if gaps or lost or self._remaining() > 0 or self._tally().get(ObligationState.REFUSED, 0) > 0:
             return False
+        self._finish(operation, comparison, total)
+        return True
+
+    def _finish(self, operation: OperationView, comparison: Comparison, total: int) -> None:
         report = self._write_report(operation.operation, self._report(operation, comparison))
         self._ledger.update_operation(
             operation.operation,
@@ -182,7 +189,6 @@ class Failback:
             report=report,
         )
         _log.info("failback done operation=%d instances=%d", operation.operation, total)
-        return True
 
     def _show_progress(self, operation: OperationView, gaps: int) -> int:
         """Write how far the operation is and return its total in instances."""
@@ -205,20 +211,16 @@ class Failback:
         tally = self._tally()
         return sum(tally.get(state, 0) for state in _UNDERWAY)
 
-    def _prove_again(self) -> list[str]:
-        comparison = self._mirror.step(self._suspects())
+    def _absent(self, comparison: Comparison) -> list[str]:
+        """Return, in words, each instance that the primary was asked for and does not list."""
         missing = [instance for diff in comparison.diffs for instance in (*diff.lost, *diff.to_send)]
-        self._owe_lost(comparison)
-        unmet = [
-            f"instance {instance.sop_instance_uid} of study {instance.study_instance_uid} is not at the primary"
-            for instance in missing[:_NAMED]
+        told = [
+            f"instance {one.sop_instance_uid} of study {one.study_instance_uid} is not at the primary"
+            for one in missing[:_NAMED]
         ]
         if len(missing) > _NAMED:
-            unmet.append(f"and {len(missing) - _NAMED} more instances are not at the primary")
-        if unmet:
-            # The work goes on under a new operation of the same failback.
-            self._operation()
-        return unmet
+            told.append(f"and {len(missing) - _NAMED} more instances are not at the primary")
+        return told
 
     def _owe_lost(self, comparison: Comparison) -> None:
         lost = [instance.number for diff in comparison.diffs for instance in diff.lost]
@@ -234,8 +236,8 @@ class Failback:
         if quiet >= self._policy.quiet_period:
             return []
         return [
-            f"a modality stored here {quiet:.0f} s ago, and {self._policy.quiet_period:.0f} s of quiet are needed: "
-            "point it back to the primary and wait, or override the quiet period with a reason"
+            f"a modality stored here {quiet:.0f} s ago, and {self._policy.quiet_period:.0f} s of quiet are "
+            "needed: point it back to the primary and wait, or override the quiet period with a reason"
         ]
 
     def _suspects(self) -> set[StudyInstanceUid]:
@@ -245,10 +247,36 @@ class Failback:
         return self._ledger.tally().get(self._holder, {})
 
     def _running(self) -> OperationView | None:
-        for operation in self._ledger.operations(20):
-            if operation.kind == KIND and operation.state is OperationState.RUNNING:
-                return operation
-        return None
+        return self._ledger.latest_operation(KIND, running=True)
+
+    def _operation_alone(self) -> OperationView:
+        """Return the operation of the present failback, begun by one thread only."""
+        with self._one_at_a_time:
+            self._drop_stale()
+            return self._operation()
+
+    def _drop_stale(self) -> None:
+        """End an operation that a crash left running after its failback had ended."""
+        running = self._running()
+        if running is not None and running.started < iso(self._ledger.mode().since):
+            self._ledger.update_operation(
+                running.operation,
+                now=self._clock.now(),
+                state=OperationState.CANCELLED,
+                message="its failback ended while the appliance stopped",
+            )
+
+    def _change(
+        self,
+        event: ModeEvent,
+        epoch: int,
+        who: str,
+        fields: Mapping[str, object],
+        guard: Callable[[Transaction], list[str]] | None = None,
+    ) -> ModeRecord:
+        return self._ledger.change_mode(
+            event, epoch=epoch, who=who, fields=fields, now=self._clock.now(), guard=guard
+        )
 
     def _operation(self) -> OperationView:
         """Return the running operation, or the one that is done while nothing new is owed, or a new one."""
@@ -257,8 +285,13 @@ class Failback:
             return running
         mode = self._ledger.mode()
         remaining = self._remaining() + self._tally().get(ObligationState.REFUSED, 0)
-        latest = next((found for found in self._ledger.operations(20) if found.kind == KIND), None)
-        if latest is not None and latest.started >= iso(mode.since) and remaining == 0:
+        latest = self._ledger.latest_operation(KIND)
+        if (
+            latest is not None
+            and latest.state is OperationState.DONE
+            and latest.started >= iso(mode.since)
+            and remaining == 0
+        ):
             return latest
         return self._ledger.begin_operation(
             KIND, total=remaining, unit="instances", message="comparing inventories", now=self._clock.now()

@@ -1,6 +1,7 @@
-"""Mirror: ask the primary what it holds, pull what is missing here, and know up to when the standby is complete.
+"""Mirror: ask the primary what it holds, pull what is missing, know up to when the standby is complete.
 
-Deletions at the primary are recorded and shown, never applied: a standby that repeats a mass deletion is no backup.
+Deletions at the primary are recorded and shown, never applied: a standby that repeats a mass deletion is no
+backup.
 """
 
 import logging
@@ -24,7 +25,7 @@ _SUCCESS = 0x0000
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The whole inventory diff at one moment: only studies that differ, or that were suspects, are in `diffs`."""
+    """The inventory diff at one moment: only studies that differ, or that were suspects, are in `diffs`."""
 
     started: Timestamp
     studies: int
@@ -57,7 +58,10 @@ class Mirror:
         return None if value is None else Timestamp(float(value))
 
     def compare(self, suspects: Collection[StudyInstanceUid] = ()) -> Comparison:
-        """Compare both inventories; `suspects` are compared by instance whatever the counts say. Changes nothing."""
+        """Compare both inventories; `suspects` are compared by instance whatever the counts say.
+
+        Changes nothing.
+        """
         self._noter.catch_up()
         started = self._clock.now()
         theirs = self._peer.studies()
@@ -73,8 +77,8 @@ class Mirror:
     def step(self, suspects: Collection[StudyInstanceUid] = (), *, patience: float = 0.0) -> Comparison:
         """Compare, record what the primary turned out to have, pull the gaps and move the horizon.
 
-        A gap that is known for less than `patience` seconds is left to the primary's own forwarding. Returns the
-        comparison as it is after the pull.
+        A gap that is known for less than `patience` seconds is left to the primary's own forwarding. Returns
+        the comparison as it is after the pull.
         """
         with self._one_at_a_time:
             comparison = self.compare(suspects)

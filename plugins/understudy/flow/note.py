@@ -15,7 +15,7 @@ _PAGE = 500
 
 
 class Noter:
-    """Writes every stored instance into the ledger; a crash at any point repeats the last page, which changes nothing."""
+    """Writes every stored instance into the ledger; a crash repeats the last page, which changes nothing."""
 
     def __init__(
         self, feed: Feed, ledger: Ledger, rules: Rules, clock: Clock, *, primary_grace: float
@@ -42,7 +42,8 @@ class Noter:
         page = self._feed.changes(since, _PAGE)
         now = self._clock.now()
         if page.was_reset:
-            # The index was replaced or restored: everything is read again, and what is known already is left alone.
+            # The index was replaced or restored: everything is read again, and what is known already is left
+            # alone.
             self._ledger.log("understudy", "rescan", {"cursor": since}, now)
             _log.warning("note rescan because=feed_shorter_than_cursor cursor=%d", since)
         described = self._feed.describe(list(page.orthanc_ids)) if page.orthanc_ids else []

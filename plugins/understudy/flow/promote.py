@@ -1,8 +1,8 @@
-"""Promote: the standby takes over, guarded by evidence; hold and release keep it still during planned work."""
+"""Promote: the standby takes over, guarded by evidence; hold and release frame planned work."""
 
 from understudy.adapters.ledger import Ledger, ModeRecord
-from understudy.core.health import Health
 from understudy.core.errors import RefusedError
+from understudy.core.health import Health
 from understudy.core.model import Timestamp
 from understudy.core.modes import ModeEvent
 from understudy.core.views import Condition
@@ -11,8 +11,8 @@ from understudy.core.views import Condition
 def lag(horizon: Timestamp | None, health: Health | None, began: Timestamp, now: Timestamp) -> float:
     """Return the seconds of the primary's work that the standby may lack.
 
-    It is the time from the horizon (or, before the first inventory diff, from `began`) to now, or to the moment since
-    when the primary is down: what is down receives nothing.
+    It is the time from the horizon (or, before the first inventory diff, from `began`) to now, or to the
+    moment since when the primary is down: what is down receives nothing.
     """
     until = health.since if health is not None and health.condition is Condition.DOWN else now
     return max(0.0, until - (began if horizon is None else horizon))
@@ -33,8 +33,8 @@ def promote(
 ) -> ModeRecord:
     """Change standby to active in one durable transaction.
 
-    Raises PreconditionError with every unmet precondition: the primary is down by evidence, or `force` with a reason;
-    nothing is known to be missing and the lag is within `max_lag`, or `accept_loss`.
+    Raises PreconditionError with every unmet precondition: the primary is down by evidence, or `force` with a
+    reason; nothing is known to be missing and the lag is within `max_lag`, or `accept_loss`.
     """
     _need_reason(reason)
     unmet: list[str] = []

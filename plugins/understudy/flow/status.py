@@ -20,7 +20,7 @@ from understudy.core.views import (
 )
 
 _OLD = 900.0
-"""Seconds after which something unsettled is an alarm: age tells of a queue that stands still, errors do not."""
+"""Seconds after which something unsettled is an alarm: age tells of a queue that stands still."""
 
 
 def holder_view(ledger: Ledger, holder: Holder, lane: LaneView, now: Timestamp) -> HolderView:
@@ -98,7 +98,8 @@ def alarms(
                 Alarm(
                     at,
                     f"{holder.name} refused {holder.refused} instances",
-                    f"`understudy obligations --holder {holder.name} --state refused` says why; replay or waive",
+                    f"`understudy obligations --holder {holder.name} --state refused` says why; "
+                    "replay or waive them",
                 )
             )
         if holder.lane.state is LaneState.WAITING:

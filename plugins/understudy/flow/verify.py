@@ -1,4 +1,4 @@
-"""Verify: ask every holder again for every instance that it was proven to have, and the event log for its chain."""
+"""Verify: ask every holder again for all that it was proven to have, and the event log for its chain."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ class Verifier:
         return True
 
     def _ask(self, holder: Holder, operation: int, done: int) -> tuple[int, int, str]:
-        """Return how many proven instances the holder was asked for, how many it lost, and why it could not be asked."""
+        """Return how many instances the holder was asked for, how many it lost, and why it was not asked."""
         asked = lost = 0
         after = InstanceNumber(0)
         while page := self._ledger.proven(holder.name, after=after, limit=_PAGE):
@@ -120,7 +120,4 @@ class Verifier:
         _log.info("verify done operation=%d proofs=%d problems=%d", operation.operation, done, len(problems))
 
     def _running(self) -> OperationView | None:
-        for operation in self._ledger.operations(20):
-            if operation.kind == KIND and operation.state is OperationState.RUNNING:
-                return operation
-        return None
+        return self._ledger.latest_operation(KIND, running=True)

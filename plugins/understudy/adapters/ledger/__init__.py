@@ -1,18 +1,29 @@
-"""The ledger of custody in SQLite: the durable record of instances, obligations, proofs, modes, operations and events."""
+"""The ledger of custody in SQLite: instances, obligations, proofs, modes, operations and events, durably."""
 
 from pathlib import Path
 
-from understudy.adapters.ledger.custody import Custody, unsettled_to
+from understudy.adapters.ledger.custody import Custody
 from understudy.adapters.ledger.database import Database, LedgerVersionError
 from understudy.adapters.ledger.findings import Finding, Findings
+from understudy.adapters.ledger.intake import Intake
 from understudy.adapters.ledger.journal import Journal, ModeRecord, Transaction
 from understudy.adapters.ledger.packs import Packs
+from understudy.adapters.ledger.questions import Questions, unsettled_to
+from understudy.adapters.ledger.transitions import IllegalTransitionError
 
-__all__ = ["Finding", "Ledger", "LedgerVersionError", "ModeRecord", "Transaction", "unsettled_to"]
+__all__ = [
+    "Finding",
+    "IllegalTransitionError",
+    "Ledger",
+    "LedgerVersionError",
+    "ModeRecord",
+    "Transaction",
+    "unsettled_to",
+]
 
 
-class Ledger(Custody, Findings, Journal):
-    """Custody, findings and journal on one file; `packs` is the vaults' book on the same file."""
+class Ledger(Intake, Custody, Questions, Findings, Journal):
+    """Everything the ledger is asked and told, on one file; `packs` is the vaults' book on the same file."""
 
     def __init__(self, path: Path) -> None:
         database = Database(path)

@@ -25,7 +25,11 @@ class Database:
         self._engine = create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=16)
         event.listen(self._engine, "connect", _prepare)
         event.listen(self._engine, "begin", _begin)
-        self._open(path)
+        try:
+            self._open(path)
+        except LedgerVersionError:
+            self.close()
+            raise
 
     def _open(self, path: Path) -> None:
         with self.writing() as connection:
@@ -54,7 +58,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Give a connection whose transaction is committed, and on disk, when the block ends without an error."""
+        """Give a connection whose transaction is on disk when the block ends without an error."""
         with (
             self._engine.connect().execution_options(understudy_writes=True) as connection,
             connection.begin(),

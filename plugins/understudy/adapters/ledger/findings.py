@@ -26,7 +26,7 @@ class Findings:
     _database: Database
 
     def write_gaps(self, missing: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
-        """Replace the known gaps, instances that the primary has and we do not; a gap that stays keeps its age."""
+        """Replace the known gaps: what the primary has and we do not; a gap that stays keeps its age."""
         self._replace(gaps, missing, now)
 
     def read_gaps(self) -> list[Finding]:
@@ -34,7 +34,7 @@ class Findings:
         return self._read(gaps)
 
     def write_departures(self, lost: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
-        """Replace the known departures, instances that the primary was proven to have and does not list any more."""
+        """Replace the known departures: what the primary was proven to have and does not list any more."""
         self._replace(departures, lost, now)
 
     def read_departures(self) -> list[Finding]:

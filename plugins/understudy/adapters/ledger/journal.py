@@ -68,8 +68,8 @@ class Journal:
     ) -> ModeRecord:
         """Change the mode in one durable transaction with its event row.
 
-        Raises StaleEpochError where the caller saw another epoch, WrongModeError where the event is not in the table,
-        PreconditionError with all that the guard found; in each case nothing is changed.
+        Raises StaleEpochError where the caller saw another epoch, WrongModeError where the event is not in
+        the table, PreconditionError with all that the guard found; in each case nothing is changed.
         """
         with self._database.writing() as connection:
             before = current_mode(connection)
@@ -116,7 +116,11 @@ class Journal:
             append_event(connection, now, who, kind, fields)
 
     def broken_event(self) -> int | None:
-        """Return the number of the first event whose hash does not follow from its content and its predecessor."""
+        """Return the first event whose hash does not follow from its content and its predecessor.
+
+        An event that was changed or taken out is found by what follows it. The last ones can be cut off
+        unseen: only who kept their hash elsewhere could tell.
+        """
         with self._database.reading() as connection:
             previous, expected = "", 1
             for row in connection.execute(select(events).order_by(events.c.event)):
@@ -170,6 +174,15 @@ class Journal:
             raise _no_operation(operation)
         return _operation(row)
 
+    def latest_operation(self, kind: str, *, running: bool = False) -> OperationView | None:
+        """Return the newest operation of a kind, or the newest that is running, None where there is none."""
+        query = select(operations).where(operations.c.kind == kind)
+        if running:
+            query = query.where(operations.c.state == OperationState.RUNNING.value)
+        with self._database.reading() as connection:
+            row = connection.execute(query.order_by(operations.c.operation.desc()).limit(1)).first()
+            return None if row is None else _operation(row)
+
     def operations(self, limit: int) -> list[OperationView]:
         """Return the newest operations, newest first."""
         query = select(operations).order_by(operations.c.operation.desc()).limit(limit)
@@ -213,11 +226,13 @@ def write_cursor(connection: Connection, name: str, value: int) -> None:
 def append_event(
     connection: Connection, now: Timestamp, who: str, kind: str, fields: Mapping[str, object]
 ) -> None:
-    """Append an event to the hash chain within a transaction: identifiers and numbers only, no patient attribute."""
+    """Append an event to the hash chain within a transaction: identifiers and numbers only."""
     text = json.dumps(dict(fields), sort_keys=True, separators=(",", ":"))
     previous = connection.scalar(select(events.c.chain).order_by(events.c.event.desc()).limit(1)) or ""
-    chain = _chain(previous, now, who, kind, text)
-    connection.execute(insert(events).values(at=now, who=who, kind=kind, fields=text, chain=chain))
+    # As the column gives it back: the hash of 5 is not that of 5.0.
+    at = float(now)
+    chain = _chain(previous, at, who, kind, text)
+    connection.execute(insert(events).values(at=at, who=who, kind=kind, fields=text, chain=chain))
 
 
 def _chain(previous: str, at: float, who: str, kind: str, fields: str) -> str:

@@ -1,0 +1,299 @@
+"""Questions: what is asked of the ledger about instances, obligations and proofs; nothing here writes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, select
+
+from understudy.adapters.ledger.database import Database
+from understudy.adapters.ledger.schema import instances, obligations, proofs
+from understudy.core.model import (
+    HolderName,
+    Instance,
+    InstanceNumber,
+    NewInstance,
+    StudyInstanceUid,
+    Timestamp,
+)
+from understudy.core.obligations import UNSETTLED, ObligationState
+from understudy.core.views import ModalityView, ObligationView, iso
+
+_INSTANCE_COLUMNS = [instances.c[name] for name in (*NewInstance.__dataclass_fields__, "number")]
+_UNSETTLED = [state.value for state in UNSETTLED]
+
+_MOST_LINGERS = 10
+"""A study that goes on growing waits at most for so many times the linger."""
+
+_HINTS = {
+    ObligationState.REFUSED: "mend the cause, then replay; or waive it with a reason",
+    ObligationState.OWED: "nothing to do: it is tried again by itself",
+    ObligationState.IN_FLIGHT: "nothing to do: it is being sent",
+    ObligationState.SENT: "nothing to do: its proof is awaited",
+}
+
+
+class Questions:
+    """Everything that reads instances, obligations and proofs."""
+
+    _database: Database
+
+    def due(
+        self, holder: HolderName, *, now: Timestamp, limit: int, max_bytes: int, linger: float = 0.0
+    ) -> list[Instance]:
+        """Return owed instances of one study whose time has come, the longest due first.
+
+        At most `limit` instances and `max_bytes` bytes (one larger instance comes alone). A study whose
+        newest owed instance is younger than `linger` seconds waits for more, unless it has `max_bytes`
+        already or its oldest has waited ten times as long.
+        """
+        ready = and_(
+            obligations.c.holder == holder,
+            obligations.c.state == ObligationState.OWED.value,
+            obligations.c.due <= now,
+        )
+        query = (
+            select(instances.c.study_instance_uid, instances.c.size, obligations.c.since)
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(ready)
+            .order_by(obligations.c.due, obligations.c.instance)
+            .limit(4 * limit)
+        )
+        with self._database.reading() as connection:
+            study = _ripe_study(connection.execute(query).all(), limit, max_bytes, now, linger)
+            if study is None:
+                return []
+            rows = connection.execute(
+                select(*_INSTANCE_COLUMNS)
+                .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+                .where(ready, instances.c.study_instance_uid == study)
+                .order_by(instances.c.number)
+                .limit(limit)
+            )
+            batch: list[Instance] = []
+            total = 0
+            for row in rows:
+                total += row.size
+                if batch and total > max_bytes:
+                    break
+                batch.append(_instance(row))
+            return batch
+
+    def sent(self, holder: HolderName, *, now: Timestamp, limit: int) -> list[Instance]:
+        """Return instances of one study that the holder acknowledged and whose proof may be asked for now."""
+        waiting = and_(
+            obligations.c.holder == holder,
+            obligations.c.state == ObligationState.SENT.value,
+            obligations.c.due <= now,
+        )
+        with self._database.reading() as connection:
+            first = connection.execute(
+                select(instances.c.study_instance_uid)
+                .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+                .where(waiting)
+                .order_by(obligations.c.due)
+                .limit(1)
+            ).first()
+            if first is None:
+                return []
+            rows = connection.execute(
+                select(*_INSTANCE_COLUMNS)
+                .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+                .where(waiting, instances.c.study_instance_uid == first.study_instance_uid)
+                .order_by(instances.c.number)
+                .limit(limit)
+            )
+            return [_instance(row) for row in rows]
+
+    def instances_of(self, study: StudyInstanceUid) -> list[Instance]:
+        """Return the present version of every instance of a study."""
+        query = select(*_INSTANCE_COLUMNS).where(
+            instances.c.study_instance_uid == study, instances.c.superseded_by.is_(None)
+        )
+        with self._database.reading() as connection:
+            return [_instance(row) for row in connection.execute(query)]
+
+    def states_of(self, holder: HolderName, study: StudyInstanceUid) -> dict[InstanceNumber, ObligationState]:
+        """Return the state of every obligation of a study to a holder."""
+        query = (
+            select(obligations.c.instance, obligations.c.state)
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(obligations.c.holder == holder, instances.c.study_instance_uid == study)
+        )
+        with self._database.reading() as connection:
+            return {
+                InstanceNumber(row.instance): ObligationState(row.state) for row in connection.execute(query)
+            }
+
+    def studies_with(self, holder: HolderName, state: ObligationState) -> dict[StudyInstanceUid, int]:
+        """Return, for each study that has any, how many SOP Instance UIDs are in the state at the holder."""
+        query = (
+            select(
+                instances.c.study_instance_uid,
+                func.count(instances.c.sop_instance_uid.distinct()).label("found"),
+            )
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(obligations.c.holder == holder, obligations.c.state == state.value)
+            .where(instances.c.superseded_by.is_(None))
+            .group_by(instances.c.study_instance_uid)
+        )
+        with self._database.reading() as connection:
+            return {StudyInstanceUid(row.study_instance_uid): row.found for row in connection.execute(query)}
+
+    def studies_of_epoch(self, epoch: int) -> set[StudyInstanceUid]:
+        """Return the studies with an instance that was noted in this epoch."""
+        query = select(instances.c.study_instance_uid).where(instances.c.epoch == epoch).distinct()
+        with self._database.reading() as connection:
+            return {StudyInstanceUid(uid) for uid in connection.scalars(query)}
+
+    def proofs_of_epoch(self, holder: HolderName, epoch: int) -> list[tuple[StudyInstanceUid, str, int]]:
+        """Return study, kind of the latest proof and number of proven instances of this epoch."""
+        latest = (
+            select(func.max(proofs.c.proof).label("proof"))
+            .join_from(proofs, instances, proofs.c.instance == instances.c.number)
+            .where(proofs.c.holder == holder, instances.c.epoch == epoch)
+            .group_by(proofs.c.instance)
+            .subquery()
+        )
+        query = (
+            select(instances.c.study_instance_uid, proofs.c.kind, func.count())
+            .join_from(latest, proofs, latest.c.proof == proofs.c.proof)
+            .join(instances, proofs.c.instance == instances.c.number)
+            .join(
+                obligations, and_(obligations.c.instance == proofs.c.instance, obligations.c.holder == holder)
+            )
+            .where(obligations.c.state == ObligationState.PROVEN.value)
+            .group_by(instances.c.study_instance_uid, proofs.c.kind)
+            .order_by(instances.c.study_instance_uid)
+        )
+        with self._database.reading() as connection:
+            return [
+                (StudyInstanceUid(study), kind, number) for study, kind, number in connection.execute(query)
+            ]
+
+    def proven(self, holder: HolderName, *, after: InstanceNumber, limit: int) -> list[Instance]:
+        """Return proven instances numbered above `after`, present versions only, in order."""
+        query = (
+            select(*_INSTANCE_COLUMNS)
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(
+                obligations.c.holder == holder,
+                obligations.c.state == ObligationState.PROVEN.value,
+                instances.c.number > after,
+                instances.c.superseded_by.is_(None),
+            )
+            .order_by(instances.c.number)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [_instance(row) for row in connection.execute(query)]
+
+    def counts(self) -> tuple[int, int]:
+        """Return the number of instances (present versions) and of studies."""
+        query = select(func.count(), func.count(instances.c.study_instance_uid.distinct())).where(
+            instances.c.superseded_by.is_(None)
+        )
+        with self._database.reading() as connection:
+            row = connection.execute(query).one()
+            return row[0], row[1]
+
+    def tally(self) -> dict[HolderName, dict[ObligationState, int]]:
+        """Return the number of obligations of every holder in every state that occurs."""
+        query = select(obligations.c.holder, obligations.c.state, func.count()).group_by(
+            obligations.c.holder, obligations.c.state
+        )
+        tallies: dict[HolderName, dict[ObligationState, int]] = {}
+        with self._database.reading() as connection:
+            for holder, state, number in connection.execute(query):
+                tallies.setdefault(HolderName(holder), {})[ObligationState(state)] = number
+        return tallies
+
+    def oldest_unsettled(self, holder: HolderName) -> Timestamp | None:
+        """Return since when the holder's longest unsettled obligation is owed, None where nothing is."""
+        query = select(func.min(obligations.c.since)).where(
+            obligations.c.holder == holder, obligations.c.state.in_(_UNSETTLED)
+        )
+        with self._database.reading() as connection:
+            value = connection.scalar(query)
+            return None if value is None else Timestamp(value)
+
+    def last_store(self, *, except_from: str) -> Timestamp | None:
+        """Return when an instance last came over C-STORE from anybody but this AE title, None if never."""
+        query = select(func.max(instances.c.received_at)).where(
+            instances.c.calling_ae_title.not_in([except_from, ""])
+        )
+        with self._database.reading() as connection:
+            value = connection.scalar(query)
+            return None if value is None else Timestamp(value)
+
+    def modalities(self) -> list[ModalityView]:
+        """Return every sender that instances came from, the most recent first."""
+        sender = (instances.c.calling_ae_title, instances.c.called_ae_title, instances.c.remote_address)
+        first, last = func.min(instances.c.received_at), func.max(instances.c.received_at)
+        query = select(*sender, func.count(), first, last).group_by(*sender).order_by(last.desc())
+        with self._database.reading() as connection:
+            return [
+                ModalityView(calling, called, address, number, iso(Timestamp(begun)), iso(Timestamp(ended)))
+                for calling, called, address, number, begun, ended in connection.execute(query)
+            ]
+
+    def obligations(
+        self, holder: str | None, state: ObligationState | None, limit: int
+    ) -> list[ObligationView]:
+        """Return obligations, the longest unchanged first, of one holder and in one state where given."""
+        query = select(obligations, instances.c.sop_instance_uid, instances.c.study_instance_uid).join_from(
+            obligations, instances, obligations.c.instance == instances.c.number
+        )
+        if holder is not None:
+            query = query.where(obligations.c.holder == holder)
+        if state is not None:
+            query = query.where(obligations.c.state == state.value)
+        with self._database.reading() as connection:
+            return [
+                _view(row) for row in connection.execute(query.order_by(obligations.c.changed).limit(limit))
+            ]
+
+
+def unsettled_to(connection: Connection, holder: HolderName) -> int:
+    """Return how many obligations to the holder are not settled, within a transaction."""
+    query = select(func.count()).where(obligations.c.holder == holder, obligations.c.state.in_(_UNSETTLED))
+    return connection.scalar(query) or 0
+
+
+def _ripe_study(
+    rows: Sequence[Any], limit: int, max_bytes: int, now: float, linger: float
+) -> StudyInstanceUid | None:
+    """Return the first study, in order of due time, that is full or has waited for more for long enough."""
+    total: dict[str, int] = {}
+    count: dict[str, int] = {}
+    newest: dict[str, float] = {}
+    oldest: dict[str, float] = {}
+    for study, size, since in rows:
+        total[study] = total.get(study, 0) + size
+        count[study] = count.get(study, 0) + 1
+        newest[study] = max(newest.get(study, since), since)
+        oldest[study] = min(oldest.get(study, since), since)
+    for study in total:
+        full = total[study] >= max_bytes or count[study] >= limit
+        waited = newest[study] <= now - linger or oldest[study] <= now - _MOST_LINGERS * linger
+        if full or waited:
+            return StudyInstanceUid(study)
+    return None
+
+
+def _instance(row: Any) -> Instance:
+    return Instance(*row)
+
+
+def _view(row: Any) -> ObligationView:
+    state = ObligationState(row.state)
+    return ObligationView(
+        holder=HolderName(row.holder),
+        state=state,
+        sop_instance_uid=row.sop_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        attempts=row.attempts,
+        due=iso(row.due),
+        changed=iso(row.changed),
+        reason=row.reason,
+        hint=_HINTS.get(state, ""),
+    )

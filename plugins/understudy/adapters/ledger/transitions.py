@@ -1,0 +1,152 @@
+"""The steps of one obligation inside a transaction of the ledger.
+
+Rule 1: the state of an obligation changes in `advance` alone, guarded by the table in core/obligations.py.
+Rule 2: no row is proven without a proof row written in the same transaction.
+"""
+
+import json
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from understudy.adapters.ledger.journal import append_event
+from understudy.adapters.ledger.schema import obligations, proofs
+from understudy.core.model import HolderName, InstanceNumber, Proof, Timestamp
+from understudy.core.obligations import ObligationEvent, ObligationState, origins, target
+
+SYSTEM = "understudy"
+"""Who did what nobody asked for by name."""
+
+CHUNK = 500
+"""Numbers in one statement: SQLite limits its variables."""
+
+
+class IllegalTransitionError(Exception):
+    """An obligation was in no state in which the event may happen: a fault in our code, never passed over."""
+
+    def __init__(self, event: ObligationEvent, holder: str, asked: int, changed: int) -> None:
+        super().__init__(
+            f"{event.value} at {holder}: {changed} of {asked} obligations were in a state that allows it"
+        )
+
+
+def advance(
+    connection: Connection,
+    event: ObligationEvent,
+    holder: HolderName,
+    numbers: Sequence[int],
+    now: Timestamp,
+    *,
+    due: float | None = None,
+    lease_until: float | None = None,
+    reason: str | None = None,
+) -> None:
+    """Let the event happen to all of them, or raise IllegalTransitionError, which ends the transaction."""
+    values: dict[str, object] = {"state": target(event).value, "changed": now, "lease_until": lease_until}
+    if due is not None:
+        values["due"] = due
+    if reason is not None:
+        values["reason"] = reason
+    if event in (ObligationEvent.FAIL, ObligationEvent.DISPROVE):
+        values["attempts"] = obligations.c.attempts + 1
+    if event in (ObligationEvent.DISPROVE, ObligationEvent.RETURN):
+        values["since"] = now
+    asked = set(numbers)
+    changed = 0
+    for chunk in chunks(sorted(asked)):
+        statement = update(obligations).where(
+            obligations.c.holder == holder,
+            obligations.c.instance.in_(chunk),
+            obligations.c.state.in_([state.value for state in origins(event)]),
+        )
+        changed += connection.execute(statement.values(**values)).rowcount
+    if changed != len(asked):
+        raise IllegalTransitionError(event, holder, len(asked), changed)
+
+
+def able(
+    connection: Connection, event: ObligationEvent, holder: HolderName, numbers: Sequence[InstanceNumber]
+) -> list[InstanceNumber]:
+    """Return those of the obligations to which the event may happen now, in order."""
+    found: set[int] = set()
+    for chunk in chunks(numbers):
+        found |= set(
+            connection.scalars(
+                select(obligations.c.instance).where(
+                    obligations.c.holder == holder,
+                    obligations.c.instance.in_(chunk),
+                    obligations.c.state.in_([state.value for state in origins(event)]),
+                )
+            )
+        )
+    return [number for number in dict.fromkeys(numbers) if number in found]
+
+
+def owe(
+    connection: Connection,
+    number: int,
+    holder: HolderName,
+    state: ObligationState,
+    due: float,
+    now: Timestamp,
+) -> bool:
+    """Begin an obligation where there is none; return whether there was none."""
+    statement = upsert(obligations).values(
+        instance=number,
+        holder=holder,
+        state=state.value,
+        attempts=0,
+        since=now,
+        due=due,
+        changed=now,
+        reason="",
+    )
+    return connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
+
+
+def prove(
+    connection: Connection,
+    event: ObligationEvent,
+    holder: HolderName,
+    number: InstanceNumber,
+    proof: Proof,
+    now: Timestamp,
+) -> None:
+    """Write the proof and let the event, PROVE or FIND, happen."""
+    write_proof(connection, number, holder, proof)
+    advance(connection, event, holder, [number], now)
+
+
+def disprove(
+    connection: Connection,
+    holder: HolderName,
+    numbers: Sequence[InstanceNumber],
+    *,
+    reason: str,
+    now: Timestamp,
+    due: Timestamp,
+) -> None:
+    """Owe again what the holder was believed to have, with an event."""
+    advance(connection, ObligationEvent.DISPROVE, holder, numbers, now, due=due, reason=reason)
+    append_event(
+        connection, now, SYSTEM, "disprove", {"holder": holder, "instances": len(numbers), "reason": reason}
+    )
+
+
+def write_proof(connection: Connection, number: int, holder: HolderName, proof: Proof) -> None:
+    """Keep a proof."""
+    connection.execute(
+        insert(proofs).values(
+            instance=number,
+            holder=holder,
+            kind=proof.kind.value,
+            at=proof.at,
+            evidence=json.dumps(dict(proof.evidence), sort_keys=True, separators=(",", ":")),
+        )
+    )
+
+
+def chunks(numbers: Sequence[int]) -> list[Sequence[int]]:
+    """Return the numbers in parts of at most CHUNK."""
+    return [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
