@@ -1,4 +1,4 @@
-"""The `Understudy` section of the configuration: one typed schema, every key described, unknown keys refused."""
+"""The `Understudy` section of the configuration: one typed schema that refuses unknown keys."""
 
 import json
 import os
@@ -118,7 +118,7 @@ class S3Vault(_Section):
     bucket: str = Field(min_length=3, description="Name of the bucket, made with Object Lock.")
     region: str = Field(default="us-east-1", description="Region for request signing.")
     credentials_file: Path = Field(
-        description='JSON file {"access_key", "secret_key"} of a user that may put and list, and nothing else.'
+        description='JSON file {"access_key", "secret_key"} of a user that may put and list alone.'
     )
     retention_days: int = Field(ge=1, description="Days for which every object is locked in compliance mode.")
     recipients: list[str] = Field(
@@ -127,7 +127,7 @@ class S3Vault(_Section):
 
 
 def _kind_of_vault(value: object) -> str:
-    """Tell a vault in a bucket from one in a directory by its keys, so that errors speak of the one that is meant."""
+    """Tell a vault in a bucket from one in a directory, so that errors speak of the one that is meant."""
     keys = value if isinstance(value, dict) else vars(type(value)).get("model_fields", {})
     return "directory" if "Directory" in keys or "directory" in keys else "s3"
 
@@ -163,8 +163,8 @@ class Policy(_Section):
     inventory_interval: Seconds = Field(default=300, description="Seconds between two inventory diffs.")
     primary_grace: Seconds = Field(
         default=60,
-        description="Seconds until an instance that did not come from the primary is looked for there: a device that "
-        "sends to both is given time.",
+        description="Seconds until an instance that did not come from the primary is looked for there, and until a "
+        "gap of the mirror is pulled: devices that send to both, and the primary's own forwarding, are given time.",
     )
     max_lag: Seconds = Field(
         default=900,
@@ -219,7 +219,7 @@ class Understudy(_Section):
 
 
 def substitute(text: str, environment: Mapping[str, str]) -> str:
-    """Return the text with `${NAME}` and `${NAME:-default}` replaced as Orthanc does it (Orthanc Book, configuration)."""
+    """Return the text with `${NAME}` and `${NAME:-default}` replaced as Orthanc does it (Orthanc Book)."""
 
     def value(match: re.Match[str]) -> str:
         return environment.get(match["name"]) or match["default"] or ""

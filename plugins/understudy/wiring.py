@@ -101,7 +101,7 @@ class Workers:
         return [loop.alarm for loop in self._loops if loop.alarm is not None]
 
     def stop(self, timeout: float) -> None:
-        """Let every loop end its step, within `timeout` seconds in all; what is cut off is covered by its lease."""
+        """Let every loop end its step, within `timeout` seconds in all; a lease covers what is cut off."""
         self._stop.set()
         for loop in self._loops:
             loop.wake()
@@ -113,7 +113,7 @@ class Workers:
 def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, Workers]:
     """Return the appliance and its workers, not yet started.
 
-    Raises ConfigurationError's relatives KeysError, CredentialsError and LedgerVersionError, each with a hint.
+    Raises KeysError and LedgerVersionError, each with a hint.
     """
     clock = SystemClock()
     workers = Workers(clock)

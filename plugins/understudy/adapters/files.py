@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_durably(path: Path, content: bytes, mode: int = 0o640) -> None:
-    """Replace the file's content so that a crash leaves the old or the new; raises OSError, and then leaves no rest."""
+    """Replace the file's content so that a crash leaves the old or the new; an OSError leaves no rest."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:

@@ -10,16 +10,23 @@ import httpx
 from understudy.core.model import NewInstance, SeriesInstanceUid, SopInstanceUid, StudyInstanceUid, Timestamp
 from understudy.core.ports import Changes, OrthancUnavailableError
 
+_KEEP_ALIVE = 0.5
+"""Seconds for which an idle connection is used again; Orthanc's own limit is 1 s (KeepAliveTimeout)."""
+
 
 class Orthanc:
     """Our own Orthanc, called over HTTP on the private network."""
 
     def __init__(self, address: str, user: str, secret: str, timeout: float) -> None:
-        self._client = httpx.Client(base_url=address, auth=(user, secret), timeout=timeout)
+        # Orthanc closes a connection that was idle for a second: ours are given up before, and none meets its
+        # end.
+        limits = httpx.Limits(keepalive_expiry=_KEEP_ALIVE)
+        self._client = httpx.Client(base_url=address, auth=(user, secret), timeout=timeout, limits=limits)
 
     def changes(self, since: int, limit: int) -> Changes:
         """Return the instances stored after the cursor `since`, at most `limit`."""
-        # The end of the whole feed is read first: a page that is filtered by type ends before it (orthanc.md 2.1).
+        # The end of the whole feed is read first: a page that is filtered by type ends before it (orthanc.md
+        # 2.1).
         end = int(self._get("/changes?last")["Last"])
         if end < since:
             return Changes((), 0, done=False, was_reset=True)
@@ -49,7 +56,10 @@ class Orthanc:
         return described
 
     def store(self, content: bytes) -> bool:
-        """Store a DICOM Part 10 file; return whether exactly this instance was new. Raises httpx.HTTPStatusError."""
+        """Store a DICOM Part 10 file; return whether exactly this instance was new.
+
+        Raises httpx.HTTPStatusError.
+        """
         answer = self._client.post("/instances", content=content).raise_for_status().json()
         return bool(answer["Status"] == "Success")
 
