@@ -35,8 +35,8 @@ def main() -> int:
         return 1
     if (places.state / "first-start.json").exists():
         _log.warning(
-            "first start: `docker compose exec agent understudy first-start` shows the administrator's password, "
-            "the certificate's fingerprint and the vault's private key once, and destroys them"
+            "first start: `docker compose exec agent understudy first-start` shows the administrator's "
+            "password, the certificate's fingerprint and the vault's private key once, and destroys them"
         )
     mode = appliance.ledger.mode()
     _log.info(

@@ -163,8 +163,8 @@ class Policy(_Section):
     inventory_interval: Seconds = Field(default=300, description="Seconds between two inventory diffs.")
     primary_grace: Seconds = Field(
         default=60,
-        description="Seconds until an instance that did not come from the primary is looked for there, and until a "
-        "gap of the mirror is pulled: devices that send to both, and the primary's own forwarding, are given time.",
+        description="Seconds until an instance that did not come from the primary is looked for there, and "
+        "until a gap of the mirror is pulled: devices that send to both and the primary's forwarding get time.",
     )
     max_lag: Seconds = Field(
         default=900,

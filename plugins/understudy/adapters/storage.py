@@ -46,7 +46,7 @@ class StorageArea:
     def verified_path(self, instance: Instance) -> str:
         """Return the path of the file, whose bytes were found right, or raise UnreadableFileError."""
         self.read(instance)
-        return self._path(instance)
+        return str(self._path(instance))
 
     def read(self, instance: Instance) -> bytes:
         """Return the file's bytes, of the size and MD5 that the ledger has, or raise UnreadableFileError."""
@@ -81,7 +81,7 @@ class StorageArea:
         uuid = instance.attachment_uuid
         if _UUID.fullmatch(uuid) is None:
             raise UnreadableFileError("the ledger has no valid name of its stored file", permanent=True)
-        return str(self._root / uuid[0:2] / uuid[2:4] / uuid)
+        return self._root / uuid[0:2] / uuid[2:4] / uuid
 
     def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:
         """Return what the file says of its study, or None where it cannot be parsed."""
