@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,13 +62,17 @@ class DicomPeer:
 
     def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:
         """Return the SOP Instance UIDs of a study, asked level by level (DICOM PS3.4 C.4.1.3.1.1)."""
-        found: set[SopInstanceUid] = set()
+        return set(self._series_of(study))
+
+    def _series_of(self, study: StudyInstanceUid) -> dict[SopInstanceUid, str]:
+        """Return the Series Instance UID of every instance of a study."""
+        found: dict[SopInstanceUid, str] = {}
         with self._finding() as association:
             counts = [_count(answer) for answer in self._find(association, _query("STUDY", study))]
             for series in list(self._find(association, _query("SERIES", study, ""))):
                 series_instance_uid = self._text(series, "SeriesInstanceUID")
                 for image in self._find(association, _query("IMAGE", study, series_instance_uid, "")):
-                    found.add(SopInstanceUid(self._text(image, "SOPInstanceUID")))
+                    found[SopInstanceUid(self._text(image, "SOPInstanceUID"))] = series_instance_uid
         told = max((count for count in counts if count is not None), default=None)
         if told is not None and len(found) < told:
             raise self._unavailable(
@@ -82,6 +86,30 @@ class DicomPeer:
         query = Dataset()
         query.QueryRetrieveLevel = "STUDY"
         query.StudyInstanceUID = study
+        return self._move(query, destination)
+
+    def move_instances(
+        self, study: StudyInstanceUid, instances: Collection[SopInstanceUid], destination: str
+    ) -> MoveResult:
+        """Ask it for instances one by one (C-MOVE at IMAGE level, DICOM PS3.4 C.4.2) and add up the results.
+
+        Each has an association of its own: some archives negotiate the transfer syntax of the first instance
+        only, and cannot send the others of a study with several.
+        """
+        series = self._series_of(study)
+        status, completed, failed = _SUCCESS, 0, 0
+        for instance in sorted(set(instances) & series.keys()):
+            query = Dataset()
+            query.QueryRetrieveLevel = "IMAGE"
+            query.StudyInstanceUID = study
+            query.SeriesInstanceUID = series[instance]
+            query.SOPInstanceUID = instance
+            result = self._move(query, destination)
+            status = result.status if result.status != _SUCCESS else status
+            completed, failed = completed + result.completed, failed + result.failed
+        return MoveResult(status, completed, failed)
+
+    def _move(self, query: Dataset, destination: str) -> MoveResult:
         last = Dataset()
         with self._association([build_context(StudyRootQueryRetrieveInformationModelMove)]) as association:
             for status, _ in association.send_c_move(

@@ -1,6 +1,6 @@
 """What the flow asks of the outside: a holder, a clock."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,6 +101,12 @@ class Peer(Protocol):
 
     def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
         """Ask it to send a study to the AE title `destination` and wait for the end."""
+        ...
+
+    def move_instances(
+        self, study: StudyInstanceUid, instances: Collection[SopInstanceUid], destination: str
+    ) -> MoveResult:
+        """Ask it for instances of a study one by one, and wait for the end of each."""
         ...
 
     def store(self, files: Sequence[FileToSend]) -> Iterator[int | str | None]:

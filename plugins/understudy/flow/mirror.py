@@ -13,7 +13,7 @@ from understudy.adapters.ledger import Ledger
 from understudy.core.inventory import StudyDiff, compare_study, studies_to_look_into
 from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
 from understudy.core.obligations import UNSETTLED, ObligationState
-from understudy.core.ports import Clock, Peer
+from understudy.core.ports import Clock, MoveResult, Peer
 from understudy.flow.destination import inventory_proof
 from understudy.flow.note import Noter
 
@@ -88,7 +88,9 @@ class Mirror:
             gaps = {gap.study: gap.instances for gap in self._ledger.read_gaps() if gap.since <= known_before}
             if gaps:
                 _log.info("mirror gaps studies=%d instances=%d", len(gaps), sum(gaps.values()))
-                self._pull(gaps)
+                for diff in comparison.diffs:
+                    if diff.study in gaps:
+                        self._pull(diff)
                 self._noter.catch_up()
                 again = tuple(
                     self._compare_study(diff.study, listed_there=True) if diff.study in gaps else diff
@@ -115,14 +117,25 @@ class Mirror:
                 found = {instance.number: proof for instance in diff.found}
                 self._ledger.find(self._holder, found, now=self._clock.now())
 
-    def _pull(self, gaps: dict[StudyInstanceUid, int]) -> None:
-        for study, missing in gaps.items():
-            result = self._peer.move(study, self._destination)
-            if result.status != _SUCCESS or result.failed:
-                _log.warning(
-                    "mirror pull study=%s missing=%d status=0x%04X failed=%d",
-                    study,
-                    missing,
-                    result.status,
-                    result.failed,
-                )
+    def _pull(self, diff: StudyDiff) -> None:
+        """Pull a study at once where all of it is missing, else what is missing of it, instance by instance.
+
+        Moving a whole study again would overwrite what is here with what the primary makes of it on the way:
+        another transfer syntax, for one.
+        """
+        if len(diff.missing_here) == diff.listed:
+            self._tell(diff, self._peer.move(diff.study, self._destination))
+            self._noter.catch_up()
+            diff = self._compare_study(diff.study, listed_there=True)
+        if diff.missing_here:
+            self._tell(diff, self._peer.move_instances(diff.study, diff.missing_here, self._destination))
+
+    def _tell(self, diff: StudyDiff, result: MoveResult) -> None:
+        if result.status != _SUCCESS or result.failed:
+            _log.warning(
+                "mirror pull study=%s missing=%d status=0x%04X failed=%d",
+                diff.study,
+                len(diff.missing_here),
+                result.status,
+                result.failed,
+            )
