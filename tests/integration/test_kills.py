@@ -1,0 +1,153 @@
+"""SIGKILL of agent and Orthanc in the middle of their work: the end is the same as without."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import data
+from tests.lab import PRIMARY, STANDBY, Lab, Peer
+from tests.stack import StackError, State, wait_until
+
+KILLED = ("agent", "orthanc")
+VAULTS = ("local", "cloud")
+
+
+def series(lab: Lab, name: str, *, instances: int, size: int = 256) -> data.Series:
+    return data.ct_series(lab.data / name, seed=name, instances=instances, rows=size, columns=size)
+
+
+class Sender:
+    """A modality that sends a folder and does not give up: what was not acknowledged is sent again."""
+
+    def __init__(self, lab: Lab, folder: Path, to: Peer) -> None:
+        self._lab = lab
+        self._folder = folder
+        self._to = to
+        self._thread = threading.Thread(target=self._try_once, daemon=True)
+        self._thread.start()
+
+    def _try_once(self) -> None:
+        try:
+            self._lab.send(self._folder, calling="CT1", to=self._to)
+        except StackError:
+            # Its association was cut; `finish` sends again.
+            return
+
+    def finish(self, wanted: data.Series) -> None:
+        self._thread.join()
+
+        def sent_again() -> frozenset[str]:
+            return self._lab.send(self._folder, calling="CT1", to=self._to).accepted
+
+        wait_until(
+            sent_again,
+            lambda accepted: accepted == set(wanted.sop_instance_uids),
+            deadline=60,
+            what="the whole series accepted",
+            pause=1,
+        )
+
+
+def kill_when(lab: Lab, moment: Callable[[State], bool], what: str) -> State:
+    """Kill agent and Orthanc at a moment of their work, and return the state that was last seen."""
+    state = wait_until(lab.status, moment, deadline=60, what=what, pause=0.02)
+    lab.kill(*KILLED)
+    return state
+
+
+def revive(lab: Lab) -> None:
+    lab.start("orthanc", "agent")
+
+
+def everywhere_once(lab: Lab, wanted: data.Series) -> None:
+    """Wait until all is proven everywhere, then count at every holder: 0 missing, 0 duplicated."""
+    wait_until(
+        lab.status,
+        lambda state: state.gaps == 0 and all(counts.unproven == 0 for counts in state.holders.values()),
+        deadline=120,
+        what="all proven everywhere",
+        pause=0.5,
+    )
+    uids = set(wanted.sop_instance_uids)
+    identity = lab.first_start().identity
+    vaults = {"local": lab.local_vault(identity), "cloud": lab.cloud_vault(identity)}
+    found = {"primary": lab.instances_at(PRIMARY), "standby": lab.instances_at(STANDBY)} | {
+        name: Counter(copy.sop_instance_uid for copy in vault.copies()) for name, vault in vaults.items()
+    }
+    for holder, instances in found.items():
+        assert {uid: instances[uid] for uid in uids} == dict.fromkeys(uids, 1), holder
+    assert found["primary"] == found["standby"]
+    state = lab.status()
+    assert state.instances == found["standby"].total()
+    assert {vault: state.holders[vault].proven for vault in VAULTS} == dict.fromkeys(VAULTS, state.instances)
+    assert Counter(copy.sop_instance_uid for copy in lab.copies_at_standby()) == found["standby"]
+
+
+@pytest.fixture(autouse=True)
+def at_peace(lab: Lab) -> None:
+    """Each test begins with a healthy primary and nothing owed."""
+    wait_until(
+        lab.status,
+        lambda state: (
+            state.condition == "up"
+            and state.mode == "standby"
+            and all(counts.unproven == 0 for counts in state.holders.values())
+        ),
+        deadline=90,
+        what="peace before the test",
+    )
+
+
+def test_kill_in_the_middle_of_noting_loses_and_doubles_nothing(lab: Lab) -> None:
+    wanted = series(lab, "mid-note", instances=150)
+    before = lab.status().instances
+    sender = Sender(lab, wanted.paths[0].parent, STANDBY)
+    state = kill_when(lab, lambda seen: seen.instances > before, "the first instances noted")
+    assert state.instances < before + len(wanted.paths), "killed in the middle, not at the end"
+    revive(lab)
+    sender.finish(wanted)
+    everywhere_once(lab, wanted)
+
+
+def test_kill_in_the_middle_of_vaulting_loses_and_doubles_nothing(lab: Lab) -> None:
+    wanted = series(lab, "mid-vault", instances=150, size=512)
+    before = lab.status().holders
+    sender = Sender(lab, wanted.paths[0].parent, STANDBY)
+    state = kill_when(
+        lab,
+        lambda seen: any(seen.holders[vault].in_flight for vault in VAULTS),
+        "a pack on its way to a vault",
+    )
+    done = {vault: state.holders[vault].proven - before[vault].proven for vault in VAULTS}
+    assert min(done.values()) < len(wanted.paths), f"killed in the middle, not at the end: {done}"
+    revive(lab)
+    sender.finish(wanted)
+    everywhere_once(lab, wanted)
+
+
+def test_kill_in_the_middle_of_failback_loses_and_doubles_nothing(lab: Lab) -> None:
+    wanted = series(lab, "mid-failback", instances=150)
+    epoch = lab.promote("a test of failback", force=True).epoch
+    lab.send_all(wanted.paths[0].parent, calling="CT1", to=STANDBY)
+    wait_until(
+        lab.status,
+        lambda seen: seen.holders["primary"].owed == len(wanted.paths),
+        deadline=60,
+        what="all owed to the primary",
+    )
+    before = lab.status().holders["primary"].proven
+    number = lab.failback()
+    state = kill_when(
+        lab,
+        lambda seen: seen.holders["primary"].sent + seen.holders["primary"].proven - before > 0,
+        "the first instances given back",
+    )
+    assert state.holders["primary"].owed > 0, "killed in the middle, not at the end"
+    revive(lab)
+    assert (lab.status().mode, lab.status().epoch) == ("returning", epoch)
+    lab.finished(number, deadline=120)
+    assert lab.settled(deadline=60).mode == "standby"
+    everywhere_once(lab, wanted)
