@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, and_, func, or_, select
 
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.schema import instances, obligations, proofs
@@ -197,9 +197,15 @@ class Questions:
             return row[0], row[1]
 
     def tally(self) -> dict[HolderName, dict[ObligationState, int]]:
-        """Return the number of obligations of every holder in every state that occurs."""
-        query = select(obligations.c.holder, obligations.c.state, func.count()).group_by(
-            obligations.c.holder, obligations.c.state
+        """Return the number of obligations of every holder in every state that occurs.
+
+        Earlier versions of an instance count only while they are unsettled: what is proven is what is held now.
+        """
+        query = (
+            select(obligations.c.holder, obligations.c.state, func.count())
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(or_(instances.c.superseded_by.is_(None), obligations.c.state.in_(_UNSETTLED)))
+            .group_by(obligations.c.holder, obligations.c.state)
         )
         tallies: dict[HolderName, dict[ObligationState, int]] = {}
         with self._database.reading() as connection:
