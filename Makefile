@@ -84,3 +84,7 @@ clean: ## remove appliance and lab with ALL their data, the images and the tools
 .PHONY: lock
 lock: ## renew the locked versions of all Python dependencies
 	@tests/tools/lock.sh $(PYTHON)
+
+.PHONY: docs
+docs: venv ## renew the generated parts of the reference pages
+	@PYTHONPATH=plugins $(VENV)/bin/python -m tests.tools.reference_pages
