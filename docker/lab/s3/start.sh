@@ -4,6 +4,7 @@
 # Users: `writer` may put and list, `reader` may get and list, and nobody may delete: the key of the bucket's owner is
 # removed when the bucket is there. writer.json goes to /run/secrets/s3, which the appliance mounts; reader.json
 # stays in /var/lib/s3, for whoever restores.
+# shellcheck disable=SC2329  # wait_for calls functions by name
 set -euo pipefail
 umask 027
 
@@ -63,7 +64,7 @@ make_cluster() {
     fsid=$(uuidgen)
     sed "s/@FSID@/$fsid/" /etc/s3/ceph.conf > "$CEPH_CONF"
     mkdir "$state/mon" "$state/osd" "$state/rgw"
-    monmaptool --create --fsid "$fsid" --add a 127.0.0.1 /tmp/monmap >/dev/null
+    monmaptool --create --clobber --fsid "$fsid" --add a 127.0.0.1 /tmp/monmap >/dev/null
     ceph-mon --mkfs -i a --monmap /tmp/monmap
 }
 
@@ -71,17 +72,37 @@ make_store() {
     local store_uuid
     store_uuid=$(uuidgen)
     # Repeated, since a monitor that already answers may refuse commands until its first election is through.
-    wait_for 30 "the monitor" ceph --connect-timeout 5 osd new "$store_uuid"
-    [ "$(ceph osd new "$store_uuid")" = 0 ]
+    wait_for 60 "the monitor" has_place "$store_uuid"
     ceph-osd -i 0 --mkfs --osd-uuid "$store_uuid" --osd-objectstore bluestore
 }
+
+# Usage: has_place UUID; the first store is number 0, and asking again for the same one changes nothing.
+has_place() { [ "$(ceph --connect-timeout 5 osd new "$1")" = 0 ]; }
+
+is_up() { ceph --connect-timeout 5 osd stat | grep --quiet ' 1 up'; }
+
+# The monitor answers a store's first command with "wrong fsid" now and then, and the store ends: it is started again.
+start_store() {
+    local attempt
+    for attempt in 1 2 3 4 5; do
+        ceph-osd -i 0 -f &
+        store=$!
+        if wait_for 30 "the store" is_up_or_ended && kill -0 "$store" 2>/dev/null; then return 0; fi
+        kill -KILL "$store" 2>/dev/null || true
+        wait "$store" 2>/dev/null || true
+        say "the store ended at start, attempt $attempt of 5"
+    done
+    return 1
+}
+
+is_up_or_ended() { ! kill -0 "$store" 2>/dev/null || is_up; }
 
 make_vault() {
     local access_key
     make_user owner "$state/owner.json"
     make_user writer "$state/writer.json"
     make_user reader "$state/reader.json"
-    wait_for 60 "the gateway" curl --silent --fail "$endpoint"
+    wait_for 90 "the gateway" curl --silent --fail "$endpoint"
     as_owner --request PUT --header 'x-amz-bucket-object-lock-enabled: true' "$endpoint/vault"
     # The type has to be named: the gateway refuses the signature of what curl declares to be a form.
     as_owner --request PUT --header 'content-type: application/json' --data-binary @/etc/s3/policy.json "$endpoint/vault?policy"
@@ -103,10 +124,9 @@ if [ "$first" = yes ]; then
 fi
 ceph-mon -i a -f &
 monitor=$!
-wait_for 30 "the monitor" ceph --connect-timeout 5 mon stat
+wait_for 60 "the monitor" ceph --connect-timeout 5 mon stat
 if [ "$first" = yes ]; then make_store; fi
-ceph-osd -i 0 -f &
-store=$!
+start_store
 if [ "$first" = yes ]; then
     wait_for 30 "the store" ceph osd crush add osd.0 1.0 root=default host=s3
 fi
