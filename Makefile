@@ -12,6 +12,8 @@ LAB_IMAGE := understudy-lab:local
 S3_IMAGE := understudy-s3:local
 COMPOSE := docker compose -f docker/compose.yml
 LAB := $(COMPOSE) -f docker/compose.lab.yml
+# A project of its own: the demo begins with empty volumes, and an appliance started by `make up` has data to keep.
+DEMO := $(LAB) --project-name understudy-demo
 SHELL_SCRIPTS = $(shell git ls-files '*.sh' .ci/run)
 DOCKERFILES = $(shell git ls-files '*Dockerfile')
 
@@ -72,12 +74,12 @@ up: image ## start the appliance on embedded defaults
 	@echo "up: the administrator's password, shown once: $(COMPOSE) exec agent understudy first-start"
 
 .PHONY: down
-down: ## stop appliance and lab; their data stays
-	@command -v docker >/dev/null || { echo 'down: no Docker here, nothing runs'; exit 0; }; $(LAB) down --remove-orphans
+down: ## stop appliance, lab and demo; their data stays
+	@command -v docker >/dev/null || { echo 'down: no Docker here, nothing runs'; exit 0; }; $(LAB) down --remove-orphans; $(DEMO) down --remove-orphans
 
 .PHONY: clean
-clean: ## remove appliance and lab with ALL their data, the images and the tools' environment
-	@command -v docker >/dev/null || exit 0; $(LAB) down --remove-orphans --volumes; \
+clean: ## remove appliance, lab and demo with ALL their data, the images and the tools' environment
+	@command -v docker >/dev/null || exit 0; $(LAB) down --remove-orphans --volumes; $(DEMO) down --remove-orphans --volumes; \
 	for image in $(IMAGE) $(LAB_IMAGE) $(S3_IMAGE); do docker image rm "$$image" >/dev/null 2>&1 || true; done
 	@rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
