@@ -164,7 +164,7 @@ class Policy(_Section):
     primary_grace: Seconds = Field(
         default=60,
         description="Seconds until an instance that did not come from the primary is looked for there, and "
-        "until a gap of the mirror is pulled: devices that send to both and the primary's forwarding get time.",
+        "until a gap of the mirror is pulled: dual senders and the primary's own forwarding get time.",
     )
     max_lag: Seconds = Field(
         default=900,

@@ -3,11 +3,11 @@
 import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from understudy.adapters.files import sync_folder, write_durably
 from understudy.core.model import Timestamp
 from understudy.core.packing import digests
 from understudy.core.ports import HolderUnavailableError, StoredObject
@@ -47,15 +47,7 @@ class DirectoryStore:
                     )
                 return present
             self._make_folders(path.parent)
-            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-            try:
-                _write_durably(temporary, content)
-                temporary.rename(path)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
-            _sync_folder(path.parent)
+            write_durably(path, content, mode=0o440)
             stored = self._shown(key, path)
         if stored is None:
             raise HolderUnavailableError(self._name, f"{key} vanished after it was written", "check the disk")
@@ -114,7 +106,7 @@ class DirectoryStore:
             folder = folder.parent
         for new in reversed(missing):
             new.mkdir(mode=0o750, exist_ok=True)
-            _sync_folder(new.parent)
+            sync_folder(new.parent)
 
     @contextmanager
     def _available(self) -> Iterator[None]:
@@ -130,22 +122,6 @@ class DirectoryStore:
                 f"{self._root}: {error.strerror}",
                 _HINTS.get(error.errno or 0, "check the disk or the network share of the vault"),
             ) from error
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        os.fchmod(file.fileno(), 0o440)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _raise(error: OSError) -> None:

@@ -1,15 +1,18 @@
 """Files that are whole or absent: temporary name, fsync, rename, fsync of the folder."""
 
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
 
 def write_durably(path: Path, content: bytes, mode: int = 0o640) -> None:
-    """Replace the file's content so that a crash leaves the old or the new; an OSError leaves no rest."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    """Replace the file's content so that a crash leaves the old or the new; an OSError leaves no rest.
+
+    Only one writer of a path at a time. What a killed one left is overwritten by the next.
+    """
+    temporary = path.with_name(f".{path.name}.part")
     try:
+        temporary.unlink(missing_ok=True)
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)

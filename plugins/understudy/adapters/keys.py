@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from understudy.adapters.encryption import new_key_pair
+from understudy.adapters.files import sync_folder, write_durably
 from understudy.config import Understudy
 from understudy.core.errors import NotFoundError, RefusedError
 
@@ -221,7 +222,7 @@ def _destroy(path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     path.unlink()
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def _self_signed(site: str, environment: Mapping[str, str]) -> str:
@@ -339,24 +340,5 @@ def _write(path: Path, content: str, mode: int = 0o640) -> None:
     """Replace the file durably, so that a kill leaves the old content or the new."""
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o750)
-        _sync(path.parent.parent)
-    # A fixed name: what a killed run left is overwritten by the next one. The lock keeps two from meeting.
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.unlink(missing_ok=True)
-    with open(
-        temporary, "x", encoding="ascii", opener=lambda name, flags: os.open(name, flags, mode)
-    ) as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(path.parent.parent)
+    write_durably(path, content.encode("ascii"), mode)

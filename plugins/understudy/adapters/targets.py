@@ -1,13 +1,11 @@
 """Where a restore puts DICOM files: a folder, or an Orthanc by REST."""
 
 import hashlib
-import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
 
+from understudy.adapters.files import write_durably
 from understudy.core.packing import Member
 from understudy.core.ports import TargetError
 
@@ -34,18 +32,10 @@ class FolderTarget:
     def keep(self, member: Member, content: bytes) -> None:
         """Write the file durably."""
         path = self._folder / member.name
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            _sync(path.parent)
+            write_durably(path, content)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
             raise TargetError(
                 f"{path}: {error.strerror}", "make room or check the disk, then start again"
             ) from error
@@ -98,11 +88,3 @@ class OrthancTarget:
                 f"Orthanc does not answer: {type(error).__name__}", "check that it runs, then start again"
             ) from error
         return answer
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

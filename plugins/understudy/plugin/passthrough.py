@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +9,12 @@ from urllib.parse import quote, urlencode
 
 from understudy.plugin.identity import ROLE_HEADER, USER_HEADER, Identity
 from understudy.plugin.roles import Role
+from understudy.plugin.unix_http import UnixConnection
 
 TIMEOUT_SECONDS = 60.0
 """Long actions answer 202 at once; this bounds the HTTP thread of Orthanc that waits."""
 
 _PASSED_ON = ("accept", "content-type")
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection whose other end is a Unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("agent", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +59,7 @@ def call(socket_path: Path, identity: Identity, request: Request, timeout: float
     target = "/understudy/" + quote(request.path, safe="/")
     if request.query:
         target += "?" + urlencode(request.query)
-    connection = _UnixConnection(socket_path, timeout)
+    connection = UnixConnection(socket_path, timeout)
     try:
         connection.request(request.method, target, body=request.body or None, headers=headers)
         response = connection.getresponse()

@@ -199,7 +199,7 @@ class Questions:
     def tally(self) -> dict[HolderName, dict[ObligationState, int]]:
         """Return the number of obligations of every holder in every state that occurs.
 
-        Earlier versions of an instance count only while they are unsettled: what is proven is what is held now.
+        Earlier versions of an instance count only while they are unsettled: proven is what is held now.
         """
         query = (
             select(obligations.c.holder, obligations.c.state, func.count())

@@ -1,0 +1,173 @@
+"""Reads files that Orthanc has on its disk and not in its index back into it, from a thread of its own.
+
+What these files are was found out before Orthanc started (adapters/boot.py), which moved the complete ones
+to `recover/` in the storage area. Here they are only handed over.
+
+Rule 1: a file leaves `recover/` when Orthanc is proven to have its bytes, durably; any other goes to
+`quarantine/` with a reason. Nothing is deleted that Orthanc does not have.
+Rule 2: an attempt is written down before it is made, so a file that ends Orthanc twice is tried no more.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+RECOVER, QUARANTINE = "recover", "quarantine"
+NOTE_SUFFIX = ".json"
+RESULT_FILE = "recovery.json"
+MAX_ATTEMPTS = 2
+"""Attempts that Orthanc did not survive, after which a file is set aside."""
+RETRY_SECONDS = 30.0
+
+
+class RefusedFileError(Exception):
+    """Orthanc will never take this file."""
+
+
+class NotNowError(Exception):
+    """Orthanc does not take the file now; a later try can help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orthanc:
+    """What is asked of Orthanc; the calls raise NotNowError, `store` RefusedFileError as well."""
+
+    held_md5: Callable[[str], str | None]
+    """MD5 of what it holds under a SOP Instance UID, None where it holds nothing."""
+    store: Callable[[bytes], None]
+    make_durable: Callable[[], None]
+    """Put on the disk what it has committed; raises OSError."""
+
+
+def write_whole(path: Path, document: object) -> None:
+    """Replace a small file so that a crash leaves the old or the new."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(document, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def set_aside(file: Path, quarantine: Path, reason: str) -> None:
+    """Move a file into quarantine with the reason beside it; a file of that name is never replaced."""
+    target = quarantine / file.name
+    number = 0
+    while target.exists():
+        number += 1
+        target = quarantine / f"{file.name}-{number}"
+    write_whole(quarantine / f"{target.name}{NOTE_SUFFIX}", {"reason": reason, "size": file.stat().st_size})
+    file.rename(target)
+    sync_folder(quarantine)
+
+
+class Recovery:
+    """Hands every file of `recover/` to Orthanc; `folder` is storage/understudy."""
+
+    def __init__(self, folder: Path, orthanc: Orthanc, log: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._orthanc = orthanc
+        self._log = log
+        self._stopping = threading.Event()
+        self._outcomes = {"stored": 0, "already_there": 0, "set_aside": 0}
+        self._thread = threading.Thread(target=self._run, name="understudy-recover", daemon=True)
+
+    def start(self) -> None:
+        """Begin; where there is nothing to do the thread ends at once."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """End after the present file."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def waiting(self) -> list[Path]:
+        """Return the files that are still to be read in, in order."""
+        folder = self._folder / RECOVER
+        if not folder.is_dir():
+            return []
+        notes = sorted(path for path in folder.iterdir() if path.name.endswith(NOTE_SUFFIX))
+        files = [path.with_name(path.name.removesuffix(NOTE_SUFFIX)) for path in notes]
+        return [path for path in files if path.is_file() and not path.name.startswith(".")]
+
+    def take_all(self) -> bool:
+        """Hand over what waits; return whether nothing waits any more."""
+        for file in self.waiting():
+            if self._stopping.is_set():
+                return True
+            try:
+                self._outcomes[self._take(file)] += 1
+            except (NotNowError, OSError) as error:
+                self._log(f"recover waits file={file.name} because={type(error).__name__}: {error}")
+                return False
+        return True
+
+    def _run(self) -> None:
+        if not self.waiting():
+            return
+        while True:
+            done = self.take_all()
+            self._tell()
+            if done or self._stopping.wait(RETRY_SECONDS):
+                return
+
+    def _take(self, file: Path) -> str:
+        note_path = file.with_name(file.name + NOTE_SUFFIX)
+        note = json.loads(note_path.read_text(encoding="utf-8"))
+        attempts = int(note.get("attempts", 0))
+        if attempts >= MAX_ATTEMPTS:
+            return self._set_aside(file, f"Orthanc ended {attempts} times while it was read in")
+        content = file.read_bytes()
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        held = self._orthanc.held_md5(str(note["sop_instance_uid"]))
+        if held not in (None, md5):
+            reason = f"Orthanc has other bytes (MD5 {held}) under its SOP Instance UID; these have MD5 {md5}"
+            return self._set_aside(file, reason)
+        if held is None:
+            write_whole(note_path, {**note, "attempts": attempts + 1})
+            try:
+                self._orthanc.store(content)
+            except RefusedFileError as error:
+                return self._set_aside(file, f"Orthanc refuses it: {error}")
+            except NotNowError:
+                # Orthanc lives: this was no attempt that it did not survive.
+                write_whole(note_path, note)
+                raise
+            if self._orthanc.held_md5(str(note["sop_instance_uid"])) != md5:
+                return self._set_aside(file, f"Orthanc took it and does not show its bytes (MD5 {md5})")
+        self._orthanc.make_durable()
+        file.unlink()
+        note_path.unlink()
+        return "stored" if held is None else "already_there"
+
+    def _set_aside(self, file: Path, reason: str) -> str:
+        self._log(f"recover set_aside file={file.name}: {reason}")
+        quarantine = self._folder / QUARANTINE
+        quarantine.mkdir(mode=0o750, exist_ok=True)
+        set_aside(file, quarantine, reason)
+        file.with_name(file.name + NOTE_SUFFIX).unlink()
+        return "set_aside"
+
+    def _tell(self) -> None:
+        document = {**self._outcomes, "waiting": len(self.waiting())}
+        try:
+            write_whole(self._folder / RESULT_FILE, document)
+        except OSError as error:
+            self._log(f"recover result not written because={error}")
+        counts = " ".join(f"{name}={number}" for name, number in document.items())
+        self._log(f"recover {counts}")
