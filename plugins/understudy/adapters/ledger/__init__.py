@@ -26,10 +26,11 @@ class Ledger(Intake, Custody, Questions, Findings, Journal):
     """Everything the ledger is asked and told, on one file; `packs` is the vaults' book on the same file."""
 
     def __init__(self, path: Path) -> None:
-        database = Database(path)
-        super().__init__(database)
-        self.packs = Packs(database)
+        self.database = Database(path)
+        """The file itself, for maintenance and tests."""
+        super().__init__(self.database)
+        self.packs = Packs(self.database)
 
     def close(self) -> None:
         """Close the file."""
-        self._database.close()
+        self.database.close()

@@ -1,0 +1,328 @@
+"""Small real parts for the tests of ledger and flow: a clock that is set, a holder, a peer and a feed."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import event, select
+from understudy.adapters.ledger import Ledger
+from understudy.adapters.ledger.schema import metadata
+from understudy.core.model import (
+    Delivery,
+    HolderKind,
+    HolderName,
+    Instance,
+    InstanceNumber,
+    NewInstance,
+    Outcome,
+    Proof,
+    ProofKind,
+    SeriesInstanceUid,
+    SopInstanceUid,
+    StudyInstanceUid,
+    Timestamp,
+)
+from understudy.core.ports import Changes, FileToSend, HolderUnavailableError, MoveResult
+
+NOW = Timestamp(1_700_000_000.0)
+PRIMARY, ROUTE, VAULT = HolderName("primary"), HolderName("archive"), HolderName("nas")
+PRIMARY_AE = "PRIMARY"
+PROOF = Proof(ProofKind.INVENTORY, NOW, {"peer": "ARCHIVE"})
+STUDY = StudyInstanceUid("1.2.3")
+
+
+class Clock:
+    """A clock that stands still until it is set forward."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self._now = float(now)
+
+    def now(self) -> Timestamp:
+        return Timestamp(self._now)
+
+    def advance(self, seconds: float) -> Timestamp:
+        self._now += seconds
+        return self.now()
+
+
+class CrashError(Exception):
+    """Stands for the end of the process."""
+
+
+class UnforeseenError(Exception):
+    """Stands for a fault in our code or in a library."""
+
+
+def new_instance(
+    name: int,
+    *,
+    study: str = STUDY,
+    content: str = "A",
+    calling: str = "CT1",
+    size: int = 1000,
+    attachment: str = "",
+    received_at: float = NOW,
+) -> NewInstance:
+    """Return an instance as the feed tells of it; `content` stands for its bytes."""
+    return NewInstance(
+        orthanc_id=f"orthanc-{name}",
+        attachment_uuid=attachment or f"file-{name}-{content}",
+        sop_instance_uid=SopInstanceUid(f"1.2.3.4.{name}"),
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        series_instance_uid=SeriesInstanceUid(f"{study}.1"),
+        study_instance_uid=StudyInstanceUid(study),
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        modality="CT",
+        size=size,
+        md5=f"md5-{name}-{content}",
+        calling_ae_title=calling,
+        called_ae_title="STANDBY",
+        remote_address="192.0.2.1",
+        received_at=Timestamp(received_at),
+    )
+
+
+def received_proof(now: Timestamp = NOW) -> Proof:
+    """Return the proof that an instance came from the primary."""
+    return Proof(ProofKind.RECEIVED, now, {"calling_ae_title": PRIMARY_AE})
+
+
+def note(
+    ledger: Ledger,
+    *instances: NewInstance,
+    owed: Sequence[HolderName] = (ROUTE,),
+    received: Proof | None = None,
+    cursor: int = 1,
+    now: Timestamp = NOW,
+    grace: float = 60.0,
+) -> int:
+    """Note instances that all owe the same."""
+    return ledger.note(
+        [(instance, owed, received) for instance in instances],
+        primary=PRIMARY,
+        primary_grace=grace,
+        vaults=[VAULT],
+        cursor=cursor,
+        now=now,
+    )
+
+
+def numbers_of(ledger: Ledger, study: str = STUDY) -> list[InstanceNumber]:
+    """Return the numbers of a study's present instances, in order."""
+    return sorted(instance.number for instance in ledger.instances_of(StudyInstanceUid(study)))
+
+
+def deliver(ledger: Ledger, number: InstanceNumber, outcome: Outcome, holder: HolderName = ROUTE) -> None:
+    """Record one outcome at NOW, with a retry ten seconds later."""
+    ledger.record(
+        holder,
+        [Delivery(number, outcome, "because")],
+        now=NOW,
+        retry_at=lambda _attempt: Timestamp(NOW + 10),
+    )
+
+
+def dump(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
+    """Return every row of every table."""
+    with ledger.database.reading() as connection:
+        return {
+            table.name: sorted((tuple(row) for row in connection.execute(select(table))), key=repr)
+            for table in metadata.sorted_tables
+        }
+
+
+def unproven(ledger: Ledger) -> list[tuple[Any, ...]]:
+    """Return the obligations that are proven without a proof row: there must be none."""
+    tables = dump(ledger)
+    kept = {(row[1], row[2]) for row in tables["proofs"]}
+    return [row for row in tables["obligations"] if row[2] == "proven" and (row[0], row[1]) not in kept]
+
+
+@contextmanager
+def crash_after(ledger: Ledger, statements: int, *, only_writes: bool = False) -> Iterator[Callable[[], int]]:
+    """Raise CrashError after so many SQL statements; give how many there were."""
+    seen = 0
+
+    def count(*arguments: Any) -> None:
+        nonlocal seen
+        if only_writes and arguments[2].split(maxsplit=1)[0] not in ("INSERT", "UPDATE", "DELETE"):
+            return
+        seen += 1
+        if seen == statements:
+            raise CrashError(f"after statement {seen}")
+
+    event.listen(ledger.database.engine, "after_cursor_execute", count)
+    try:
+        yield lambda: seen
+    finally:
+        event.remove(ledger.database.engine, "after_cursor_execute", count)
+
+
+@dataclass
+class FakeHolder:
+    """A holder that keeps a set of SOP Instance UIDs and misbehaves as told, per call or per instance."""
+
+    name: HolderName = ROUTE
+    kind: HolderKind = HolderKind.ROUTE
+    kept: set[str] = field(default_factory=set)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """By SOP Instance UID; delivered where nothing is said."""
+    unlisted: set[str] = field(default_factory=set)
+    poison_to_find: set[str] = field(default_factory=set)
+    poison_to_deliver: set[str] = field(default_factory=set)
+    away: bool = False
+    away_after: int | None = None
+    """Instances delivered before the holder goes away in the middle of a batch."""
+    crash_after: int | None = None
+    proof_at_once: bool = False
+    delivered: list[str] = field(default_factory=list)
+    """Every SOP Instance UID that was handed over, in order."""
+    asked: list[int] = field(default_factory=list)
+    """How many instances each question was about."""
+
+    def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
+        if self.away:
+            raise HolderUnavailableError(self.name, "it is away", "wait")
+        self.asked.append(len(instances))
+        uids = {instance.sop_instance_uid for instance in instances}
+        if uids & self.poison_to_find:
+            raise UnforeseenError
+        return {
+            instance.number: PROOF
+            for instance in instances
+            if instance.sop_instance_uid in self.kept - self.unlisted
+        }
+
+    def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
+        for done, instance in enumerate(instances):
+            uid = instance.sop_instance_uid
+            if self.away_after is not None and done >= self.away_after:
+                raise HolderUnavailableError(self.name, "it went away", "wait")
+            if self.crash_after is not None and done >= self.crash_after:
+                raise KeyboardInterrupt
+            if uid in self.poison_to_deliver:
+                raise UnforeseenError
+            self.delivered.append(uid)
+            outcome = self.outcomes.get(uid, Outcome.DELIVERED)
+            if outcome in (Outcome.DELIVERED, Outcome.DELIVERED_ALTERED):
+                self.kept.add(uid)
+            proof = PROOF if self.proof_at_once and outcome is Outcome.DELIVERED else None
+            yield Delivery(instance.number, outcome, "because", proof)
+
+
+@dataclass
+class FakePeer:
+    """A PACS that keeps its instances by study; what it sends on C-MOVE goes to `receive`."""
+
+    studies_kept: dict[StudyInstanceUid, set[SopInstanceUid]] = field(default_factory=dict)
+    name: str = PRIMARY
+    ae_title: str = PRIMARY_AE
+    host: str = "192.0.2.10"
+    port: int = 104
+    silent: bool = False
+    finds: bool = True
+    counts: bool = True
+    move_status: int = 0x0000
+    receive: Callable[[StudyInstanceUid, SopInstanceUid], None] = lambda _study, _uid: None
+    after_instances: Callable[[StudyInstanceUid], None] = lambda _study: None
+    """Called when a study was asked for at the IMAGE level: what others do meanwhile."""
+    moved: list[StudyInstanceUid] = field(default_factory=list)
+    asked: list[StudyInstanceUid] = field(default_factory=list)
+
+    def keep(self, study: str, *uids: str) -> None:
+        kept = self.studies_kept.setdefault(StudyInstanceUid(study), set())
+        kept |= {SopInstanceUid(uid) for uid in uids}
+
+    def lose(self, study: str, *uids: str) -> None:
+        kept = self.studies_kept[StudyInstanceUid(study)]
+        kept -= set(uids)
+        if not kept:
+            del self.studies_kept[StudyInstanceUid(study)]
+
+    def _answer(self) -> None:
+        if self.silent:
+            raise HolderUnavailableError(self.name, "no association", "check that it runs")
+
+    def echo(self) -> None:
+        self._answer()
+
+    def studies(self, study: StudyInstanceUid | None = None) -> Mapping[StudyInstanceUid, int | None]:
+        self._answer()
+        if not self.finds:
+            raise HolderUnavailableError(
+                self.name, "it answered C-FIND with status 0xC001", "look at its log"
+            )
+        return {
+            uid: len(kept) if self.counts else None
+            for uid, kept in self.studies_kept.items()
+            if study in (None, uid)
+        }
+
+    def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:
+        self._answer()
+        self.asked.append(study)
+        listed = set(self.studies_kept.get(study, set()))
+        self.after_instances(study)
+        return listed
+
+    def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
+        self._answer()
+        self.moved.append(study)
+        if self.move_status:
+            return MoveResult(self.move_status, 0, 0)
+        for uid in sorted(self.studies_kept.get(study, set())):
+            self.receive(study, uid)
+        return MoveResult(0, len(self.studies_kept.get(study, set())), 0)
+
+    def store(self, files: Sequence[FileToSend]) -> Iterator[int | str | None]:
+        raise NotImplementedError("the flow's tests deliver through PeerHolder")
+
+
+@dataclass
+class PeerHolder:
+    """The primary as holder: delivers into a FakePeer."""
+
+    peer: FakePeer
+    name: HolderName = PRIMARY
+    kind: HolderKind = HolderKind.PRIMARY
+    sent: list[str] = field(default_factory=list)
+
+    def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
+        return {
+            instance.number: PROOF
+            for instance in instances
+            if instance.sop_instance_uid in self.peer.instances(instance.study_instance_uid)
+        }
+
+    def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
+        for instance in instances:
+            self.peer.echo()
+            self.sent.append(instance.sop_instance_uid)
+            self.peer.keep(instance.study_instance_uid, instance.sop_instance_uid)
+            yield Delivery(instance.number, Outcome.DELIVERED, "stored")
+
+
+class FakeFeed:
+    """Orthanc's changes feed over a list of stored instances; `gone` were deleted since."""
+
+    def __init__(self) -> None:
+        self.stored: list[NewInstance] = []
+        self.gone: set[str] = set()
+        self.page = 500
+        self.after_changes: Callable[[], None] = lambda: None
+
+    def store(self, *instances: NewInstance) -> None:
+        self.stored += instances
+
+    def changes(self, since: int, limit: int) -> Changes:
+        if since > len(self.stored):
+            return Changes((), 0, done=False, was_reset=True)
+        last = min(len(self.stored), since + min(limit, self.page))
+        found = [instance.orthanc_id for instance in self.stored[since:last]]
+        self.after_changes()
+        return Changes(found, last, done=last == len(self.stored), was_reset=False)
+
+    def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
+        latest = {instance.orthanc_id: instance for instance in self.stored}
+        return [latest[one] for one in orthanc_ids if one in latest and one not in self.gone]

@@ -1,0 +1,167 @@
+"""The configuration: what is taken, and that every fault is told at once with its path."""
+
+import json
+from pathlib import Path
+
+import pytest
+from understudy.config import (
+    ConfigurationError,
+    DirectoryVault,
+    S3Vault,
+    load,
+    parse,
+    read_sections,
+    schema_json,
+    substitute,
+)
+
+PRIMARY = {"AeTitle": "PACS", "Host": "192.0.2.10"}
+S3 = {
+    "Name": "cloud",
+    "Endpoint": "https://s3.example.org",
+    "Bucket": "vault",
+    "CredentialsFile": "/run/s3.json",
+    "RetentionDays": 30,
+}
+
+
+def problems(document: object) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(document)
+    assert caught.value.hint
+    return caught.value.problems
+
+
+def test_empty_section_is_a_whole_configuration() -> None:
+    found = parse({})
+    assert (found.site, found.ae_title, found.primary, found.routes, found.vaults) == (
+        "clinic",
+        "UNDERSTUDY",
+        None,
+        [],
+        [],
+    )
+
+
+def test_section_is_read_with_every_part() -> None:
+    found = parse(
+        {
+            "Site": "north",
+            "AeTitle": "STANDBY",
+            "Primary": PRIMARY,
+            "Routes": [
+                {"Name": "archive", "AeTitle": "ARCHIVE", "Host": "a", "Match": {"Modalities": ["CT"]}}
+            ],
+            "Vaults": [S3, {"Name": "nas", "Directory": "/mnt/nas"}],
+            "Modalities": [{"Name": "ct-1", "AeTitle": "CT1", "Host": "192.0.2.20", "Reads": True}],
+            "Policy": {"PackLinger": 1.5},
+        }
+    )
+    assert found.primary is not None
+    assert found.primary.port == 104
+    assert found.routes[0].match.modalities == ["CT"]
+    assert [type(vault) for vault in found.vaults] == [S3Vault, DirectoryVault]
+    assert found.policy.pack_linger == 1.5
+
+
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        ({"Sight": "x"}, "Understudy.Sight"),
+        ({"Primary": {"AeTitle": "PACS"}}, "Understudy.Primary.Host"),
+        ({"Primary": PRIMARY | {"Port": 0}}, "Understudy.Primary.Port"),
+        ({"AeTitle": "SEVENTEEN_LETTERS"}, "Understudy.AeTitle"),
+        ({"AeTitle": " X"}, "Understudy.AeTitle"),
+        ({"AeTitle": "A\\B"}, "Understudy.AeTitle"),
+        ({"AeTitle": "Ä"}, "Understudy.AeTitle"),
+        ({"Site": "North Wing"}, "Understudy.Site"),
+        ({"Vaults": [{"Name": "nas", "Directory": "nas"}]}, "Understudy.Vaults[0]"),
+        ({"Vaults": [S3 | {"Endpoint": "s3.example.org"}]}, "Understudy.Vaults[0].Endpoint"),
+        ({"Vaults": [S3 | {"RetentionDays": 0}]}, "Understudy.Vaults[0].RetentionDays"),
+        ({"Policy": {"ProbeInterval": 0}}, "Understudy.Policy.ProbeInterval"),
+        ({"Policy": {"ProbeInterval": -1}}, "Understudy.Policy.ProbeInterval"),
+        ([], "Understudy"),
+    ],
+)
+def test_fault_is_told_with_its_path(document: object, path: str) -> None:
+    (problem,) = problems(document)
+    assert problem.startswith(f"{path}: ")
+
+
+def test_all_faults_are_told_at_once() -> None:
+    found = problems({"Site": "", "Primary": {"Host": ""}, "Policy": {"ProbeFailures": 0}, "Extra": 1})
+    assert len(found) == 5
+
+
+def test_holder_name_used_twice_is_refused() -> None:
+    twice = {"Name": "archive", "AeTitle": "A", "Host": "a"}
+    (problem,) = problems({"Routes": [twice], "Vaults": [{"Name": "archive", "Directory": "/a"}]})
+    assert "'archive' is used twice" in problem
+
+
+def test_route_named_primary_is_refused_where_there_is_a_primary() -> None:
+    route = {"Name": "primary", "AeTitle": "A", "Host": "a"}
+    assert parse({"Routes": [route]}).routes
+    (problem,) = problems({"Routes": [route], "Primary": PRIMARY})
+    assert "'primary' is used twice" in problem
+
+
+def test_own_ae_title_and_the_primarys_have_to_differ() -> None:
+    (problem,) = problems({"AeTitle": "PACS", "Primary": PRIMARY})
+    assert "AeTitle and Primary.AeTitle are the same" in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("${A}", "1"),
+        ("${A:-2}", "1"),
+        ("${B:-2}", "2"),
+        ("${B:-}", ""),
+        ("${B}", ""),
+        ("${EMPTY:-2}", "2"),
+        ("x${A}y${B:-z}", "x1yz"),
+        ("$A", "$A"),
+    ],
+)
+def test_variables_are_replaced_as_orthanc_does_it(text: str, expected: str) -> None:
+    assert substitute(text, {"A": "1", "EMPTY": ""}) == expected
+
+
+def test_folder_is_read_with_comments_and_variables(tmp_path: Path) -> None:
+    (tmp_path / "understudy.json").write_text('{"Understudy": { /* ours */ "Site": "${SITE:-south}" }}')
+    (tmp_path / "orthanc.json").write_text('{"Name": "x" // theirs\n}')
+    assert load(tmp_path, {}).site == "south"
+    assert load(tmp_path, {"SITE": "north"}).site == "north"
+
+
+def test_folder_without_our_section_gives_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "orthanc.json").write_text('{"Name": "x"}')
+    assert load(tmp_path, {}).site == "clinic"
+
+
+def test_folder_tells_every_broken_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "b.json").write_text("[]")
+    (tmp_path / "c.json").write_text('{"Same": 1}')
+    (tmp_path / "d.json").write_text('{"Same": 2}')
+    with pytest.raises(ConfigurationError) as caught:
+        read_sections(tmp_path, {})
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["a.json", "b.json", "d.json"]
+
+
+def test_folder_without_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is there"):
+        read_sections(tmp_path, {})
+
+
+def test_schema_describes_every_key() -> None:
+    schema = json.loads(schema_json())
+    sections = [schema, *schema["$defs"].values()]
+    undescribed = [
+        f"{section['title']}.{name}"
+        for section in sections
+        for name, key in section.get("properties", {}).items()
+        if "description" not in key and "$ref" not in key and "anyOf" not in key
+    ]
+    assert undescribed == []

@@ -1,0 +1,330 @@
+"""Modes, events, operations and the file itself."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import IntegrityError
+from understudy.adapters.ledger import Ledger, LedgerVersionError
+from understudy.adapters.ledger.schema import events, ledger_facts, obligations
+from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
+from understudy.core.model import HolderName, InstanceNumber, StudyInstanceUid, Timestamp
+from understudy.core.modes import TRANSITIONS, Mode, ModeEvent, WrongModeError
+from understudy.core.obligations import ObligationState
+from understudy.core.packing import Digests, PackIntent
+from understudy.core.views import OperationState
+
+from tests.unit.fakes import NOW, ROUTE, VAULT, CrashError, crash_after, dump, new_instance, note
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    found = Ledger(tmp_path / "ledger.sqlite")
+    found.start(NOW)
+    yield found
+    found.close()
+
+
+def change(ledger: Ledger, event: ModeEvent, epoch: int) -> None:
+    ledger.change_mode(event, epoch=epoch, who="ann", fields={"reason": "test"}, now=NOW)
+
+
+PATHS: dict[Mode, list[ModeEvent]] = {
+    Mode.STANDBY: [],
+    Mode.ACTIVE: [ModeEvent.PROMOTE],
+    Mode.RETURNING: [ModeEvent.PROMOTE, ModeEvent.FAILBACK],
+    Mode.MAINTENANCE: [ModeEvent.HOLD],
+}
+
+
+def brought_to(ledger: Ledger, mode: Mode) -> int:
+    for event in PATHS[mode]:
+        change(ledger, event, ledger.mode().epoch)
+    assert ledger.mode().mode is mode
+    return ledger.mode().epoch
+
+
+# Modes
+
+
+@pytest.mark.parametrize("event", list(ModeEvent))
+@pytest.mark.parametrize("mode", list(Mode))
+def test_mode_changes_as_the_table_says_or_raises_and_changes_nothing(
+    ledger: Ledger, mode: Mode, event: ModeEvent
+) -> None:
+    epoch = brought_to(ledger, mode)
+    before = dump(ledger)
+    if (mode, event) not in TRANSITIONS:
+        with pytest.raises(WrongModeError):
+            change(ledger, event, epoch)
+        assert dump(ledger) == before
+        return
+    change(ledger, event, epoch)
+    after = ledger.mode()
+    assert after.mode is TRANSITIONS[mode, event]
+    assert after.epoch == epoch + (event is ModeEvent.PROMOTE)
+    assert dump(ledger)["events"][-1][2:4] == ("ann", event.value)
+    assert ledger.broken_event() is None
+
+
+@pytest.mark.parametrize("epoch", [-1, 1])
+def test_mode_with_another_epoch_is_refused(ledger: Ledger, epoch: int) -> None:
+    before = dump(ledger)
+    with pytest.raises(StaleEpochError, match=f"not {epoch}"):
+        change(ledger, ModeEvent.PROMOTE, epoch)
+    assert dump(ledger) == before
+
+
+def test_mode_guard_names_all_that_is_unmet_and_nothing_changes(ledger: Ledger) -> None:
+    before = dump(ledger)
+    with pytest.raises(PreconditionError) as caught:
+        ledger.change_mode(
+            ModeEvent.PROMOTE, epoch=0, who="ann", fields={}, now=NOW, guard=lambda _transaction: ["a", "b"]
+        )
+    assert caught.value.details == ("a", "b")
+    assert dump(ledger) == before
+
+
+def test_mode_and_its_event_are_one_step_wherever_it_is_broken_off(ledger: Ledger) -> None:
+    before = dump(ledger)
+    crashes = 0
+    while ledger.mode().mode is Mode.STANDBY:
+        try:
+            with crash_after(ledger, crashes + 1):
+                change(ledger, ModeEvent.PROMOTE, 0)
+        except CrashError:
+            crashes += 1
+            assert dump(ledger) == before
+    assert crashes >= 4
+
+
+def test_fifty_promotions_at_once_give_one_epoch_and_refusals(ledger: Ledger) -> None:
+    barrier = threading.Barrier(50)
+    results: list[str] = []
+
+    def promote() -> None:
+        barrier.wait(timeout=30)
+        try:
+            change(ledger, ModeEvent.PROMOTE, 0)
+        except (StaleEpochError, WrongModeError) as error:
+            results.append(type(error).__name__)
+        else:
+            results.append("done")
+
+    threads = [threading.Thread(target=promote) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(results) == ["StaleEpochError"] * 49 + ["done"]
+    assert (ledger.mode().mode, ledger.mode().epoch) == (Mode.ACTIVE, 1)
+    assert [row[3] for row in dump(ledger)["events"]] == ["begin", "promote"]
+
+
+def test_start_again_keeps_mode_and_beginning(ledger: Ledger) -> None:
+    brought_to(ledger, Mode.ACTIVE)
+    before = dump(ledger)
+    ledger.start(Timestamp(NOW + 100))
+    assert dump(ledger) == before
+    assert ledger.began() == NOW
+
+
+# Events
+
+
+def chained(ledger: Ledger, count: int = 5) -> None:
+    for number in range(count):
+        ledger.log("ann", "note", {"number": number}, Timestamp(NOW + number))
+    assert ledger.broken_event() is None
+
+
+@pytest.mark.parametrize(
+    "values", [{"who": "bob"}, {"kind": "x"}, {"fields": "{}"}, {"at": NOW}, {"chain": "0" * 64}]
+)
+def test_event_that_was_changed_is_named(ledger: Ledger, values: dict[str, object]) -> None:
+    chained(ledger)
+    with ledger.database.writing() as connection:
+        connection.execute(update(events).where(events.c.event == 3).values(**values))
+    assert ledger.broken_event() == 3
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_event_that_was_taken_out_is_named(ledger: Ledger, number: int) -> None:
+    chained(ledger)
+    with ledger.database.writing() as connection:
+        connection.execute(delete(events).where(events.c.event == number))
+    assert ledger.broken_event() == number
+
+
+def test_last_event_that_was_cut_off_is_not_noticed(ledger: Ledger) -> None:
+    """The limit of a chain without an anchor elsewhere, held here so that nobody promises more."""
+    chained(ledger)
+    with ledger.database.writing() as connection:
+        connection.execute(delete(events).where(events.c.event == 6))
+    assert ledger.broken_event() is None
+
+
+def test_event_at_a_whole_second_given_as_int_keeps_the_chain(ledger: Ledger) -> None:
+    ledger.log("ann", "note", {}, Timestamp(1_700_000_000))
+    assert ledger.broken_event() is None
+
+
+# Operations
+
+
+def begun(ledger: Ledger, kind: str = "verify", now: float = NOW) -> int:
+    view = ledger.begin_operation(kind, total=100, unit="proofs", message="begun", now=Timestamp(now))
+    return view.operation
+
+
+def test_operation_tells_progress_rate_and_end(ledger: Ledger) -> None:
+    number = begun(ledger)
+    assert ledger.operation(number).eta_seconds is None
+    running = ledger.update_operation(number, now=Timestamp(NOW + 10), done=50, message="half")
+    assert (running.done, running.total, running.rate, running.eta_seconds) == (50, 100, 5.0, 10.0)
+    ended = ledger.update_operation(
+        number, now=Timestamp(NOW + 20), done=100, state=OperationState.DONE, report="/understudy/reports/1"
+    )
+    assert (ended.state, ended.eta_seconds, ended.report) == (
+        OperationState.DONE,
+        None,
+        "/understudy/reports/1",
+    )
+
+
+def test_operation_that_ended_does_not_change(ledger: Ledger) -> None:
+    number = begun(ledger)
+    ended = ledger.update_operation(number, now=NOW, state=OperationState.CANCELLED)
+    again = ledger.update_operation(number, now=Timestamp(NOW + 9), done=99, state=OperationState.DONE)
+    assert again == ended
+
+
+def test_operation_unknown_is_told(ledger: Ledger) -> None:
+    with pytest.raises(NotFoundError, match="no operation 7"):
+        ledger.operation(7)
+    with pytest.raises(NotFoundError, match="no operation 7"):
+        ledger.update_operation(7, now=NOW, done=1)
+
+
+def test_operations_are_listed_newest_first_and_found_by_kind(ledger: Ledger) -> None:
+    first = begun(ledger, "failback")
+    others = [begun(ledger) for _ in range(30)]
+    assert [view.operation for view in ledger.operations(2)] == [others[-1], others[-2]]
+    latest = ledger.latest_operation("failback", running=True)
+    assert latest is not None
+    assert latest.operation == first
+    ledger.update_operation(first, now=NOW, state=OperationState.DONE)
+    assert ledger.latest_operation("failback", running=True) is None
+    assert ledger.latest_operation("failback") is not None
+    assert ledger.latest_operation("drill") is None
+
+
+# Findings, facts, packs
+
+
+def test_gap_that_stays_keeps_its_age_and_one_that_is_filled_is_forgotten(ledger: Ledger) -> None:
+    one, two = StudyInstanceUid("1.1"), StudyInstanceUid("1.2")
+    ledger.write_gaps({one: 3, two: 1}, NOW)
+    ledger.write_gaps({one: 2}, Timestamp(NOW + 60))
+    (gap,) = ledger.read_gaps()
+    assert (gap.study, gap.instances, gap.since) == (one, 2, NOW)
+    assert ledger.read_departures() == []
+    ledger.write_gaps({}, NOW)
+    assert ledger.read_gaps() == []
+
+
+def test_facts_and_cursors_are_kept(ledger: Ledger) -> None:
+    assert (ledger.fact("horizon"), ledger.cursor("changes")) == (None, 0)
+    ledger.write_fact("horizon", "1")
+    ledger.write_fact("horizon", "2")
+    note(ledger, new_instance(1), cursor=41)
+    assert (ledger.fact("horizon"), ledger.cursor("changes")) == ("2", 41)
+
+
+def intent(key: str, *numbers: int) -> PackIntent:
+    digest = Digests(3, "s" * 64, "m" * 32)
+    return PackIntent(
+        key=key,
+        manifest_key=f"manifests/{key}",
+        numbers=tuple(InstanceNumber(number) for number in numbers),
+        file_sha256=tuple("f" * 64 for _ in numbers),
+        pack=digest,
+        # Sealed bytes may hold line ends and anything else.
+        manifest=b"\n\x00{}\n",
+        manifest_digests=digest,
+    )
+
+
+def test_packs_are_found_by_their_instances_until_they_are_closed(ledger: Ledger) -> None:
+    first, second = intent("a", 1, 2), intent("b", 2, 3)
+    ledger.packs.plan(VAULT, first)
+    ledger.packs.plan(VAULT, second)
+    assert ledger.packs.open(VAULT, [InstanceNumber(1)]) == [first]
+    assert ledger.packs.open(VAULT, [InstanceNumber(number) for number in (1, 2, 3)]) == [first, second]
+    assert ledger.packs.open(HolderName("other"), [InstanceNumber(1)]) == []
+    ledger.packs.close(VAULT, "a")
+    assert ledger.packs.open(VAULT, [InstanceNumber(1), InstanceNumber(2)]) == [second]
+
+
+# The file
+
+
+def test_reopened_ledger_holds_all_that_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    first = Ledger(path)
+    first.start(NOW)
+    note(first, new_instance(1))
+    brought_to(first, Mode.RETURNING)
+    expected = dump(first)
+    first.close()
+    second = Ledger(path)
+    assert dump(second) == expected
+    assert second.broken_event() is None
+    second.close()
+
+
+def test_file_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    Ledger(tmp_path / "ledger.sqlite").close()
+    assert (tmp_path / "ledger.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+def test_ledger_of_a_newer_schema_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    newer = Ledger(path)
+    with newer.database.writing() as connection:
+        connection.execute(update(ledger_facts).values(value="2"))
+        connection.exec_driver_sql("DROP TABLE gaps")
+    newer.close()
+    before = path.read_bytes()
+    with pytest.raises(LedgerVersionError, match="has schema 2, this version reads schema 1") as caught:
+        Ledger(path)
+    assert caught.value.hint
+    assert path.read_bytes() == before
+
+
+def test_commits_are_on_disk_before_they_return(ledger: Ledger) -> None:
+    with ledger.database.reading() as connection:
+        pragmas = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    assert pragmas == ["wal", 2, 1]
+
+
+def test_unknown_state_is_refused_by_the_file_itself(ledger: Ledger) -> None:
+    note(ledger, new_instance(1))
+    with pytest.raises(IntegrityError, match="known_state"), ledger.database.writing() as connection:
+        connection.execute(update(obligations).values(state="lost"))
+    assert ledger.tally() == {ROUTE: {ObligationState.OWED: 1}}
+
+
+def test_reading_sees_one_moment_while_another_writes(ledger: Ledger) -> None:
+    count = select(func.count()).select_from(events)
+    with ledger.database.reading() as connection:
+        before = connection.scalar(count)
+        ledger.log("ann", "note", {}, NOW)
+        assert connection.scalar(count) == before
+    with ledger.database.reading() as connection:
+        assert connection.scalar(count) == (before or 0) + 1

@@ -1,0 +1,204 @@
+"""Note: repeated or broken off anywhere, it ends the same."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from understudy.adapters.ledger import Ledger
+from understudy.core.model import HolderName, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
+from understudy.core.obligations import ObligationState
+
+from tests.unit.fakes import (
+    NOW,
+    PRIMARY,
+    PRIMARY_AE,
+    PROOF,
+    ROUTE,
+    STUDY,
+    VAULT,
+    CrashError,
+    crash_after,
+    deliver,
+    dump,
+    new_instance,
+    note,
+    numbers_of,
+    received_proof,
+    unproven,
+)
+
+
+def opened(path: Path) -> Ledger:
+    ledger = Ledger(path)
+    ledger.start(NOW)
+    return ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    found = opened(tmp_path / "ledger.sqlite")
+    yield found
+    found.close()
+
+
+def state(ledger: Ledger, number: InstanceNumber, holder: HolderName) -> ObligationState | None:
+    return ledger.states_of(holder, STUDY).get(number)
+
+
+def test_note_repeated_changes_nothing(ledger: Ledger) -> None:
+    assert note(ledger, new_instance(1), new_instance(2)) == 2
+    once = dump(ledger)
+    assert note(ledger, new_instance(1), new_instance(2)) == 0
+    assert dump(ledger) == once
+
+
+def test_note_owes_the_primary_after_its_grace_and_others_at_once(ledger: Ledger) -> None:
+    note(ledger, new_instance(1), owed=[VAULT, ROUTE, PRIMARY], grace=60)
+
+    def is_due(holder: HolderName, after: float) -> bool:
+        return bool(ledger.due(holder, now=Timestamp(NOW + after), limit=10, max_bytes=10**9))
+
+    assert is_due(ROUTE, 0)
+    assert is_due(VAULT, 0)
+    assert not is_due(PRIMARY, 59)
+    assert is_due(PRIMARY, 60)
+
+
+def test_note_of_what_the_primary_sent_proves_that_it_has_it(ledger: Ledger) -> None:
+    note(ledger, new_instance(1, calling=PRIMARY_AE), owed=[VAULT], received=received_proof())
+    (number,) = numbers_of(ledger)
+    assert state(ledger, number, PRIMARY) is ObligationState.PROVEN
+    (row,) = dump(ledger)["proofs"]
+    assert row[1:4] == (number, PRIMARY, "received")
+
+
+def test_note_of_a_changed_content_supersedes_and_owes_the_new_one(ledger: Ledger) -> None:
+    note(ledger, new_instance(1), owed=[ROUTE, VAULT])
+    (first,) = numbers_of(ledger)
+    note(ledger, new_instance(1, content="B"), owed=[ROUTE, VAULT])
+    (second,) = numbers_of(ledger)
+    assert second != first
+    assert state(ledger, first, ROUTE) is ObligationState.WAIVED
+    assert state(ledger, first, VAULT) is ObligationState.OWED
+    assert state(ledger, second, ROUTE) is ObligationState.OWED
+    assert state(ledger, second, VAULT) is ObligationState.OWED
+    assert [row[3] for row in dump(ledger)["events"]] == ["begin", "conflict"]
+    assert ledger.counts() == (1, 1)
+
+
+def test_note_of_a_content_that_comes_back_owes_it_again(ledger: Ledger) -> None:
+    note(ledger, new_instance(1), owed=[ROUTE, VAULT, PRIMARY])
+    (first,) = numbers_of(ledger)
+    note(ledger, new_instance(1, content="B"), owed=[ROUTE, VAULT, PRIMARY])
+    (second,) = numbers_of(ledger)
+    assert note(ledger, new_instance(1, attachment="new-file"), owed=[ROUTE, VAULT, PRIMARY]) == 0
+    assert numbers_of(ledger) == [first]
+    assert state(ledger, first, ROUTE) is ObligationState.OWED
+    assert state(ledger, first, PRIMARY) is ObligationState.OWED
+    assert state(ledger, second, ROUTE) is ObligationState.WAIVED
+    (instance,) = ledger.instances_of(STUDY)
+    assert instance.attachment_uuid == "new-file"
+    assert [row[3] for row in dump(ledger)["events"]] == ["begin", "conflict", "conflict"]
+
+
+def test_note_of_a_content_that_comes_back_keeps_its_proofs(ledger: Ledger) -> None:
+    note(ledger, new_instance(1))
+    (first,) = numbers_of(ledger)
+    ledger.find(ROUTE, {first: PROOF}, now=NOW)
+    note(ledger, new_instance(1, content="B"))
+    note(ledger, new_instance(1, attachment="new-file"))
+    assert state(ledger, first, ROUTE) is ObligationState.PROVEN
+
+
+def test_note_of_a_new_file_with_the_same_bytes_changes_the_file_alone(ledger: Ledger) -> None:
+    note(ledger, new_instance(1))
+    (number,) = numbers_of(ledger)
+    ledger.waive(ROUTE, ["1.2.3.4.1"], "not wanted", "ann", NOW)
+    assert note(ledger, new_instance(1, attachment="new-file")) == 0
+    (instance,) = ledger.instances_of(STUDY)
+    assert (instance.number, instance.attachment_uuid) == (number, "new-file")
+    # A person gave it up, and nothing else has come.
+    assert state(ledger, number, ROUTE) is ObligationState.WAIVED
+
+
+def test_inventory_proves_nothing_of_a_content_that_took_anothers_place(ledger: Ledger) -> None:
+    note(ledger, new_instance(1))
+    (first,) = numbers_of(ledger)
+    ledger.find(ROUTE, {first: PROOF}, now=NOW)
+    note(ledger, new_instance(1, content="B"))
+    (second,) = numbers_of(ledger)
+    # The archive lists the SOP Instance UID: it may well be the earlier content.
+    assert ledger.find(ROUTE, {second: PROOF}, now=NOW) == set()
+    assert state(ledger, second, ROUTE) is ObligationState.OWED
+    checksum = Proof(ProofKind.CHECKSUM, NOW, {})
+    assert ledger.find(ROUTE, {second: checksum}, now=NOW) == {second}
+
+
+def test_inventory_is_believed_once_the_new_content_was_acknowledged(ledger: Ledger) -> None:
+    note(ledger, new_instance(1))
+    note(ledger, new_instance(1, content="B"))
+    (second,) = numbers_of(ledger)
+    ledger.claim(ROUTE, [second], now=NOW, lease=60)
+    deliver(ledger, second, Outcome.DELIVERED)
+    ledger.prove(ROUTE, {second: PROOF}, now=NOW)
+    assert state(ledger, second, ROUTE) is ObligationState.PROVEN
+
+
+def test_inventory_is_believed_where_the_holder_had_sent_the_other_content(ledger: Ledger) -> None:
+    # A device sends to both, and the PACS forwards what it coerced before the device's own copy arrives.
+    note(ledger, new_instance(1, content="coerced", calling=PRIMARY_AE), owed=[], received=received_proof())
+    note(ledger, new_instance(1), owed=[PRIMARY])
+    (second,) = numbers_of(ledger)
+    assert ledger.find(PRIMARY, {second: PROOF}, now=NOW) == {second}
+
+
+def _noting(ledger: Ledger) -> None:
+    """Note a page with all that can happen: new, new version, version that came back, received, known."""
+    note(
+        ledger,
+        new_instance(1, content="B"),
+        new_instance(2, attachment="again"),
+        new_instance(3),
+        new_instance(4),
+        owed=[ROUTE, VAULT, PRIMARY],
+        cursor=9,
+    )
+    note(ledger, new_instance(5, calling=PRIMARY_AE), owed=[VAULT], received=received_proof(), cursor=10)
+
+
+def _starting(ledger: Ledger) -> None:
+    note(ledger, new_instance(1), new_instance(2), new_instance(3), owed=[ROUTE, VAULT, PRIMARY], cursor=3)
+    note(ledger, new_instance(2, content="B"), owed=[ROUTE, VAULT, PRIMARY], cursor=4)
+
+
+def test_note_broken_off_after_any_statement_ends_the_same(tmp_path: Path) -> None:
+    undisturbed = opened(tmp_path / "undisturbed.sqlite")
+    _starting(undisturbed)
+    _noting(undisturbed)
+    expected = dump(undisturbed)
+    undisturbed.close()
+    assert {row[3] for row in expected["events"]} == {"begin", "conflict"}
+    crashes = _crashes(tmp_path, expected, _noting)
+    assert crashes > 30
+
+
+def _crashes(tmp_path: Path, expected: object, work: Callable[[Ledger], None]) -> int:
+    statement = 0
+    while True:
+        statement += 1
+        path = tmp_path / f"{statement}.sqlite"
+        ledger = opened(path)
+        _starting(ledger)
+        try:
+            with crash_after(ledger, statement):
+                work(ledger)
+        except CrashError:
+            ledger.close()
+            ledger = opened(path)
+            work(ledger)
+            assert dump(ledger) == expected, f"after statement {statement}"
+            assert unproven(ledger) == []
+            ledger.close()
+        else:
+            ledger.close()
+            return statement - 1
