@@ -13,8 +13,8 @@ import tarfile
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pydicom
@@ -66,6 +66,7 @@ class Copy:
     dataset_sha256: str
     """Of what follows the file meta information, which every holder writes anew."""
     content: bytes
+    """The file itself; empty where it came out of a vault, since digests are all that is asked of those."""
 
     def __repr__(self) -> str:
         return f"Copy({self.sop_instance_uid})"
@@ -315,8 +316,8 @@ class Lab(Stack):
         """Open the vault on the appliance's volume."""
         return self._opened("local", self._tar("agent", LOCAL_VAULT), identity)
 
-    def cloud_vault(self, identity: str) -> VaultContents:
-        """Open the vault in the bucket, fetched by curl with the reader's key."""
+    def cloud_vault(self, identity: str, *, only: Collection[str] = ()) -> VaultContents:
+        """Open the vault in the bucket, or the keys in `only`, fetched by curl with the reader's key."""
         # Every version counts: a second one under a key would be a second copy.
         listing = self.shell("s3", _LIST_BUCKET)
         pages = [ElementTree.fromstring(page) for page in listing.split("\f") if page.strip()]
@@ -329,7 +330,9 @@ class Lab(Stack):
         if twice := [key for key, versions in keys.items() if versions > 1]:
             raise StackError(f"objects with more than one version: {twice}")
         command = ("bash", "-euo", "pipefail", "-c", _FETCH_OBJECTS)
-        return self._opened("cloud", self.execute("s3", *command, stdin="\n".join(keys).encode()), identity)
+        return self._opened(
+            "cloud", self.execute("s3", *command, stdin="\n".join(only or keys).encode()), identity
+        )
 
     def _opened(self, name: str, objects: bytes, identity: str) -> VaultContents:
         """Decrypt and unpack all objects of a vault by the image's age, zstd and tar, and nothing else."""
@@ -367,7 +370,7 @@ class Lab(Stack):
         )
         packs = {
             path.relative_to(sealed).as_posix(): [
-                copy_of(file.read_bytes())
+                replace(copy_of(file.read_bytes()), content=b"")
                 for file in sorted((opened / path.relative_to(sealed)).rglob("*.dcm"))
             ]
             for path in sorted(sealed.rglob(f"*{PACK}"))
@@ -421,14 +424,33 @@ def dataset_bytes(content: bytes) -> bytes:
 
 def same_content(one: Copy, other: Copy) -> bool:
     """Say whether two files hold the same elements with the same values, however they are encoded."""
+    return _elements(one) == _elements(other)
+
+
+def transcoded(one: Copy, other: Copy) -> bool:
+    """Say whether two files differ in transfer syntax and encoding of pixels, and in nothing else."""
+    left, right = _elements(one), _elements(other)
+    if left.file_meta.TransferSyntaxUID == right.file_meta.TransferSyntaxUID:
+        return False
+    for dataset in (left, right):
+        for keyword in ("PixelData", "PhotometricInterpretation", "PlanarConfiguration"):
+            if keyword in dataset:
+                delattr(dataset, keyword)
+    return left == right
+
+
+def _elements(copy: Copy) -> pydicom.FileDataset:
+    """Return what the file holds, without group lengths: they are retired (DICOM PS3.5 7.2)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        left, right = (pydicom.dcmread(io.BytesIO(copy.content)) for copy in (one, other))
-        # Group lengths are retired and change with the encoding (DICOM PS3.5 7.2).
-        for dataset in (left, right):
-            for tag in [tag for tag in list(dataset.keys()) if tag.element == 0]:
+        dataset = pydicom.dcmread(io.BytesIO(copy.content))
+        for tag in list(dataset.keys()):
+            if tag.element == 0:
                 del dataset[tag]
-        return bool(left == right)
+            else:
+                # Read now, while odd values are no warnings.
+                _ = dataset[tag].value
+        return dataset
 
 
 def _extract(tar: tarfile.TarFile, folder: Path) -> None:

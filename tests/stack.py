@@ -25,6 +25,7 @@ COMPOSE_FILES = ("docker/compose.yml", "docker/compose.lab.yml")
 TEST_PROJECT = os.environ.get("UNDERSTUDY_TEST_PROJECT", "understudy-test")
 """How the names of the tests' compose projects begin."""
 IMAGE = os.environ.get("UNDERSTUDY_IMAGE", "understudy:local")
+LAB_IMAGE = os.environ.get("UNDERSTUDY_LAB_IMAGE", "understudy-lab:local")
 
 T = TypeVar("T")
 
@@ -304,8 +305,9 @@ class Stack:
     def add_user(self, name: str, role: str) -> tuple[str, str]:
         """Make a user, let the edge know it, and return user and password."""
         password = self.execute("agent", "understudy", "user", "add", name, "--role", role).decode().strip()
-        # The edge reads users when it starts.
+        # The edge reads users when it starts; then it listens on another free port.
         self.restart("edge")
+        self.close()
         return name, password
 
     def pinned(self) -> ssl.SSLContext:
