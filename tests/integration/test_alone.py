@@ -1,5 +1,6 @@
 """The appliance alone, without any configuration: it serves at once, lets nobody in unasked, is confined."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ def dcmtk(tool: str, address: tuple[str, int], *paths: Path) -> None:
     folders = {path.parent for path in paths}
     run(
         [
-            *("docker", "run", "--rm", "--network", "host"),
+            *("docker", "run", "--rm", "--network", "host", "--user", f"{os.getuid()}:{os.getgid()}"),
             *(part for folder in folders for part in ("--volume", f"{folder}:{folder}:ro")),
             *("--entrypoint", tool, LAB_IMAGE, "-aet", "CT1", "-aec", "UNDERSTUDY", host, str(port)),
             *map(str, paths),
