@@ -1,6 +1,6 @@
 """Small real parts for the tests of ledger and flow: a clock that is set, a holder, a peer and a feed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -227,7 +227,10 @@ class FakePeer:
     receive: Callable[[StudyInstanceUid, SopInstanceUid], None] = lambda _study, _uid: None
     after_instances: Callable[[StudyInstanceUid], None] = lambda _study: None
     """Called when a study was asked for at the IMAGE level: what others do meanwhile."""
-    moved: list[StudyInstanceUid] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    """What it was asked to send: Study or SOP Instance UIDs, in order."""
+    unmovable: set[str] = field(default_factory=set)
+    """SOP Instance UIDs that a C-MOVE of their whole study leaves out."""
     asked: list[StudyInstanceUid] = field(default_factory=list)
 
     def keep(self, study: str, *uids: str) -> None:
@@ -269,11 +272,22 @@ class FakePeer:
     def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
         self._answer()
         self.moved.append(study)
+        kept = self.studies_kept.get(study, set())
+        return self._send(study, kept - self.unmovable, len(kept & self.unmovable))
+
+    def move_instances(
+        self, study: StudyInstanceUid, instances: Collection[SopInstanceUid], destination: str
+    ) -> MoveResult:
+        self._answer()
+        self.moved += sorted(instances)
+        return self._send(study, self.studies_kept.get(study, set()) & set(instances), 0)
+
+    def _send(self, study: StudyInstanceUid, uids: set[SopInstanceUid], failed: int) -> MoveResult:
         if self.move_status:
             return MoveResult(self.move_status, 0, 0)
-        for uid in sorted(self.studies_kept.get(study, set())):
+        for uid in sorted(uids):
             self.receive(study, uid)
-        return MoveResult(0, len(self.studies_kept.get(study, set())), 0)
+        return MoveResult(0xB000 if failed else 0, len(uids), failed)
 
     def store(self, files: Sequence[FileToSend]) -> Iterator[int | str | None]:
         raise NotImplementedError("the flow's tests deliver through PeerHolder")

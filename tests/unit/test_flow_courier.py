@@ -1,0 +1,308 @@
+"""The lane: whatever its holder does, nothing is lost and nothing is believed without a proof."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from understudy.adapters.ledger import Ledger
+from understudy.core.model import HolderKind, Instance, InstanceNumber, Outcome, Proof
+from understudy.core.obligations import ObligationState
+from understudy.core.views import LaneState
+from understudy.flow.courier import Lane, LanePolicy
+
+from tests.unit.fakes import (
+    NOW,
+    PROOF,
+    ROUTE,
+    STUDY,
+    VAULT,
+    Clock,
+    FakeHolder,
+    UnforeseenError,
+    dump,
+    new_instance,
+    note,
+    numbers_of,
+    unproven,
+)
+
+POLICY = LanePolicy(
+    batch_instances=8,
+    batch_bytes=10**9,
+    linger=0.0,
+    retry_base=10.0,
+    retry_cap=100.0,
+    lease=600.0,
+    proof_patience=60.0,
+    proof_interval=5.0,
+    record_every=2,
+)
+
+
+class Bench:
+    """One lane with its holder."""
+
+    def __init__(self, path: Path) -> None:
+        self.ledger = Ledger(path)
+        self.ledger.start(NOW)
+        self.clock = Clock()
+        self.holder = FakeHolder()
+        self.open = True
+        self.lane = self.new_lane(self.holder)
+
+    def new_lane(self, holder: FakeHolder) -> Lane:
+        return Lane(holder, self.ledger, self.clock, POLICY, is_open=lambda: self.open, fraction=lambda: 1.0)
+
+    def note(self, count: int) -> list[str]:
+        note(self.ledger, *(new_instance(name) for name in range(1, count + 1)))
+        return [f"1.2.3.4.{name}" for name in range(1, count + 1)]
+
+    def states(self) -> list[str]:
+        found = self.ledger.states_of(ROUTE, STUDY)
+        return [found[number].value for number in numbers_of(self.ledger)]
+
+    def run(self, *, seconds: float = 0.0, step: float = 5.0) -> None:
+        """Work as the loop does: again while there is work, and every `step` seconds."""
+        left = seconds
+        while True:
+            for _ in range(100):
+                if not self.lane.step():
+                    break
+            else:
+                raise AssertionError("the lane never comes to rest")
+            if left <= 0:
+                return
+            self.clock.advance(step)
+            left -= step
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    found = Bench(tmp_path / "ledger.sqlite")
+    yield found
+    assert unproven(found.ledger) == []
+    assert found.ledger.broken_event() is None
+    found.ledger.close()
+
+
+def test_lane_delivers_and_proves(bench: Bench) -> None:
+    uids = bench.note(20)
+    bench.run()
+    assert bench.holder.delivered == uids
+    assert bench.states() == ["proven"] * 20
+    assert bench.lane.view.state is LaneState.IDLE
+
+
+def test_lane_never_sends_what_the_holder_has(bench: Bench) -> None:
+    uids = bench.note(5)
+    bench.holder.kept |= set(uids[1:])
+    bench.run()
+    assert bench.holder.delivered == uids[:1]
+    assert bench.states() == ["proven"] * 5
+
+
+def test_lane_believes_a_proof_that_comes_with_the_delivery(bench: Bench) -> None:
+    bench.note(3)
+    bench.holder.proof_at_once = True
+    bench.run()
+    # Asked once before sending and not again.
+    assert bench.holder.asked == [3]
+    assert bench.states() == ["proven"] * 3
+
+
+def test_lane_keeps_still_while_it_is_not_open(bench: Bench) -> None:
+    bench.note(1)
+    bench.open = False
+    bench.run()
+    assert bench.lane.view.state is LaneState.PAUSED
+    assert bench.holder.asked == []
+    bench.open = True
+    bench.run()
+    assert bench.states() == ["proven"]
+
+
+def test_lane_waits_longer_and_longer_for_a_holder_that_is_away(bench: Bench) -> None:
+    bench.note(2)
+    bench.holder.away = True
+    waits = []
+    bench.lane.step()
+    for _ in range(5):
+        view, began = bench.lane.view, bench.clock.now()
+        assert view.state is LaneState.WAITING
+        assert "it is away" in view.reason
+        while bench.lane.view.until == view.until:
+            bench.clock.advance(5)
+            assert not bench.lane.step()
+        waits.append(bench.clock.now() - began)
+    assert waits == [10, 20, 40, 80, 100]
+    # No instance is to blame.
+    assert [view.attempts for view in bench.ledger.obligations(ROUTE, None, 10)] == [0, 0]
+    bench.holder.away = False
+    bench.run(seconds=200)
+    assert bench.states() == ["proven"] * 2
+
+
+def test_holder_that_goes_away_in_mid_batch_is_asked_first_when_it_is_back(bench: Bench) -> None:
+    uids = bench.note(8)
+    bench.holder.away_after = 3
+    bench.run()
+    assert bench.states() == ["sent"] * 3 + ["owed"] * 5
+    bench.holder.away_after = None
+    # It had taken the fourth, and its answer was lost.
+    bench.holder.kept.add(uids[3])
+    bench.run(seconds=30)
+    assert bench.states() == ["proven"] * 8
+    assert bench.holder.delivered == uids[:3] + uids[4:]
+
+
+def test_refused_instance_waits_for_a_person_and_the_others_go_on(bench: Bench) -> None:
+    uids = bench.note(4)
+    bench.holder.outcomes[uids[1]] = Outcome.REFUSED
+    bench.run(seconds=1000, step=50)
+    assert bench.states() == ["proven", "refused", "proven", "proven"]
+    assert bench.holder.delivered.count(uids[1]) == 1
+    del bench.holder.outcomes[uids[1]]
+    bench.ledger.replay(ROUTE, None, "ann", bench.clock.now())
+    bench.run()
+    assert bench.states() == ["proven"] * 4
+
+
+@pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.UNKNOWN])
+def test_transient_failure_is_tried_again_without_an_end(bench: Bench, outcome: Outcome) -> None:
+    uids = bench.note(2)
+    bench.holder.outcomes[uids[0]] = outcome
+    bench.run(seconds=1000, step=10)
+    assert bench.states() == ["owed", "proven"]
+    # 10, 20, 40, 80 and then every 100 seconds.
+    assert bench.holder.delivered.count(uids[0]) == 13
+    del bench.holder.outcomes[uids[0]]
+    bench.run(seconds=100, step=10)
+    assert bench.states() == ["proven", "proven"]
+
+
+def test_unknown_outcome_is_found_out_before_it_is_sent_again(bench: Bench) -> None:
+    uids = bench.note(1)
+    bench.holder.outcomes[uids[0]] = Outcome.UNKNOWN
+    bench.run()
+    bench.holder.kept.add(uids[0])
+    bench.run(seconds=10)
+    assert bench.states() == ["proven"]
+    assert bench.holder.delivered == uids
+
+
+def test_altered_delivery_is_told_and_proven_all_the_same(bench: Bench) -> None:
+    uids = bench.note(1)
+    bench.holder.outcomes[uids[0]] = Outcome.DELIVERED_ALTERED
+    bench.run()
+    (view,) = bench.ledger.obligations(ROUTE, None, 10)
+    assert (view.state, view.reason) == (ObligationState.PROVEN, "altered: because")
+
+
+def test_acknowledged_and_never_listed_is_owed_again_after_patience(bench: Bench) -> None:
+    uids = bench.note(2)
+    bench.holder.unlisted = {uids[0]}
+    bench.run(seconds=60)
+    assert bench.states() == ["sent", "proven"]
+    bench.run(seconds=15)
+    assert bench.holder.delivered == [uids[0], uids[1], uids[0]]
+    bench.holder.unlisted.clear()
+    bench.run(seconds=15)
+    assert bench.states() == ["proven", "proven"]
+
+
+@pytest.mark.parametrize("poison", range(9))
+@pytest.mark.parametrize("where", ["find", "deliver"])
+def test_poison_that_raises_what_nobody_foresaw_ends_up_alone(bench: Bench, poison: int, where: str) -> None:
+    uids = bench.note(9)
+    bad = bench.holder.poison_to_find if where == "find" else bench.holder.poison_to_deliver
+    bad.add(uids[poison])
+    raised = 0
+    for _ in range(200):
+        try:
+            worked = bench.lane.step()
+        except UnforeseenError:
+            raised += 1
+            worked = True
+        assert "in_flight" not in bench.states()
+        if not worked:
+            bench.clock.advance(5)
+    expected = ["proven"] * 9
+    expected[poison] = "owed"
+    assert bench.states() == expected
+    assert 1 < raised < 20
+    (view,) = bench.ledger.obligations(ROUTE, ObligationState.OWED, 10)
+    assert "UnforeseenError" in view.reason
+    bad.clear()
+    bench.run(seconds=200)
+    assert bench.states() == ["proven"] * 9
+
+
+@pytest.mark.parametrize("done", range(9))
+def test_process_that_ends_in_mid_batch_is_continued_by_its_successor(bench: Bench, done: int) -> None:
+    uids = bench.note(9)
+    bench.holder.crash_after = done
+    if done < 8:
+        with pytest.raises(KeyboardInterrupt):
+            bench.lane.step()
+    bench.holder.crash_after = None
+    bench.ledger.release(now=bench.clock.now(), everything=True)
+    bench.lane = bench.new_lane(bench.holder)
+    bench.run(seconds=30)
+    assert bench.states() == ["proven"] * 9
+    # What was taken is found there and not sent twice.
+    assert sorted(bench.holder.delivered) == sorted(uids)
+
+
+def test_instance_waived_between_look_and_claim_is_not_sent(bench: Bench) -> None:
+    uids = bench.note(3)
+
+    class Waiving(FakeHolder):
+        def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
+            if not self.asked:
+                bench.ledger.waive(ROUTE, [uids[1]], "not wanted", "ann", NOW)
+            return super().find(instances)
+
+    bench.holder = Waiving()
+    bench.lane = bench.new_lane(bench.holder)
+    bench.run()
+    assert bench.states() == ["proven", "waived", "proven"]
+    assert bench.holder.delivered == [uids[0], uids[2]]
+
+
+def test_instance_found_by_the_mirror_between_look_and_claim_is_not_sent(bench: Bench) -> None:
+    uids = bench.note(2)
+    first, _ = numbers_of(bench.ledger)
+
+    class Late(FakeHolder):
+        def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
+            found = dict(super().find(instances))
+            if len(self.asked) == 1:
+                bench.ledger.find(ROUTE, {first: PROOF}, now=NOW)
+            return found
+
+    bench.holder = Late()
+    bench.lane = bench.new_lane(bench.holder)
+    bench.run()
+    assert bench.holder.delivered == [uids[1]]
+    assert bench.states() == ["proven", "proven"]
+
+
+def test_content_that_took_anothers_place_is_sent_though_its_uid_is_listed(bench: Bench) -> None:
+    uids = bench.note(1)
+    bench.run()
+    note(bench.ledger, new_instance(1, content="B"))
+    bench.run()
+    assert bench.holder.delivered == [uids[0], uids[0]]
+    assert bench.states() == ["proven"]
+
+
+def test_lanes_share_nothing(bench: Bench) -> None:
+    note(bench.ledger, *(new_instance(name) for name in range(1, 6)), owed=[ROUTE, VAULT])
+    broken = FakeHolder(name=VAULT, kind=HolderKind.VAULT, away=True)
+    other = bench.new_lane(broken)
+    other.step()
+    before = [row for row in dump(bench.ledger)["obligations"] if row[1] == VAULT]
+    bench.run()
+    assert bench.states() == ["proven"] * 5
+    assert [row for row in dump(bench.ledger)["obligations"] if row[1] == VAULT] == before
+    assert (other.view.state, bench.lane.view.state) == (LaneState.WAITING, LaneState.IDLE)

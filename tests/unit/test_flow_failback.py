@@ -1,0 +1,478 @@
+"""The way back: planned, begun with evidence, carried on after any crash, settled by proof alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from understudy.core.errors import PreconditionError, RefusedError, StaleEpochError
+from understudy.core.model import Delivery, InstanceNumber, Outcome, StudyInstanceUid
+from understudy.core.modes import Mode, ModeEvent, WrongModeError
+from understudy.core.obligations import ObligationState
+from understudy.core.ports import HolderUnavailableError
+from understudy.core.views import Condition, OperationState, OperationView
+from understudy.flow.failback import KIND
+
+from tests.unit.fakes import NOW, PRIMARY, STUDY, CrashError, crash_after, dump, new_instance, unproven
+from tests.unit.world import QUIET, World, uid
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    found = World(tmp_path / "ledger.sqlite")
+    yield found
+    assert unproven(found.ledger) == []
+    assert found.ledger.broken_event() is None
+    found.ledger.close()
+
+
+def outage(world: World) -> None:
+    """Three studies known, an outage, two instances stored here meanwhile, and the primary repaired."""
+    world.forwarded(1, 2)
+    world.forwarded(3, study="1.2.4")
+    world.mirror.step()
+    world.outage()
+    world.clock.advance(60)
+    world.stored_here(4, 5, 6, 7, study="1.2.5")
+    world.stored_here(8)
+    world.noter.catch_up()
+    world.clock.advance(60)
+    world.repaired()
+
+
+def latest(world: World) -> OperationView:
+    found = world.ledger.latest_operation(KIND)
+    assert found is not None
+    return found
+
+
+def number_of(world: World, name: int) -> InstanceNumber:
+    found = [one.number for one in world.ledger.instances_of(STUDY) if one.sop_instance_uid == uid(name)]
+    return found[0]
+
+
+def running(world: World) -> list[int]:
+    return [one.operation for one in world.ledger.operations(99) if one.state is OperationState.RUNNING]
+
+
+def test_whole_way_back_sends_what_is_missing_and_settles(world: World) -> None:
+    outage(world)
+    world.begin()
+    world.work()
+    assert latest(world).state is OperationState.DONE
+    assert (latest(world).done, latest(world).total) == (5, 5)
+    report = world.reports[latest(world).operation]
+    assert report.succeeded
+    assert ("1.2.5", "inventory", "4") in {tuple(row) for row in report.tables[0].rows}
+    assert world.holder.sent == [uid(4), uid(5), uid(6), uid(7), uid(8)]
+    world.clock.advance(QUIET)
+    world.settle()
+    assert world.ledger.mode().mode is Mode.STANDBY
+    assert world.ledger.tally()[PRIMARY] == {ObligationState.PROVEN: 8}
+
+
+def test_lane_to_the_primary_is_still_before_the_way_back_begins(world: World) -> None:
+    outage(world)
+    world.work()
+    assert world.holder.sent == []
+
+
+def test_instance_that_a_modality_sent_to_both_is_not_sent_again(world: World) -> None:
+    outage(world)
+    world.peer.keep("1.2.5", uid(4), uid(5))
+    world.begin()
+    world.work()
+    assert world.holder.sent == [uid(6), uid(7), uid(8)]
+
+
+def test_instances_that_the_primary_got_alone_are_pulled(world: World) -> None:
+    outage(world)
+    world.peer.keep("1.2.6", uid(9))
+    world.begin()
+    world.work()
+    assert "1.2.6" in world.peer.moved
+    assert latest(world).state is OperationState.DONE
+    assert world.ledger.counts() == (9, 4)
+
+
+def test_failback_waits_for_a_gap_that_cannot_be_pulled(world: World) -> None:
+    outage(world)
+    world.peer.keep("1.2.6", uid(9))
+    world.peer.move_status = 0xA801
+    world.begin()
+    world.work()
+    assert latest(world).state is OperationState.RUNNING
+    world.peer.move_status = 0
+    world.work(5)
+    assert latest(world).state is OperationState.DONE
+
+
+# Plan and begin
+
+
+def test_plan_counts_what_would_be_sent_pulled_and_found(world: World) -> None:
+    outage(world)
+    world.peer.keep("1.2.5", uid(4))
+    world.peer.keep("1.2.6", uid(9))
+    world.peer.lose("1.2.4", uid(3))
+    before = dump(world.ledger)
+    plan = world.failback.plan()
+    assert (plan.epoch, plan.primary_studies, plan.found_at_primary, plan.refused) == (1, 3, 1, 0)
+    assert plan.to_send == {STUDY: 1, "1.2.4": 1, "1.2.5": 3}
+    assert (plan.to_pull, plan.lost_at_primary) == ({"1.2.6": 1}, 1)
+    assert dump(world.ledger) == before
+
+
+def test_begin_is_refused_while_the_primary_is_silent(world: World) -> None:
+    outage(world)
+    world.peer.silent = True
+    with pytest.raises(PreconditionError) as caught:
+        world.begin()
+    assert caught.value.details == ("the primary does not answer: C-ECHO no association; C-FIND not asked",)
+    assert world.ledger.mode().mode is Mode.ACTIVE
+    assert world.ledger.operations(9) == []
+
+
+def test_begin_is_refused_while_the_primary_answers_no_query(world: World) -> None:
+    outage(world)
+    world.peer.finds = False
+    with pytest.raises(PreconditionError, match="refused") as caught:
+        world.begin()
+    assert "C-ECHO ok; C-FIND it answered C-FIND with status 0xC001" in caught.value.details[0]
+
+
+def test_begin_of_another_epoch_is_refused(world: World) -> None:
+    outage(world)
+    with pytest.raises(StaleEpochError):
+        world.failback.begin("ann", epoch=0)
+
+
+@pytest.mark.parametrize("mode", [Mode.STANDBY, Mode.MAINTENANCE])
+def test_begin_outside_an_outage_is_refused(world: World, mode: Mode) -> None:
+    if mode is Mode.MAINTENANCE:
+        world.ledger.change_mode(ModeEvent.HOLD, epoch=0, who="ann", fields={}, now=NOW)
+    with pytest.raises(WrongModeError):
+        world.begin()
+
+
+def test_begin_twice_gives_the_same_operation(world: World) -> None:
+    outage(world)
+    first = world.failback.begin("ann", epoch=1)
+    second = world.failback.begin("bob", epoch=1)
+    assert second.operation == first.operation
+    assert [one.operation for one in world.ledger.operations(9)] == [first.operation]
+
+
+# What can happen on the way
+
+
+def test_instance_lost_at_the_primary_is_owed_again_and_sent(world: World) -> None:
+    outage(world)
+    # It came from the primary before the outage, and the primary was restored from an older backup.
+    world.peer.lose("1.2.4", uid(3))
+    world.begin()
+    world.work()
+    assert uid(3) in world.holder.sent
+    assert latest(world).state is OperationState.DONE
+    assert world.peer.studies_kept[StudyInstanceUid("1.2.4")] == {uid(3)}
+
+
+def test_instance_refused_by_the_primary_keeps_the_operation_open(world: World) -> None:
+    outage(world)
+    world.begin()
+    world.noter.catch_up()
+    number = number_of(world, 8)
+    world.ledger.claim(PRIMARY, [number], now=world.clock.now(), lease=60)
+    refusal = Delivery(number, Outcome.REFUSED, "not wanted")
+    world.ledger.record(PRIMARY, [refusal], now=world.clock.now(), retry_at=lambda _attempt: NOW)
+    world.work()
+    assert latest(world).state is OperationState.RUNNING
+    assert "1 refused by the primary" in latest(world).message
+    world.ledger.waive(PRIMARY, [uid(8)], "a test image", "ann", world.clock.now())
+    world.work(5)
+    assert latest(world).state is OperationState.DONE
+
+
+def test_primary_down_again_makes_us_active_and_progress_stays(world: World) -> None:
+    outage(world)
+    world.begin()
+    world.lane.step()
+    world.peer.silent = True
+    for _ in range(3):
+        world.prober.step()
+    assert world.prober.health.condition is Condition.DOWN
+    world.failback.step()
+    assert world.ledger.mode().mode is Mode.ACTIVE
+    assert latest(world).state is OperationState.CANCELLED
+    assert latest(world).message == "interrupted: the primary is down again"
+    sent = list(world.holder.sent)
+    assert len(sent) == 3
+    world.repaired()
+    for _ in range(2):
+        world.prober.step()
+    world.begin()
+    world.work()
+    assert latest(world).state is OperationState.DONE
+    # Nothing that had arrived was sent a second time.
+    assert sorted(world.holder.sent) == [uid(4), uid(5), uid(6), uid(7), uid(8)]
+
+
+def test_interrupt_at_once_and_begin_again_at_the_same_moment_goes_on(world: World) -> None:
+    outage(world)
+    for one in (4, 5, 6, 7, 8):
+        world.peer.keep("1.2.5" if one < 8 else STUDY, uid(one))
+    world.mirror.step()
+    world.begin()
+    world.failback.interrupt("ann", reason="wrong button", epoch=1)
+    world.begin()
+    world.work(5)
+    assert latest(world).state is OperationState.DONE
+    assert running(world) == []
+
+
+def test_interrupt_needs_a_reason(world: World) -> None:
+    outage(world)
+    world.begin()
+    with pytest.raises(RefusedError, match="reason"):
+        world.failback.interrupt("ann", reason=" ", epoch=1)
+    assert world.ledger.mode().mode is Mode.RETURNING
+
+
+def test_silent_primary_is_told_to_the_loop_and_nothing_changes(world: World) -> None:
+    outage(world)
+    world.begin()
+    before = dump(world.ledger)
+    world.peer.silent = True
+    with pytest.raises(HolderUnavailableError):
+        world.failback.step()
+    assert dump(world.ledger) == before
+
+
+# Settle
+
+
+def test_settle_names_every_instance_that_the_primary_does_not_list(world: World) -> None:
+    outage(world)
+    world.begin()
+    world.work()
+    world.clock.advance(QUIET)
+    # Between the proof and the settling the primary loses one: yesterday's proof is not believed.
+    world.peer.lose("1.2.5", uid(6))
+    with pytest.raises(PreconditionError) as caught:
+        world.settle()
+    assert f"instance {uid(6)} of study 1.2.5 is not at the primary" in caught.value.details
+    assert "1 instances are not proven to be at the primary" in caught.value.details
+    assert world.ledger.mode().mode is Mode.RETURNING
+    world.work()
+    world.settle()
+    assert world.ledger.mode().mode is Mode.STANDBY
+    assert world.holder.sent.count(uid(6)) == 2
+
+
+def test_settle_names_the_first_fifty_and_counts_the_rest(world: World) -> None:
+    world.outage()
+    world.stored_here(*range(1, 61))
+    world.repaired()
+    world.begin()
+    with pytest.raises(PreconditionError) as caught:
+        world.settle(override_quiet="now")
+    named = [line for line in caught.value.details if line.startswith("instance ")]
+    assert len(named) == 50
+    assert "and 10 more instances are not at the primary" in caught.value.details
+
+
+def test_settle_waits_for_quiet_or_an_override_with_a_reason(world: World) -> None:
+    outage(world)
+    world.begin()
+    world.work()
+    with pytest.raises(PreconditionError) as caught:
+        world.settle()
+    (detail,) = caught.value.details
+    assert detail.startswith("a modality stored here 120 s ago, and 300 s of quiet are needed")
+    world.settle(override_quiet="CT1 was switched by hand")
+    assert world.ledger.mode().mode is Mode.STANDBY
+    assert '"override_quiet":"CT1 was switched by hand"' in dump(world.ledger)["events"][-1][4]
+
+
+def test_settle_does_not_take_the_primarys_own_stores_for_noise(world: World) -> None:
+    outage(world)
+    world.begin()
+    world.work()
+    world.clock.advance(QUIET)
+    world.forwarded(20)
+    world.settle()
+    assert world.ledger.mode().mode is Mode.STANDBY
+
+
+@pytest.mark.parametrize("state", [ObligationState.IN_FLIGHT, ObligationState.SENT, ObligationState.REFUSED])
+def test_settle_is_impossible_while_anything_is_unsettled(world: World, state: ObligationState) -> None:
+    outage(world)
+    world.begin()
+    world.work()
+    world.clock.advance(QUIET)
+    world.stored_here(30)
+    world.noter.catch_up()
+    number = number_of(world, 30)
+    world.ledger.claim(PRIMARY, [number], now=world.clock.now(), lease=60)
+    if state is not ObligationState.IN_FLIGHT:
+        outcome = Outcome.DELIVERED if state is ObligationState.SENT else Outcome.REFUSED
+        delivery = Delivery(number, outcome, "because")
+        world.ledger.record(PRIMARY, [delivery], now=world.clock.now(), retry_at=lambda _attempt: NOW)
+    assert world.ledger.states_of(PRIMARY, STUDY)[number] is state
+    with pytest.raises(PreconditionError) as caught:
+        world.settle(override_quiet="now")
+    assert caught.value.details == ("1 instances are not proven to be at the primary",)
+    assert world.ledger.mode().mode is Mode.RETURNING
+
+
+def test_settle_while_the_primary_is_silent_changes_nothing(world: World) -> None:
+    outage(world)
+    world.begin()
+    world.work()
+    world.clock.advance(QUIET)
+    before = dump(world.ledger)
+    world.peer.silent = True
+    with pytest.raises(HolderUnavailableError):
+        world.settle()
+    assert dump(world.ledger) == before
+
+
+def test_settle_before_the_operation_noticed_its_end_closes_it_with_a_report(world: World) -> None:
+    outage(world)
+    world.begin()
+    for one in (4, 5, 6, 7, 8):
+        world.peer.keep("1.2.5" if one < 8 else STUDY, uid(one))
+    world.clock.advance(QUIET)
+    world.settle()
+    assert latest(world).state is OperationState.DONE
+    assert running(world) == []
+    assert world.reports[latest(world).operation].succeeded
+
+
+def test_settle_in_another_mode_or_epoch_is_refused(world: World) -> None:
+    with pytest.raises(WrongModeError):
+        world.settle()
+    outage(world)
+    world.begin()
+    with pytest.raises(StaleEpochError):
+        world.failback.settle("ann", epoch=0, override_quiet=None)
+
+
+def test_modality_that_goes_on_sending_reopens_the_work(world: World) -> None:
+    outage(world)
+    world.begin()
+    world.work()
+    first = latest(world).operation
+    world.stored_here(40)
+    world.work(120)
+    assert latest(world).operation != first
+    assert latest(world).state is OperationState.DONE
+    assert uid(40) in world.holder.sent
+
+
+def test_second_outage_is_a_second_way_back(world: World) -> None:
+    outage(world)
+    world.begin()
+    world.work()
+    world.clock.advance(QUIET)
+    world.settle()
+    world.outage()
+    world.stored_here(50)
+    world.noter.catch_up()
+    world.clock.advance(60)
+    world.repaired()
+    world.begin()
+    world.work()
+    world.clock.advance(QUIET)
+    world.settle()
+    mode = world.ledger.mode()
+    assert (mode.mode, mode.epoch) == (Mode.STANDBY, 2)
+    assert (latest(world).state, latest(world).total) == (OperationState.DONE, 1)
+
+
+# Crashes
+
+
+def way_back(world: World) -> None:
+    """Go from wherever the ledger stands to the end, as a person and the agent would."""
+    if world.ledger.mode().mode is Mode.ACTIVE:
+        world.begin()
+    if world.ledger.mode().mode is Mode.RETURNING:
+        world.failback.begin("ann", epoch=world.epoch)
+        for _ in range(60):
+            world.work(1)
+            if latest(world).state is OperationState.DONE:
+                break
+        world.clock.advance(QUIET)
+        world.settle()
+
+
+def ending(world: World) -> tuple[object, ...]:
+    """Return what has to be the same whatever happened on the way."""
+    tables = dump(world.ledger)
+    return (
+        world.ledger.mode().mode,
+        world.ledger.mode().epoch,
+        [(row[0], row[1], row[2]) for row in tables["obligations"]],
+        sorted((str(study), sorted(kept)) for study, kept in world.peer.studies_kept.items()),
+        world.ledger.read_gaps(),
+        running(world),
+    )
+
+
+def prepared(path: Path) -> World:
+    world = World(path)
+    outage(world)
+    world.peer.keep("1.2.5", uid(4))
+    world.peer.keep("1.2.6", uid(9))
+    world.peer.lose("1.2.4", uid(3))
+    return world
+
+
+def test_way_back_broken_off_at_any_write_is_continued_to_the_same_end(tmp_path: Path) -> None:
+    undisturbed = prepared(tmp_path / "undisturbed.sqlite")
+    with crash_after(undisturbed.ledger, 0, only_writes=True) as writes:
+        way_back(undisturbed)
+        total = writes()
+    expected = ending(undisturbed)
+    undisturbed.ledger.close()
+    assert total > 40
+    for point in range(1, total + 1):
+        world = prepared(tmp_path / f"{point}.sqlite")
+        with pytest.raises(CrashError), crash_after(world.ledger, point, only_writes=True):
+            way_back(world)
+        world.restart()
+        world.clock.advance(60)
+        way_back(world)
+        assert ending(world) == expected, f"after write {point}"
+        assert unproven(world.ledger) == []
+        assert world.ledger.broken_event() is None
+        # At most the one that was in flight is handed over twice, and only because nobody knew.
+        assert len(world.holder.sent) <= len(set(world.holder.sent)) + 1
+        world.ledger.close()
+
+
+def test_operation_left_running_by_a_crash_after_settling_is_ended_by_the_next(world: World) -> None:
+    outage(world)
+    world.begin()
+    world.ledger.change_mode(ModeEvent.SETTLE, epoch=1, who="ann", fields={}, now=world.clock.now())
+    stale = latest(world).operation
+    world.clock.advance(5)
+    world.outage()
+    world.repaired()
+    world.begin()
+    assert world.ledger.operation(stale).state is OperationState.CANCELLED
+    assert latest(world).operation != stale
+    assert running(world) == [latest(world).operation]
+
+
+def test_version_changed_during_the_outage_is_sent_though_the_uid_is_listed(world: World) -> None:
+    world.outage()
+    world.stored_here(1)
+    world.noter.catch_up()
+    world.feed.store(new_instance(1, content="B", calling=""))
+    world.peer.keep(STUDY, uid(1))
+    world.repaired()
+    world.begin()
+    world.work(90)
+    assert world.holder.sent == [uid(1)]
+    assert latest(world).state is OperationState.DONE

@@ -1,0 +1,159 @@
+"""Mirror: gaps, departures and the horizon."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from understudy.core.model import StudyInstanceUid
+from understudy.core.obligations import ObligationState
+from understudy.core.ports import HolderUnavailableError
+
+from tests.unit.fakes import NOW, PRIMARY, PROOF, STUDY, dump, new_instance, numbers_of
+from tests.unit.world import World, uid
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    found = World(tmp_path / "ledger.sqlite")
+    yield found
+    found.ledger.close()
+
+
+def test_mirror_of_two_that_agree_asks_for_no_instance(world: World) -> None:
+    world.forwarded(1, 2)
+    comparison = world.mirror.step()
+    assert (comparison.studies, comparison.diffs) == (1, ())
+    assert world.peer.asked == []
+    assert world.mirror.horizon == NOW
+
+
+def test_mirror_asks_for_every_instance_of_a_primary_that_does_not_count(world: World) -> None:
+    world.peer.counts = False
+    world.forwarded(1, 2)
+    world.mirror.step()
+    assert world.peer.asked == [STUDY]
+    assert world.mirror.horizon == NOW
+
+
+def test_gap_of_a_whole_study_is_pulled_as_one(world: World) -> None:
+    world.peer.keep(STUDY, uid(1), uid(2))
+    assert world.mirror.step().missing_here() == {}
+    assert world.peer.moved == [STUDY]
+
+
+def test_gap_that_a_pull_of_the_study_leaves_is_pulled_by_instance(world: World) -> None:
+    world.peer.keep(STUDY, uid(1), uid(2))
+    world.peer.unmovable = {uid(2)}
+    assert world.mirror.step().missing_here() == {}
+    assert world.peer.moved == [STUDY, uid(2)]
+
+
+def test_gap_in_a_study_is_pulled_by_instance_and_then_proven_at_the_primary(world: World) -> None:
+    world.forwarded(1)
+    world.peer.keep(STUDY, uid(2), uid(3))
+    comparison = world.mirror.step()
+    assert comparison.missing_here() == {}
+    assert world.peer.moved == [uid(2), uid(3)]
+    assert len(numbers_of(world.ledger)) == 3
+    assert world.ledger.tally()[PRIMARY] == {ObligationState.PROVEN: 3}
+    assert world.ledger.read_gaps() == []
+    assert world.mirror.horizon == NOW
+
+
+def test_gap_is_left_to_the_primarys_forwarding_until_patience_ends(world: World) -> None:
+    world.peer.keep(STUDY, uid(1))
+    world.mirror.step(patience=60)
+    assert world.peer.moved == []
+    assert [gap.instances for gap in world.ledger.read_gaps()] == [1]
+    assert world.mirror.horizon is None
+    world.clock.advance(60)
+    world.mirror.step(patience=60)
+    assert world.peer.moved == [STUDY]
+    assert world.mirror.horizon == NOW + 60
+
+
+def test_gap_that_cannot_be_pulled_stays_and_the_horizon_stands(world: World) -> None:
+    world.mirror.step()
+    world.peer.keep(STUDY, uid(1))
+    world.peer.move_status = 0xA801
+    world.clock.advance(10)
+    assert world.mirror.step().missing_here() == {STUDY: 1}
+    assert [(gap.instances, gap.since) for gap in world.ledger.read_gaps()] == [(1, NOW + 10)]
+    assert world.mirror.horizon == NOW
+
+
+def test_horizon_is_the_moment_before_the_question_was_asked(world: World) -> None:
+    world.peer.counts = False
+    world.forwarded(1)
+    world.peer.after_instances = lambda _study: world.clock.advance(30)  # type: ignore[assignment]
+    world.mirror.step()
+    assert world.mirror.horizon == NOW
+
+
+def test_primary_that_falls_silent_moves_nothing(world: World) -> None:
+    world.forwarded(1)
+    world.mirror.step()
+    before = dump(world.ledger)
+    world.peer.silent = True
+    with pytest.raises(HolderUnavailableError):
+        world.mirror.step()
+    assert dump(world.ledger) == before
+
+
+def test_what_the_primary_has_already_is_found_and_not_owed_any_more(world: World) -> None:
+    world.stored_here(1, 2)
+    world.peer.keep(STUDY, uid(1))
+    world.mirror.step()
+    one, two = numbers_of(world.ledger)
+    assert world.ledger.states_of(PRIMARY, STUDY) == {one: ObligationState.PROVEN, two: ObligationState.OWED}
+
+
+def test_deletion_at_the_primary_is_shown_and_changes_nothing_here(world: World) -> None:
+    world.forwarded(1, 2)
+    world.forwarded(3, study="1.2.4")
+    world.mirror.step()
+    world.peer.lose(STUDY, uid(1))
+    world.peer.lose("1.2.4", uid(3))
+    world.mirror.step()
+    departed = {found.study: found.instances for found in world.ledger.read_departures()}
+    assert departed == {STUDY: 1, StudyInstanceUid("1.2.4"): 1}
+    assert world.ledger.tally()[PRIMARY] == {ObligationState.PROVEN: 3}
+    world.peer.keep(STUDY, uid(1))
+    world.mirror.step()
+    assert [found.study for found in world.ledger.read_departures()] == ["1.2.4"]
+
+
+def test_instance_that_the_lane_takes_while_the_mirror_looks_is_no_fault(world: World) -> None:
+    world.stored_here(1, 2)
+    world.peer.keep(STUDY, uid(1), uid(2))
+
+    def meanwhile(study: StudyInstanceUid) -> None:
+        one, two = numbers_of(world.ledger, study)
+        world.ledger.claim(PRIMARY, [one], now=NOW, lease=60)
+        world.ledger.find(PRIMARY, {two: PROOF}, now=NOW)
+
+    world.peer.after_instances = meanwhile
+    world.mirror.step()
+    one, two = numbers_of(world.ledger)
+    assert world.ledger.states_of(PRIMARY, STUDY) == {
+        one: ObligationState.IN_FLIGHT,
+        two: ObligationState.PROVEN,
+    }
+
+
+def test_comparison_changes_nothing(world: World) -> None:
+    world.stored_here(1)
+    world.noter.catch_up()
+    world.peer.keep(STUDY, uid(1), uid(2))
+    before = dump(world.ledger)
+    comparison = world.mirror.compare()
+    assert comparison.missing_here() == {STUDY: 1}
+    assert dump(world.ledger) == before
+
+
+def test_two_versions_of_an_instance_count_once(world: World) -> None:
+    world.forwarded(1)
+    world.noter.catch_up()
+    world.feed.store(new_instance(1, content="coerced", calling="PRIMARY"))
+    world.mirror.step()
+    assert world.peer.asked == []
