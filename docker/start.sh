@@ -31,6 +31,8 @@ start_orthanc() {
     mkdir -p "$generated"
     cp "$config"/*.json "$generated/"
     understudy render-orthanc >"$generated/generated.json" || fail "the configuration could not be rendered: the lines above say why"
+    # Whatever it finds, Orthanc starts: intake comes first, and the agent raises the alarm.
+    understudy prepare-orthanc || printf 'start: Orthanc starts although it could not be prepared, as said above\n' >&2
     exec Orthanc "$generated"
 }
 

@@ -16,6 +16,8 @@ import orthanc
 from understudy.plugin import passthrough
 from understudy.plugin.durability import DurableAcknowledgement, StoreStatus, sync_file, write_ahead_log
 from understudy.plugin.identity import Identity, identify
+from understudy.plugin.recovery import NotNowError, Recovery, RefusedFileError
+from understudy.plugin.recovery import Orthanc as RecoveringOrthanc
 from understudy.plugin.roles import Method, Role, allowed, stores
 from understudy.plugin.wake import Waker
 
@@ -33,6 +35,11 @@ class Plugin:
             log_error=orthanc.LogError,
         )
         self._waker = Waker(self._wake)
+        self._recovery = Recovery(
+            Path(str(configuration["StorageDirectory"])) / "understudy",
+            RecoveringOrthanc(_held_md5s, _store, partial(sync_file, write_ahead_log(configuration))),
+            orthanc.LogWarning,
+        )
 
     def on_change(self, change: int, _level: int, _resource: str) -> None:
         """Start and stop with Orthanc, and notice new instances."""
@@ -41,7 +48,9 @@ class Plugin:
         elif change == orthanc.ChangeType.ORTHANC_STARTED:
             self._waker.start()
             self._waker.notice()
+            self._recovery.start()
         elif change == orthanc.ChangeType.ORTHANC_STOPPED:
+            self._recovery.stop()
             self._waker.stop()
 
     def on_stored_instance(self, _instance: object, _orthanc_id: str) -> None:
@@ -110,6 +119,29 @@ class Plugin:
             passthrough.Request(method="POST", path="wake", query={}, headers={}, body=b""),
             timeout=WAKE_TIMEOUT_SECONDS,
         )
+
+
+def _held_md5s(sop_instance_uid: str) -> frozenset[str]:
+    """Return the MD5 of every instance that Orthanc holds under the SOP Instance UID."""
+    try:
+        found = json.loads(orthanc.RestApiPost("/tools/lookup", sop_instance_uid.encode()))
+        return frozenset(
+            orthanc.RestApiGet(f"/instances/{item['ID']}/attachments/dicom/md5").decode("ascii")
+            for item in found
+            if item["Type"] == "Instance"
+        )
+    except orthanc.OrthancException as error:
+        raise NotNowError(str(error)) from error
+
+
+def _store(content: bytes) -> None:
+    """Store a file that lay in the storage area, as any other: the stored-instance callback runs for it."""
+    try:
+        orthanc.RestApiPost("/instances", content)
+    except orthanc.OrthancException as error:
+        if error.args and error.args[0] == orthanc.ErrorCode.BAD_FILE_FORMAT:
+            raise RefusedFileError(str(error)) from error
+        raise NotNowError(str(error)) from error
 
 
 def _register() -> None:

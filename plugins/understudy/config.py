@@ -179,6 +179,17 @@ class Policy(_Section):
     pack_bytes: int = Field(default=64 * 2**20, ge=2**20, description="Bytes at which a pack closes.")
     retry_base: Seconds = Field(default=1, description="Seconds before the first further attempt.")
     retry_cap: Seconds = Field(default=300, description="Seconds that no wait between attempts exceeds.")
+    boot_seconds: Seconds = Field(
+        default=3,
+        description="Seconds that a start of Orthanc may wait for the look at what a crash left behind; "
+        "what they do not suffice for is looked at by the next start.",
+    )
+    scrub_rate: int = Field(
+        default=4 * 2**20, ge=1024, description="Bytes a second that the scrub reads from the disk."
+    )
+    scrub_interval: Seconds = Field(
+        default=7 * 86400, description="Seconds from the beginning of one scrub to that of the next."
+    )
     network_timeout: Seconds = Field(default=30, description="Seconds until a silent peer is given up.")
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from understudy.cli.errors import CommandError, Exit, telling
@@ -102,6 +103,38 @@ def render_orthanc(_: argparse.Namespace) -> int:
         raise CommandError("the services' passwords cannot be read", error.hint, error.problems) from error
     json.dump(document, sys.stdout, indent=2)
     print()
+    return Exit.OK
+
+
+def prepare_orthanc(_: argparse.Namespace) -> int:
+    """Make Orthanc's index ready and sort what a crash left in its storage; Orthanc has to be stopped."""
+    from understudy.adapters.boot import prepare
+
+    where = places()
+    limit = configuration().policy.boot_seconds
+    try:
+        report = prepare(where.storage, where.index, seconds=limit, now=time.time())
+    except OSError as error:
+        raise CommandError(
+            f"the storage area cannot be prepared: {error}", f"check the volume at {where.storage}"
+        ) from error
+    print(
+        f"boot statistics_in_force={str(report.statistics_in_force).lower()} folders={report.folders} "
+        f"left={report.folders_left} recoverable={report.recoverable} quarantined={report.quarantined} "
+        f"unreadable={report.unreadable} seconds={report.seconds}",
+        file=sys.stderr,
+    )
+    if report.problem:
+        raise CommandError(report.problem, "the agent's status shows it until a start goes well")
+    return Exit.OK
+
+
+def quarantine(_: argparse.Namespace) -> int:
+    """Print every file that boot recovery set aside, with the reason."""
+    from understudy.adapters.boot import quarantined
+
+    for name, size, reason in quarantined(places().storage):
+        print(f"{name}  {size} bytes: {reason}")
     return Exit.OK
 
 

@@ -164,6 +164,14 @@ def _setting_up(commands: Commands) -> None:
     )
     render.set_defaults(run=local.render_orthanc)
 
+    prepare = _add(
+        commands, "prepare-orthanc", "make Orthanc's index ready and sort what a crash left, before it starts"
+    )
+    prepare.set_defaults(run=local.prepare_orthanc)
+
+    aside = _add(commands, "quarantine", "list the files that boot recovery set aside, and why")
+    aside.set_defaults(run=local.quarantine)
+
     schema = _add(commands, "config-schema", "print the JSON Schema of our section of the configuration")
     schema.set_defaults(run=local.config_schema)
 

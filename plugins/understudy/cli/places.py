@@ -14,6 +14,8 @@ class Places:
     configuration: Path
     keys: Path
     state: Path
+    storage: Path
+    index: Path
     orthanc: str
 
 
@@ -28,5 +30,7 @@ def places(environment: Mapping[str, str] = os.environ) -> Places:
         configuration=path("UNDERSTUDY_CONFIG_FOLDER", "/etc/understudy/config"),
         keys=path("UNDERSTUDY_KEYS", "/var/lib/understudy-keys"),
         state=path("UNDERSTUDY_STATE", "/var/lib/understudy"),
+        storage=path("UNDERSTUDY_STORAGE", "/var/lib/orthanc/storage"),
+        index=path("UNDERSTUDY_INDEX", "/var/lib/orthanc/index/index"),
         orthanc=environment.get("UNDERSTUDY_ORTHANC_URL") or "http://orthanc:8042",
     )

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,8 @@ class NotNowError(Exception):
 class Orthanc:
     """What is asked of Orthanc; the calls raise NotNowError, `store` RefusedFileError as well."""
 
-    held_md5: Callable[[str], str | None]
-    """MD5 of what it holds under a SOP Instance UID, None where it holds nothing."""
+    held_md5s: Callable[[str], Set[str]]
+    """MD5 of everything that it holds under a SOP Instance UID: several where patients differ."""
     store: Callable[[bytes], None]
     make_durable: Callable[[], None]
     """Put on the disk what it has committed; raises OSError."""
@@ -75,6 +75,21 @@ def set_aside(file: Path, quarantine: Path, reason: str) -> None:
     sync_folder(quarantine)
 
 
+def write_note(file: Path, sop_instance_uid: str, attempts: int) -> None:
+    """Write down beside a file in `recover/` what it is and how often it was tried."""
+    note = {"sop_instance_uid": sop_instance_uid, "attempts": attempts}
+    write_whole(file.with_name(file.name + NOTE_SUFFIX), note)
+
+
+def read_note(file: Path) -> tuple[str, int] | None:
+    """Return SOP Instance UID and attempts from beside a file, None where they cannot be read."""
+    try:
+        note = json.loads(file.with_name(file.name + NOTE_SUFFIX).read_text(encoding="utf-8"))
+        return str(note["sop_instance_uid"]), int(note["attempts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 class Recovery:
     """Hands every file of `recover/` to Orthanc; `folder` is storage/understudy."""
 
@@ -97,13 +112,16 @@ class Recovery:
             self._thread.join(timeout)
 
     def waiting(self) -> list[Path]:
-        """Return the files that are still to be read in, in order."""
+        """Return the files that are still to be read in, in order.
+
+        One whose note a crash took is left to the next start, which examines it anew.
+        """
         folder = self._folder / RECOVER
         if not folder.is_dir():
             return []
         notes = sorted(path for path in folder.iterdir() if path.name.endswith(NOTE_SUFFIX))
         files = [path.with_name(path.name.removesuffix(NOTE_SUFFIX)) for path in notes]
-        return [path for path in files if path.is_file() and not path.name.startswith(".")]
+        return [path for path in files if path.is_file() and read_note(path) is not None]
 
     def take_all(self) -> bool:
         """Hand over what waits; return whether nothing waits any more."""
@@ -128,32 +146,36 @@ class Recovery:
 
     def _take(self, file: Path) -> str:
         note_path = file.with_name(file.name + NOTE_SUFFIX)
-        note = json.loads(note_path.read_text(encoding="utf-8"))
-        attempts = int(note.get("attempts", 0))
+        note = read_note(file)
+        if note is None:
+            raise NotNowError("its note is gone")
+        uid, attempts = note
         if attempts >= MAX_ATTEMPTS:
             return self._set_aside(file, f"Orthanc ended {attempts} times while it was read in")
         content = file.read_bytes()
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        held = self._orthanc.held_md5(str(note["sop_instance_uid"]))
-        if held not in (None, md5):
-            reason = f"Orthanc has other bytes (MD5 {held}) under its SOP Instance UID; these have MD5 {md5}"
+        held = self._orthanc.held_md5s(uid)
+        if held and md5 not in held:
+            # Never acknowledged, unlike what came under its UID since: to store it would replace that.
+            others = ", ".join(sorted(held))
+            reason = f"Orthanc has other bytes (MD5 {others}) under its UID; these have MD5 {md5}"
             return self._set_aside(file, reason)
-        if held is None:
-            write_whole(note_path, {**note, "attempts": attempts + 1})
+        if not held:
+            write_note(file, uid, attempts + 1)
             try:
                 self._orthanc.store(content)
             except RefusedFileError as error:
                 return self._set_aside(file, f"Orthanc refuses it: {error}")
             except NotNowError:
                 # Orthanc lives: this was no attempt that it did not survive.
-                write_whole(note_path, note)
+                write_note(file, uid, attempts)
                 raise
-            if self._orthanc.held_md5(str(note["sop_instance_uid"])) != md5:
+            if md5 not in self._orthanc.held_md5s(uid):
                 return self._set_aside(file, f"Orthanc took it and does not show its bytes (MD5 {md5})")
         self._orthanc.make_durable()
         file.unlink()
         note_path.unlink()
-        return "stored" if held is None else "already_there"
+        return "already_there" if held else "stored"
 
     def _set_aside(self, file: Path, reason: str) -> str:
         self._log(f"recover set_aside file={file.name}: {reason}")

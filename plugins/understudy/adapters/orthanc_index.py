@@ -1,0 +1,183 @@
+"""Orthanc's embedded index (SQLite), looked at and mended while Orthanc is stopped.
+
+Rule 1: while Orthanc runs it locks its index, and every call raises UnusableIndexError and changes nothing.
+Rule 2: of Orthanc's own tables nothing is ever written; the planner's statistics belong to SQLite.
+"""
+
+import re
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Set
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+DICOM = 1
+"""AttachedFiles.fileType of a stored DICOM file (Orthanc, FileContentType_Dicom)."""
+
+_STATISTICS = (
+    ("Resources", "PublicIndex", "1000000 1"),
+    ("Resources", "ResourceTypeIndex", "1000000 250000"),
+    ("Resources", "ChildrenIndex", "1000000 50"),
+)
+"""What the planner believes: an identifier names one row, a level a quarter of all, a parent some 50."""
+
+_LOOK_UP = "EXPLAIN QUERY PLAN SELECT 1 FROM Resources WHERE resourceType = 4 AND publicId = 'x'"
+"""What Orthanc does at every store; without statistics it reads every instance there is."""
+
+
+class UnusableIndexError(Exception):
+    """The index cannot be used; the hint says what to do."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One file that the index lists; its folder follows from its name."""
+
+    uuid: str
+    file_type: int
+    size: int
+    """Bytes on the disk."""
+    md5: str
+    """Of the uncompressed content; empty where Orthanc keeps none."""
+    orthanc_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The files of some folders beside the index."""
+
+    orphans: tuple[str, ...]
+    """Files that no row names."""
+    being_deleted: frozenset[str]
+    """Of the orphans those that Orthanc was about to delete when it stopped."""
+    missing: tuple[Attachment, ...]
+    resized: tuple[tuple[Attachment, int], ...]
+    """Rows whose file has another size, with that size."""
+
+
+def is_made(index: Path) -> bool:
+    """Return whether the index has its tables."""
+    if not index.exists() or index.stat().st_size == 0:
+        return False
+    with _open(index) as connection:
+        found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'AttachedFiles'").fetchone()
+        return found is not None
+
+
+def make(index: Path, program: str = "Orthanc") -> None:
+    """Let Orthanc itself make an empty index: a run without DICOM, HTTP and plugins that ends by itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        configuration = Path(folder, "orthanc.json")
+        # `--upgrade` opens the index, which makes it, and ends (Orthanc, main.cpp, ConfigureDatabase).
+        configuration.write_text(
+            f'{{"StorageDirectory": "{folder}", "IndexDirectory": "{index.parent}", "Plugins": [],'
+            ' "DicomServerEnabled": false, "HttpServerEnabled": false}',
+            encoding="utf-8",
+        )
+        try:
+            done = subprocess.run(
+                [program, "--upgrade", str(configuration)], capture_output=True, check=False, timeout=20
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise UnusableIndexError(
+                f"Orthanc did not make its index: {error}", "see that the image is whole"
+            ) from error
+    if done.returncode != 0 or not is_made(index):
+        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise UnusableIndexError(
+            f"Orthanc did not make its index, exit {done.returncode}: {''.join(last)[-200:]}",
+            f"check the volume at {index.parent}",
+        )
+
+
+def seed_statistics(index: Path) -> bool:
+    """Write the planner's statistics where they differ from ours; return whether they did.
+
+    Orthanc reads them when it opens the index.
+    """
+    with _open(index) as connection:
+        if _statistics(connection) == set(_STATISTICS):
+            return False
+        # Makes the table sqlite_stat1, by way of a table of a few rows.
+        connection.execute("ANALYZE GlobalProperties")
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DELETE FROM sqlite_stat1")
+            connection.executemany("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)", _STATISTICS)
+        return True
+
+
+def statistics_in_force(index: Path) -> bool:
+    """Return whether the look-up of an instance goes by its identifier, as SQLite itself plans it."""
+    with _open(index) as connection:
+        plan = connection.execute(_LOOK_UP).fetchall()
+        return any(re.search(r"\bPublicIndex\b", str(row[-1])) for row in plan)
+
+
+def generation(index: Path) -> tuple[int, int]:
+    """Return the inode and the highest row number ever given: another inode, or less, is another index."""
+    with _open(index) as connection:
+        query = "SELECT seq FROM sqlite_sequence WHERE name = 'Resources'"
+        row = connection.execute(query).fetchone()
+        return index.stat().st_ino, 0 if row is None else int(row[0])
+
+
+def compare(index: Path, folders: Set[str], files: Iterable[tuple[str, int]]) -> Comparison:
+    """Compare all files of some folders, each with its size, with the rows that belong there.
+
+    A folder is named by the first four digits of its files' names.
+    """
+    with _open(index) as connection:
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("CREATE TEMP TABLE folder (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        connection.execute("CREATE TEMP TABLE file (uuid TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO folder VALUES (?)", ((name,) for name in folders))
+        connection.executemany("INSERT INTO file VALUES (?, ?)", files)
+        connection.execute(
+            "CREATE TEMP TABLE listed AS SELECT a.uuid, a.fileType, a.compressedSize, a.uncompressedMD5, "
+            "r.publicId FROM AttachedFiles a JOIN Resources r ON r.internalId = a.id "
+            "WHERE substr(a.uuid, 1, 4) IN folder"
+        )
+        connection.execute("CREATE INDEX temp.listed_uuid ON listed (uuid)")
+        orphans = "SELECT uuid FROM file WHERE uuid NOT IN (SELECT uuid FROM listed) ORDER BY uuid"
+        deleted = "SELECT uuid FROM DeletedFiles WHERE uuid IN (SELECT uuid FROM file)"
+        missing = "SELECT * FROM listed WHERE uuid NOT IN (SELECT uuid FROM file)"
+        resized = "SELECT listed.*, file.size FROM listed JOIN file USING (uuid) WHERE compressedSize <> size"
+        return Comparison(
+            tuple(row[0] for row in connection.execute(orphans)),
+            frozenset(row[0] for row in connection.execute(deleted)),
+            tuple(_attachment(row) for row in connection.execute(missing)),
+            tuple((_attachment(row), int(row[5])) for row in connection.execute(resized)),
+        )
+
+
+def _attachment(row: tuple[str, int, int, str | None, str]) -> Attachment:
+    return Attachment(row[0], row[1], row[2], row[3] or "", row[4])
+
+
+def _statistics(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'").fetchone() is None:
+        return set()
+    return {(row[0], row[1], row[2]) for row in connection.execute("SELECT tbl, idx, stat FROM sqlite_stat1")}
+
+
+@contextmanager
+def _open(index: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(
+            sqlite3.connect(f"{index.absolute().as_uri()}?mode=rw", uri=True, timeout=1, isolation_level=None)
+        ) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        busy = "locked" in str(error)
+        raise UnusableIndexError(
+            f"Orthanc's index cannot be opened: {error}",
+            "stop Orthanc first" if busy else f"check the volume at {index.parent}, or restore the index",
+        ) from error
