@@ -44,6 +44,9 @@ _NOTE_INTERVAL = 1.0
 _STEP_INTERVAL = 0.5
 """Seconds between two looks of a lane, and of an operation, at the ledger."""
 
+_MIRROR_INTERVAL = 1.0
+"""Seconds between two questions whether an inventory diff is due."""
+
 _ROUTE_BATCH = 100
 _ROUTE_BATCH_BYTES = 256 * 2**20
 _PACK_INSTANCES = 2000
@@ -148,6 +151,10 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
     holders += [
         _vault(vault, configuration.site, places, files, ledger, clock) for vault in configuration.vaults
     ]
+    for holder in holders:
+        # A vault or a primary that is named later gets what came before; a route takes new instances alone.
+        if holder.kind is not HolderKind.ROUTE:
+            ledger.owe_all(holder.name, now=clock.now())
     lanes = [_lane(holder, ledger, clock, policy) for holder in holders]
     for lane in lanes:
         workers.add(f"lane-{lane.holder.name}", lane.step, _STEP_INTERVAL)
@@ -245,15 +252,18 @@ def _work_primary(primary: PrimaryParts, ledger: Ledger, policy: config.Policy, 
         return False
 
     def mirror() -> bool:
-        mode = ledger.mode().mode
-        up = primary.prober.health.condition is Condition.UP
+        if primary.prober.health.condition is not Condition.UP:
+            primary.mirror.forget_look()
+            return False
         # A failback compares by itself, and planned work is left in peace.
-        if up and mode in (Mode.STANDBY, Mode.ACTIVE):
-            primary.mirror.step(patience=policy.primary_grace)
+        wanted = ledger.mode().mode in (Mode.STANDBY, Mode.ACTIVE)
+        patience = policy.primary_grace
+        if wanted and primary.mirror.is_due(interval=policy.inventory_interval, patience=patience):
+            primary.mirror.step(patience=patience)
         return False
 
     workers.add("probe", probe, policy.probe_interval)
-    workers.add("mirror", mirror, policy.inventory_interval)
+    workers.add("mirror", mirror, _MIRROR_INTERVAL)
     workers.add("failback", primary.failback.step, _STEP_INTERVAL)
 
 

@@ -202,3 +202,12 @@ def _crashes(tmp_path: Path, expected: object, work: Callable[[Ledger], None]) -
         else:
             ledger.close()
             return statement - 1
+
+
+def test_owe_all_to_a_holder_named_later_owes_what_came_before_once(ledger: Ledger) -> None:
+    later = HolderName("later")
+    note(ledger, new_instance(1), new_instance(2), owed=[VAULT])
+    assert ledger.owe_all(later, now=NOW) == 2
+    assert ledger.owe_all(later, now=NOW) == 0
+    assert ledger.owe_all(VAULT, now=NOW) == 0
+    assert len(ledger.due(later, now=NOW, limit=10, max_bytes=10**9)) == 2

@@ -28,6 +28,9 @@ _config.ENFORCE_UID_CONFORMANCE = False
 _SUCCESS = 0x0000
 _PENDING = (0xFF00, 0xFF01)
 
+_MOVE_PATIENCE = 20.0
+"""How many times longer a peer may be silent during C-MOVE: it need not tell of its progress (PS3.4 C.4.2.3.1)."""
+
 
 class DicomPeer:
     """One remote AE; each call is one association.
@@ -66,6 +69,19 @@ class DicomPeer:
 
     def _series_of(self, study: StudyInstanceUid) -> dict[SopInstanceUid, str]:
         """Return the Series Instance UID of every instance of a study."""
+        told, found = self._list(study)
+        if len(found) < told:
+            # Once more: between two questions an instance may have come or gone.
+            told, found = self._list(study)
+        if len(found) < told:
+            raise self._unavailable(
+                f"it counts {told} instances in a study and lists {len(found)}: its answers are capped",
+                "raise the limit of query results at this PACS",
+            )
+        return found
+
+    def _list(self, study: StudyInstanceUid) -> tuple[int, dict[SopInstanceUid, str]]:
+        """Return how many instances the peer counts in a study, 0 if it does not say, and what it lists."""
         found: dict[SopInstanceUid, str] = {}
         with self._finding() as association:
             counts = [_count(answer) for answer in self._find(association, _query("STUDY", study))]
@@ -73,13 +89,7 @@ class DicomPeer:
                 series_instance_uid = self._text(series, "SeriesInstanceUID")
                 for image in self._find(association, _query("IMAGE", study, series_instance_uid, "")):
                     found[SopInstanceUid(self._text(image, "SOPInstanceUID"))] = series_instance_uid
-        told = max((count for count in counts if count is not None), default=None)
-        if told is not None and len(found) < told:
-            raise self._unavailable(
-                f"it counts {told} instances in a study and lists {len(found)}: its answers are capped",
-                "raise the limit of query results at this PACS",
-            )
-        return found
+        return max((count for count in counts if count is not None), default=0), found
 
     def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
         """Ask it to send a study to the AE title `destination` (C-MOVE) and wait for the end."""
@@ -111,7 +121,8 @@ class DicomPeer:
 
     def _move(self, query: Dataset, destination: str) -> MoveResult:
         last = Dataset()
-        with self._association([build_context(StudyRootQueryRetrieveInformationModelMove)]) as association:
+        contexts = [build_context(StudyRootQueryRetrieveInformationModelMove)]
+        with self._association(contexts, patience=_MOVE_PATIENCE) as association:
             for status, _ in association.send_c_move(
                 query, destination, StudyRootQueryRetrieveInformationModelMove
             ):
@@ -182,9 +193,9 @@ class DicomPeer:
 
     @contextmanager
     def _association(
-        self, contexts: Sequence[PresentationContext], *, needs_context: bool = True
+        self, contexts: Sequence[PresentationContext], *, needs_context: bool = True, patience: float = 1.0
     ) -> Iterator[Association]:
-        association = self._associate(contexts)
+        association = self._associate(contexts, patience)
         try:
             self._expect_association(association, needs_context=needs_context)
             yield association
@@ -202,11 +213,11 @@ class DicomPeer:
             if association.is_established:
                 association.release()
 
-    def _associate(self, contexts: Sequence[PresentationContext]) -> Association:
+    def _associate(self, contexts: Sequence[PresentationContext], patience: float) -> Association:
         entity = AE(ae_title=self._calling)
         entity.connection_timeout = self._timeout
         entity.acse_timeout = self._timeout
-        entity.dimse_timeout = self._timeout
+        entity.dimse_timeout = self._timeout * patience
         entity.network_timeout = self._timeout
         try:
             return entity.associate(

@@ -50,12 +50,24 @@ class Mirror:
         self._holder = holder
         self._destination = destination
         self._one_at_a_time = threading.Lock()
+        self._looked: Timestamp | None = None
 
     @property
     def horizon(self) -> Timestamp | None:
         """The moment up to which the standby is known to be complete, None before the first complete diff."""
         value = self._ledger.fact(_HORIZON)
         return None if value is None else Timestamp(float(value))
+
+    def is_due(self, *, interval: float, patience: float) -> bool:
+        """Say whether to look now: first, after `interval` seconds, or when a gap was given its patience."""
+        if self._looked is None:
+            return True
+        elapsed = self._clock.now() - self._looked
+        return elapsed >= interval or (elapsed >= patience and bool(self._ledger.read_gaps()))
+
+    def forget_look(self) -> None:
+        """Look again as soon as the primary answers: it was away, and may have changed."""
+        self._looked = None
 
     def compare(self, suspects: Collection[StudyInstanceUid] = ()) -> Comparison:
         """Compare both inventories; `suspects` are compared by instance whatever the counts say.
@@ -81,6 +93,7 @@ class Mirror:
         the comparison as it is after the pull.
         """
         with self._one_at_a_time:
+            self._looked = self._clock.now()
             comparison = self.compare(suspects)
             self._settle_found(comparison)
             self._ledger.write_gaps(comparison.missing_here(), self._clock.now())

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, exists, insert, literal, select, update
 
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.journal import append_event, current_mode, write_cursor
@@ -52,6 +52,29 @@ class Intake:
             )
             write_cursor(connection, "changes", cursor)
             return fresh
+
+    def owe_all(self, holder: HolderName, *, now: Timestamp) -> int:
+        """Owe every instance to a holder that was named after it came; return how many were not yet owed."""
+        missing = (
+            select(
+                instances.c.number,
+                literal(holder),
+                literal(ObligationState.OWED.value),
+                *map(literal, (0, now, now, now)),
+            )
+            .where(instances.c.superseded_by.is_(None))
+            .where(
+                ~exists().where(obligations.c.instance == instances.c.number, obligations.c.holder == holder)
+            )
+        )
+        columns = ["instance", "holder", "state", "attempts", "since", "due", "changed"]
+        with self._database.writing() as connection:
+            number = connection.execute(
+                insert(obligations).from_select([*columns, "reason"], missing.add_columns(literal("")))
+            ).rowcount
+            if number:
+                append_event(connection, now, SYSTEM, "owe", {"holder": holder, "instances": number})
+            return number
 
 
 def _note_one(
