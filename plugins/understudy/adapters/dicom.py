@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pydicom.config import IGNORE, settings
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
@@ -24,12 +26,14 @@ from understudy.core.ports import FileToSend, HolderUnavailableError, MoveResult
 _config.STORE_SEND_CHUNKED_DATASET = True
 # UIDs of real archives break the rules; the peer decides whether it takes them.
 _config.ENFORCE_UID_CONFORMANCE = False
+# pydicom would warn of odd values, with the value in its text, which no log of ours may hold.
+settings.reading_validation_mode = IGNORE
 
 _SUCCESS = 0x0000
 _PENDING = (0xFF00, 0xFF01)
 
 _MOVE_PATIENCE = 20.0
-"""How many times longer a peer may be silent during C-MOVE: it need not tell of its progress (PS3.4 C.4.2.3.1)."""
+"""How many times longer a peer may be silent in C-MOVE: it need not tell of progress (PS3.4 C.4.2.3.1)."""
 
 
 class DicomPeer:
@@ -150,6 +154,7 @@ class DicomPeer:
                 (context.abstract_syntax, context.transfer_syntax[0])
                 for context in association.accepted_contexts
             }
+            lost = False
             for number, file in enumerate(files):
                 if (file.sop_class_uid, file.transfer_syntax_uid) not in accepted:
                     yield (
@@ -157,9 +162,11 @@ class DicomPeer:
                         f"transfer syntax {file.transfer_syntax_uid} (DICOM PS3.8 9.3.3.2)"
                     )
                     continue
-                if not association.is_established:
+                if lost or not association.is_established:
                     raise self._unavailable("it ended the association", "look at its log")
-                yield _status(association, file.path, number)
+                answer = _status(association, file.path, number)
+                lost = answer is None
+                yield answer
 
     @contextmanager
     def _finding(self) -> Iterator[Association]:
@@ -195,9 +202,10 @@ class DicomPeer:
     def _association(
         self, contexts: Sequence[PresentationContext], *, needs_context: bool = True, patience: float = 1.0
     ) -> Iterator[Association]:
-        association = self._associate(contexts, patience)
+        rejections: list[Any] = []
+        association = self._associate(contexts, patience, rejections)
         try:
-            self._expect_association(association, needs_context=needs_context)
+            self._expect_association(association, rejections, needs_context=needs_context)
             yield association
         except RuntimeError as error:
             # pynetdicom's word for an association that ended between two of our requests.
@@ -213,7 +221,17 @@ class DicomPeer:
             if association.is_established:
                 association.release()
 
-    def _associate(self, contexts: Sequence[PresentationContext], patience: float) -> Association:
+    def _associate(
+        self, contexts: Sequence[PresentationContext], patience: float, rejections: list[Any]
+    ) -> Association:
+        """Ask for an association; a rejection is added to `rejections` as it arrives."""
+
+        def keep_rejection(event: evt.Event) -> None:
+            # A rejection that comes at once closes the connection before pynetdicom has seen it open, and is
+            # then taken for a failure to connect.
+            if isinstance(event.pdu, A_ASSOCIATE_RJ):
+                rejections.append(event.pdu.to_primitive())
+
         entity = AE(ae_title=self._calling)
         entity.connection_timeout = self._timeout
         entity.acse_timeout = self._timeout
@@ -225,19 +243,23 @@ class DicomPeer:
                 self.port,
                 contexts=list(contexts),
                 ae_title=self.ae_title,
-                evt_handlers=[(evt.EVT_CONN_OPEN, _turn_off_nagle)],
+                evt_handlers=[(evt.EVT_CONN_OPEN, _turn_off_nagle), (evt.EVT_PDU_RECV, keep_rejection)],
             )
         except OSError as error:
             raise self._unavailable(
                 f"{self.host}: {error.strerror}", "check its host name in the configuration"
             ) from error
 
-    def _expect_association(self, association: Association, *, needs_context: bool) -> None:
+    def _expect_association(
+        self, association: Association, rejections: Sequence[Any], *, needs_context: bool
+    ) -> None:
         if association.is_established:
             return
-        if association.is_rejected:
-            rejection = association.acceptor.primitive
-            raise self._unavailable(f"it rejects our association: {_rejection(rejection)}", _REJECTION_HINT)
+        if rejections:
+            # Result, source and reason in words (DICOM PS3.8 9.3.4).
+            told = rejections[0]
+            words = f"{told.result_str}, {told.source_str}, {told.reason_str}"
+            raise self._unavailable(f"it rejects our association: {words}", _REJECTION_HINT)
         if association.rejected_contexts:
             # It accepted the association and nothing in it, whereupon pynetdicom has aborted it.
             if needs_context:
@@ -253,13 +275,6 @@ class DicomPeer:
 
 
 _REJECTION_HINT = "check our AE title, its AE title and our address in the configuration of that device"
-
-
-def _rejection(primitive: Any) -> str:
-    """Return a rejection in words, with result, source and reason (DICOM PS3.8 9.3.4)."""
-    if primitive is None:
-        return "without a reason"
-    return f"{primitive.result_str}, {primitive.source_str}, {primitive.reason_str}"
 
 
 def _turn_off_nagle(event: evt.Event) -> None:
