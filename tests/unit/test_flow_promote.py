@@ -1,0 +1,163 @@
+"""Promote, hold and release: by evidence, or by force with a reason; once."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from understudy.adapters.ledger import Ledger, ModeRecord
+from understudy.core.errors import PreconditionError, RefusedError, StaleEpochError
+from understudy.core.health import Health
+from understudy.core.model import Timestamp
+from understudy.core.modes import Mode, WrongModeError
+from understudy.core.views import Condition, Probe
+from understudy.flow import promote
+
+from tests.unit.fakes import NOW, STUDY, dump
+
+PROBES = [Probe("2023-11-14T22:13:20Z", "no association", "not asked")]
+DOWN = Health(Condition.DOWN, NOW, -3, PROBES)
+UP = Health(Condition.UP, NOW, 3, [Probe("2023-11-14T22:13:20Z", "ok", "ok")])
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    found = Ledger(tmp_path / "ledger.sqlite")
+    found.start(NOW)
+    yield found
+    found.close()
+
+
+def promoted(
+    ledger: Ledger,
+    *,
+    health: Health | None = DOWN,
+    reason: str = "the PACS is on fire",
+    force: bool = False,
+    accept_loss: bool = False,
+    lag_seconds: float = 0.0,
+    epoch: int = 0,
+) -> ModeRecord:
+    return promote.promote(
+        ledger,
+        "ann",
+        reason=reason,
+        force=force,
+        accept_loss=accept_loss,
+        epoch=epoch,
+        health=health,
+        lag_seconds=lag_seconds,
+        max_lag=900.0,
+        now=NOW,
+    )
+
+
+def unmet(ledger: Ledger, **arguments: object) -> Sequence[str]:
+    before = dump(ledger)
+    with pytest.raises(PreconditionError) as caught:
+        promoted(ledger, **arguments)  # type: ignore[arg-type]
+    assert dump(ledger) == before
+    return caught.value.details
+
+
+def test_promotion_with_evidence_keeps_the_evidence(ledger: Ledger) -> None:
+    assert promoted(ledger) == ModeRecord(Mode.ACTIVE, 1, NOW)
+    fields = dump(ledger)["events"][-1][4]
+    assert "no association" in fields
+    assert '"reason":"the PACS is on fire"' in fields
+
+
+@pytest.mark.parametrize("condition", [Condition.UP, Condition.UNKNOWN])
+def test_promotion_without_evidence_needs_force(ledger: Ledger, condition: Condition) -> None:
+    health = Health(condition, NOW)
+    (told,) = unmet(ledger, health=health)
+    assert f"the primary is {condition.value}" in told
+    assert promoted(ledger, health=health, force=True).epoch == 1
+
+
+def test_promotion_without_a_primary_needs_force(ledger: Ledger) -> None:
+    (told,) = unmet(ledger, health=None)
+    assert "there is no primary" in told
+    assert promoted(ledger, health=None, force=True, lag_seconds=10**6).epoch == 1
+
+
+def test_promotion_with_known_loss_needs_it_accepted(ledger: Ledger) -> None:
+    ledger.write_gaps({STUDY: 7}, NOW)
+    (told,) = unmet(ledger)
+    assert "7 instances of 1 studies" in told
+    assert promoted(ledger, accept_loss=True).epoch == 1
+
+
+def test_promotion_over_the_lag_needs_it_accepted(ledger: Ledger) -> None:
+    (told,) = unmet(ledger, lag_seconds=901)
+    assert "901 s" in told
+    assert promoted(ledger, lag_seconds=900).epoch == 1
+
+
+def test_promotion_tells_everything_that_is_unmet_at_once(ledger: Ledger) -> None:
+    ledger.write_gaps({STUDY: 7}, NOW)
+    assert len(unmet(ledger, health=UP, lag_seconds=901)) == 3
+
+
+def test_force_does_not_accept_a_loss(ledger: Ledger) -> None:
+    ledger.write_gaps({STUDY: 7}, NOW)
+    assert len(unmet(ledger, force=True)) == 1
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_every_verb_needs_a_reason(ledger: Ledger, reason: str) -> None:
+    with pytest.raises(RefusedError, match="reason"):
+        promoted(ledger, reason=reason)
+    with pytest.raises(RefusedError, match="reason"):
+        promote.hold(ledger, "ann", reason=reason, epoch=0, now=NOW)
+    with pytest.raises(RefusedError, match="reason"):
+        promote.release(ledger, "ann", reason=reason, epoch=0, now=NOW)
+    assert ledger.mode().mode is Mode.STANDBY
+
+
+def test_hold_keeps_promotion_away_until_release(ledger: Ledger) -> None:
+    promote.hold(ledger, "ann", reason="upgrade", epoch=0, now=NOW)
+    with pytest.raises(WrongModeError):
+        promoted(ledger)
+    promote.release(ledger, "ann", reason="done", epoch=0, now=NOW)
+    assert promoted(ledger).epoch == 1
+
+
+def test_fifty_operators_at_once_give_one_promotion(ledger: Ledger) -> None:
+    barrier = threading.Barrier(50)
+    told: list[str] = []
+
+    def press() -> None:
+        barrier.wait(timeout=30)
+        try:
+            told.append(str(promoted(ledger).epoch))
+        except (StaleEpochError, WrongModeError) as error:
+            told.append(type(error).__name__)
+
+    threads = [threading.Thread(target=press) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(told) == ["1", *["StaleEpochError"] * 49]
+    assert ledger.mode().epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("horizon", "health", "expected"),
+    [
+        (NOW - 10, UP, 110),
+        (NOW - 10, None, 110),
+        # What is down receives nothing: the loss stops growing.
+        (NOW - 10, DOWN, 10),
+        (NOW + 10, DOWN, 0),
+        # Before the first diff nothing is known since the ledger began.
+        (None, UP, 150),
+        (None, DOWN, 50),
+    ],
+)
+def test_lag_runs_from_the_horizon_until_the_primary_went_down(
+    horizon: float | None, health: Health | None, expected: float
+) -> None:
+    since = None if horizon is None else Timestamp(horizon)
+    assert promote.lag(since, health, Timestamp(NOW - 50), Timestamp(NOW + 100)) == expected
