@@ -157,3 +157,26 @@ def test_two_versions_of_an_instance_count_once(world: World) -> None:
     world.feed.store(new_instance(1, content="coerced", calling="PRIMARY"))
     world.mirror.step()
     assert world.peer.asked == []
+
+
+def test_mirror_is_due_first_then_by_interval_and_earlier_for_a_gap_that_had_its_patience(
+    world: World,
+) -> None:
+    def is_due() -> bool:
+        return world.mirror.is_due(interval=300, patience=60)
+
+    assert is_due()
+    world.mirror.step(patience=60)
+    world.clock.advance(299)
+    assert not is_due()
+    world.clock.advance(1)
+    assert is_due()
+    world.peer.keep(STUDY, uid(1))
+    world.mirror.step(patience=60)
+    world.clock.advance(59)
+    assert not is_due()
+    world.clock.advance(1)
+    assert is_due()
+    world.mirror.step(patience=60)
+    world.mirror.forget_look()
+    assert is_due()

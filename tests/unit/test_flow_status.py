@@ -1,0 +1,155 @@
+"""Status: numbers, ages and alarms."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from understudy.adapters.ledger import Finding, Ledger
+from understudy.core.health import Health
+from understudy.core.model import HolderKind, Outcome, Timestamp
+from understudy.core.modes import Mode
+from understudy.core.views import (
+    Alarm,
+    Condition,
+    GapsView,
+    HolderView,
+    LaneState,
+    LaneView,
+    PrimaryView,
+    iso,
+)
+from understudy.flow.status import alarms, gaps_view, holder_view, primary_view, rpo_seconds
+
+from tests.unit.fakes import NOW, ROUTE, STUDY, VAULT, FakeHolder, deliver, new_instance, note, numbers_of
+
+LANE = LaneView(LaneState.IDLE, "", iso(NOW), None, 0.0)
+UP = primary_view("PACS", "192.0.2.10", 104, Health(Condition.UP, NOW))
+DOWN = replace(UP, condition=Condition.DOWN)
+HOLDER = HolderView(
+    name=ROUTE,
+    kind=HolderKind.ROUTE,
+    owed=0,
+    in_flight=0,
+    sent=0,
+    proven=9,
+    refused=0,
+    waived=0,
+    oldest_owed_seconds=0.0,
+    lane=LANE,
+)
+NO_GAPS = GapsView(0, 0, 0.0)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    found = Ledger(tmp_path / "ledger.sqlite")
+    found.start(NOW)
+    yield found
+    found.close()
+
+
+def told(
+    *,
+    mode: Mode = Mode.STANDBY,
+    primary: PrimaryView | None = UP,
+    holder: HolderView = HOLDER,
+    gaps: GapsView = NO_GAPS,
+    departures: tuple[Finding, ...] = (),
+    faults: tuple[Alarm, ...] = (),
+) -> list[str]:
+    found = alarms(
+        mode=mode,
+        primary=primary,
+        holders=[holder],
+        gaps=gaps,
+        departures=departures,
+        faults=faults,
+        now=NOW,
+    )
+    assert all(alarm.hint for alarm in found)
+    return [alarm.what for alarm in found]
+
+
+def test_holder_is_shown_with_its_numbers_and_the_age_of_the_oldest(ledger: Ledger) -> None:
+    note(ledger, *(new_instance(name) for name in range(1, 6)), now=Timestamp(NOW - 100))
+    numbers = numbers_of(ledger)
+    ledger.claim(ROUTE, numbers[:3], now=NOW, lease=60)
+    deliver(ledger, numbers[0], Outcome.DELIVERED)
+    deliver(ledger, numbers[1], Outcome.REFUSED)
+    ledger.waive(ROUTE, ["1.2.3.4.5"], "not wanted", "ann", NOW)
+    view = holder_view(ledger, FakeHolder(), LANE, NOW)
+    assert (view.owed, view.in_flight, view.sent, view.proven, view.refused, view.waived) == (
+        1,
+        1,
+        1,
+        0,
+        1,
+        1,
+    )
+    assert view.oldest_owed_seconds == 100
+
+
+def test_rpo_is_the_oldest_that_some_vault_lacks_and_routes_do_not_count() -> None:
+    route = replace(HOLDER, oldest_owed_seconds=500.0)
+    vault = replace(HOLDER, name=VAULT, kind=HolderKind.VAULT, oldest_owed_seconds=5.0)
+    assert rpo_seconds([route, vault, replace(vault, oldest_owed_seconds=7.0)]) == 7
+    assert rpo_seconds([route]) == 0
+
+
+def test_gaps_are_counted_and_aged() -> None:
+    found = [Finding(STUDY, 3, Timestamp(NOW - 60)), Finding(STUDY, 1, Timestamp(NOW - 10))]
+    assert gaps_view(found, NOW) == GapsView(2, 4, 60.0)
+    assert gaps_view([], NOW) == NO_GAPS
+
+
+def test_good_day_has_no_alarm() -> None:
+    assert told() == []
+    assert told(mode=Mode.ACTIVE, primary=DOWN) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "primary", "expected"),
+    [
+        (Mode.STANDBY, None, "no primary is configured"),
+        (Mode.STANDBY, DOWN, "the primary is down"),
+        (Mode.ACTIVE, UP, "the primary answers again while this standby is active"),
+    ],
+)
+def test_primary_is_an_alarm(mode: Mode, primary: PrimaryView | None, expected: str) -> None:
+    (alarm,) = told(mode=mode, primary=primary)
+    assert alarm.startswith(expected)
+
+
+def test_planned_work_is_no_alarm() -> None:
+    assert told(mode=Mode.MAINTENANCE, primary=DOWN) == []
+
+
+@pytest.mark.parametrize(
+    ("holder", "expected"),
+    [
+        (replace(HOLDER, refused=2), "archive refused 2 instances"),
+        (replace(HOLDER, lane=replace(LANE, state=LaneState.WAITING, reason="x")), "archive does not answer"),
+        (replace(HOLDER, oldest_owed_seconds=901.0), "archive is owed an instance for 901 s"),
+    ],
+)
+def test_holder_is_an_alarm(holder: HolderView, expected: str) -> None:
+    assert told(holder=holder) == [expected]
+
+
+def test_paused_lane_may_owe_for_long() -> None:
+    paused = replace(HOLDER, oldest_owed_seconds=10**6, lane=replace(LANE, state=LaneState.PAUSED))
+    assert told(holder=paused) == []
+
+
+def test_old_gap_departures_and_faults_are_alarms_and_faults_come_first() -> None:
+    fault = Alarm(iso(NOW), "the note stands still", "see the log")
+    found = told(
+        gaps=GapsView(1, 3, 901.0),
+        departures=(Finding(STUDY, 2, NOW), Finding(STUDY, 3, NOW)),
+        faults=(fault,),
+    )
+    assert found[0] == "the note stands still"
+    assert found[1].startswith("3 instances at the primary")
+    assert "5 instances of 2 studies" in found[2]
+    assert told(gaps=GapsView(1, 3, 899.0)) == []
