@@ -1,4 +1,4 @@
-"""Connects Orthanc to Understudy: durable acknowledgement, roles, `/understudy/...` and the agent's wake-up.
+"""Connects Orthanc to Understudy: durable acknowledgement, kept versions, roles, REST passthrough, wake-up.
 
 The only module that imports `orthanc`. An exception at import would stop Orthanc, which is wanted here: an
 Orthanc without the durable acknowledgement must not accept images.
@@ -19,9 +19,19 @@ from understudy.plugin.identity import Identity, identify
 from understudy.plugin.recovery import NotNowError, Recovery, RefusedFileError
 from understudy.plugin.recovery import Orthanc as RecoveringOrthanc
 from understudy.plugin.roles import Method, Role, allowed, stores
+from understudy.plugin.sop_instance import sop_instance_uid
+from understudy.plugin.versions import Index, NotKeptError, StoredFile, Versions
 from understudy.plugin.wake import Waker
 
 WAKE_TIMEOUT_SECONDS = 2.0
+
+KEEP_AS_IS = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, b"")
+
+REFUSE = (orthanc.ReceivedInstanceAction.MODIFY, b"")
+"""Orthanc throws at an empty modification (ServerContext::Store), so that every kind of sender is told of a
+failure: C-STORE 0xA700, REST 500. `DISCARD` would answer success."""
+
+SENDER_METADATA = ("RemoteAET", "CalledAET", "RemoteIP", "ReceptionDate", "TransferSyntax", "SopClassUid")
 
 
 class Plugin:
@@ -29,15 +39,20 @@ class Plugin:
 
     def __init__(self, configuration: Mapping[str, object], agent_socket: Path) -> None:
         self._agent_socket = agent_socket
+        storage = Path(str(configuration["StorageDirectory"]))
+        self._sync = partial(sync_file, write_ahead_log(configuration))
+        self._versions = Versions(
+            storage, Index(_instances, _stored_file, _identity, _metadata), orthanc.LogWarning
+        )
         self._durability = DurableAcknowledgement(
-            sync=partial(sync_file, write_ahead_log(configuration)),
+            sync=self._sync,
             monotonic=time.monotonic,
             log_error=orthanc.LogError,
         )
         self._waker = Waker(self._wake)
         self._recovery = Recovery(
-            Path(str(configuration["StorageDirectory"])) / "understudy",
-            RecoveringOrthanc(_held_md5s, _store, partial(sync_file, write_ahead_log(configuration))),
+            storage / "understudy",
+            RecoveringOrthanc(_held_md5s, _store, self._sync),
             orthanc.LogWarning,
         )
 
@@ -53,9 +68,35 @@ class Plugin:
             self._recovery.stop()
             self._waker.stop()
 
-    def on_stored_instance(self, _instance: object, _orthanc_id: str) -> None:
-        """Make the store durable before it is answered."""
+    def on_received(self, content: bytes, _origin: int) -> tuple[int, bytes]:
+        """Keep what this store would replace; refuse it where that cannot be done.
+
+        Called for every kind of store, before Orthanc looks at it. What escapes from here would be taken for
+        consent (ReceivedInstanceCallback.cpp).
+        """
+        try:
+            uid = sop_instance_uid(content) or _parsed_sop_instance_uid(content)
+            if uid is None:
+                self._versions.abandon()
+            elif self._versions.before_store(uid, content):
+                # Orthanc answers an identical copy from its index, which has to be on the disk by then.
+                self._sync()
+        except (NotKeptError, OSError) as error:
+            orthanc.LogError(f"store refused because=earlier_version_not_kept: {error}")
+            return REFUSE
+        return KEEP_AS_IS
+
+    def on_stored_instance(self, instance: Any, orthanc_id: str) -> None:
+        """Make the store durable before it is answered, and keep it where another one is on its way."""
         self._durability.after_store()
+        try:
+            self._versions.after_store(orthanc_id, instance.GetInstanceData, partial(_own_metadata, instance))
+        except (NotKeptError, OSError, orthanc.OrthancException) as error:
+            self._durability.refuse()
+            orthanc.LogError(
+                f"version not kept instance={orthanc_id} because={error}: stores are refused, so that none "
+                "replaces it; check the disk under StorageDirectory"
+            )
 
     def filter_c_store(self, _instance: object) -> int:
         """Return the DIMSE status: 0 to store."""
@@ -105,11 +146,15 @@ class Plugin:
     def _wake(self) -> None:
         """Publish the counters and wake the agent; runs in the waker's thread."""
         counts = self._durability.counts()
+        versions = self._versions.counts()
         for name, value in (
             ("understudy_index_syncs", counts.synced),
             ("understudy_index_sync_failures", counts.failed),
             ("understudy_stores_refused", counts.refused),
             ("understudy_refusing_stores", int(counts.refusing)),
+            ("understudy_versions_kept", versions.kept),
+            ("understudy_files_healed", versions.healed),
+            ("understudy_versions_not_kept", versions.refused),
         ):
             orthanc.SetMetricsIntegerValue(name, value, orthanc.MetricsType.DEFAULT)
         # An answer of any kind, or none, changes nothing: the agent polls the changes feed as well.
@@ -119,6 +164,70 @@ class Plugin:
             passthrough.Request(method="POST", path="wake", query={}, headers={}, body=b""),
             timeout=WAKE_TIMEOUT_SECONDS,
         )
+
+
+def _read(path: str) -> Any:
+    """Return the JSON that Orthanc's REST answers, None where the resource is not there."""
+    try:
+        return json.loads(orthanc.RestApiGet(path))
+    except orthanc.OrthancException as error:
+        if error.args and error.args[0] == orthanc.ErrorCode.UNKNOWN_RESOURCE:
+            return None
+        raise NotKeptError(f"Orthanc's index does not answer: {error}") from error
+
+
+def _instances(sop_instance_uid: str) -> list[str]:
+    # 0.05 ms with 250,000 instances. LookupInstance tells nobody from two, and takes longer to do so.
+    try:
+        found = json.loads(orthanc.RestApiPost("/tools/lookup", sop_instance_uid.encode()))
+    except orthanc.OrthancException as error:
+        raise NotKeptError(f"Orthanc's index does not answer: {error}") from error
+    return [item["ID"] for item in found if item["Type"] == "Instance"]
+
+
+def _stored_file(orthanc_id: str) -> StoredFile | None:
+    info = _read(f"/instances/{orthanc_id}/attachments/dicom/info")
+    return (
+        None if info is None else StoredFile(info["Uuid"], info["UncompressedMD5"], info["UncompressedSize"])
+    )
+
+
+def _identity(orthanc_id: str) -> dict[str, str]:
+    """Return the UIDs of an instance and its modality by the ledger's names; empty where it is gone."""
+    levels = [_read(f"/instances/{orthanc_id}{path}") for path in ("", "/series", "/study")]
+    tags: dict[str, str] = {}
+    for level in levels:
+        tags |= {} if level is None else level["MainDicomTags"]
+    names = {
+        "sop_instance_uid": "SOPInstanceUID",
+        "series_instance_uid": "SeriesInstanceUID",
+        "study_instance_uid": "StudyInstanceUID",
+        "modality": "Modality",
+    }
+    return {name: tags.get(tag, "") for name, tag in names.items()}
+
+
+def _metadata(orthanc_id: str) -> dict[str, str]:
+    found = _read(f"/instances/{orthanc_id}/metadata?expand") or {}
+    return {name: found[name] for name in SENDER_METADATA if name in found}
+
+
+def _own_metadata(instance: Any) -> dict[str, str]:
+    return {
+        name: instance.GetInstanceMetadata(name)
+        for name in SENDER_METADATA
+        if instance.HasInstanceMetadata(name)
+    }
+
+
+def _parsed_sop_instance_uid(content: bytes) -> str | None:
+    """Return what Orthanc's parser reads, None where it cannot read the file: then it will not store it."""
+    try:
+        tags = json.loads(orthanc.CreateDicomInstance(content).GetInstanceSimplifiedJson())
+    except orthanc.OrthancException:
+        return None
+    uid = tags.get("SOPInstanceUID")
+    return uid.strip() if isinstance(uid, str) else None
 
 
 def _held_md5s(sop_instance_uid: str) -> frozenset[str]:
@@ -151,6 +260,7 @@ def _register() -> None:
         agent_socket=Path(os.environ.get("UNDERSTUDY_AGENT_SOCKET", "/run/understudy/agent.sock")),
     )
     orthanc.RegisterOnChangeCallback(plugin.on_change)
+    orthanc.RegisterReceivedInstanceCallback(plugin.on_received)
     orthanc.RegisterOnStoredInstanceCallback(plugin.on_stored_instance)
     orthanc.RegisterIncomingCStoreInstanceFilter(plugin.filter_c_store)
     orthanc.RegisterIncomingHttpRequestFilter(plugin.filter_http)

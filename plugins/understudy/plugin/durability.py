@@ -127,6 +127,12 @@ class DurableAcknowledgement:
             self._log_error("index_sync recovered: stores are accepted again")
         return True
 
+    def refuse(self) -> None:
+        """Refuse stores for the recovery time, for a fault that somebody else has seen."""
+        with self._lock:
+            self._failed += 1
+            self._refuse_until = self._monotonic() + RECOVERY_SECONDS
+
     def counts(self) -> DurabilityCounts:
         """Return the counters as one consistent value."""
         with self._lock:
