@@ -69,9 +69,11 @@ def _options(arguments: Sequence[str] | None) -> _Options:
     add("--project", default=PROJECT, help=f"compose project ({PROJECT}); its volumes are emptied first")
     add("--output", type=Path, default=BUILD / "demo", help="folder of report and access (build/demo)")
     add("--break", dest="break_", choices=["settle"], default="", help="break a proof on purpose, to fail")
-    add("--small", action="store_true", help="short series")
+    add("--small", action="store_true", help="short series, and none of pydicom's files")
     options = parser.parse_args(arguments, namespace=_Options())
-    options.sizes = Sizes(history=8, ct=20, emergency=10, alone=4) if options.small else Sizes()
+    options.sizes = (
+        Sizes(history=8, ct=20, emergency=10, alone=4, samples=False) if options.small else Sizes()
+    )
     return options
 
 

@@ -41,6 +41,8 @@ class Sizes:
     ct: int = 200
     emergency: int = 60
     alone: int = 12
+    samples: bool = True
+    """Whether pydicom's own files are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ class Story:
         self._history(material)
         self._appliance()
         self._mirrored()
-        self._samples(material)
+        if self.sizes.samples:
+            self._samples(material)
         self._ct(material)
         self._everywhere()
         self._outage()

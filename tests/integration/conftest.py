@@ -115,7 +115,8 @@ class Watched:
     screenshot: Path = BUILD / "console.png"
 
     def hear(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        # The browser runs on the machine whose networks the demo changes, and breaks off what is under way then.
+        if message.type in ("error", "warning") and "net::ERR_NETWORK_CHANGED" not in message.text:
             self.errors.append(f"{message.type}: {message.text} {message.location}")
 
     def see(self, request: Request) -> None:
@@ -151,9 +152,10 @@ def _watch(demo: Demo) -> Watched:
             viewport={"width": 1280, "height": 1100},
         )
         page = context.new_page()
-        page.on("console", watched.hear)
+        # Playwright marks the functions that it calls: a method of a slotted object cannot be marked.
+        page.on("console", lambda message: watched.hear(message))
         page.on("pageerror", lambda error: watched.errors.append(f"exception: {error}"))
-        page.on("request", watched.see)
+        page.on("request", lambda request: watched.see(request))
         page.goto(f"{demo.lab.https}/understudy/console/")
         wait_until(
             lambda: _look(page, watched),
@@ -175,7 +177,7 @@ def _watch(demo: Demo) -> Watched:
 def _look(page: Page, watched: Watched) -> str:
     """Note the mode that the page shows; the moment of the failback is kept as a picture."""
     mode = page.locator("#mode").inner_text().lower()
-    if mode and (not watched.modes or watched.modes[-1] != mode):
+    if mode != "…" and (not watched.modes or watched.modes[-1] != mode):
         watched.modes.append(mode)
         if mode == "returning":
             # Once the operation's bar is there as well.
