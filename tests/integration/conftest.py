@@ -115,7 +115,7 @@ class Watched:
     screenshot: Path = BUILD / "console.png"
 
     def hear(self, message: ConsoleMessage) -> None:
-        # The browser runs on the machine whose networks the demo changes, and breaks off what is under way then.
+        # The browser runs on the machine whose networks the demo changes, and breaks off its requests then.
         if message.type in ("error", "warning") and "net::ERR_NETWORK_CHANGED" not in message.text:
             self.errors.append(f"{message.type}: {message.text} {message.location}")
 
