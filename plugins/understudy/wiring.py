@@ -1,5 +1,6 @@
 """The one place that picks adapters and joins them to the flow."""
 
+import logging
 import random
 import threading
 import time
@@ -10,10 +11,12 @@ from pathlib import Path
 
 from understudy import config
 from understudy.adapters import keys as keys_volume
+from understudy.adapters.boot import BootReports
 from understudy.adapters.dicom import DicomPeer
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer
 from understudy.adapters.files import write_durably
+from understudy.adapters.healing import GetSource, Replacement, is_same_instance, whole_file
 from understudy.adapters.ledger import Ledger
 from understudy.adapters.orthanc import Orthanc
 from understudy.adapters.s3 import S3Store, read_credentials
@@ -28,13 +31,18 @@ from understudy.flow.appliance import Appliance, PrimaryParts
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
 from understudy.flow.failback import Failback, FailbackPolicy
+from understudy.flow.heal import Healer, Surgery
 from understudy.flow.loop import Loop
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
 from understudy.flow.probe import Prober
+from understudy.flow.recover import Recovery
+from understudy.flow.scrub import Scrubber
 from understudy.flow.vault import Vault, VaultSettings
 from understudy.flow.verify import Verifier
 from understudy.web.report import render_report, report_json
+
+_log = logging.getLogger(__name__)
 
 PRIMARY = HolderName("primary")
 
@@ -46,6 +54,9 @@ _STEP_INTERVAL = 0.5
 
 _MIRROR_INTERVAL = 1.0
 """Seconds between two questions whether an inventory diff is due."""
+
+_FILES_INTERVAL = 5.0
+"""Seconds between two looks at what a start of Orthanc left, and at what is to be healed."""
 
 _ROUTE_BATCH = 100
 _ROUTE_BATCH_BYTES = 256 * 2**20
@@ -85,6 +96,10 @@ class Workers:
         self._loops.append(
             Loop(name, step, self._clock, interval=interval, stop=self._stop, fraction=random.random)
         )
+
+    def wait(self, seconds: float) -> bool:
+        """Wait inside a step; return False where the step has to end because all stop."""
+        return not self._stop.wait(seconds)
 
     def start(self) -> None:
         """Start every loop."""
@@ -126,7 +141,8 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
     files = StorageArea(places.storage)
     rules = _rules(configuration)
     policy = configuration.policy
-    noter = Noter(_orthanc(places, policy), ledger, rules, clock, primary_grace=policy.primary_grace)
+    orthanc = _orthanc(places, policy)
+    noter = Noter(orthanc, ledger, rules, clock, primary_grace=policy.primary_grace)
     workers.add("note", _noting(noter, workers), _NOTE_INTERVAL)
 
     reports = places.state / "reports"
@@ -160,6 +176,9 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         workers.add(f"lane-{lane.holder.name}", lane.step, _STEP_INTERVAL)
     verifier = Verifier(ledger, holders, clock, site=configuration.site, write_report=write_report)
     workers.add("verify", verifier.step, _STEP_INTERVAL)
+    scrubber, recovery = _files(
+        configuration, places, files, orthanc, ledger, noter, clock, workers, write_report
+    )
     appliance = Appliance(
         configuration=configuration,
         ledger=ledger,
@@ -167,10 +186,12 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         lanes=lanes,
         primary=primary,
         verifier=verifier,
+        scrubber=scrubber,
+        recovery=recovery,
         reports=reports,
         faults=workers.alarms,
         look_for_new=partial(workers.wake, "note"),
-        wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "lane-"),
+        wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "scrub", "heal", "lane-"),
     )
     return appliance, workers
 
@@ -265,6 +286,63 @@ def _work_primary(primary: PrimaryParts, ledger: Ledger, policy: config.Policy, 
     workers.add("probe", probe, policy.probe_interval)
     workers.add("mirror", mirror, _MIRROR_INTERVAL)
     workers.add("failback", primary.failback.step, _STEP_INTERVAL)
+
+
+def _files(
+    configuration: config.Understudy,
+    places: Places,
+    files: StorageArea,
+    orthanc: Orthanc,
+    ledger: Ledger,
+    noter: Noter,
+    clock: Clock,
+    workers: Workers,
+    write_report: Callable[[int, Report], str],
+) -> tuple[Scrubber, Recovery]:
+    """Wire what looks after the stored files."""
+    policy, primary = configuration.policy, configuration.primary
+    sources = []
+    if primary is not None:
+        sources.append(
+            GetSource(
+                PRIMARY,
+                ae_title=primary.ae_title,
+                host=primary.host,
+                port=primary.port,
+                calling_ae_title=configuration.ae_title,
+                timeout=policy.network_timeout,
+            )
+        )
+    healer = Healer(
+        ledger,
+        files,
+        orthanc,
+        Replacement(orthanc, places.state / "heal", _log.warning),
+        sources,
+        Surgery(whole_file, is_same_instance),
+        clock,
+        catch_up=noter.catch_up,
+        fraction=random.random,
+    )
+    scrubber = Scrubber(
+        ledger,
+        files,
+        orthanc,
+        clock,
+        rate=policy.scrub_rate,
+        interval=policy.scrub_interval,
+        wait=workers.wait,
+        site=configuration.site,
+        write_report=write_report,
+        on_damage=partial(workers.wake, "heal"),
+    )
+    recovery = Recovery(
+        BootReports(places.storage), ledger, scrubber, clock, on_damage=partial(workers.wake, "heal")
+    )
+    workers.add("heal", healer.step, _FILES_INTERVAL)
+    workers.add("scrub", scrubber.step, _STEP_INTERVAL)
+    workers.add("recover", recovery.step, _FILES_INTERVAL)
+    return scrubber, recovery
 
 
 def _vault(

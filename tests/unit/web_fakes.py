@@ -14,6 +14,8 @@ from understudy.core.obligations import ObligationState
 from understudy.core.views import (
     Alarm,
     Condition,
+    DamageState,
+    DamageView,
     GapsView,
     HolderView,
     LaneState,
@@ -144,6 +146,29 @@ class FakeFacade:
     def verify(self, who: str) -> OperationView:
         self.acts.append(("verify", who, ""))
         return replace(OPERATION, kind="verify", state=OperationState.DONE, done=200, eta_seconds=None)
+
+    def scrub(self, who: str) -> OperationView:
+        self.acts.append(("scrub", who, ""))
+        return replace(OPERATION, kind="scrub", unit="files")
+
+    def heal(self, who: str) -> int:
+        self.acts.append(("heal", who, ""))
+        return 1
+
+    def damages(self, limit: int) -> Sequence[DamageView]:
+        row = DamageView(
+            file="0a0b0c0d-0000-4000-8000-000000000001",
+            state=DamageState.OPEN,
+            sop_instance_uid="1.2.3.4",
+            study_instance_uid="1.2.3",
+            orthanc_id="01234567-01234567-01234567-01234567-01234567",
+            md5="d41d8cd98f00b204e9800998ecf8427e",
+            found_by="scrub",
+            since=NOW,
+            attempts=1,
+            reason="primary does not give it",
+        )
+        return [row][:limit]
 
     def operations(self, limit: int) -> Sequence[OperationView]:
         return [OPERATION][:limit]

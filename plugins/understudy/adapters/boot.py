@@ -278,10 +278,12 @@ def read_report(storage: Path) -> BootReport | None:
     """Return the last start's report, None before the first."""
     try:
         document = json.loads((storage / OURS / REPORT_FILE).read_text(encoding="utf-8"))
+        listed = tuple(Unreadable(**row) for row in document.pop("listed"))
+        return BootReport(**document, listed=listed)
     except FileNotFoundError:
         return None
-    listed = tuple(Unreadable(**row) for row in document.pop("listed"))
-    return BootReport(**document, listed=listed)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return BootReport(0.0, statistics_in_force=True, problem=f"its report cannot be read: {error}")
 
 
 def quarantined(storage: Path) -> Sequence[tuple[str, int, str]]:
@@ -308,3 +310,34 @@ def waiting(storage: Path) -> int:
     if not folder.is_dir():
         return 0
     return sum(1 for path in folder.iterdir() if _UUID.fullmatch(path.name))
+
+
+class BootReports:
+    """What a start leaves in the storage area, as flow/recover.py asks for it."""
+
+    def __init__(self, storage: Path) -> None:
+        self._storage = storage
+
+    def boot(self) -> BootReport | None:
+        """Return the last start's report, None before the first."""
+        return read_report(self._storage)
+
+    def result(self) -> dict[str, int]:
+        """Return what became of the files to recover so far, empty where nothing was done yet."""
+        try:
+            text = (self._storage / OURS / RESULT_FILE).read_text(encoding="utf-8")
+            return {str(name): int(number) for name, number in json.loads(text).items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def in_quarantine(self) -> int:
+        """Return how many files are in quarantine."""
+        folder = self._storage / OURS / QUARANTINE
+        if not folder.is_dir():
+            return 0
+        names = (path.name for path in folder.iterdir())
+        return sum(1 for name in names if not name.startswith(".") and not name.endswith(NOTE_SUFFIX))
+
+    def waiting(self) -> int:
+        """Return how many files wait to be read in."""
+        return waiting(self._storage)

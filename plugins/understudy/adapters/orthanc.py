@@ -63,6 +63,25 @@ class Orthanc:
         answer = self._client.post("/instances", content=content).raise_for_status().json()
         return bool(answer["Status"] == "Success")
 
+    def file_of(self, orthanc_id: str) -> str | None:
+        """Return the name of the instance's stored file, None where Orthanc has no such instance."""
+        info = self._find(f"/instances/{orthanc_id}/attachments/dicom/info")
+        return None if info is None else str(info["Uuid"])
+
+    def delete(self, orthanc_id: str) -> None:
+        """Delete an instance; one that is gone already is none."""
+        response = self._call("DELETE", f"/instances/{orthanc_id}", None)
+        if response.status_code != HTTPStatus.NOT_FOUND:
+            _answer(response)
+
+    def store_again(self, content: bytes) -> None:
+        """Store a DICOM Part 10 file, or raise OrthancUnavailableError."""
+        try:
+            response = self._client.post("/instances", content=content)
+        except httpx.HTTPError as error:
+            raise OrthancUnavailableError(f"{type(error).__name__} at POST /instances") from error
+        _answer(response)
+
     def statistics(self) -> tuple[int, int]:
         """Return the number of instances and of studies in the index."""
         answer = self._get("/statistics")

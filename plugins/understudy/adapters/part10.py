@@ -225,3 +225,27 @@ class _Walk:
         if len(content) != length:
             raise BrokenFileError(f"it ends at {self.size} bytes, within an element")
         return content
+
+
+def head_length(file: BinaryIO, size: int) -> int:
+    """Return where the data set begins, or raise BrokenFileError where what comes before is broken."""
+    if file.read(132)[128:] != b"DICM":
+        raise BrokenFileError("it does not begin as DICOM Part 10 files do")
+    _Walk(file, size, explicit=True, order="<", only_group=2).run()
+    return file.tell()
+
+
+def dcmtk_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, version: str) -> bytes:
+    """Return preamble and file meta information as DCMTK writes them, which is what Orthanc stores."""
+    meta = struct.pack("<HH2sHI2s", 2, 1, b"OB", 0, 2, b"\0\1")
+    for element, vr, text, padding in (
+        (0x02, b"UI", sop_class_uid, b"\0"),
+        (0x03, b"UI", sop_instance_uid, b"\0"),
+        (0x10, b"UI", transfer_syntax_uid, b"\0"),
+        (0x12, b"UI", "1.2.276.0.7230010.3.0." + ".".join(version.removeprefix("OFFIS_DCMTK_")), b"\0"),
+        (0x13, b"SH", version, b" "),
+    ):
+        value = text.encode("ascii", "replace")
+        value += padding * (len(value) % 2)
+        meta += struct.pack("<HH2sH", 2, element, vr, len(value)) + value
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta)) + meta

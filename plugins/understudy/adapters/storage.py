@@ -1,9 +1,11 @@
 """Orthanc's storage area, read only: the stored DICOM files and what they say of their study."""
 
 import hashlib
+import os
 import re
 import struct
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -18,10 +20,13 @@ from understudy.core.ports import HolderUnavailableError, UnreadableFileError
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
+_PART = 2**18
+"""Bytes read at a time by the scrub."""
+
 _LAST_TAG = Tag("PatientBirthDate")
 """Of the tags wanted the one with the highest number; nothing after it is parsed."""
 
-_PARSE_ERRORS = (
+PARSE_ERRORS = (
     ArithmeticError,
     AttributeError,
     BytesLengthException,
@@ -59,13 +64,7 @@ class StorageArea:
                 )
             content = path.read_bytes()
         except FileNotFoundError:
-            if not self._root.is_dir() or not any(self._root.iterdir()):
-                # One missing file is that file's fault; all of them missing is a volume that is not there.
-                raise HolderUnavailableError(
-                    "storage",
-                    "Orthanc's storage area is not there or is empty",
-                    f"check that the storage volume is mounted at {self._root}",
-                ) from None
+            self._expect_volume()
             raise UnreadableFileError("its stored file is gone", permanent=True) from None
         except OSError as error:
             raise UnreadableFileError(
@@ -83,6 +82,50 @@ class StorageArea:
             raise UnreadableFileError("the ledger has no valid name of its stored file", permanent=True)
         return self._root / uuid[0:2] / uuid[2:4] / uuid
 
+    def damage(self, instance: Instance, paced: Callable[[int], bool]) -> str | None:
+        """Return what is wrong with the file on the disk, empty where nothing is; None where it was cut off.
+
+        `paced` is told the bytes of each part that was read, and may wait; it returns False to cut it off.
+        What the system has cached of the file is dropped before and after: a cache hides what the disk lost,
+        and one that is filled by us would slow those who read images.
+        """
+        digest = hashlib.md5(usedforsecurity=False)
+        try:
+            path = self._path(instance)
+            with path.open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != instance.size:
+                    return f"its stored file has {size} bytes instead of {instance.size}"
+                _drop_cached(file.fileno())
+                while part := file.read(_PART):
+                    digest.update(part)
+                    if not paced(len(part)):
+                        return None
+                _drop_cached(file.fileno())
+        except FileNotFoundError:
+            self._expect_volume()
+            return "its stored file is gone"
+        except UnreadableFileError as error:
+            return error.reason
+        except OSError as error:
+            return f"its stored file cannot be read: {error.strerror}"
+        if digest.hexdigest() != instance.md5:
+            return "its stored file differs from its MD5 in Orthanc's index"
+        return ""
+
+    def path(self, instance: Instance) -> Path:
+        """Return where the file is or should be, or raise UnreadableFileError."""
+        return self._path(instance)
+
+    def _expect_volume(self) -> None:
+        if not self._root.is_dir() or not any(self._root.iterdir()):
+            # One missing file is that file's fault; all of them missing is a volume that is not there.
+            raise HolderUnavailableError(
+                "storage",
+                "Orthanc's storage area is not there or is empty",
+                f"check that the storage volume is mounted at {self._root}",
+            )
+
     def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:
         """Return what the file says of its study, or None where it cannot be parsed."""
         if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
@@ -93,8 +136,12 @@ class StorageArea:
             warnings.simplefilter("ignore")
             try:
                 return _facts(content)
-            except _PARSE_ERRORS:
+            except PARSE_ERRORS:
                 return None
+
+
+def _drop_cached(descriptor: int) -> None:
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _facts(content: bytes) -> StudyFacts:

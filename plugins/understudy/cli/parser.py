@@ -71,6 +71,11 @@ def _looking(commands: Commands) -> None:
     _json(obligations)
     obligations.set_defaults(run=remote.obligations)
 
+    damages = _add(commands, "damages", "show stored files that were found missing or changed")
+    damages.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
+    _json(damages)
+    damages.set_defaults(run=remote.damages)
+
     modalities = _add(commands, "modalities", "show who has sent here")
     _json(modalities)
     modalities.set_defaults(run=remote.modalities)
@@ -110,6 +115,18 @@ def _acting(commands: Commands) -> None:
     verify = _add(commands, "verify", "ask every holder again for all that it is proven to have")
     _wait(verify)
     verify.set_defaults(run=remote.verify)
+
+    scrub = _add(commands, "scrub", "read every stored file from the disk now and compare it with its MD5")
+    _wait(scrub)
+    scrub.set_defaults(run=remote.scrub)
+
+    heal = _add(commands, "heal", "try now to heal stored files that are missing or changed")
+    heal.add_argument("--vault", metavar="NAME", help="from this vault; from the primary if absent")
+    heal.add_argument(
+        "--identity-file", metavar="FILE", help="the age identity from the safe, or - for standard input"
+    )
+    heal.add_argument("--credentials-file", type=Path, metavar="FILE", help="S3 keys that may read")
+    heal.set_defaults(run=restore.heal)
 
     cancel = _add(commands, "cancel", "stop a running operation")
     cancel.add_argument("operation", type=int, metavar="N", help="its number")

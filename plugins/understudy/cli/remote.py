@@ -9,6 +9,7 @@ from understudy.cli.errors import CommandError, Exit
 from understudy.cli.places import places
 from understudy.cli.words import duration
 from understudy.core.views import (
+    DamageView,
     ModalityView,
     ModeView,
     ObligationView,
@@ -145,6 +146,24 @@ def verify(arguments: argparse.Namespace) -> int:
     """Ask every holder again."""
     client = _client()
     return _begun(client, client.act(OperationView, "/verify", {}), arguments)
+
+
+def scrub(arguments: argparse.Namespace) -> int:
+    """Read every stored file now."""
+    client = _client()
+    return _begun(client, client.act(OperationView, "/scrub", {}), arguments)
+
+
+def damages(arguments: argparse.Namespace) -> int:
+    """Show stored files that were found missing or changed."""
+    client = _client()
+    if arguments.json:
+        return _raw(client.get("/damages", limit=arguments.limit))
+    views = client.read(list[DamageView], "/damages", limit=arguments.limit)
+    from understudy.cli import show
+
+    show.damages(views)
+    return Exit.OK
 
 
 def cancel(arguments: argparse.Namespace) -> int:

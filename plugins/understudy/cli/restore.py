@@ -6,12 +6,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
+from understudy.cli.client import Client
 from understudy.cli.errors import CommandError, Exit, telling
 from understudy.cli.local import configuration
 from understudy.cli.places import Places, places
 from understudy.config import S3Vault, Vault
+from understudy.core.views import DamageState, DamageView
 
 if TYPE_CHECKING:
+    from understudy.adapters.orthanc import Orthanc
     from understudy.core.ports import ObjectStore, Opener, RestoreTarget
     from understudy.flow.restore import Catalog, RestoreResult
 
@@ -41,6 +46,57 @@ def restore(arguments: argparse.Namespace) -> int:
             [f"{failure.what}: {failure.reason}" for failure in result.failed],
         )
     return Exit.OK
+
+
+def heal(arguments: argparse.Namespace) -> int:
+    """Bring missing or changed stored files back from a vault, or let the agent ask its holders now."""
+    client = Client(places().socket)
+    if arguments.vault is not None:
+        _heal_from(client, arguments)
+    content = client.post("/heal", {})
+    number = TypeAdapter(dict[str, int]).validate_json(content)["changed"]
+    print(f"{number} stored file{'' if number == 1 else 's'} to heal: watch understudy damages")
+    return Exit.OK
+
+
+def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
+    """Put what a vault has in the place of every file that is open, study by study."""
+    from understudy.adapters.encryption import AgeOpener
+    from understudy.adapters.healing import HealingTarget
+    from understudy.core.ports import HolderUnavailableError, SealError
+    from understudy.flow.restore import RestoreError
+    from understudy.flow.restore import restore as bring_back
+
+    if arguments.identity_file is None:
+        raise CommandError("a vault is opened by an identity", "give --identity-file from the safe")
+    vault = _vault(arguments.vault)
+    found = client.read(list[DamageView], "/damages", limit=10_000)
+    wanted = [view for view in found if view.state is DamageState.OPEN]
+    where = places()
+    failed: list[str] = []
+    with telling(SealError, HolderUnavailableError):
+        opener = AgeOpener(_identity(arguments.identity_file))
+        store = _store(vault, arguments.credentials_file)
+        target = HealingTarget(_orthanc(where), where.state / "heal", wanted)
+        for study in sorted({view.study_instance_uid for view in wanted}):
+            try:
+                result = bring_back(store, opener, target, study)
+            except RestoreError as error:
+                failed.append(f"{study}: {error}")
+                continue
+            failed += [f"{failure.what}: {failure.reason}" for failure in result.failed]
+    print(f"{target.put} of {len(wanted)} files were put in place from {vault.name}")
+    if failed:
+        raise CommandError(
+            f"{len(failed)} did not come back", "see another vault, or send them again", failed
+        )
+
+
+def _orthanc(where: Places) -> "Orthanc":
+    from understudy.adapters.orthanc import Orthanc
+
+    secret = (where.keys / "service" / "agent").read_text(encoding="ascii").strip()
+    return Orthanc(where.orthanc, "agent", secret, timeout=60)
 
 
 def _vault(name: str) -> Vault:

@@ -12,6 +12,8 @@ from understudy.cli.words import between, count, counted, duration, moment
 from understudy.core.modes import Mode
 from understudy.core.views import (
     Condition,
+    DamageState,
+    DamageView,
     GapsView,
     HolderView,
     LaneState,
@@ -219,6 +221,26 @@ def modalities(views: Sequence[ModalityView]) -> None:
             count(view.instances),
             moment(view.first_seen),
             moment(view.last_seen),
+        )
+    new_console().print(table)
+
+
+def damages(views: Sequence[DamageView]) -> None:
+    """Print stored files that were missing or changed."""
+    if not views:
+        new_console().print("no stored file was found missing or changed")
+        return
+    columns = ("SOP Instance UID", "state", "found by", "since", ">attempts", "what", "file")
+    table = new_table("Damages", *columns)
+    for view in views:
+        table.add_row(
+            view.sop_instance_uid,
+            Text(view.state.value, "bold red" if view.state is DamageState.OPEN else ""),
+            view.found_by,
+            moment(view.since),
+            str(view.attempts),
+            view.reason,
+            view.file,
         )
     new_console().print(table)
 

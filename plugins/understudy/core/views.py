@@ -127,6 +127,55 @@ class GapsView:
     oldest_seconds: float
 
 
+class DamageState(Enum):
+    """What became of a stored file that was found missing or changed."""
+
+    OPEN = "open"
+    HEALED = "healed"
+    GONE = "gone"
+    """Its instance was deleted from Orthanc: there is nothing to heal."""
+
+
+@dataclass(frozen=True, slots=True)
+class DamageView:
+    """One stored file that was found missing or changed, and what was tried."""
+
+    file: str
+    state: DamageState
+    sop_instance_uid: str
+    study_instance_uid: str
+    orthanc_id: str
+    md5: str
+    """Of the content that it has to have."""
+    found_by: str
+    """The verb that found it: recover or scrub."""
+    since: str
+    attempts: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilesView:
+    """The stored files: what starts of Orthanc found, and what the scrub knows of them."""
+
+    recovering: int = 0
+    """Files without an index row that are being read in."""
+    recovered: int = 0
+    """Of the last start."""
+    quarantined: int = 0
+    damaged: int = 0
+    """Missing or changed, and not healed."""
+    healed: int = 0
+    statistics_in_force: bool = True
+    folders_left: int = 0
+    """Folders that the last start had no time to look at."""
+    scrubbed: int = 0
+    """Files that the present scrub has verified."""
+    scrub_began: str | None = None
+    scrub_ended: str | None = None
+    """When the last whole scrub ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The whole appliance at one moment.
@@ -154,6 +203,7 @@ class Status:
     holders: Sequence[HolderView]
     operations: Sequence[OperationView]
     alarms: Sequence[Alarm]
+    files: FilesView = FilesView()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock
 from understudy.core.views import (
     Alarm,
+    DamageView,
     ModalityView,
     ModeView,
     ObligationView,
@@ -30,6 +31,8 @@ from understudy.flow.failback import KIND as FAILBACK
 from understudy.flow.failback import Failback
 from understudy.flow.mirror import Mirror
 from understudy.flow.probe import Prober
+from understudy.flow.recover import Recovery
+from understudy.flow.scrub import Scrubber
 from understudy.flow.verify import Verifier
 
 _SHOWN_OPERATIONS = 10
@@ -54,6 +57,8 @@ class Appliance:
     lanes: Sequence[Lane]
     primary: PrimaryParts | None
     verifier: Verifier
+    scrubber: Scrubber
+    recovery: Recovery
     reports: Path
     faults: Callable[[], Sequence[Alarm]]
     look_for_new: Callable[[], None]
@@ -95,9 +100,10 @@ class Appliance:
                 holders=holders,
                 gaps=gaps,
                 departures=self.ledger.read_departures(),
-                faults=self.faults(),
+                faults=[*self.faults(), *self.recovery.alarms()],
                 now=now,
             ),
+            files=self.recovery.files(),
         )
 
     def promote(self, who: str, *, reason: str, force: bool, accept_loss: bool, epoch: int) -> ModeView:
@@ -152,6 +158,22 @@ class Appliance:
         operation = self.verifier.begin(who)
         self.wake_all()
         return operation
+
+    def scrub(self, who: str) -> OperationView:
+        """Read every stored file now, at full speed."""
+        operation = self.scrubber.begin(who)
+        self.wake_all()
+        return operation
+
+    def heal(self, who: str) -> int:
+        """Try now to heal every stored file that is missing or changed; return how many there are."""
+        number = self.ledger.heal_now(who, self.clock.now())
+        self.wake_all()
+        return number
+
+    def damages(self, limit: int) -> Sequence[DamageView]:
+        """Return stored files that were found missing or changed."""
+        return self.ledger.damages(limit=limit)
 
     def operations(self, limit: int) -> Sequence[OperationView]:
         """Return the newest operations."""

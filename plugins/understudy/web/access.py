@@ -17,6 +17,7 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("GET", "/operations/{operation}"): Role.READER,
     ("GET", "/obligations"): Role.READER,
     ("GET", "/modalities"): Role.READER,
+    ("GET", "/damages"): Role.READER,
     ("GET", "/reports/{name}"): Role.READER,
     ("GET", "/console"): Role.READER,
     ("GET", "/console/"): Role.READER,
@@ -33,6 +34,8 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("POST", "/hold"): Role.OPERATOR,
     ("POST", "/release"): Role.OPERATOR,
     ("POST", "/verify"): Role.OPERATOR,
+    ("POST", "/scrub"): Role.OPERATOR,
+    ("POST", "/heal"): Role.OPERATOR,
     ("POST", "/operations/{operation}/cancel"): Role.OPERATOR,
     ("POST", "/obligations/replay"): Role.OPERATOR,
     # Giving up an instance for good is the one act that no later act can undo.

@@ -105,6 +105,23 @@ def router(facade: Facade) -> APIRouter:
         return accepted(facade.verify(name))
 
     @routes.post(
+        "/scrub",
+        summary="Read every stored file from the disk now",
+        status_code=202,
+        response_model=OperationView,
+        responses=errors(),
+    )
+    def scrub(name: Who, body: Nothing | None = None) -> Response:
+        """Begin to compare every stored file with its MD5 at full speed; what is missing or changed is healed
+        where a holder has it, and is in the report."""
+        return accepted(facade.scrub(name))
+
+    @routes.post("/heal", summary="Try now to heal what is missing or changed", responses=errors())
+    def heal(name: Who, body: Nothing | None = None) -> Changed:
+        """Ask the holders now for every stored file that is missing or changed; answer how many there are."""
+        return Changed(changed=facade.heal(name))
+
+    @routes.post(
         "/operations/{operation}/cancel", summary="Stop a running operation", responses=errors(404, 409)
     )
     def cancel(operation: Operation, name: Who, body: Nothing | None = None) -> OperationView:

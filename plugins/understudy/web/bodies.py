@@ -131,6 +131,12 @@ class ObligationsQuery(_Query):
     limit: int = Field(default=100, ge=1, le=10_000, description="How many at most.")
 
 
+class DamagesQuery(_Query):
+    """How many damages."""
+
+    limit: int = Field(default=100, ge=1, le=10_000, description="How many at most.")
+
+
 class Health(BaseModel):
     """The health in few words."""
 

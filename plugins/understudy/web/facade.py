@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Protocol
 
 from understudy.core.obligations import ObligationState
-from understudy.core.views import ModalityView, ModeView, ObligationView, OperationView, PlanView, Status
+from understudy.core.views import (
+    DamageView,
+    ModalityView,
+    ModeView,
+    ObligationView,
+    OperationView,
+    PlanView,
+    Status,
+)
 
 
 class Facade(Protocol):
@@ -32,6 +40,12 @@ class Facade(Protocol):
     def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeView: ...
 
     def verify(self, who: str) -> OperationView: ...
+
+    def scrub(self, who: str) -> OperationView: ...
+
+    def heal(self, who: str) -> int: ...
+
+    def damages(self, limit: int) -> Sequence[DamageView]: ...
 
     def operations(self, limit: int) -> Sequence[OperationView]: ...
 

@@ -41,6 +41,7 @@ class _Snapshot(Collector):
             mode.add_metric([known.value], float(known is status.mode))
         yield mode
         yield from self._scalars()
+        yield from self._files()
         yield from self._primary()
         yield from _holders(list(status.holders))
         running = Tally(view.kind for view in status.operations if view.state is OperationState.RUNNING)
@@ -74,6 +75,23 @@ class _Snapshot(Collector):
             ),
             ("gap_oldest_age_seconds", "Age of the oldest known gap.", status.gaps.oldest_seconds),
             ("alarms", "Alarms that a person has to look at.", len(status.alarms)),
+        ):
+            yield GaugeMetricFamily(f"understudy_{name}", text, value=value)
+
+    def _files(self) -> Iterator[GaugeMetricFamily]:
+        files = self._status.files
+        for name, text, value in (
+            ("files_recovering", "Files without an index row that are being read in.", files.recovering),
+            ("files_recovered", "Files that the last start of Orthanc read in.", files.recovered),
+            ("files_quarantined", "Files that boot recovery set aside.", files.quarantined),
+            ("files_damaged", "Stored files that are missing or changed and not healed.", files.damaged),
+            ("files_healed", "Stored files that were healed, since the ledger began.", files.healed),
+            ("files_scrubbed", "Stored files that the present scrub has verified.", files.scrubbed),
+            (
+                "index_statistics_in_force",
+                "1 where Orthanc's index finds instances by their identifier, else 0.",
+                int(files.statistics_in_force),
+            ),
         ):
             yield GaugeMetricFamily(f"understudy_{name}", text, value=value)
 

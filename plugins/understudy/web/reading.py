@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from understudy.core.views import ModalityView, ObligationView, OperationView, Status
+from understudy.core.views import DamageView, ModalityView, ObligationView, OperationView, Status
 from understudy.web import metrics
-from understudy.web.bodies import Health, HealthQuery, ObligationsQuery, OperationsQuery
+from understudy.web.bodies import DamagesQuery, Health, HealthQuery, ObligationsQuery, OperationsQuery
 from understudy.web.errors import errors
 from understudy.web.facade import Facade
 
@@ -84,6 +84,11 @@ def router(facade: Facade) -> APIRouter:
         """Answer obligations with attempts, reason and what a person can do; `state=refused` are the dead
         letters."""
         return facade.obligations(asked.holder, asked.state, asked.limit)
+
+    @routes.get("/damages", summary="Stored files that were missing or changed", responses=errors())
+    def damages(asked: Annotated[DamagesQuery, Query()]) -> Sequence[DamageView]:
+        """Answer open damages first, then the latest that were healed, with what was tried."""
+        return facade.damages(asked.limit)
 
     @routes.get("/modalities", summary="Who sends here", responses=errors())
     def modalities() -> Sequence[ModalityView]:

@@ -120,6 +120,21 @@ departures = Table(
     Column("since", Float, nullable=False),
 )
 
+# Stored files that were found missing or changed on the disk; kept when healed, as the record of it.
+damages = Table(
+    "damages",
+    metadata,
+    Column("attachment_uuid", String, primary_key=True),
+    Column("instance", Integer, ForeignKey("instances.number"), nullable=False),
+    Column("state", String, nullable=False),
+    Column("found_by", String, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("due", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reason", String, nullable=False),
+)
+Index("damages_by_state", damages.c.state, damages.c.due)
+
 modes = Table(
     "modes",
     metadata,

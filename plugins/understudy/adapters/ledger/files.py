@@ -1,0 +1,166 @@
+"""The stored files in the ledger: what the scrub reads, and what was found missing or changed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from understudy.adapters.ledger.database import Database
+from understudy.adapters.ledger.journal import append_event
+from understudy.adapters.ledger.schema import damages, instances, obligations
+from understudy.adapters.ledger.transitions import SYSTEM, advance
+from understudy.core.model import HolderName, Instance, InstanceNumber, NewInstance, Timestamp
+from understudy.core.obligations import ObligationEvent, ObligationState
+from understudy.core.views import DamageState, DamageView, iso
+
+_INSTANCE_COLUMNS = [instances.c[name] for name in (*NewInstance.__dataclass_fields__, "number")]
+_PRESENT = instances.c.superseded_by.is_(None)
+
+
+class Files:
+    """Everything about the files behind the instances."""
+
+    _database: Database
+
+    def stored_after(self, after: InstanceNumber, limit: int) -> list[Instance]:
+        """Return present versions numbered above `after`, in order."""
+        query = select(*_INSTANCE_COLUMNS).where(_PRESENT, instances.c.number > after)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(instances.c.number).limit(limit))
+            return [Instance(*row) for row in rows]
+
+    def present_version(self, number: InstanceNumber) -> Instance | None:
+        """Return the instance as it is now, None where another content took its place."""
+        query = select(*_INSTANCE_COLUMNS).where(_PRESENT, instances.c.number == number)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+            return None if row is None else Instance(*row)
+
+    def instance_of_file(self, attachment_uuid: str) -> Instance | None:
+        """Return the present version that this file is of, None where there is none."""
+        query = select(*_INSTANCE_COLUMNS).where(_PRESENT, instances.c.attachment_uuid == attachment_uuid)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+            return None if row is None else Instance(*row)
+
+    def damaged(self, instance: Instance, *, found_by: str, reason: str, now: Timestamp) -> bool:
+        """Record a file that was found missing or changed; return whether that is news."""
+        with self._database.writing() as connection:
+            known = connection.scalar(
+                select(damages.c.state).where(damages.c.attachment_uuid == instance.attachment_uuid)
+            )
+            if known == DamageState.OPEN.value:
+                return False
+            values = {
+                "instance": instance.number,
+                "state": DamageState.OPEN.value,
+                "found_by": found_by,
+                "since": now,
+                "due": now,
+                "attempts": 0,
+                "reason": reason,
+            }
+            statement = upsert(damages).values(attachment_uuid=instance.attachment_uuid, **values)
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["attachment_uuid"], set_=values)
+            )
+            fields = {
+                "file": instance.attachment_uuid,
+                "sop_instance_uid": instance.sop_instance_uid,
+                "found_by": found_by,
+                "reason": reason,
+            }
+            append_event(connection, now, SYSTEM, "damage", fields)
+            return True
+
+    def to_heal(self, *, now: Timestamp, limit: int) -> list[tuple[str, InstanceNumber, int]]:
+        """Return file, instance and attempts of open damages whose time has come, the longest due first."""
+        query = (
+            select(damages.c.attachment_uuid, damages.c.instance, damages.c.attempts)
+            .where(damages.c.state == DamageState.OPEN.value, damages.c.due <= now)
+            .order_by(damages.c.due)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+            return [(row.attachment_uuid, InstanceNumber(row.instance), row.attempts) for row in rows]
+
+    def not_healed(self, file: str, *, reason: str, due: Timestamp) -> None:
+        """Take note of an attempt that did not heal, and when to try again."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(damages)
+                .where(damages.c.attachment_uuid == file, damages.c.state == DamageState.OPEN.value)
+                .values(reason=reason, due=due, attempts=damages.c.attempts + 1)
+            )
+
+    def end_damage(self, file: str, state: DamageState, *, reason: str, now: Timestamp) -> None:
+        """Close an open damage with an event; what was refused because of the file is owed again."""
+        open_one = (damages.c.attachment_uuid == file, damages.c.state == DamageState.OPEN.value)
+        with self._database.writing() as connection:
+            number = connection.scalar(select(damages.c.instance).where(*open_one))
+            if number is None:
+                return
+            connection.execute(update(damages).where(*open_one).values(state=state.value, reason=reason))
+            append_event(connection, now, SYSTEM, "heal", {"file": file, "state": state.value, "how": reason})
+            if state is not DamageState.HEALED:
+                return
+            refused = select(obligations.c.holder).where(
+                obligations.c.instance == number,
+                obligations.c.state == ObligationState.REFUSED.value,
+                obligations.c.reason.startswith("its stored file "),
+            )
+            for holder in connection.scalars(refused).all():
+                advance(
+                    connection,
+                    ObligationEvent.REPLAY,
+                    HolderName(holder),
+                    [number],
+                    now,
+                    due=now,
+                    reason="its stored file was healed",
+                )
+
+    def heal_now(self, who: str, now: Timestamp) -> int:
+        """Make every open damage due, with an event; return how many there are."""
+        with self._database.writing() as connection:
+            is_open = damages.c.state == DamageState.OPEN.value
+            number = connection.execute(update(damages).where(is_open).values(due=now)).rowcount
+            append_event(connection, now, who, "heal", {"asked_for": number})
+            return number
+
+    def damage_counts(self) -> dict[DamageState, int]:
+        """Return how many damages are in each state that occurs."""
+        query = select(damages.c.state, func.count()).group_by(damages.c.state)
+        with self._database.reading() as connection:
+            return {DamageState(state): number for state, number in connection.execute(query)}
+
+    def damages(self, *, limit: int) -> Sequence[DamageView]:
+        """Return damages: open ones first, then the latest."""
+        query = (
+            select(damages, *(instances.c[name] for name in _SHOWN))
+            .join_from(damages, instances, damages.c.instance == instances.c.number)
+            .order_by(damages.c.state != DamageState.OPEN.value, damages.c.since.desc())
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [_view(row) for row in connection.execute(query)]
+
+
+_SHOWN = ("sop_instance_uid", "study_instance_uid", "orthanc_id", "md5")
+
+
+def _view(row: Any) -> DamageView:
+    return DamageView(
+        file=row.attachment_uuid,
+        state=DamageState(row.state),
+        sop_instance_uid=row.sop_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        orthanc_id=row.orthanc_id,
+        md5=row.md5,
+        found_by=row.found_by,
+        since=iso(Timestamp(row.since)),
+        attempts=row.attempts,
+        reason=row.reason,
+    )

@@ -1,0 +1,160 @@
+"""Heal: put a good copy in the place of a stored file that is missing or changed.
+
+Rule 1: nothing is deleted before a whole replacement of the same instance is at hand (adapters/healing.py).
+Rule 2: what cannot be healed stays open, as an alarm, and is tried again for ever.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from understudy.adapters.ledger import Ledger
+from understudy.core.model import Instance, Timestamp
+from understudy.core.ports import Clock, HolderUnavailableError
+from understudy.core.retry import delay_before
+from understudy.core.views import DamageState
+
+_log = logging.getLogger(__name__)
+
+_BATCH = 50
+_BASE, _CAP = 30.0, 6 * 3600.0
+"""Seconds before the second attempt, and at most between two."""
+
+
+class Disk(Protocol):
+    """The stored files as they are on the disk."""
+
+    def damage(self, instance: Instance, paced: Callable[[int], bool]) -> str | None: ...
+
+    def path(self, instance: Instance) -> Path: ...
+
+
+class Index(Protocol):
+    """Orthanc's index; calls raise OrthancUnavailableError."""
+
+    def file_of(self, orthanc_id: str) -> str | None: ...
+
+
+class Source(Protocol):
+    """A holder that gives single instances back; raises HolderUnavailableError."""
+
+    name: str
+
+    def fetch(self, instance: Instance) -> bytes | None: ...
+
+
+class Place(Protocol):
+    """Where a replacement goes; calls raise OrthancUnavailableError."""
+
+    def put(self, orthanc_id: str, content: bytes) -> None: ...
+
+    def resume(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surgery:
+    """What only adapters can do with the bytes of a file."""
+
+    whole_file: Callable[[Instance, bytes, Path], bytes]
+    is_same_instance: Callable[[str, str, bytes], bool]
+
+
+class Healer:
+    """Works through the damages that the ledger has open."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        disk: Disk,
+        index: Index,
+        place: Place,
+        sources: Sequence[Source],
+        surgery: Surgery,
+        clock: Clock,
+        *,
+        catch_up: Callable[[], int],
+        fraction: Callable[[], float],
+    ) -> None:
+        self._ledger = ledger
+        self._disk = disk
+        self._index = index
+        self._place = place
+        self._sources = sources
+        self._surgery = surgery
+        self._clock = clock
+        self._catch_up = catch_up
+        self._fraction = fraction
+
+    def step(self) -> bool:
+        """Try to heal what is due; return whether anything was healed."""
+        self._place.resume()
+        healed = 0
+        for file, number, attempts in self._ledger.to_heal(now=self._clock.now(), limit=_BATCH):
+            instance = self._ledger.present_version(number)
+            if instance is None:
+                self._end(file, DamageState.GONE, "another content took its place")
+                continue
+            state, reason = self._look(instance, file)
+            if state is DamageState.OPEN:
+                state, reason = self._replace(instance)
+            if state is DamageState.OPEN:
+                pause = delay_before(attempts + 1, base=_BASE, cap=_CAP, fraction=self._fraction())
+                due = Timestamp(self._clock.now() + pause)
+                self._ledger.not_healed(file, reason=reason, due=due)
+                _log.warning("heal waits file=%s because=%s", file, reason)
+                continue
+            self._end(file, state, reason)
+            healed += state is DamageState.HEALED
+        return healed > 0
+
+    def _look(self, instance: Instance, file: str) -> tuple[DamageState, str]:
+        """Return what became of the damage meanwhile, OPEN where it is still one."""
+        listed = self._index.file_of(instance.orthanc_id)
+        if listed is None:
+            return DamageState.GONE, "Orthanc does not list the instance any more"
+        if listed != instance.attachment_uuid:
+            # It was stored again: the ledger learns of the new file.
+            self._catch_up()
+            again = self._ledger.present_version(instance.number)
+            if again is None or again.attachment_uuid != listed:
+                return DamageState.OPEN, "it was stored again and the ledger does not know the file yet"
+            instance = again
+        if self._disk.damage(instance, lambda _: True) == "":
+            how = "stored anew" if instance.attachment_uuid != file else "it reads well again"
+            return DamageState.HEALED, how
+        return DamageState.OPEN, ""
+
+    def _replace(self, instance: Instance) -> tuple[DamageState, str]:
+        reasons: list[str] = []
+        for source in self._sources:
+            try:
+                dataset = source.fetch(instance)
+            except HolderUnavailableError as error:
+                reasons.append(f"{source.name}: {error.reason}")
+                continue
+            if dataset is None:
+                reasons.append(f"{source.name} does not give it")
+                continue
+            content = self._surgery.whole_file(instance, dataset, self._disk.path(instance))
+            if not self._surgery.is_same_instance(instance.orthanc_id, instance.md5, content):
+                reasons.append(f"{source.name} has another instance under its UID")
+                continue
+            self._place.put(instance.orthanc_id, content)
+            self._catch_up()
+            return self._proved(instance, source.name)
+        return DamageState.OPEN, "; ".join(reasons) or "no holder gives single instances back"
+
+    def _proved(self, instance: Instance, source: str) -> tuple[DamageState, str]:
+        """Return whether what was put in its place is on the disk as it should be."""
+        again = self._ledger.present_version(instance.number)
+        if again is None:
+            return DamageState.HEALED, f"{source} gave it with other bytes: it is a new version"
+        if self._disk.damage(again, lambda _: True) == "":
+            return DamageState.HEALED, f"{source} gave it, bit by bit the same"
+        return DamageState.OPEN, f"{source} gave it, and it does not read well"
+
+    def _end(self, file: str, state: DamageState, reason: str) -> None:
+        self._ledger.end_damage(file, state, reason=reason, now=self._clock.now())
+        _log.info("heal file=%s state=%s how=%s", file, state.value, reason)

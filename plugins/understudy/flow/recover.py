@@ -1,0 +1,196 @@
+"""Recover: learn what the last start of Orthanc found in its storage area, and raise what is to be raised."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from understudy.adapters.ledger import Ledger
+from understudy.core.model import Timestamp
+from understudy.core.ports import Clock
+from understudy.core.views import Alarm, DamageState, FilesView, iso
+from understudy.flow.scrub import Scrubber
+
+_log = logging.getLogger(__name__)
+
+KIND = "recover"
+_TOLD = "recover.told"
+
+
+class Row(Protocol):
+    """One row of Orthanc's index without a readable file."""
+
+    @property
+    def file(self) -> str: ...
+
+    @property
+    def is_dicom(self) -> bool: ...
+
+    @property
+    def found_size(self) -> int: ...
+
+
+class Boot(Protocol):
+    """What one start found (adapters/boot.py)."""
+
+    @property
+    def at(self) -> float: ...
+
+    @property
+    def statistics_in_force(self) -> bool: ...
+
+    @property
+    def problem(self) -> str: ...
+
+    @property
+    def folders_left(self) -> int: ...
+
+    @property
+    def recoverable(self) -> int: ...
+
+    @property
+    def quarantined(self) -> int: ...
+
+    @property
+    def unreadable(self) -> int: ...
+
+    @property
+    def listed(self) -> Sequence[Row]: ...
+
+
+class Reports(Protocol):
+    """The files that a start leaves in the storage area."""
+
+    def boot(self) -> Boot | None:
+        """Return the last start's report, None before the first."""
+        ...
+
+    def result(self) -> dict[str, int]:
+        """Return what became of the files to recover so far, empty where nothing was done yet."""
+        ...
+
+    def in_quarantine(self) -> int: ...
+
+    def waiting(self) -> int: ...
+
+
+class Recovery:
+    """Follows the reports; `files` is what a person is shown of them."""
+
+    def __init__(
+        self,
+        reports: Reports,
+        ledger: Ledger,
+        scrubber: Scrubber,
+        clock: Clock,
+        *,
+        on_damage: Callable[[], None],
+    ) -> None:
+        self._reports = reports
+        self._ledger = ledger
+        self._scrubber = scrubber
+        self._clock = clock
+        self._on_damage = on_damage
+
+    def step(self) -> bool:
+        """Take note of a start, and of the end of its recovery, once each."""
+        boot = self._reports.boot()
+        if boot is None:
+            return False
+        result = self._reports.result()
+        finished = boot.recoverable == 0 or (bool(result) and result.get("waiting", 0) == 0)
+        state = json.dumps([boot.at, finished])
+        if self._ledger.fact(_TOLD) == state:
+            return False
+        if not self._note_damage(boot):
+            # The ledger does not know every instance yet: the note is behind.
+            return False
+        fields = {
+            "recoverable": boot.recoverable,
+            "quarantined": boot.quarantined,
+            "unreadable": boot.unreadable,
+            "folders_left": boot.folders_left,
+            "statistics_in_force": boot.statistics_in_force,
+            "finished": finished,
+            **result,
+        }
+        if boot.recoverable or boot.quarantined or boot.unreadable or boot.problem:
+            self._ledger.log("understudy", KIND, fields, self._clock.now())
+            _log.warning("recover %s", " ".join(f"{name}={value}" for name, value in fields.items()))
+        self._ledger.write_fact(_TOLD, state)
+        return False
+
+    def _note_damage(self, boot: Boot) -> bool:
+        known = True
+        for row in boot.listed:
+            if not row.is_dicom:
+                continue
+            instance = self._ledger.instance_of_file(row.file)
+            if instance is None:
+                known = False
+                continue
+            what = "is gone" if row.found_size < 0 else f"has {row.found_size} bytes, not {instance.size}"
+            now = self._clock.now()
+            if self._ledger.damaged(instance, found_by=KIND, reason=f"its stored file {what}", now=now):
+                self._on_damage()
+        return known or self._clock.now() > boot.at + _PATIENCE
+
+    def files(self) -> FilesView:
+        """Return everything about the stored files at this moment."""
+        boot, result = self._reports.boot(), self._reports.result()
+        counts = self._ledger.damage_counts()
+        present, last = self._scrubber.present, self._scrubber.last
+        return FilesView(
+            recovering=self._reports.waiting(),
+            recovered=result.get("stored", 0) + result.get("already_there", 0),
+            quarantined=self._reports.in_quarantine(),
+            damaged=counts.get(DamageState.OPEN, 0),
+            healed=counts.get(DamageState.HEALED, 0),
+            statistics_in_force=boot is None or boot.statistics_in_force,
+            folders_left=0 if boot is None else boot.folders_left,
+            scrubbed=0 if present is None else present.files,
+            scrub_began=None if present is None else iso(Timestamp(present.began)),
+            scrub_ended=None if last is None or last.ended is None else iso(Timestamp(last.ended)),
+        )
+
+    def alarms(self) -> Sequence[Alarm]:
+        """Return what a person has to look at."""
+        boot, view = self._reports.boot(), self.files()
+        at = iso(Timestamp(self._clock.now() if boot is None else boot.at))
+        found: list[Alarm] = []
+        if boot is not None and boot.problem:
+            found.append(
+                Alarm(at, f"the last start of Orthanc was not prepared: {boot.problem}", _PROBLEM_HINT)
+            )
+        if view.damaged:
+            found.append(
+                Alarm(
+                    at,
+                    f"{view.damaged} stored files are missing or changed and are not healed yet",
+                    "`understudy damages` says which and what was tried; sending them again heals them",
+                )
+            )
+        if view.quarantined:
+            found.append(
+                Alarm(
+                    at,
+                    f"{view.quarantined} files that a crash left behind are in quarantine",
+                    "`understudy quarantine` says which and why; the manual (intake) what to do with them",
+                )
+            )
+        if boot is not None and any(not row.is_dicom for row in boot.listed):
+            others = sum(not row.is_dicom for row in boot.listed)
+            found.append(
+                Alarm(
+                    at,
+                    f"{others} files that Orthanc derived from images are missing or changed",
+                    "no image is touched; Orthanc's log names them when they are asked for",
+                )
+            )
+        return found
+
+
+_PATIENCE = 3600.0
+"""Seconds after a start for which its unreadable rows are waited for in the ledger."""
+
+_PROBLEM_HINT = "see the log of the service orthanc; stores go on, more slowly as the index grows"

@@ -1,0 +1,210 @@
+"""Scrub: read every stored file from the disk and compare it with its MD5, slowly and for ever.
+
+Rule 1: how far it is stands in the ledger after every page, so that a restart goes on and not back.
+Rule 2: only what Orthanc still lists under that file is damage; a deleted instance is none.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+from understudy.adapters.ledger import Ledger
+from understudy.core.model import Instance, InstanceNumber, Timestamp
+from understudy.core.ports import Clock
+from understudy.core.report import Report, ReportRow, ReportTable
+from understudy.core.views import OperationState, OperationView, iso
+from understudy.flow.heal import Disk, Index
+
+_log = logging.getLogger(__name__)
+
+KIND = "scrub"
+_PAGE = 100
+_SHOWN_PROBLEMS = 1000
+_ROUND, _LAST = "scrub.round", "scrub.last"
+_SECONDS_OF_A_STEP = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One reading of everything, as far as it is; `after` is the last instance that was read."""
+
+    began: float
+    after: int = 0
+    files: int = 0
+    size: int = 0
+    """Bytes read."""
+    damaged: int = 0
+    ended: float | None = None
+
+
+class Scrubber:
+    """Reads at a pace by `step`, and at full speed where a person asked for it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        disk: Disk,
+        index: Index,
+        clock: Clock,
+        *,
+        rate: int,
+        interval: float,
+        wait: Callable[[float], bool],
+        site: str,
+        write_report: Callable[[int, Report], str],
+        on_damage: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._disk = disk
+        self._index = index
+        self._clock = clock
+        self._rate = rate
+        self._interval = interval
+        self._wait = wait
+        """Waits so many seconds and returns False where the appliance stops."""
+        self._site = site
+        self._write_report = write_report
+        self._on_damage = on_damage
+
+    def begin(self, who: str) -> OperationView:
+        """Start a scrub at full speed, or return the running one."""
+        running = self._running()
+        if running is not None:
+            return running
+        now = self._clock.now()
+        self._ledger.log(who, KIND, {}, now)
+        total, _ = self._ledger.counts()
+        return self._ledger.begin_operation(
+            KIND, total=total, unit="files", message="reading every stored file", now=now
+        )
+
+    @property
+    def present(self) -> Round | None:
+        """The paced round that is under way, or has ended and waits for the next."""
+        return self._read(_ROUND)
+
+    @property
+    def last(self) -> Round | None:
+        """The last round that came to its end."""
+        return self._read(_LAST)
+
+    def step(self) -> bool:
+        """Do what was asked for, or go on with the paced round; return whether there is more to read now."""
+        operation = self._running()
+        if operation is not None:
+            self._do(operation)
+            return True
+        now = self._clock.now()
+        known = self.present
+        if known is None or (known.ended is not None and now >= known.began + self._interval):
+            known = Round(now)
+        if known.ended is not None:
+            return False
+        known, more = self._page(known, self._paced, until=Timestamp(now + _SECONDS_OF_A_STEP))
+        if not more:
+            known = replace(known, ended=self._clock.now())
+            self._write(_LAST, known)
+            _log.info("scrub ended files=%d bytes=%d damaged=%d", known.files, known.size, known.damaged)
+        self._write(_ROUND, known)
+        return more
+
+    def _paced(self, size: int) -> bool:
+        return self._wait(size / self._rate)
+
+    def _page(
+        self, done: Round, paced: Callable[[int], bool], *, until: Timestamp | None = None
+    ) -> tuple[Round, bool]:
+        """Read one page further; return how far it is and whether there is more."""
+        page = self._ledger.stored_after(InstanceNumber(done.after), _PAGE)
+        for instance in page:
+            found = self._disk.damage(instance, paced)
+            if found is None:
+                return done, True
+            damaged = found != "" and self._record(instance, found)
+            done = replace(
+                done,
+                after=instance.number,
+                files=done.files + 1,
+                size=done.size + instance.size,
+                damaged=done.damaged + damaged,
+            )
+            if until is not None and self._clock.now() >= until:
+                return done, True
+        return done, len(page) == _PAGE
+
+    def _record(self, instance: Instance, reason: str) -> bool:
+        """Record damage and have it healed; return whether it is one."""
+        if self._index.file_of(instance.orthanc_id) != instance.attachment_uuid:
+            # Deleted, or stored anew while it was read: the note tells the ledger of the new file.
+            return False
+        now = self._clock.now()
+        if self._ledger.damaged(instance, found_by=KIND, reason=reason, now=now):
+            _log.error("scrub damage file=%s because=%s", instance.attachment_uuid, reason)
+        self._on_damage()
+        return True
+
+    def _do(self, operation: OperationView) -> None:
+        """Read everything at full speed, from the start after a crash."""
+        done, more = Round(self._clock.now()), True
+        while more:
+            before = done.after
+            done, more = self._page(done, lambda _: self._wait(0.0))
+            view = self._ledger.update_operation(
+                operation.operation,
+                now=self._clock.now(),
+                done=done.files,
+                message=f"{done.damaged} damaged so far" if done.damaged else "reading every stored file",
+            )
+            if view.state is not OperationState.RUNNING or (more and done.after == before):
+                # Cancelled, or the appliance stops: its next start begins this operation anew.
+                return
+        self._finish(operation, replace(done, ended=self._clock.now()))
+
+    def _finish(self, operation: OperationView, done: Round) -> None:
+        self._write(_LAST, done)
+        rows = [
+            (view.file, view.sop_instance_uid, view.state.value, view.reason)
+            for view in self._ledger.damages(limit=_SHOWN_PROBLEMS)
+            if view.since >= operation.started
+        ]
+        outcome = (
+            f"{done.damaged} stored files are missing or changed: understudy damages says which"
+            if done.damaged
+            else "Every stored file has the bytes that it was stored with."
+        )
+        report = Report(
+            title="Scrub of every stored file",
+            kind=KIND,
+            site=self._site,
+            started=operation.started,
+            finished=iso(self._clock.now()),
+            succeeded=not done.damaged,
+            outcome=outcome,
+            summary=(
+                ReportRow("Files read from the disk", str(done.files)),
+                ReportRow("Bytes read", str(done.size)),
+                ReportRow("Missing or changed", str(done.damaged)),
+            ),
+            tables=(ReportTable("Found by this scrub", ("File", "SOP Instance UID", "State", "What"), rows),),
+        )
+        self._ledger.update_operation(
+            operation.operation,
+            now=self._clock.now(),
+            done=done.files,
+            total=done.files,
+            state=OperationState.FAILED if done.damaged else OperationState.DONE,
+            message=outcome,
+            report=self._write_report(operation.operation, report),
+        )
+        _log.info("scrub done operation=%d files=%d", operation.operation, done.files)
+
+    def _running(self) -> OperationView | None:
+        return self._ledger.latest_operation(KIND, running=True)
+
+    def _read(self, name: str) -> Round | None:
+        text = self._ledger.fact(name)
+        return None if text is None else Round(**json.loads(text))
+
+    def _write(self, name: str, value: Round) -> None:
+        self._ledger.write_fact(name, json.dumps(asdict(value)))

@@ -1,0 +1,408 @@
+"""Scrub, heal and recover on real files and a real ledger; Orthanc is a small one that keeps files."""
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from understudy.adapters.boot import BootReport, BootReports, Unreadable, write_report
+from understudy.adapters.ledger import Ledger
+from understudy.adapters.storage import StorageArea
+from understudy.core.model import Instance, NewInstance, Outcome
+from understudy.core.obligations import ObligationState
+from understudy.core.ports import HolderUnavailableError, OrthancUnavailableError
+from understudy.core.report import Report
+from understudy.core.views import DamageState, OperationState
+from understudy.flow.heal import Healer, Surgery
+from understudy.flow.recover import Recovery
+from understudy.flow.scrub import Scrubber
+
+from tests.unit.fakes import NOW, ROUTE, Clock, deliver, new_instance, note, numbers_of
+
+RATE = 1000
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+@dataclass
+class SmallOrthanc:
+    """Keeps files as Orthanc does: a new name for every store, and none where it has the instance already."""
+
+    root: Path
+    listed: dict[str, str] = field(default_factory=dict)
+    news: list[NewInstance] = field(default_factory=list)
+    away: bool = False
+
+    def store(self, instance: NewInstance, content: bytes) -> NewInstance:
+        if instance.orthanc_id in self.listed:
+            return instance
+        name = str(uuid.uuid4())
+        path = self.root / name[:2] / name[2:4] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        self.listed[instance.orthanc_id] = name
+        stored = replace(instance, attachment_uuid=name, size=len(content), md5=md5(content))
+        self.news.append(stored)
+        return stored
+
+    def file_of(self, orthanc_id: str) -> str | None:
+        if self.away:
+            raise OrthancUnavailableError("it is away")
+        return self.listed.get(orthanc_id)
+
+    def path(self, orthanc_id: str) -> Path:
+        name = self.listed[orthanc_id]
+        return self.root / name[:2] / name[2:4] / name
+
+
+@dataclass
+class Holder:
+    """The primary as a source: data sets by SOP Instance UID."""
+
+    name: str = "primary"
+    has: dict[str, bytes] = field(default_factory=dict)
+    away: bool = False
+
+    def fetch(self, instance: Instance) -> bytes | None:
+        if self.away:
+            raise HolderUnavailableError(self.name, "it is away", "wait")
+        return self.has.get(instance.sop_instance_uid)
+
+
+class World:
+    """One appliance as far as its stored files go."""
+
+    def __init__(self, root: Path) -> None:
+        self.storage = root / "storage"
+        self.storage.mkdir()
+        self.clock = Clock()
+        self.ledger = Ledger(root / "ledger.sqlite")
+        self.ledger.start(self.clock.now())
+        self.orthanc = SmallOrthanc(self.storage)
+        self.primary = Holder()
+        self.contents: dict[str, bytes] = {}
+        self.reports: dict[int, Report] = {}
+        self.waited = 0.0
+        self.stopping = False
+        self.on_damage: Callable[[], None] = lambda: None
+        disk = StorageArea(self.storage)
+        self.healer = Healer(
+            self.ledger,
+            disk,
+            self.orthanc,
+            self,
+            [self.primary],
+            Surgery(lambda _i, dataset, _p: b"head" + dataset, lambda _id, digest, content: True),
+            self.clock,
+            catch_up=self.catch_up,
+            fraction=lambda: 1.0,
+        )
+        self.scrubber = Scrubber(
+            self.ledger,
+            disk,
+            self.orthanc,
+            self.clock,
+            rate=RATE,
+            interval=7 * 86400,
+            wait=self._wait,
+            site="clinic",
+            write_report=self._write_report,
+            on_damage=lambda: self.on_damage(),
+        )
+        self.recovery = Recovery(
+            BootReports(self.storage), self.ledger, self.scrubber, self.clock, on_damage=lambda: None
+        )
+
+    # Place: what Replacement does with the real Orthanc
+
+    def put(self, orthanc_id: str, content: bytes) -> None:
+        before = next(item for item in self.stored if item.orthanc_id == orthanc_id)
+        self.orthanc.path(orthanc_id).unlink(missing_ok=True)
+        del self.orthanc.listed[orthanc_id]
+        self.orthanc.store(before, content)
+
+    def resume(self) -> int:
+        return 0
+
+    def _wait(self, seconds: float) -> bool:
+        self.waited += seconds
+        self.clock.advance(seconds)
+        return not self.stopping
+
+    def _write_report(self, operation: int, report: Report) -> str:
+        self.reports[operation] = report
+        return f"/understudy/reports/{operation}"
+
+    def store(self, count: int, size: int = 100) -> None:
+        for name in range(1, count + 1):
+            content = b"head" + bytes([name % 256]) * (size - 4)
+            self.contents[f"orthanc-{name}"] = content
+            self.orthanc.store(new_instance(name), content)
+        self.catch_up()
+
+    @property
+    def stored(self) -> list[NewInstance]:
+        return self.orthanc.news
+
+    def catch_up(self) -> int:
+        return note(self.ledger, *self.stored, now=self.clock.now())
+
+    def flip(self, name: int) -> None:
+        path = self.orthanc.path(f"orthanc-{name}")
+        content = bytearray(path.read_bytes())
+        content[7] ^= 1
+        path.write_bytes(content)
+
+    def remove(self, name: int) -> None:
+        self.orthanc.path(f"orthanc-{name}").unlink()
+
+    def open_damages(self) -> set[str]:
+        return {view.orthanc_id for view in self.ledger.damages(limit=1000) if view.state is DamageState.OPEN}
+
+    def scrub_round(self) -> int:
+        steps = 1
+        while self.scrubber.step():
+            steps += 1
+            assert steps < 10_000
+        return steps
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_scrub_finds_what_is_missing_changed_or_cut_and_nothing_else(world: World) -> None:
+    world.store(250)
+    world.flip(3)
+    world.remove(120)
+    path = world.orthanc.path("orthanc-250")
+    path.write_bytes(path.read_bytes()[:-1])
+    world.scrub_round()
+    assert world.open_damages() == {"orthanc-3", "orthanc-120", "orthanc-250"}
+    last = world.scrubber.last
+    assert last is not None
+    assert (last.files, last.damaged) == (250, 3)
+
+
+def test_scrub_reads_no_faster_than_its_rate(world: World) -> None:
+    world.store(50, size=1000)
+    began = world.clock.now()
+    world.scrub_round()
+    assert world.clock.now() - began == pytest.approx(50 * 1000 / RATE)
+
+
+def test_scrub_goes_on_after_a_restart_and_begins_again_after_its_interval(world: World) -> None:
+    world.store(50, size=1000)
+    assert world.scrubber.step()
+    present = world.scrubber.present
+    assert present is not None
+    assert 0 < present.files < 50
+    world.scrub_round()
+    last = world.scrubber.last
+    assert last is not None
+    assert last.files == 50
+    assert not world.scrubber.step(), "the next one has time"
+    world.clock.advance(7 * 86400)
+    world.flip(1)
+    world.scrub_round()
+    assert world.open_damages() == {"orthanc-1"}
+
+
+def test_scrub_that_is_stopped_in_a_file_reads_it_again(world: World) -> None:
+    world.store(3)
+    world.flip(1)
+    world.stopping = True
+    assert world.scrubber.step()
+    assert world.open_damages() == set()
+    world.stopping = False
+    world.scrub_round()
+    assert world.open_damages() == {"orthanc-1"}
+
+
+def test_scrub_takes_no_deleted_instance_for_damage(world: World) -> None:
+    world.store(3)
+    world.remove(2)
+    del world.orthanc.listed["orthanc-2"]
+    world.scrub_round()
+    assert world.open_damages() == set()
+
+
+def test_scrub_of_a_volume_that_is_not_there_accuses_no_file(world: World) -> None:
+    world.store(3)
+    world.storage.rename(world.storage.with_name("away"))
+    with pytest.raises(HolderUnavailableError, match="not there"):
+        world.scrub_round()
+    assert world.open_damages() == set()
+
+
+def test_scrub_asked_for_reads_at_full_speed_and_reports(world: World) -> None:
+    world.store(250)
+    world.flip(3)
+    began = world.clock.now()
+    operation = world.scrubber.begin("ann")
+    assert world.scrubber.begin("ann").operation == operation.operation
+    assert world.scrubber.step()
+    view = world.ledger.operation(operation.operation)
+    assert (view.state, view.done, view.total) == (OperationState.FAILED, 250, 250)
+    assert world.clock.now() == began
+    report = world.reports[operation.operation]
+    assert not report.succeeded
+    assert [row[1] for row in report.tables[0].rows] == ["1.2.3.4.3"]
+
+
+def test_scrub_asked_for_is_cancelled(world: World) -> None:
+    world.store(250)
+    operation = world.scrubber.begin("ann").operation
+    world.ledger.update_operation(operation, now=NOW, state=OperationState.CANCELLED, message="by ann")
+    world.scrubber.step()
+    assert operation not in world.reports
+
+
+@pytest.mark.parametrize("spoil", ["flip", "remove"])
+def test_heal_from_the_primary_makes_it_the_same_version_again(world: World, spoil: str) -> None:
+    world.store(3)
+    getattr(world, spoil)(2)
+    (number,) = [n for n in numbers_of(world.ledger) if n == 2]
+    world.ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    deliver(world.ledger, number, Outcome.REFUSED)
+    world.primary.has["1.2.3.4.2"] = world.contents["orthanc-2"][4:]
+    world.scrub_round()
+    assert world.healer.step()
+    assert world.open_damages() == set()
+    healed = world.ledger.present_version(number)
+    assert healed is not None
+    assert world.orthanc.path("orthanc-2").read_bytes() == world.contents["orthanc-2"]
+    assert healed.attachment_uuid == world.orthanc.listed["orthanc-2"]
+    assert [view.state for view in world.ledger.obligations(ROUTE, None, 10)].count(
+        ObligationState.REFUSED
+    ) == 1, "it was refused for another reason than its file"
+    world.clock.advance(7 * 86400)
+    world.scrub_round()
+    assert world.open_damages() == set()
+
+
+def test_heal_owes_again_what_was_refused_because_of_the_file(world: World) -> None:
+    world.store(2)
+    number = numbers_of(world.ledger)[0]
+    world.ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    from understudy.core.model import Delivery, Timestamp
+
+    refusal = Delivery(number, Outcome.REFUSED, "its stored file is gone")
+    world.ledger.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
+    world.remove(1)
+    world.primary.has["1.2.3.4.1"] = world.contents["orthanc-1"][4:]
+    world.scrub_round()
+    assert world.healer.step()
+    states = {view.sop_instance_uid: view.state for view in world.ledger.obligations(ROUTE, None, 10)}
+    assert states["1.2.3.4.1"] is ObligationState.OWED
+
+
+def test_heal_with_other_bytes_is_a_new_version_and_no_loss(world: World) -> None:
+    world.store(2)
+    world.remove(1)
+    world.primary.has["1.2.3.4.1"] = b"coerced by the primary"
+    world.scrub_round()
+    assert world.healer.step()
+    assert world.open_damages() == set()
+    assert "new version" in world.ledger.damages(limit=10)[0].reason
+
+
+def test_heal_that_finds_no_holder_stays_open_and_tries_again_later(world: World) -> None:
+    world.store(2)
+    world.remove(1)
+    world.scrub_round()
+    world.primary.away = True
+    assert not world.healer.step()
+    view = world.ledger.damages(limit=10)[0]
+    assert (view.state, view.attempts, view.reason) == (DamageState.OPEN, 1, "primary: it is away")
+    world.primary.away = False
+    world.primary.has["1.2.3.4.1"] = world.contents["orthanc-1"][4:]
+    assert not world.healer.step(), "its time has not come"
+    assert world.ledger.heal_now("ann", world.clock.now()) == 1
+    assert world.healer.step()
+    assert world.open_damages() == set()
+
+
+def test_heal_takes_note_of_a_file_that_was_sent_again(world: World) -> None:
+    world.store(2)
+    world.remove(1)
+    world.scrub_round()
+    before = world.stored[0]
+    del world.orthanc.listed["orthanc-1"]
+    world.orthanc.store(before, world.contents["orthanc-1"])
+    assert world.healer.step()
+    assert world.ledger.damages(limit=10)[0].reason == "stored anew"
+
+
+def test_heal_closes_what_was_deleted(world: World) -> None:
+    world.store(2)
+    world.remove(1)
+    world.scrub_round()
+    del world.orthanc.listed["orthanc-1"]
+    world.healer.step()
+    assert world.ledger.damages(limit=10)[0].state is DamageState.GONE
+
+
+def boot(world: World, **fields: object) -> BootReport:
+    report = replace(BootReport(at=NOW, statistics_in_force=True, problem=""), **fields)  # type: ignore[arg-type]
+    write_report(world.storage, report)
+    return report
+
+
+def test_recover_records_rows_without_a_file_once_the_ledger_knows_them(world: World) -> None:
+    world.orthanc.store(new_instance(1), b"content")
+    name = world.orthanc.listed["orthanc-1"]
+    world.remove(1)
+    boot(world, unreadable=1, listed=(Unreadable("orthanc-1", name, True, -1),))
+    world.recovery.step()
+    assert world.open_damages() == set()
+    world.catch_up()
+    world.recovery.step()
+    assert world.open_damages() == {"orthanc-1"}
+    assert any("missing or changed" in alarm.what for alarm in world.recovery.alarms())
+
+
+def test_recover_logs_a_start_and_its_end_once_each(world: World) -> None:
+    boot(world, recoverable=2, quarantined=1)
+    for _ in range(3):
+        world.recovery.step()
+    (world.storage / "understudy" / "recovery.json").write_text(
+        '{"stored": 2, "already_there": 0, "set_aside": 0, "waiting": 0}'
+    )
+    for _ in range(3):
+        world.recovery.step()
+    with world.ledger.database.reading() as connection:
+        kinds = connection.exec_driver_sql("SELECT fields FROM events WHERE kind = 'recover'").scalars().all()
+    assert len(kinds) == 2
+    assert '"stored":2' in kinds[1]
+    assert world.recovery.files().recovered == 2
+
+
+def test_recover_says_nothing_of_a_start_without_findings(world: World) -> None:
+    boot(world)
+    world.recovery.step()
+    assert world.recovery.alarms() == []
+    assert world.ledger.broken_event() is None
+
+
+def test_recover_raises_an_alarm_where_a_start_was_not_prepared(world: World) -> None:
+    boot(world, problem="the index cannot be opened", statistics_in_force=False)
+    (alarm,) = world.recovery.alarms()
+    assert "index" in alarm.what
+    assert not world.recovery.files().statistics_in_force
+
+
+def test_recover_raises_an_alarm_while_anything_is_in_quarantine(world: World) -> None:
+    boot(world)
+    folder = world.storage / "understudy" / "quarantine"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"x")
+    (folder / "a.json").write_text("{}")
+    (alarm,) = world.recovery.alarms()
+    assert alarm.what.startswith("1 files")
+    assert world.recovery.files().quarantined == 1
