@@ -177,7 +177,16 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
     verifier = Verifier(ledger, holders, clock, site=configuration.site, write_report=write_report)
     workers.add("verify", verifier.step, _STEP_INTERVAL)
     scrubber, recovery = _files(
-        configuration, places, files, orthanc, ledger, noter, clock, workers, write_report
+        configuration,
+        places,
+        files,
+        orthanc,
+        ledger,
+        noter,
+        clock,
+        workers,
+        write_report,
+        [holder.name for holder in holders],
     )
     appliance = Appliance(
         configuration=configuration,
@@ -298,6 +307,7 @@ def _files(
     clock: Clock,
     workers: Workers,
     write_report: Callable[[int, Report], str],
+    holders: Sequence[HolderName],
 ) -> tuple[Scrubber, Recovery]:
     """Wire what looks after the stored files."""
     policy, primary = configuration.policy, configuration.primary
@@ -321,6 +331,7 @@ def _files(
         sources,
         Surgery(whole_file, is_same_instance),
         clock,
+        holders=holders,
         catch_up=noter.catch_up,
         fraction=random.random,
     )

@@ -10,7 +10,7 @@ import pytest
 from understudy.adapters.boot import BootReport, BootReports, Unreadable, write_report
 from understudy.adapters.ledger import Ledger
 from understudy.adapters.storage import StorageArea
-from understudy.core.model import Instance, NewInstance, Outcome
+from understudy.core.model import Delivery, Instance, NewInstance, Outcome, Timestamp
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import HolderUnavailableError, OrthancUnavailableError
 from understudy.core.report import Report
@@ -98,6 +98,7 @@ class World:
             [self.primary],
             Surgery(lambda _i, dataset, _p: b"head" + dataset, lambda _id, digest, content: True),
             self.clock,
+            holders=[ROUTE],
             catch_up=self.catch_up,
             fraction=lambda: 1.0,
         )
@@ -290,16 +291,27 @@ def test_heal_owes_again_what_was_refused_because_of_the_file(world: World) -> N
     world.store(2)
     number = numbers_of(world.ledger)[0]
     world.ledger.claim(ROUTE, [number], now=NOW, lease=60)
-    from understudy.core.model import Delivery, Timestamp
-
     refusal = Delivery(number, Outcome.REFUSED, "its stored file is gone")
     world.ledger.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
     world.remove(1)
     world.primary.has["1.2.3.4.1"] = world.contents["orthanc-1"][4:]
     world.scrub_round()
     assert world.healer.step()
+    world.healer.step()
     states = {view.sop_instance_uid: view.state for view in world.ledger.obligations(ROUTE, None, 10)}
     assert states["1.2.3.4.1"] is ObligationState.OWED
+
+
+def test_heal_takes_a_lane_that_cannot_read_a_file_for_a_finding(world: World) -> None:
+    world.store(2)
+    number = numbers_of(world.ledger)[0]
+    world.ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    refusal = Delivery(number, Outcome.REFUSED, "its stored file is gone")
+    world.ledger.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
+    world.remove(1)
+    world.healer.step()
+    assert world.open_damages() == {"orthanc-1"}
+    assert world.ledger.damages(limit=1)[0].found_by == "deliver"
 
 
 def test_heal_with_other_bytes_is_a_new_version_and_no_loss(world: World) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from understudy.adapters.ledger import Ledger
-from understudy.core.model import Instance, Timestamp
+from understudy.core.model import HolderName, Instance, InstanceNumber, Timestamp
 from understudy.core.ports import Clock, HolderUnavailableError
 from understudy.core.retry import delay_before
 from understudy.core.views import DamageState
@@ -74,6 +74,7 @@ class Healer:
         surgery: Surgery,
         clock: Clock,
         *,
+        holders: Sequence[HolderName],
         catch_up: Callable[[], int],
         fraction: Callable[[], float],
     ) -> None:
@@ -84,6 +85,7 @@ class Healer:
         self._sources = sources
         self._surgery = surgery
         self._clock = clock
+        self._holders = holders
         self._catch_up = catch_up
         self._fraction = fraction
 
@@ -107,7 +109,21 @@ class Healer:
                 continue
             self._end(file, state, reason)
             healed += state is DamageState.HEALED
+        for holder in self._holders:
+            self._owe_again(holder)
         return healed > 0
+
+    def _owe_again(self, holder: HolderName) -> None:
+        """Look at files that a lane could not read: what reads well is owed again, the rest is damage."""
+        good: list[InstanceNumber] = []
+        for instance in self._ledger.refused_for_its_file(holder, _BATCH):
+            reason = self._disk.damage(instance, lambda _: True)
+            if reason == "":
+                good.append(instance.number)
+            elif reason is not None:
+                self._ledger.damaged(instance, found_by="deliver", reason=reason, now=self._clock.now())
+        if good:
+            self._ledger.file_reads_again(holder, good, now=self._clock.now())
 
     def _look(self, instance: Instance, file: str) -> tuple[DamageState, str]:
         """Return what became of the damage meanwhile, OPEN where it is still one."""

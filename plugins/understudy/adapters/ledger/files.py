@@ -9,12 +9,15 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.journal import append_event
 from understudy.adapters.ledger.schema import damages, instances, obligations
-from understudy.adapters.ledger.transitions import SYSTEM, advance
+from understudy.adapters.ledger.transitions import SYSTEM, able, advance
 from understudy.core.model import HolderName, Instance, InstanceNumber, NewInstance, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState
 from understudy.core.views import DamageState, DamageView, iso
 
 _INSTANCE_COLUMNS = [instances.c[name] for name in (*NewInstance.__dataclass_fields__, "number")]
+FILE_REASON = "its stored file "
+"""How every reason begins that blames the stored file (adapters/storage.py)."""
+
 _PRESENT = instances.c.superseded_by.is_(None)
 
 
@@ -96,7 +99,7 @@ class Files:
             )
 
     def end_damage(self, file: str, state: DamageState, *, reason: str, now: Timestamp) -> None:
-        """Close an open damage with an event; what was refused because of the file is owed again."""
+        """Close an open damage with an event."""
         open_one = (damages.c.attachment_uuid == file, damages.c.state == DamageState.OPEN.value)
         with self._database.writing() as connection:
             number = connection.scalar(select(damages.c.instance).where(*open_one))
@@ -104,23 +107,31 @@ class Files:
                 return
             connection.execute(update(damages).where(*open_one).values(state=state.value, reason=reason))
             append_event(connection, now, SYSTEM, "heal", {"file": file, "state": state.value, "how": reason})
-            if state is not DamageState.HEALED:
-                return
-            refused = select(obligations.c.holder).where(
-                obligations.c.instance == number,
+
+    def refused_for_its_file(self, holder: HolderName, limit: int) -> list[Instance]:
+        """Return present versions that a lane could not deliver because of their stored file."""
+        query = (
+            select(*_INSTANCE_COLUMNS)
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(
+                _PRESENT,
+                obligations.c.holder == holder,
                 obligations.c.state == ObligationState.REFUSED.value,
-                obligations.c.reason.startswith("its stored file "),
+                obligations.c.reason.startswith(FILE_REASON),
             )
-            for holder in connection.scalars(refused).all():
-                advance(
-                    connection,
-                    ObligationEvent.REPLAY,
-                    HolderName(holder),
-                    [number],
-                    now,
-                    due=now,
-                    reason="its stored file was healed",
-                )
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [Instance(*row) for row in connection.execute(query)]
+
+    def file_reads_again(
+        self, holder: HolderName, numbers: Sequence[InstanceNumber], *, now: Timestamp
+    ) -> None:
+        """Owe to the holder again what was refused because of its stored file."""
+        with self._database.writing() as connection:
+            refused = able(connection, ObligationEvent.REPLAY, holder, numbers)
+            reason = "its stored file reads well again"
+            advance(connection, ObligationEvent.REPLAY, holder, refused, now, due=now, reason=reason)
 
     def heal_now(self, who: str, now: Timestamp) -> int:
         """Make every open damage due, with an event; return how many there are."""
