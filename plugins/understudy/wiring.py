@@ -49,6 +49,9 @@ PRIMARY = HolderName("primary")
 _NOTE_INTERVAL = 1.0
 """Seconds between two looks at the changes feed; the plugin's wake makes it sooner."""
 
+_RECONCILE_INTERVAL = 3600.0
+"""Seconds between two comparisons of all that Orthanc holds with the ledger; the first is at the start."""
+
 _STEP_INTERVAL = 0.5
 """Seconds between two looks of a lane, and of an operation, at the ledger."""
 
@@ -144,6 +147,7 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
     orthanc = _orthanc(places, policy)
     noter = Noter(orthanc, ledger, rules, clock, primary_grace=policy.primary_grace)
     workers.add("note", _noting(noter, workers), _NOTE_INTERVAL)
+    workers.add("reconcile", _reconciling(noter, workers), _RECONCILE_INTERVAL)
 
     reports = places.state / "reports"
     reports.mkdir(mode=0o750, exist_ok=True)
@@ -233,6 +237,15 @@ def _noting(noter: Noter, workers: Workers) -> Callable[[], bool]:
     def step() -> bool:
         if noter.catch_up():
             # What is new is owed to somebody: the lanes need not wait for their next look.
+            workers.wake("lane-")
+        return False
+
+    return step
+
+
+def _reconciling(noter: Noter, workers: Workers) -> Callable[[], bool]:
+    def step() -> bool:
+        if noter.reconcile():
             workers.wake("lane-")
         return False
 

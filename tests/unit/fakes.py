@@ -232,6 +232,8 @@ class FakePeer:
     unmovable: set[str] = field(default_factory=set)
     """SOP Instance UIDs that a C-MOVE of their whole study leaves out."""
     asked: list[StudyInstanceUid] = field(default_factory=list)
+    capped: set[str] = field(default_factory=set)
+    """Study Instance UIDs whose instances it does not list whole."""
 
     def keep(self, study: str, *uids: str) -> None:
         kept = self.studies_kept.setdefault(StudyInstanceUid(study), set())
@@ -265,6 +267,8 @@ class FakePeer:
     def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:
         self._answer()
         self.asked.append(study)
+        if study in self.capped:
+            raise HolderUnavailableError(self.name, "its answers are capped", "raise the limit")
         listed = set(self.studies_kept.get(study, set()))
         self.after_instances(study)
         return listed
@@ -336,6 +340,10 @@ class FakeFeed:
         found = [instance.orthanc_id for instance in self.stored[since:last]]
         self.after_changes()
         return Changes(found, last, done=last == len(self.stored), was_reset=False)
+
+    def identifiers(self, start: int, limit: int) -> list[str]:
+        held = {instance.orthanc_id: None for instance in self.stored if instance.orthanc_id not in self.gone}
+        return list(held)[start : start + limit]
 
     def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
         latest = {instance.orthanc_id: instance for instance in self.stored}

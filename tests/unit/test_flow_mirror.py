@@ -180,3 +180,26 @@ def test_mirror_is_due_first_then_by_interval_and_earlier_for_a_gap_that_had_its
     world.mirror.step(patience=60)
     world.mirror.forget_look()
     assert is_due()
+
+
+def test_study_that_the_primary_cannot_list_stops_no_other_and_the_horizon_stands(world: World) -> None:
+    world.peer.keep("1.2.1", uid(1))
+    world.peer.keep(STUDY, uid(2))
+    world.peer.capped = {"1.2.1"}
+    comparison = world.mirror.step()
+    assert comparison.unanswered == ("1.2.1",)
+    assert len(numbers_of(world.ledger)) == 1
+    assert world.mirror.horizon is None
+    world.peer.capped = set()
+    assert world.mirror.step().unanswered == ()
+    assert world.mirror.horizon == NOW
+
+
+def test_three_studies_in_a_row_without_an_answer_mean_that_the_primary_is_unavailable(world: World) -> None:
+    studies = {f"1.2.{number}" for number in range(4)}
+    for number, study in enumerate(sorted(studies)):
+        world.peer.keep(study, uid(number))
+    world.peer.capped = studies
+    with pytest.raises(HolderUnavailableError, match="capped"):
+        world.mirror.step()
+    assert len(world.peer.asked) == 3

@@ -153,3 +153,21 @@ def test_noter_does_not_loop_where_the_ledger_knows_more_than_the_page_tells(ben
     bench.feed.store(new_instance(1))
     assert bench.noter.catch_up() == 0
     assert bench.ledger.cursor("changes") == 1
+
+
+def test_reconcile_notes_what_a_restored_feed_hides_below_the_cursor(bench: Bench) -> None:
+    bench.feed.store(*(new_instance(name) for name in range(3)))
+    bench.noter.catch_up()
+    # Restored from a backup that lacks the last two, and grown past the cursor again.
+    bench.feed.stored = [new_instance(0), new_instance(7), new_instance(8), new_instance(9)]
+    assert bench.noter.catch_up() == 1
+    assert bench.noter.reconcile() == 2
+    assert bench.noter.reconcile() == 0
+
+
+def test_reconcile_with_nothing_hidden_reads_nothing_again(bench: Bench) -> None:
+    bench.feed.store(new_instance(1))
+    assert bench.noter.reconcile() == 1
+    once = dump(bench.ledger)
+    assert bench.noter.reconcile() == 0
+    assert dump(bench.ledger) == once

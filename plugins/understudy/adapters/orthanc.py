@@ -82,10 +82,9 @@ class Orthanc:
             raise OrthancUnavailableError(f"{type(error).__name__} at POST /instances") from error
         _answer(response)
 
-    def statistics(self) -> tuple[int, int]:
-        """Return the number of instances and of studies in the index."""
-        answer = self._get("/statistics")
-        return int(answer["CountInstances"]), int(answer["CountStudies"])
+    def identifiers(self, start: int, limit: int) -> list[str]:
+        """Return identifiers of the instances in the index, from position `start`, at most `limit`."""
+        return [str(one) for one in self._get(f"/instances?since={start}&limit={limit}")]
 
     def close(self) -> None:
         """Close the connections."""

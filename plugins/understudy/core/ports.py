@@ -157,6 +157,10 @@ class Feed(Protocol):
         """Return what Orthanc knows of these instances; those deleted meanwhile are left out."""
         ...
 
+    def identifiers(self, start: int, limit: int) -> list[str]:
+        """Return Orthanc's identifiers of what it holds, from position `start`, at most `limit`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:

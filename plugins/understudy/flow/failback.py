@@ -172,7 +172,8 @@ class Failback:
         gaps = sum(comparison.missing_here().values())
         lost = any(diff.lost for diff in comparison.diffs)
         total = self._show_progress(operation, gaps)
-        if gaps or lost or self._remaining() > 0 or self._tally().get(ObligationState.REFUSED, 0) > 0:
+        open_ends = gaps or lost or comparison.unanswered
+        if open_ends or self._remaining() > 0 or self._tally().get(ObligationState.REFUSED, 0) > 0:
             return False
         self._finish(operation, comparison, total)
         return True
@@ -212,7 +213,7 @@ class Failback:
         return sum(tally.get(state, 0) for state in _UNDERWAY)
 
     def _absent(self, comparison: Comparison) -> list[str]:
-        """Return, in words, each instance that the primary was asked for and does not list."""
+        """Return in words each instance that the primary does not list, and each study it is silent about."""
         missing = [instance for diff in comparison.diffs for instance in (*diff.lost, *diff.to_send)]
         told = [
             f"instance {one.sop_instance_uid} of study {one.study_instance_uid} is not at the primary"
@@ -220,6 +221,7 @@ class Failback:
         ]
         if len(missing) > _NAMED:
             told.append(f"and {len(missing) - _NAMED} more instances are not at the primary")
+        told += [f"the primary gives no usable answer about study {one}" for one in comparison.unanswered]
         return told
 
     def _owe_lost(self, comparison: Comparison) -> None:

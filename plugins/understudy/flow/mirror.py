@@ -6,14 +6,15 @@ backup.
 
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from understudy.adapters.ledger import Ledger
 from understudy.core.inventory import StudyDiff, compare_study, studies_to_look_into
 from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
 from understudy.core.obligations import UNSETTLED, ObligationState
-from understudy.core.ports import Clock, MoveResult, Peer
+from understudy.core.ports import Clock, HolderUnavailableError, MoveResult, Peer
 from understudy.flow.destination import inventory_proof
 from understudy.flow.note import Noter
 
@@ -21,6 +22,9 @@ _log = logging.getLogger(__name__)
 
 _HORIZON = "horizon"
 _SUCCESS = 0x0000
+
+_FAILURES_IN_A_ROW = 3
+"""Studies in a row without a usable answer after which the primary as a whole counts as unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +35,33 @@ class Comparison:
     studies: int
     """Studies that the primary lists."""
     diffs: tuple[StudyDiff, ...]
+    unanswered: tuple[StudyInstanceUid, ...] = ()
+    """Studies for which the primary gave no usable answer: nothing is concluded about them."""
 
     def missing_here(self) -> dict[StudyInstanceUid, int]:
         """Return the gaps: instances that the primary has and we do not, by study."""
         return {diff.study: len(diff.missing_here) for diff in self.diffs if diff.missing_here}
+
+
+class _Patience:
+    """Lets one study fail without stopping the others, until so many in a row fail that it is the primary."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    @contextmanager
+    def with_one(self, study: StudyInstanceUid, unanswered: list[StudyInstanceUid]) -> Iterator[None]:
+        """Note a study for which there is no usable answer; raise once too many have none in a row."""
+        try:
+            yield
+        except HolderUnavailableError as error:
+            self._failures += 1
+            if self._failures >= _FAILURES_IN_A_ROW:
+                raise
+            _log.warning("mirror unanswered study=%s because=%s", study, error.reason)
+            unanswered.append(study)
+        else:
+            self._failures = 0
 
 
 class Mirror:
@@ -81,10 +108,13 @@ class Mirror:
         unsettled: set[StudyInstanceUid] = set()
         for state in UNSETTLED:
             unsettled |= self._ledger.studies_with(self._holder, state).keys()
-        diffs = []
+        diffs: list[StudyDiff] = []
+        unanswered: list[StudyInstanceUid] = []
+        patience = _Patience()
         for study in studies_to_look_into(theirs, proven, {*unsettled, *suspects}):
-            diffs.append(self._compare_study(study, listed_there=study in theirs))
-        return Comparison(started, len(theirs), tuple(diffs))
+            with patience.with_one(study, unanswered):
+                diffs.append(self._compare_study(study, listed_there=study in theirs))
+        return Comparison(started, len(theirs), tuple(diffs), tuple(unanswered))
 
     def step(self, suspects: Collection[StudyInstanceUid] = (), *, patience: float = 0.0) -> Comparison:
         """Compare, record what the primary turned out to have, pull the gaps and move the horizon.
@@ -101,21 +131,28 @@ class Mirror:
             gaps = {gap.study: gap.instances for gap in self._ledger.read_gaps() if gap.since <= known_before}
             if gaps:
                 _log.info("mirror gaps studies=%d instances=%d", len(gaps), sum(gaps.values()))
-                for diff in comparison.diffs:
-                    if diff.study in gaps:
-                        self._pull(diff)
-                self._noter.catch_up()
-                again = tuple(
-                    self._compare_study(diff.study, listed_there=True) if diff.study in gaps else diff
-                    for diff in comparison.diffs
-                )
-                comparison = Comparison(comparison.started, comparison.studies, again)
+                comparison = self._close(gaps, comparison)
                 self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
-            if not comparison.missing_here():
+            if not comparison.missing_here() and not comparison.unanswered:
                 self._ledger.write_fact(_HORIZON, repr(float(comparison.started)))
             lost = {diff.study: len(diff.lost) for diff in comparison.diffs if diff.lost}
             self._ledger.write_departures(lost, self._clock.now())
             return comparison
+
+    def _close(self, gaps: Collection[StudyInstanceUid], comparison: Comparison) -> Comparison:
+        """Pull the gaps and return the comparison as it is then; one that cannot be pulled stops no other."""
+        unanswered = list(comparison.unanswered)
+        diffs: list[StudyDiff] = []
+        patience = _Patience()
+        for diff in comparison.diffs:
+            after = diff
+            if diff.study in gaps:
+                with patience.with_one(diff.study, unanswered):
+                    self._pull(diff)
+                    self._noter.catch_up()
+                    after = self._compare_study(diff.study, listed_there=True)
+            diffs.append(after)
+        return Comparison(comparison.started, comparison.studies, tuple(diffs), tuple(unanswered))
 
     def _compare_study(self, study: StudyInstanceUid, *, listed_there: bool) -> StudyDiff:
         listed = self._peer.instances(study) if listed_there else frozenset()

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Sequence
 
 from understudy.adapters.ledger import Ledger
 from understudy.core.model import NewInstance, Proof, ProofKind, Timestamp
@@ -37,6 +38,23 @@ class Noter:
                 if done:
                     return noted
 
+    def reconcile(self) -> int:
+        """Note every instance that Orthanc holds and the ledger does not know; return how many were new.
+
+        The feed can be restored from a backup and grow past the cursor again: its end alone does not tell.
+        """
+        noted = self.catch_up()
+        position = 0
+        while held := self._feed.identifiers(position, _PAGE):
+            position += len(held)
+            unknown = self._ledger.unknown(held)
+            if unknown:
+                with self._one_at_a_time:
+                    hidden = self._write(self._feed.describe(unknown), self._ledger.cursor("changes"))
+                _log.warning("note reconcile because=not_in_the_feed instances=%d", hidden)
+                noted += hidden
+        return noted
+
     def _page(self) -> tuple[int, bool]:
         since = self._ledger.cursor("changes")
         page = self._feed.changes(since, _PAGE)
@@ -49,17 +67,21 @@ class Noter:
         described = self._feed.describe(list(page.orthanc_ids)) if page.orthanc_ids else []
         if not described and page.last == since:
             return 0, page.done
-        fresh = self._ledger.note(
+        fresh = self._write(described, page.last)
+        if fresh:
+            _log.info("note instances=%d cursor=%d", fresh, page.last)
+        return fresh, page.done
+
+    def _write(self, described: Sequence[NewInstance], cursor: int) -> int:
+        now = self._clock.now()
+        return self._ledger.note(
             [(instance, self._rules.owed(instance), self._received(instance, now)) for instance in described],
             primary=self._rules.primary,
             primary_grace=self._primary_grace,
             vaults=self._rules.vaults,
-            cursor=page.last,
+            cursor=cursor,
             now=now,
         )
-        if fresh:
-            _log.info("note instances=%d cursor=%d", fresh, page.last)
-        return fresh, page.done
 
     def _received(self, instance: NewInstance, now: Timestamp) -> Proof | None:
         """Return the proof that the primary has the instance, where it was the primary that sent it."""

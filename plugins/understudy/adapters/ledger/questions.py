@@ -187,6 +187,13 @@ class Questions:
         with self._database.reading() as connection:
             return [_instance(row) for row in connection.execute(query)]
 
+    def unknown(self, orthanc_ids: Sequence[str]) -> list[str]:
+        """Return those of Orthanc's identifiers, at most some hundreds, that the ledger does not know."""
+        query = select(instances.c.orthanc_id).where(instances.c.orthanc_id.in_(orthanc_ids))
+        with self._database.reading() as connection:
+            known = set(connection.scalars(query))
+        return [one for one in orthanc_ids if one not in known]
+
     def counts(self) -> tuple[int, int]:
         """Return the number of instances (present versions) and of studies."""
         query = select(func.count(), func.count(instances.c.study_instance_uid.distinct())).where(
