@@ -16,7 +16,7 @@ from tests.stack import BUILD, TEST_PROJECT, Stack, StackError
 @pytest.fixture(scope="session")
 def docker_compose_command() -> str:
     """Return pytest-docker's command, with free ports: demo, appliance and tests can run side by side."""
-    ports = "UNDERSTUDY_DICOM_PORT=127.0.0.1:0 UNDERSTUDY_HTTPS_PORT=127.0.0.1:0"
+    ports = " ".join(f"UNDERSTUDY_{name}_PORT=127.0.0.1:0" for name in ("DICOM", "DICOM_TLS", "HTTPS"))
     return f"env {ports} docker compose --progress quiet"
 
 

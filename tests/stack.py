@@ -162,6 +162,7 @@ class Stack:
         self.lab = lab
         self.environment = {
             "UNDERSTUDY_DICOM_PORT": "127.0.0.1:0",
+            "UNDERSTUDY_DICOM_TLS_PORT": "127.0.0.1:0",
             "UNDERSTUDY_HTTPS_PORT": "127.0.0.1:0",
             **(environment or {}),
         }

@@ -20,6 +20,8 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_pascal
 
+from understudy.core.gate import network_of
+
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}")
 
 
@@ -53,6 +55,18 @@ Name = Annotated[
         pattern=r"^[a-z][a-z0-9-]{0,30}$", description="Short name: lower-case letters, digits and hyphens."
     ),
 ]
+Network = Annotated[
+    str,
+    Field(description="IP address or network.", examples=["192.0.2.0/28"]),
+    AfterValidator(network_of),
+]
+Addresses = Annotated[
+    list[Network],
+    Field(
+        description="Addresses and networks from which its associations come; `Host` if that is an IP "
+        "address and none is named, else any."
+    ),
+]
 Seconds = Annotated[float, Field(gt=0, description="Seconds.")]
 
 
@@ -66,6 +80,7 @@ class Primary(_Section):
     ae_title: AeTitle
     host: Host
     port: Port = 104
+    addresses: Addresses = []
     move_destination: AeTitle | None = Field(
         default=None,
         description="AE title under which the primary knows this appliance for C-MOVE; ours if absent.",
@@ -144,9 +159,48 @@ class Modality(_Section):
     ae_title: AeTitle
     host: Host
     port: Port = Field(default=104, description="Where it listens, for C-MOVE.")
+    addresses: Addresses = []
     reads: bool = Field(
         default=False, description="Whether it may query and retrieve (C-FIND, C-MOVE, C-GET)."
     )
+
+
+class DicomTls(_Section):
+    """DICOM over TLS on the second port, with a client certificate; off without `ClientCa`."""
+
+    client_ca: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities that sign the devices' certificates; a relative path begins "
+        "in the configuration folder.",
+    )
+    required: bool = Field(default=False, description="Whether the port without TLS is off.")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.required and self.client_ca is None:
+            raise ValueError("Required without ClientCa would leave no DICOM port at all")
+        return self
+
+
+class Edge(_Section):
+    """How many associations there may be at a time; who is over it is told to try again."""
+
+    associations: int = Field(default=64, ge=2, le=1000, description="Of all together.")
+    associations_of_device: int = Field(
+        default=32, ge=1, description="Of one calling AE title at one address."
+    )
+    associations_of_strangers: int = Field(
+        default=32, ge=0, description="Of all devices together that are not on the allow-list."
+    )
+
+    @model_validator(mode="after")
+    def _reserve(self) -> Self:
+        if max(self.associations_of_device, self.associations_of_strangers) >= self.associations:
+            raise ValueError(
+                "AssociationsOfDevice and AssociationsOfStrangers have to be below Associations: "
+                "the rest is the reserve of the other known devices"
+            )
+        return self
 
 
 class Policy(_Section):
@@ -154,7 +208,8 @@ class Policy(_Section):
 
     accept_strangers: bool = Field(
         default=True,
-        description="Whether C-ECHO and C-STORE of AE titles that are not listed are taken (first days).",
+        description="Whether C-ECHO and C-STORE of devices that are neither listed nor approved are taken "
+        "(first days); if not, the edge rejects their associations.",
     )
     probe_interval: Seconds = Field(default=10, description="Seconds between two probes of the primary.")
     probe_failures: int = Field(
@@ -229,6 +284,8 @@ class Understudy(_Section):
         return self
 
 
+    dicom_tls: DicomTls = Field(default=DicomTls(), description="DICOM over TLS.")
+    edge: Edge = Field(default=Edge(), description="Limits of the association gate.")
 def substitute(text: str, environment: Mapping[str, str]) -> str:
     """Return the text with `${NAME}` and `${NAME:-default}` replaced as Orthanc does it (Orthanc Book)."""
 

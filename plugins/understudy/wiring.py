@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from understudy import config
+from understudy.adapters import edge_config
 from understudy.adapters import keys as keys_volume
 from understudy.adapters.boot import BootReports
 from understudy.adapters.dicom import DicomPeer
 from understudy.adapters.directory import DirectoryStore
+from understudy.adapters.edge import Edge, EdgeUnavailableError, Reports
 from understudy.adapters.encryption import AgeSealer
 from understudy.adapters.files import write_durably
 from understudy.adapters.healing import GetSource, Replacement, is_same_instance, whole_file
@@ -21,6 +23,7 @@ from understudy.adapters.ledger import Ledger
 from understudy.adapters.orthanc import Orthanc
 from understudy.adapters.s3 import S3Store, read_credentials
 from understudy.adapters.storage import StorageArea
+from understudy.core.gate import Seen
 from understudy.core.model import HolderKind, HolderName, Timestamp
 from understudy.core.modes import Mode, delivers_to_primary
 from understudy.core.ports import Clock, Holder, ObjectStore, StoredFiles
@@ -32,6 +35,7 @@ from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
 from understudy.flow.failback import Failback, FailbackPolicy
 from understudy.flow.heal import Healer, Surgery
+from understudy.flow.gate import Gate
 from understudy.flow.loop import Loop
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
@@ -80,6 +84,7 @@ class Places:
 
 class SystemClock:
     """The time of the machine."""
+    edge: Path = edge_config.SHARED
 
     def now(self) -> Timestamp:
         """Return seconds since 1970-01-01T00:00:00Z."""
@@ -179,6 +184,8 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
     for lane in lanes:
         workers.add(f"lane-{lane.holder.name}", lane.step, _STEP_INTERVAL)
     verifier = Verifier(ledger, holders, clock, site=configuration.site, write_report=write_report)
+    gate = _gate(configuration, places, ledger, clock)
+    workers.add("gate", gate.step, _STEP_INTERVAL)
     workers.add("verify", verifier.step, _STEP_INTERVAL)
     scrubber, recovery = _files(
         configuration,
@@ -205,6 +212,7 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         faults=workers.alarms,
         look_for_new=partial(workers.wake, "note"),
         wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "scrub", "heal", "lane-"),
+        gate=gate,
     )
     return appliance, workers
 
@@ -244,6 +252,25 @@ def _noting(noter: Noter, workers: Workers) -> Callable[[], bool]:
 
 
 def _reconciling(noter: Noter, workers: Workers) -> Callable[[], bool]:
+def _gate(configuration: config.Understudy, places: Places, ledger: Ledger, clock: Clock) -> Gate:
+    reports: list[Reports] = []
+
+    def read_reports(most: int) -> Sequence[Seen]:
+        # Opened here: without it the rest starts all the same, and the loop raises the alarm.
+        if not reports:
+            reports.append(Reports(places.edge))
+        return reports[0].read(most)
+
+    return Gate(
+        ledger,
+        Edge(places.edge),
+        clock,
+        edge_config.listed(configuration),
+        unavailable=EdgeUnavailableError,
+        read_reports=read_reports,
+    )
+
+
     def step() -> bool:
         if noter.reconcile():
             workers.wake("lane-")

@@ -79,6 +79,12 @@ def find_statuses(address: Address, calling: str) -> list[int]:
     return statuses
 
 
+def association_request(calling: bytes, called: bytes) -> bytes:
+    """Return an A-ASSOCIATE-RQ whose fixed part is whole (DICOM PS3.8 9.3.2); it proposes nothing."""
+    fixed = b"\0\1\0\0" + called.ljust(16) + calling.ljust(16) + bytes(32)
+    return struct.pack(">BBI", 1, 0, len(fixed)) + fixed
+
+
 def half_an_association_request() -> bytes:
     """Return the beginning of an A-ASSOCIATE-RQ whose length promises more (DICOM PS3.8 9.3.2)."""
     header = struct.pack(">BBI", 1, 0, 5000) + b"\0\1\0\0"

@@ -65,10 +65,11 @@ def test_devices_of_one_ae_title_are_allowed_the_same(keys: Path) -> None:
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-def test_strangers_follow_the_policy(keys: Path, accepted: bool) -> None:
+def test_orthanc_leaves_echo_and_store_to_the_edge(keys: Path, accepted: bool) -> None:
     rendered = render(clinic(Policy={"AcceptStrangers": accepted}), keys)
-    assert rendered["DicomAlwaysAllowStore"] is accepted
-    assert rendered["DicomAlwaysAllowEcho"] is accepted
+    assert rendered["DicomAlwaysAllowStore"] is True
+    assert rendered["DicomAlwaysAllowEcho"] is True
+    assert "DicomAlwaysAllowFind" not in rendered
 
 
 def test_missing_and_empty_secrets_are_all_named(keys: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 from fastapi import FastAPI
 from understudy.core.errors import NotFoundError, StaleEpochError
+from understudy.core.gate import Allowed
 from understudy.core.model import HolderKind, HolderName
 from understudy.core.modes import Mode, ModeEvent, after, next_epoch
 from understudy.core.obligations import ObligationState
@@ -218,6 +219,16 @@ class FakeFacade:
                 last_seen="2026-03-02T03:14:03.000+00:00",
             )
         ]
+
+    def approve(self, who: str, entry: Allowed) -> bool:
+        self.acts.append(("approve", who, f"{entry.calling_ae_title} {entry.network}"))
+        return True
+
+    def revoke(self, who: str, entry: Allowed) -> bool:
+        if entry.calling_ae_title != "CT2":
+            raise NotFoundError("there is no such approval", "look")
+        self.acts.append(("revoke", who, f"{entry.calling_ae_title} {entry.network}"))
+        return True
 
     def wake(self) -> None:
         self.acts.append(("wake", "", ""))

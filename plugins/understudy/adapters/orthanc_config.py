@@ -53,9 +53,11 @@ def _accounts(keys: Path) -> dict[str, str]:
 def render(configuration: Understudy, keys: Path) -> dict[str, object]:
     """Return the content of generated.json, or raise ConfigurationError for passwords that cannot be read.
 
-    Every listed device may echo, store and ask for storage commitment. Only devices with `Reads` may query
-    and retrieve. Orthanc decides by AE title alone, and with several devices of one AE title it allows what
-    all of them are allowed, so all of them get what any of them has (Orthanc, main.cpp, IsAllowedRequest).
+    Whoever reaches Orthanc may echo and store: the edge has decided by address and AE title already, nothing
+    else reaches the DICOM port, and a device that is approved must not need a restart of Orthanc. Only
+    devices with `Reads` may query and retrieve. Orthanc decides by AE title alone, and with several devices
+    of one AE title it allows what all of them are allowed, so all of them get what any of them has (Orthanc,
+    main.cpp, IsAllowedRequest).
     """
     devices = _devices(configuration)
     reads_by_ae_title: defaultdict[str, bool] = defaultdict(bool)
@@ -76,11 +78,15 @@ def render(configuration: Understudy, keys: Path) -> dict[str, object]:
             "AllowGet": reads,
             "AllowMove": reads,
         }
-    strangers = configuration.policy.accept_strangers
     return {
         "DicomAet": configuration.ae_title,
-        "DicomAlwaysAllowEcho": strangers,
-        "DicomAlwaysAllowStore": strangers,
+        "DicomAlwaysAllowEcho": True,
+        "DicomAlwaysAllowStore": True,
         "DicomModalities": modalities,
         "RegisteredUsers": _accounts(keys),
+        # What our plugin has to know, with the defaults filled in: it reads Orthanc's configuration alone.
+        "UnderstudyPlugin": {
+            "RefusePercent": configuration.policy.refuse_percent,
+            "BallastBytes": configuration.policy.ballast_bytes,
+        },
     }

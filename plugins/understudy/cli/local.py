@@ -106,6 +106,23 @@ def render_orthanc(_: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def render_edge(arguments: argparse.Namespace) -> int:
+    """Print HAProxy's configuration, or write it with the gate's tables into a folder."""
+    from understudy.adapters.edge_config import render, write_all
+
+    loaded, where = configuration(), places()
+    try:
+        if arguments.to is None:
+            print(render(loaded, where.keys, where.configuration), end="")
+        else:
+            write_all(loaded, where.keys, where.configuration, where.edge, arguments.to)
+    except ConfigurationError as error:
+        raise CommandError("the edge cannot be configured", error.hint, error.problems) from error
+    except OSError as error:
+        raise CommandError(f"the edge's files cannot be written: {error}", "check the folder") from error
+    return Exit.OK
+
+
 def prepare_orthanc(_: argparse.Namespace) -> int:
     """Make Orthanc's index ready and sort what a crash left in its storage; Orthanc has to be stopped."""
     from understudy.adapters.boot import prepare

@@ -76,7 +76,7 @@ def _looking(commands: Commands) -> None:
     _json(damages)
     damages.set_defaults(run=remote.damages)
 
-    modalities = _add(commands, "modalities", "show who has sent here")
+    modalities = _add(commands, "modalities", "show who sends here, and who tried")
     _json(modalities)
     modalities.set_defaults(run=remote.modalities)
 
@@ -164,6 +164,16 @@ def _acting(commands: Commands) -> None:
     )
     back.set_defaults(run=restore.restore)
 
+    for name, text in (
+        ("approve", "put a device on the allow-list, at once and for good"),
+        ("revoke", "take an approval back"),
+    ):
+        command = _add(commands, name, text)
+        command.add_argument("calling_ae_title", metavar="AE_TITLE", help="its own, which it calls from")
+        command.add_argument("address", metavar="ADDRESS", help="IP address or network that it calls from")
+        command.add_argument("--called", metavar="AE_TITLE", help="the only one that it may call")
+        command.set_defaults(run=remote.device, verb=name)
+
 
 def _setting_up(commands: Commands) -> None:
     init = _add(commands, "init", "make keys, certificate and administrator where they are missing")
@@ -180,6 +190,10 @@ def _setting_up(commands: Commands) -> None:
         commands, "render-orthanc", "print the part of Orthanc's configuration that follows from ours"
     )
     render.set_defaults(run=local.render_orthanc)
+
+    edge = _add(commands, "render-edge", "make the configuration of the edge from ours")
+    edge.add_argument("--to", type=Path, metavar="DIR", help="with the gate's tables; else printed")
+    edge.set_defaults(run=local.render_edge)
 
     prepare = _add(
         commands, "prepare-orthanc", "make Orthanc's index ready and sort what a crash left, before it starts"

@@ -16,6 +16,7 @@ class Places:
     state: Path
     storage: Path
     index: Path
+    edge: Path
     orthanc: str
 
 
@@ -32,5 +33,6 @@ def places(environment: Mapping[str, str] = os.environ) -> Places:
         state=path("UNDERSTUDY_STATE", "/var/lib/understudy"),
         storage=path("UNDERSTUDY_STORAGE", "/var/lib/orthanc/storage"),
         index=path("UNDERSTUDY_INDEX", "/var/lib/orthanc/index/index"),
+        edge=path("UNDERSTUDY_EDGE", "/run/understudy-edge"),
         orthanc=environment.get("UNDERSTUDY_ORTHANC_URL") or "http://orthanc:8042",
     )

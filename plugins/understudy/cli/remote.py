@@ -9,6 +9,7 @@ from understudy.cli.errors import CommandError, Exit
 from understudy.cli.places import places
 from understudy.cli.words import duration
 from understudy.core.views import (
+    ApprovalView,
     DamageView,
     ModalityView,
     ModeView,
@@ -94,6 +95,20 @@ def modalities(arguments: argparse.Namespace) -> int:
     from understudy.cli import show
 
     show.modalities(views)
+    return Exit.OK
+
+
+def device(arguments: argparse.Namespace) -> int:
+    """Approve a device, or take that back."""
+    body: dict[str, object] = {"calling_ae_title": arguments.calling_ae_title, "address": arguments.address}
+    if arguments.called:
+        body["called_ae_title"] = arguments.called
+    view = _client().act(ApprovalView, f"/modalities/{arguments.verb}", body)
+    called = f", calling {view.called_ae_title}" if view.called_ae_title else ""
+    word = "on the allow-list" if arguments.verb == "approve" else "approved no more"
+    print(f"{view.calling_ae_title} from {view.network}{called} is {word}")
+    if not view.live:
+        print("the edge does not run, or did not take it yet: it does so by itself", file=sys.stderr)
     return Exit.OK
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli.words import between, count, counted, duration, moment
+from understudy.cli.words import between, count, counted, duration, moment, size
 from understudy.core.modes import Mode
 from understudy.core.views import (
     Condition,
@@ -206,20 +206,19 @@ def obligations(views: Sequence[ObligationView]) -> None:
 
 
 def modalities(views: Sequence[ModalityView]) -> None:
-    """Print who has sent here."""
+    """Print who sends here, and who tried."""
     if not views:
         new_console().print("nobody has sent here yet")
         return
-    table = new_table(
-        "Senders", "calling AE title", "address", "called AE title", ">instances", "first", "last"
-    )
+    names = ("calling AE title", "address", "called AE title", "")
+    counts = (">associations", ">refused", ">instances")
+    table = new_table("Devices", *names, *counts, "last", "last outcome")
     for view in views:
         table.add_row(
             view.calling_ae_title,
-            view.remote_address,
+            view.remote_address + (" TLS" if view.tls else ""),
             view.called_ae_title,
             count(view.instances),
-            moment(view.first_seen),
             moment(view.last_seen),
         )
     new_console().print(table)
@@ -230,13 +229,18 @@ def damages(views: Sequence[DamageView]) -> None:
     if not views:
         new_console().print("no stored file was found missing or changed")
         return
+        outcome = view.outcome.replace("_", " ") + (f": {view.reason}" if view.reason else "")
     columns = ("SOP Instance UID", "state", "found by", "since", ">attempts", "what", "file")
     table = new_table("Damages", *columns)
     for view in views:
         table.add_row(
+            "known" if view.known else "stranger",
+            count(view.associations),
+            count(view.refused),
             view.sop_instance_uid,
             Text(view.state.value, "bold red" if view.state is DamageState.OPEN else ""),
             view.found_by,
+            outcome,
             moment(view.since),
             str(view.attempts),
             view.reason,

@@ -246,7 +246,12 @@ class PlanView:
 
 @dataclass(frozen=True, slots=True)
 class ModalityView:
-    """A device that has sent here, as its associations told; `instances` counts what it sent."""
+    """A device that asked for an association, or an attempt without AE titles; addresses are the network's.
+
+    `known` is what the allow-list says now. `instances` counts what came under the pair of AE titles, from
+    any address. `outcome` is that of the last attempt: accepted, refused_calling, refused_called,
+    refused_limit, refused_full, no_association or tls_failed; empty where the edge reported nothing.
+    """
 
     calling_ae_title: str
     called_ae_title: str
@@ -254,3 +259,20 @@ class ModalityView:
     instances: int
     first_seen: str
     last_seen: str
+    known: bool = False
+    tls: bool = False
+    associations: int = 0
+    """Accepted ones."""
+    refused: int = 0
+    outcome: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalView:
+    """An approval that was given or taken back, and whether the running edge acts by it already."""
+
+    calling_ae_title: str
+    network: str
+    called_ae_title: str | None
+    live: bool

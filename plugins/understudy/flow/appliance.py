@@ -8,6 +8,7 @@ from understudy import __version__
 from understudy.adapters.ledger import Ledger, ModeRecord
 from understudy.config import Understudy
 from understudy.core.errors import RefusedError
+from understudy.core.gate import Allowed
 from understudy.core.health import Health
 from understudy.core.model import Timestamp
 from understudy.core.modes import ModeEvent, WrongModeError
@@ -30,6 +31,7 @@ from understudy.flow.courier import Lane
 from understudy.flow.failback import KIND as FAILBACK
 from understudy.flow.failback import Failback
 from understudy.flow.mirror import Mirror
+from understudy.flow.gate import Gate
 from understudy.flow.probe import Prober
 from understudy.flow.recover import Recovery
 from understudy.flow.scrub import Scrubber
@@ -58,6 +60,7 @@ class Appliance:
     primary: PrimaryParts | None
     verifier: Verifier
     scrubber: Scrubber
+    gate: Gate
     recovery: Recovery
     reports: Path
     faults: Callable[[], Sequence[Alarm]]
@@ -213,8 +216,16 @@ class Appliance:
         return self.ledger.waive(holder, sop_instance_uids, reason, who, self.clock.now())
 
     def modalities(self) -> Sequence[ModalityView]:
-        """Return every device that has sent here."""
-        return self.ledger.modalities()
+        """Return every device that was seen at the edge."""
+        return self.gate.modalities()
+
+    def approve(self, who: str, entry: Allowed) -> bool:
+        """Let a device in, and say whether the running edge does so already."""
+        return self.gate.approve(who, entry)
+
+    def revoke(self, who: str, entry: Allowed) -> bool:
+        """Take an approval back, and say whether the running edge knows already."""
+        return self.gate.revoke(who, entry)
 
     def wake(self) -> None:
         """Look for new instances now."""

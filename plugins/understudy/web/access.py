@@ -38,6 +38,8 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("POST", "/heal"): Role.OPERATOR,
     ("POST", "/operations/{operation}/cancel"): Role.OPERATOR,
     ("POST", "/obligations/replay"): Role.OPERATOR,
+    ("POST", "/modalities/approve"): Role.ADMIN,
+    ("POST", "/modalities/revoke"): Role.ADMIN,
     # Giving up an instance for good is the one act that no later act can undo.
     ("POST", "/obligations/waive"): Role.ADMIN,
 }

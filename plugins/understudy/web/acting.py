@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 
-from understudy.core.views import ModeView, OperationView, PlanView
+from understudy.core.views import ApprovalView, ModeView, OperationView, PlanView
 from understudy.web.access import who
-from understudy.web.bodies import Changed, Failback, Nothing, Promote, Reasoned, Replay, Settle, Waive
+from understudy.web.bodies import Changed, Device, Failback, Nothing, Promote, Reasoned, Replay, Settle, Waive
 from understudy.web.errors import errors
 from understudy.web.facade import Facade
 from understudy.web.identity import PREFIX
@@ -139,6 +139,20 @@ def router(facade: Facade) -> APIRouter:
     def waive(body: Waive, name: Who) -> Changed:
         """Turn owed or refused into waived, with the reason in the event log; administrators only."""
         return Changed(changed=facade.waive(name, body.holder, body.sop_instance_uids, body.reason))
+
+    @routes.post("/modalities/approve", summary="Put a device on the allow-list", responses=errors())
+    def approve(body: Device, name: Who) -> ApprovalView:
+        """Let a calling AE title in from an address or network, durably; running associations go on.
+
+        `live` says whether the running edge acts by it already; if not, it does within seconds of its start.
+        """
+        return body.view(live=facade.approve(name, body.entry))
+
+    @routes.post("/modalities/revoke", summary="Take an approval back", responses=errors(404))
+    def revoke(body: Device, name: Who) -> ApprovalView:
+        """Take back what was approved; associations that run go on to their end. What the configuration lists
+        is no approval and answers 404."""
+        return body.view(live=facade.revoke(name, body.entry))
 
     @routes.post("/wake", summary="Look for new instances now", status_code=204, responses=errors())
     def wake() -> None:

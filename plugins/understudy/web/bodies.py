@@ -4,8 +4,11 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from understudy.config import AeTitle, Network
+from understudy.core.gate import Allowed
 from understudy.core.modes import Mode
 from understudy.core.obligations import ObligationState
+from understudy.core.views import ApprovalView
 
 Reason = Annotated[
     str,
@@ -102,6 +105,25 @@ class Waive(_Body):
     holder: HolderText
     sop_instance_uids: SopInstanceUids
     reason: Reason
+
+
+class Device(_Body):
+    """A device of the allow-list."""
+
+    calling_ae_title: AeTitle
+    address: Network
+    called_ae_title: AeTitle | None = Field(
+        default=None, description="The one AE title that it may call; any if absent."
+    )
+
+    @property
+    def entry(self) -> Allowed:
+        """The entry of the allow-list."""
+        return Allowed(self.calling_ae_title, self.address, self.called_ae_title)
+
+    def view(self, *, live: bool) -> ApprovalView:
+        """The answer."""
+        return ApprovalView(self.calling_ae_title, self.address, self.called_ae_title, live)
 
 
 class _Query(BaseModel):

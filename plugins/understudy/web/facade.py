@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from understudy.core.gate import Allowed
 from understudy.core.obligations import ObligationState
 from understudy.core.views import (
     DamageView,
@@ -62,5 +63,9 @@ class Facade(Protocol):
     def waive(self, who: str, holder: str, sop_instance_uids: Sequence[str], reason: str) -> int: ...
 
     def modalities(self) -> Sequence[ModalityView]: ...
+
+    def approve(self, who: str, entry: Allowed) -> bool: ...
+
+    def revoke(self, who: str, entry: Allowed) -> bool: ...
 
     def wake(self) -> None: ...

@@ -90,10 +90,10 @@ def router(facade: Facade) -> APIRouter:
         """Answer open damages first, then the latest that were healed, with what was tried."""
         return facade.damages(asked.limit)
 
-    @routes.get("/modalities", summary="Who sends here", responses=errors())
+    @routes.get("/modalities", summary="Who sends here, and who tried", responses=errors())
     def modalities() -> Sequence[ModalityView]:
-        """Answer every sender by calling AE title and address, with the number of instances and when it last
-        sent."""
+        """Answer every device that the edge saw, by its true address, with what became of its associations;
+        one that is not `known` is a stranger, and can be approved."""
         return facade.modalities()
 
     return routes

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from understudy.adapters.ledger.custody import Custody
 from understudy.adapters.ledger.database import Database, LedgerVersionError
+from understudy.adapters.ledger.devices import Devices
 from understudy.adapters.ledger.files import Files
 from understudy.adapters.ledger.findings import Finding, Findings
 from understudy.adapters.ledger.intake import Intake
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 
-class Ledger(Intake, Custody, Questions, Findings, Files, Journal):
+class Ledger(Intake, Custody, Questions, Findings, Files, Devices, Journal):
     """Everything the ledger is asked and told, on one file; `packs` is the vaults' book on the same file."""
 
     def __init__(self, path: Path) -> None:

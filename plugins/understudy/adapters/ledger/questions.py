@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Connection, Integer, and_, cast, func, or_, select
 
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.schema import instances, obligations, proofs
@@ -16,7 +16,7 @@ from understudy.core.model import (
     Timestamp,
 )
 from understudy.core.obligations import UNSETTLED, ObligationState
-from understudy.core.views import ModalityView, ObligationView, iso
+from understudy.core.views import ObligationView, iso
 
 _INSTANCE_COLUMNS = [instances.c[name] for name in (*NewInstance.__dataclass_fields__, "number")]
 _UNSETTLED = [state.value for state in UNSETTLED]
@@ -36,6 +36,13 @@ class Questions:
     """Everything that reads instances, obligations and proofs."""
 
     _database: Database
+
+    def bytes_by_day(self, since: Timestamp) -> dict[int, int]:
+        """Return the bytes received by day since 1970, from the day of `since` on."""
+        day = cast(instances.c.received_at / 86_400, Integer)
+        query = select(day, func.sum(instances.c.size)).where(instances.c.received_at >= since).group_by(day)
+        with self._database.reading() as connection:
+            return {int(number): int(total) for number, total in connection.execute(query)}
 
     def due(
         self, holder: HolderName, *, now: Timestamp, limit: int, max_bytes: int, linger: float = 0.0
@@ -237,17 +244,6 @@ class Questions:
         with self._database.reading() as connection:
             value = connection.scalar(query)
             return None if value is None else Timestamp(value)
-
-    def modalities(self) -> list[ModalityView]:
-        """Return every sender that instances came from, the most recent first."""
-        sender = (instances.c.calling_ae_title, instances.c.called_ae_title, instances.c.remote_address)
-        first, last = func.min(instances.c.received_at), func.max(instances.c.received_at)
-        query = select(*sender, func.count(), first, last).group_by(*sender).order_by(last.desc())
-        with self._database.reading() as connection:
-            return [
-                ModalityView(calling, called, address, number, iso(Timestamp(begun)), iso(Timestamp(ended)))
-                for calling, called, address, number, begun, ended in connection.execute(query)
-            ]
 
     def obligations(
         self, holder: str | None, state: ObligationState | None, limit: int

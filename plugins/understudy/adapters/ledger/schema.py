@@ -1,6 +1,7 @@
 """The tables of the ledger. A number in `schema_version` tells which shape a file has."""
 
 from sqlalchemy import (
+    Boolean,
     CheckConstraint,
     Column,
     Float,
@@ -134,6 +135,34 @@ damages = Table(
     Column("reason", String, nullable=False),
 )
 Index("damages_by_state", damages.c.state, damages.c.due)
+
+# Who asked for associations at the edge, by its reports; attempts without an AE title have an empty one.
+devices = Table(
+    "devices",
+    metadata,
+    Column("calling_ae_title", String, primary_key=True),
+    Column("called_ae_title", String, primary_key=True),
+    Column("remote_address", String, primary_key=True),
+    Column("tls", Boolean, primary_key=True),
+    Column("first_seen", Float, nullable=False),
+    Column("last_seen", Float, nullable=False),
+    Column("associations", Integer, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Column("outcome", String, nullable=False),
+    Column("reason", String, nullable=False),
+)
+Index("devices_by_time", devices.c.last_seen)
+
+# Entries of the edge's allow-list beyond the configuration; an empty called AE title is any.
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("calling_ae_title", String, primary_key=True),
+    Column("network", String, primary_key=True),
+    Column("called_ae_title", String, primary_key=True),
+    Column("who", String, nullable=False),
+    Column("at", Float, nullable=False),
+)
 
 modes = Table(
     "modes",

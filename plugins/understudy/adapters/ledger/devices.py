@@ -1,0 +1,145 @@
+"""Devices: who asked for associations at the edge, and who was approved beyond the configuration."""
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import and_, func, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from understudy.adapters.ledger.database import Database
+from understudy.adapters.ledger.journal import append_event
+from understudy.adapters.ledger.schema import approvals, devices, instances
+from understudy.core.gate import Allowed, GateOutcome, Seen
+from understudy.core.model import Timestamp
+from understudy.core.views import ModalityView, iso
+
+_MOST_DEVICES = 1000
+"""Rows kept. Who invents an AE title for every attempt makes the ledger forget the oldest, and not grow."""
+
+_ANY = ""
+"""In the key of an approval, since NULL equals nothing: any called AE title."""
+
+
+class Devices:
+    """Everything about who sends here."""
+
+    _database: Database
+
+    def note_seen(self, seen: Sequence[Seen], now: Timestamp) -> None:
+        """Count associations and attempts by device."""
+        with self._database.writing() as connection:
+            for one in seen:
+                accepted = one.outcome is GateOutcome.ACCEPTED
+                row = upsert(devices).values(
+                    calling_ae_title=one.calling_ae_title,
+                    called_ae_title=one.called_ae_title,
+                    remote_address=one.address,
+                    tls=one.tls,
+                    first_seen=now,
+                    last_seen=now,
+                    associations=int(accepted),
+                    refused=int(not accepted),
+                    outcome=one.outcome.value,
+                    reason=one.reason,
+                )
+                connection.execute(
+                    row.on_conflict_do_update(
+                        index_elements=list(devices.primary_key),
+                        set_={
+                            "last_seen": now,
+                            "associations": devices.c.associations + int(accepted),
+                            "refused": devices.c.refused + int(not accepted),
+                            "outcome": one.outcome.value,
+                            "reason": one.reason,
+                        },
+                    )
+                )
+            surplus = (connection.scalar(select(func.count()).select_from(devices)) or 0) - _MOST_DEVICES
+            if surplus > 0:
+                limit = connection.scalar(
+                    select(devices.c.last_seen).order_by(devices.c.last_seen).offset(surplus - 1).limit(1)
+                )
+                connection.execute(
+                    devices.delete().where(devices.c.last_seen <= limit, devices.c.last_seen < now)
+                )
+
+    def approvals(self) -> list[Allowed]:
+        """Return what was approved, in the order of approval."""
+        with self._database.reading() as connection:
+            return [
+                Allowed(row.calling_ae_title, row.network, row.called_ae_title or None)
+                for row in connection.execute(select(approvals).order_by(approvals.c.at))
+            ]
+
+    def approve(self, entry: Allowed, who: str, now: Timestamp) -> bool:
+        """Approve an entry and say whether that is new."""
+        row = {
+            "calling_ae_title": entry.calling_ae_title,
+            "network": entry.network,
+            "called_ae_title": entry.called_ae_title or _ANY,
+        }
+        with self._database.writing() as connection:
+            done = connection.execute(
+                upsert(approvals).values(**row, who=who, at=now).on_conflict_do_nothing()
+            )
+            if done.rowcount:
+                append_event(connection, now, who, "approve", row)
+            return bool(done.rowcount)
+
+    def revoke(self, entry: Allowed, who: str, now: Timestamp) -> bool:
+        """Take an approval back and say whether there was one."""
+        row = {
+            "calling_ae_title": entry.calling_ae_title,
+            "network": entry.network,
+            "called_ae_title": entry.called_ae_title or _ANY,
+        }
+        with self._database.writing() as connection:
+            matching = and_(*(approvals.c[name] == value for name, value in row.items()))
+            done = connection.execute(approvals.delete().where(matching))
+            if done.rowcount:
+                append_event(connection, now, who, "revoke", row)
+            return bool(done.rowcount)
+
+    def modalities(self, known: Callable[[str, str, str], bool]) -> list[ModalityView]:
+        """Return every device that asked for an association or that instances came from, the latest first.
+
+        `known` says of address, calling and called AE title whether the allow-list has them. Orthanc sees
+        the edge's address alone, so instances are counted by the pair of AE titles; the address that Orthanc
+        saw is shown only for a pair that no report of the edge names.
+        """
+        pair = (instances.c.calling_ae_title, instances.c.called_ae_title)
+        first, last = func.min(instances.c.received_at), func.max(instances.c.received_at)
+        sent = select(*pair, func.max(instances.c.remote_address), func.count(), first, last).group_by(*pair)
+        with self._database.reading() as connection:
+            reported = connection.execute(select(devices)).all()
+            senders = {(row[0], row[1]): row for row in connection.execute(sent)}
+        views = [
+            ModalityView(
+                calling_ae_title=row.calling_ae_title,
+                called_ae_title=row.called_ae_title,
+                remote_address=row.remote_address,
+                instances=senders[pair_of][3] if (pair_of := (row[0], row[1])) in senders else 0,
+                first_seen=iso(Timestamp(row.first_seen)),
+                last_seen=iso(Timestamp(row.last_seen)),
+                known=known(row.remote_address, row.calling_ae_title, row.called_ae_title),
+                tls=bool(row.tls),
+                associations=row.associations,
+                refused=row.refused,
+                outcome=row.outcome,
+                reason=row.reason,
+            )
+            for row in reported
+        ]
+        unreported = senders.keys() - {(row.calling_ae_title, row.called_ae_title) for row in reported}
+        views += [
+            ModalityView(
+                calling_ae_title=calling,
+                called_ae_title=called,
+                remote_address=address,
+                instances=number,
+                first_seen=iso(Timestamp(begun)),
+                last_seen=iso(Timestamp(ended)),
+                known=known(address, calling, called),
+            )
+            for calling, called, address, number, begun, ended in (senders[pair] for pair in unreported)
+        ]
+        return sorted(views, key=lambda view: view.last_seen, reverse=True)

@@ -1,0 +1,459 @@
+"""The association gate of a closed appliance: who is refused and how, what is reported, who is approved."""
+
+import contextlib
+import json
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from pynetdicom import AE, Association
+
+from tests.data import ct_series
+from tests.integration.edge_peers import VERIFICATION, association_request, echo, fresh_instance, store
+from tests.stack import REPOSITORY, TEST_PROJECT, RefusedError, Stack, wait_until
+
+RETRY_LATER = bytes.fromhex("03000000000400020302")
+CALLING_NOT_RECOGNISED = bytes.fromhex("03000000000400010103")
+CALLED_NOT_RECOGNISED = bytes.fromhex("03000000000400010107")
+DEVICE_LIMIT = 3
+STRANGER_LIMIT = 2
+PLANTED = ("PLANTED^PATIENT", "PLANTED-ID-1", "19010203", "PLANTED DESCRIPTION")
+
+PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
+"""Docker's networks, from which this machine's connections come."""
+
+CLOSED: dict[str, Any] = {
+    "Site": "gate",
+    "Vaults": [{"Name": "local", "Directory": "/var/lib/understudy-vault"}],
+    "Modalities": [
+        {"Name": "ct1", "AeTitle": "CT1", "Host": "ct1.example.org", "Addresses": PRIVATE},
+        {"Name": "ct2", "AeTitle": "CT2", "Host": "ct2.example.org"},
+        {"Name": "elsewhere", "AeTitle": "MR1", "Host": "198.51.100.7"},
+    ],
+    "DicomTls": {"ClientCa": "clinic-ca.pem"},
+    "Edge": {
+        "Associations": 6,
+        "AssociationsOfDevice": DEVICE_LIMIT,
+        "AssociationsOfStrangers": STRANGER_LIMIT,
+    },
+    "Policy": {"AcceptStrangers": False},
+}
+
+
+class Clinic:
+    """A configuration folder, and the clinic's certificate authority."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.secrets = folder.parent / "certificates"
+        shutil.copytree(REPOSITORY / "orthanc-config", folder)
+        self.secrets.mkdir()
+        self._authority = self._pair("clinic CA", None, days=30)
+        self._write(folder / "clinic-ca.pem", self._authority[0])
+        folder.chmod(0o755)
+        self.configure(CLOSED)
+
+    def configure(self, section: dict[str, Any]) -> None:
+        self._write(self.folder / "understudy.json", json.dumps({"Understudy": section}).encode())
+
+    def client(self, name: str, *, days: int = 1, signed: bool = True) -> ssl.SSLContext:
+        """Return a context with a new client certificate, signed by the clinic or by itself."""
+        certificate, key = self._pair(name, self._authority if signed else None, days=days)
+        file = self.secrets / f"{name}.pem"
+        self._write(file, certificate + key)
+        context = ssl.create_default_context()
+        # The appliance's own certificate; what is tested here is what the appliance asks for.
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.load_cert_chain(file)
+        return context
+
+    def _write(self, file: Path, content: bytes) -> None:
+        file.write_bytes(content)
+        file.chmod(0o644)
+
+    def _pair(self, name: str, issuer: tuple[bytes, bytes] | None, *, days: int) -> tuple[bytes, bytes]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        signer: Any = key
+        signed_by = subject
+        if issuer is not None:
+            signer = serialization.load_pem_private_key(issuer[1], None)
+            signed_by = x509.load_pem_x509_certificate(issuer[0]).subject
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(signed_by)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=60))
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+            .sign(signer, hashes.SHA256())
+        )
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM), private
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
+    return Clinic(tmp_path_factory.mktemp("gate") / "config")
+
+
+@pytest.fixture(scope="module")
+def gate(clinic: Clinic) -> Iterator[Stack]:
+    """A closed appliance with DICOM TLS."""
+    stack = Stack(f"{TEST_PROJECT}-gate", lab=False, environment={"UNDERSTUDY_CONFIG": str(clinic.folder)})
+    stack.down()
+    try:
+        stack.up()
+        yield stack
+    except Exception:
+        print(stack.logs())
+        raise
+    finally:
+        stack.down()
+
+
+def answer(address: tuple[str, int], calling: bytes, called: bytes = b"UNDERSTUDY") -> bytes:
+    """Return the first bytes that an association request is answered with."""
+    with socket.create_connection(address, 5) as connection:
+        connection.sendall(association_request(calling, called))
+        return connection.recv(10)
+
+
+def tls_address(stack: Stack) -> tuple[str, int]:
+    return stack.port("edge", 2762)
+
+
+def reported(stack: Stack, calling: str, outcome: str, address: str | None = None) -> dict[str, Any]:
+    """Wait until a device is among those that were seen, and return what is said of it."""
+
+    def look() -> list[dict[str, Any]]:
+        seen = stack.get("/understudy/modalities")
+        return [one for one in seen if one["calling_ae_title"] == calling and one["outcome"] == outcome]
+
+    return wait_until(look, bool, deadline=10, what=f"{calling or 'nobody'} reported as {outcome}")[0]
+
+
+def open_association(stack: Stack, calling: str) -> Association:
+    entity = AE(calling)
+    entity.add_requested_context(VERIFICATION)
+    return entity.associate(*stack.dicom, ae_title="UNDERSTUDY")
+
+
+def restarted(stack: Stack, service: str) -> None:
+    stack.restart(service)
+    # It listens on other ports of this machine now.
+    stack.close()
+
+
+def test_listed_device_is_let_in_and_shown_with_its_own_address(gate: Stack) -> None:
+    assert echo(gate.dicom, "CT1", "UNDERSTUDY") == 0
+    seen = reported(gate, "CT1", "accepted")
+    networks = gate.inspect("edge")["NetworkSettings"]["Networks"].values()
+    assert seen["known"] is True
+    assert seen["remote_address"] not in {network["IPAddress"] for network in networks}
+    assert seen["remote_address"] in {network["Gateway"] for network in networks}
+    assert seen["tls"] is False
+
+
+def test_wrong_address_is_refused_and_named(gate: Stack) -> None:
+    assert answer(gate.dicom, b"MR1") == CALLING_NOT_RECOGNISED
+    assert reported(gate, "MR1", "refused_calling")["known"] is False
+
+
+def test_wrong_ae_title_is_refused_and_named(gate: Stack) -> None:
+    assert answer(gate.dicom, b"WRONG") == CALLING_NOT_RECOGNISED
+    seen = reported(gate, "WRONG", "refused_calling")
+    assert (seen["known"], seen["associations"]) == (False, 0)
+    assert seen["refused"] >= 1
+    assert "WRONG" in gate.execute("agent", "understudy", "modalities").decode()
+
+
+@pytest.mark.parametrize(
+    ("calling", "shown"),
+    [
+        (b'A"\\\n}{', "A???}{"),
+        (b"\x1b[2J\xff", "?[2J?"),
+        (b"CT1 x|*,", "CT1 x|*,"),
+        (b"ct1", "ct1"),
+        (b" " * 16, ""),
+        (b"*", "*"),
+    ],
+)
+def test_nasty_ae_title_is_refused_and_shown_without_harm(gate: Stack, calling: bytes, shown: str) -> None:
+    assert answer(gate.dicom, calling) == CALLING_NOT_RECOGNISED
+    assert reported(gate, shown, "refused_calling")["known"] is False
+    # The gate still stands.
+    assert echo(gate.dicom, "CT1", "UNDERSTUDY") == 0
+
+
+def test_padding_by_zeros_is_padding(gate: Stack) -> None:
+    def associations() -> int:
+        seen = gate.get("/understudy/modalities")
+        return sum(one["associations"] for one in seen if one["calling_ae_title"] == "CT1")
+
+    before = associations()
+    with socket.create_connection(gate.dicom, 5) as connection:
+        connection.sendall(association_request(b"CT1".ljust(16, b"\0"), b"UNDERSTUDY"))
+        wait_until(associations, lambda now: now > before, deadline=10, what="CT1 let in")
+
+
+def test_plain_text_on_the_tls_port_is_refused_and_named(gate: Stack) -> None:
+    with contextlib.suppress(ConnectionResetError):
+        assert answer(tls_address(gate), b"CT1")[:1] != b"\x02"
+    seen = reported(gate, "", "tls_failed")
+    assert seen["known"] is False
+    assert seen["remote_address"]
+
+
+def refused_by_tls(stack: Stack, context: ssl.SSLContext) -> None:
+    """Fail unless the TLS port refuses this client."""
+    with socket.create_connection(tls_address(stack), 5) as plain:
+        # With TLS 1.3 the client hears of it after its own handshake is done.
+        connection = context.wrap_socket(plain, do_handshake_on_connect=False)
+        with connection, pytest.raises((ssl.SSLError, ConnectionResetError)):
+            _ask(connection)
+
+
+def _ask(connection: ssl.SSLSocket) -> None:
+    connection.do_handshake()
+    connection.sendall(association_request(b"CT1", b"UNDERSTUDY"))
+    connection.recv(10)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda clinic: clinic.client("expired", days=-1), "expired"),
+        (lambda clinic: clinic.client("foreign", signed=False), "certificate"),
+    ],
+    ids=["expired", "of another authority"],
+)
+def test_bad_client_certificate_is_refused_and_named(
+    gate: Stack, clinic: Clinic, make: Callable[[Clinic], ssl.SSLContext], reason: str
+) -> None:
+    refused_by_tls(gate, make(clinic))
+    assert wait_until(
+        lambda: reported(gate, "", "tls_failed")["reason"],
+        lambda said: reason in said,
+        deadline=10,
+        what=f"a report that says {reason}",
+    )
+
+
+def test_no_client_certificate_is_refused(gate: Stack) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    refused_by_tls(gate, context)
+
+
+def test_good_client_certificate_is_let_in(gate: Stack, clinic: Clinic) -> None:
+    context = clinic.client("good")
+    entity = AE("CT1")
+    entity.add_requested_context(VERIFICATION)
+    association = entity.associate(*tls_address(gate), ae_title="UNDERSTUDY", tls_args=(context, "edge"))
+    assert association.is_established
+    assert association.send_c_echo().Status == 0
+    association.release()
+
+    def over_tls() -> bool:
+        return any(one["tls"] and one["associations"] for one in gate.get("/understudy/modalities"))
+
+    wait_until(over_tls, bool, deadline=10, what="an association over TLS reported")
+
+
+def test_tls_before_1_2_is_refused(gate: Stack, clinic: Clinic) -> None:
+    context = clinic.client("old")
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    refused_by_tls(gate, context)
+
+
+def test_approval_is_live_without_dropping_an_association(gate: Stack) -> None:
+    began = gate.inspect("edge")["State"]["StartedAt"]
+    running = open_association(gate, "CT1")
+    assert running.send_c_echo().Status == 0
+    assert answer(gate.dicom, b"NEW1") == CALLING_NOT_RECOGNISED
+    address = reported(gate, "NEW1", "refused_calling")["remote_address"]
+
+    approval = gate.post("/understudy/modalities/approve", {"calling_ae_title": "NEW1", "address": address})
+
+    assert approval == {
+        "calling_ae_title": "NEW1",
+        "network": f"{address}/32",
+        "called_ae_title": None,
+        "live": True,
+    }
+    assert echo(gate.dicom, "NEW1", "UNDERSTUDY") == 0
+    assert reported(gate, "NEW1", "accepted")["known"] is True
+    assert running.send_c_echo().Status == 0
+    gate.post("/understudy/modalities/revoke", {"calling_ae_title": "NEW1", "address": address})
+    assert answer(gate.dicom, b"NEW1") == CALLING_NOT_RECOGNISED
+    assert running.send_c_echo().Status == 0
+    running.release()
+    assert gate.inspect("edge")["State"]["StartedAt"] == began
+
+
+def test_approval_for_one_called_ae_title_refuses_others_by_the_called(gate: Stack) -> None:
+    said = gate.execute(
+        "agent", "understudy", "approve", "US1", "0.0.0.0/0", "--called", "UNDERSTUDY"
+    ).decode()
+    assert "US1 from 0.0.0.0/0, calling UNDERSTUDY is on the allow-list" in said
+    assert echo(gate.dicom, "US1", "UNDERSTUDY") == 0
+    assert answer(gate.dicom, b"US1", b"OTHER") == CALLED_NOT_RECOGNISED
+    assert reported(gate, "US1", "refused_called")["known"] is False
+    restarted(gate, "edge")
+    assert echo(gate.dicom, "US1", "UNDERSTUDY") == 0
+    assert answer(gate.dicom, b"US1", b"OTHER") == CALLED_NOT_RECOGNISED
+
+
+def test_approval_of_what_is_no_address_or_ae_title_is_refused(gate: Stack) -> None:
+    for body in (
+        {"calling_ae_title": "NEW1", "address": "ct.example.org"},
+        {"calling_ae_title": "MUCH TOO LONG TITLE", "address": "192.0.2.1"},
+        {"calling_ae_title": "A\nB", "address": "192.0.2.1"},
+    ):
+        with pytest.raises(RefusedError) as refused:
+            gate.post("/understudy/modalities/approve", body)
+        assert refused.value.status == 400
+    with pytest.raises(RefusedError) as absent:
+        gate.post("/understudy/modalities/revoke", {"calling_ae_title": "CT1", "address": "192.0.2.1"})
+    assert absent.value.status == 404
+
+
+def test_one_device_cannot_take_the_places_of_others(gate: Stack) -> None:
+    held = [open_association(gate, "CT1") for _ in range(DEVICE_LIMIT)]
+    try:
+        assert all(association.is_established for association in held)
+        assert answer(gate.dicom, b"CT1") == RETRY_LATER
+        assert reported(gate, "CT1", "refused_limit")["known"] is True
+        assert echo(gate.dicom, "CT2", "UNDERSTUDY") == 0
+    finally:
+        for association in held:
+            association.release()
+    wait_until(
+        lambda: echo(gate.dicom, "CT1", "UNDERSTUDY"),
+        lambda status: status == 0,
+        deadline=5,
+        what="CT1 let in again",
+    )
+
+
+def test_full_disk_is_told_as_a_reason_to_retry(gate: Stack) -> None:
+    # Who watches the volumes would take the mark away again: it runs inside Orthanc.
+    gate.stop("orthanc")
+    mark = "/run/understudy/refuse-intake"
+    gate.execute("agent", "touch", mark)
+    try:
+        wait_until(
+            lambda: answer(gate.dicom, b"CT1"),
+            lambda got: got == RETRY_LATER,
+            deadline=5,
+            what="the gate shut",
+        )
+        reported(gate, "CT1", "refused_full")
+        # Who is not known hears that first.
+        assert answer(gate.dicom, b"WRONG") == CALLING_NOT_RECOGNISED
+    finally:
+        gate.execute("agent", "rm", mark)
+        gate.start("orthanc")
+    wait_until(
+        lambda: echo(gate.dicom, "CT1", "UNDERSTUDY"),
+        lambda status: status == 0,
+        deadline=15,
+        what="the gate open",
+    )
+
+
+def test_agent_down_stops_nothing_at_the_edge(gate: Stack) -> None:
+    gate.stop("agent")
+    try:
+        assert echo(gate.dicom, "CT1", "UNDERSTUDY") == 0
+        assert answer(gate.dicom, b"WRONG") == CALLING_NOT_RECOGNISED
+        restarted(gate, "edge")
+        assert echo(gate.dicom, "US1", "UNDERSTUDY") == 0
+    finally:
+        gate.start("agent")
+    assert answer(gate.dicom, b"LATER") == CALLING_NOT_RECOGNISED
+    reported(gate, "LATER", "refused_calling")
+
+
+def test_body_that_is_too_large_and_header_that_is_too_slow_are_given_up(gate: Stack) -> None:
+    large = gate.client().post("/understudy/verify", content=b" " * 2_000_000)
+    assert large.status_code == 413
+    host, port = gate.port("edge", 8443)
+    begun = time.monotonic()
+    with socket.create_connection((host, port), 5) as plain, gate.pinned().wrap_socket(plain) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        connection.settimeout(20)
+        assert b"408" in connection.recv(100)
+    assert time.monotonic() - begun < 15
+
+
+def test_logs_and_reports_hold_no_patient(gate: Stack, tmp_path: Path) -> None:
+    name, number, born, description = PLANTED
+    instance = fresh_instance(ct_series(tmp_path, seed="gate", instances=1, rows=8, columns=8).paths[0])
+    instance.PatientName, instance.PatientID, instance.PatientBirthDate = name, number, born
+    instance.StudyDescription = description
+    assert store(gate.dicom, instance, calling="CT1").status == 0
+    client: httpx.Client = gate.client()
+    found = client.get("/dicom-web/studies", params={"PatientName": name, "PatientID": number})
+    assert found.json()[0]["00100020"]["Value"] == [number]
+    assert client.post("/tools/find", json={"Level": "Study", "Query": {"PatientID": number}}).json()
+    text = gate.compose("logs", "--no-color")
+    assert "outcome=accepted" in text
+    assert 'path="/dicom-web/studies"' in text
+    text += json.dumps(gate.get("/understudy/modalities"))
+    assert not [planted for planted in PLANTED if planted in text]
+    assert "PLANTED" not in text
+
+
+def test_open_mode_takes_strangers_up_to_their_share(gate: Stack, clinic: Clinic) -> None:
+    clinic.configure(CLOSED | {"Policy": {"AcceptStrangers": True}})
+    try:
+        restarted(gate, "edge")
+        held = [open_association(gate, f"STRANGER{number}") for number in range(STRANGER_LIMIT)]
+        assert all(association.is_established for association in held)
+        assert answer(gate.dicom, b"STRANGER9") == RETRY_LATER
+        assert echo(gate.dicom, "CT1", "UNDERSTUDY") == 0
+        assert reported(gate, "STRANGER0", "accepted")["known"] is False
+        assert reported(gate, "STRANGER9", "refused_limit")["known"] is False
+        for association in held:
+            association.release()
+    finally:
+        clinic.configure(CLOSED)
+        restarted(gate, "edge")
+
+
+def test_plain_dicom_can_be_turned_off(gate: Stack, clinic: Clinic) -> None:
+    clinic.configure(CLOSED | {"DicomTls": {"ClientCa": "clinic-ca.pem", "Required": True}})
+    try:
+        restarted(gate, "edge")
+        refused = contextlib.suppress(ConnectionResetError, BrokenPipeError)
+        with socket.create_connection(gate.dicom, 5) as connection, refused:
+            connection.sendall(association_request(b"CT1", b"UNDERSTUDY"))
+            assert connection.recv(1) == b""
+        with (
+            socket.create_connection(tls_address(gate), 5) as plain,
+            clinic.client("only").wrap_socket(plain) as connection,
+        ):
+            assert connection.version() in ("TLSv1.2", "TLSv1.3")
+    finally:
+        clinic.configure(CLOSED)
+        restarted(gate, "edge")
