@@ -40,10 +40,10 @@ start_edge() {
     wait_for_keys
     EDGE_AUTHORIZATION="Basic $(printf 'edge:%s' "$(<"$keys/service/edge")" | base64 -w 0)"
     export EDGE_AUTHORIZATION
+    understudy render-edge --to /tmp/edge || fail "the edge could not be configured: the lines above say why"
     # The global section has to come before the people's accounts.
     local files=(-f /tmp/edge/haproxy.cfg -f "$keys/users.cfg")
     haproxy -c "${files[@]}" || fail "HAProxy refuses its configuration: the lines above say why"
-    understudy render-edge --to /tmp/edge || fail "the edge could not be configured: the lines above say why"
     # -db: in the foreground, without a master process: one process, the container's first.
     exec haproxy -db "${files[@]}"
 }

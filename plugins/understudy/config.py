@@ -259,6 +259,8 @@ class Understudy(_Section):
     routes: list[Route] = Field(default=[], description="Destinations of auto-routing.")
     vaults: list[Vault] = Field(default=[], description="Where encrypted packs are kept.")
     modalities: list[Modality] = Field(default=[], description="The devices that we know.")
+    dicom_tls: DicomTls = Field(default=DicomTls(), description="DICOM over TLS.")
+    edge: Edge = Field(default=Edge(), description="Limits of the association gate.")
     policy: Policy = Field(default=Policy(), description="Intervals and limits.")
 
     @model_validator(mode="after")
@@ -284,8 +286,6 @@ class Understudy(_Section):
         return self
 
 
-    dicom_tls: DicomTls = Field(default=DicomTls(), description="DICOM over TLS.")
-    edge: Edge = Field(default=Edge(), description="Limits of the association gate.")
 def substitute(text: str, environment: Mapping[str, str]) -> str:
     """Return the text with `${NAME}` and `${NAME:-default}` replaced as Orthanc does it (Orthanc Book)."""
 

@@ -34,8 +34,8 @@ from understudy.flow.appliance import Appliance, PrimaryParts
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
 from understudy.flow.failback import Failback, FailbackPolicy
-from understudy.flow.heal import Healer, Surgery
 from understudy.flow.gate import Gate
+from understudy.flow.heal import Healer, Surgery
 from understudy.flow.loop import Loop
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
@@ -80,11 +80,11 @@ class Places:
     storage: Path = Path("/var/lib/orthanc/storage")
     socket: Path = Path("/run/understudy/agent.sock")
     orthanc: str = "http://orthanc:8042"
+    edge: Path = edge_config.SHARED
 
 
 class SystemClock:
     """The time of the machine."""
-    edge: Path = edge_config.SHARED
 
     def now(self) -> Timestamp:
         """Return seconds since 1970-01-01T00:00:00Z."""
@@ -180,12 +180,12 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         # A vault or a primary that is named later gets what came before; a route takes new instances alone.
         if holder.kind is not HolderKind.ROUTE:
             ledger.owe_all(holder.name, now=clock.now())
+    gate = _gate(configuration, places, ledger, clock)
+    workers.add("gate", gate.step, _STEP_INTERVAL)
     lanes = [_lane(holder, ledger, clock, policy) for holder in holders]
     for lane in lanes:
         workers.add(f"lane-{lane.holder.name}", lane.step, _STEP_INTERVAL)
     verifier = Verifier(ledger, holders, clock, site=configuration.site, write_report=write_report)
-    gate = _gate(configuration, places, ledger, clock)
-    workers.add("gate", gate.step, _STEP_INTERVAL)
     workers.add("verify", verifier.step, _STEP_INTERVAL)
     scrubber, recovery = _files(
         configuration,
@@ -206,13 +206,13 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         lanes=lanes,
         primary=primary,
         verifier=verifier,
+        gate=gate,
         scrubber=scrubber,
         recovery=recovery,
         reports=reports,
         faults=workers.alarms,
         look_for_new=partial(workers.wake, "note"),
         wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "scrub", "heal", "lane-"),
-        gate=gate,
     )
     return appliance, workers
 
@@ -220,6 +220,25 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
 def _orthanc(places: Places, policy: config.Policy) -> Orthanc:
     secret = (places.keys / "service" / "agent").read_text(encoding="ascii").strip()
     return Orthanc(places.orthanc, "agent", secret, timeout=policy.network_timeout)
+
+
+def _gate(configuration: config.Understudy, places: Places, ledger: Ledger, clock: Clock) -> Gate:
+    reports: list[Reports] = []
+
+    def read_reports(most: int) -> Sequence[Seen]:
+        # Opened here: without it the rest starts all the same, and the loop raises the alarm.
+        if not reports:
+            reports.append(Reports(places.edge))
+        return reports[0].read(most)
+
+    return Gate(
+        ledger,
+        Edge(places.edge),
+        clock,
+        edge_config.listed(configuration),
+        unavailable=EdgeUnavailableError,
+        read_reports=read_reports,
+    )
 
 
 def _rules(configuration: config.Understudy) -> Rules:
@@ -252,25 +271,6 @@ def _noting(noter: Noter, workers: Workers) -> Callable[[], bool]:
 
 
 def _reconciling(noter: Noter, workers: Workers) -> Callable[[], bool]:
-def _gate(configuration: config.Understudy, places: Places, ledger: Ledger, clock: Clock) -> Gate:
-    reports: list[Reports] = []
-
-    def read_reports(most: int) -> Sequence[Seen]:
-        # Opened here: without it the rest starts all the same, and the loop raises the alarm.
-        if not reports:
-            reports.append(Reports(places.edge))
-        return reports[0].read(most)
-
-    return Gate(
-        ledger,
-        Edge(places.edge),
-        clock,
-        edge_config.listed(configuration),
-        unavailable=EdgeUnavailableError,
-        read_reports=read_reports,
-    )
-
-
     def step() -> bool:
         if noter.reconcile():
             workers.wake("lane-")

@@ -214,12 +214,17 @@ def modalities(views: Sequence[ModalityView]) -> None:
     counts = (">associations", ">refused", ">instances")
     table = new_table("Devices", *names, *counts, "last", "last outcome")
     for view in views:
+        outcome = view.outcome.replace("_", " ") + (f": {view.reason}" if view.reason else "")
         table.add_row(
             view.calling_ae_title,
             view.remote_address + (" TLS" if view.tls else ""),
             view.called_ae_title,
+            "known" if view.known else "stranger",
+            count(view.associations),
+            count(view.refused),
             count(view.instances),
             moment(view.last_seen),
+            outcome,
         )
     new_console().print(table)
 
@@ -229,18 +234,13 @@ def damages(views: Sequence[DamageView]) -> None:
     if not views:
         new_console().print("no stored file was found missing or changed")
         return
-        outcome = view.outcome.replace("_", " ") + (f": {view.reason}" if view.reason else "")
     columns = ("SOP Instance UID", "state", "found by", "since", ">attempts", "what", "file")
     table = new_table("Damages", *columns)
     for view in views:
         table.add_row(
-            "known" if view.known else "stranger",
-            count(view.associations),
-            count(view.refused),
             view.sop_instance_uid,
             Text(view.state.value, "bold red" if view.state is DamageState.OPEN else ""),
             view.found_by,
-            outcome,
             moment(view.since),
             str(view.attempts),
             view.reason,

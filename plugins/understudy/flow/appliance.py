@@ -30,8 +30,8 @@ from understudy.flow import promote, status
 from understudy.flow.courier import Lane
 from understudy.flow.failback import KIND as FAILBACK
 from understudy.flow.failback import Failback
-from understudy.flow.mirror import Mirror
 from understudy.flow.gate import Gate
+from understudy.flow.mirror import Mirror
 from understudy.flow.probe import Prober
 from understudy.flow.recover import Recovery
 from understudy.flow.scrub import Scrubber
@@ -59,8 +59,8 @@ class Appliance:
     lanes: Sequence[Lane]
     primary: PrimaryParts | None
     verifier: Verifier
-    scrubber: Scrubber
     gate: Gate
+    scrubber: Scrubber
     recovery: Recovery
     reports: Path
     faults: Callable[[], Sequence[Alarm]]
