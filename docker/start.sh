@@ -33,6 +33,9 @@ start_orthanc() {
     understudy render-orthanc >"$generated/generated.json" || fail "the configuration could not be rendered: the lines above say why"
     # Whatever it finds, Orthanc starts: intake comes first, and the agent raises the alarm.
     understudy prepare-orthanc || printf 'start: Orthanc starts although it could not be prepared, as said above\n' >&2
+    # DCMTK recurses into nested sequences: with 8 MB a file nested 50,000 deep ends the process. Only the address space of
+    # each thread grows; where the host promises no more than it has (overcommit 2) even that is refused.
+    [ "$(</proc/sys/vm/overcommit_memory)" = 2 ] || ulimit -S -s 262144 || printf 'start: the stack stays at %s kB\n' "$(ulimit -s)" >&2
     exec Orthanc "$generated"
 }
 

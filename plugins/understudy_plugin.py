@@ -19,8 +19,10 @@ from understudy.plugin.identity import Identity, identify
 from understudy.plugin.recovery import NotNowError, Recovery, RefusedFileError
 from understudy.plugin.recovery import Orthanc as RecoveringOrthanc
 from understudy.plugin.roles import Method, Role, allowed, stores
+from understudy.plugin.shape import fault
 from understudy.plugin.sop_instance import sop_instance_uid
 from understudy.plugin.versions import Index, NotKeptError, StoredFile, Versions
+from understudy.plugin.volumes import FLAG_FILE, IntakeGuard, Volume
 from understudy.plugin.wake import Waker
 
 WAKE_TIMEOUT_SECONDS = 2.0
@@ -49,6 +51,11 @@ class Plugin:
             monotonic=time.monotonic,
             log_error=orthanc.LogError,
         )
+        self._guard = IntakeGuard(
+            _volumes(configuration), agent_socket.with_name(FLAG_FILE), orthanc.LogWarning
+        )
+        # Before Orthanc opens its index: on a full disk that needs the ballast's room.
+        self._guard.look()
         self._waker = Waker(self._wake)
         self._recovery = Recovery(
             storage / "understudy",
@@ -64,16 +71,22 @@ class Plugin:
             self._waker.start()
             self._waker.notice()
             self._recovery.start()
+            self._guard.start()
         elif change == orthanc.ChangeType.ORTHANC_STOPPED:
+            self._guard.stop()
             self._recovery.stop()
             self._waker.stop()
 
-    def on_received(self, content: bytes, _origin: int) -> tuple[int, bytes]:
+    def on_received(self, content: bytes, origin: int) -> tuple[int, bytes]:
         """Keep what this store would replace; refuse it where that cannot be done.
 
         Called for every kind of store, before Orthanc looks at it. What escapes from here would be taken for
         consent (ReceivedInstanceCallback.cpp).
         """
+        # What comes by C-STORE was parsed by now, in a thread with a stack of another size.
+        if origin != orthanc.InstanceOrigin.DICOM_PROTOCOL and (found := fault(content)) is not None:
+            orthanc.LogError(f"store refused because={found}")
+            return REFUSE
         try:
             uid = sop_instance_uid(content) or _parsed_sop_instance_uid(content)
             if uid is None:
@@ -100,6 +113,9 @@ class Plugin:
 
     def filter_c_store(self, _instance: object) -> int:
         """Return the DIMSE status: 0 to store."""
+        if self._guard.full:
+            # The guard says so once in the log; each sender hears it from the status.
+            return int(StoreStatus.OUT_OF_RESOURCES)
         status = self._durability.before_store()
         if status is not StoreStatus.ACCEPT:
             orthanc.LogError("c_store refused status=0xA700 because=index_sync_failed")
@@ -117,7 +133,7 @@ class Plugin:
         if stores(method, uri) and self._durability.before_store() is not StoreStatus.ACCEPT:
             orthanc.LogError("store refused because=index_sync_failed")
             return False
-        return True
+        return not (stores(method, uri) and self._guard.full)
 
     def pass_to_agent(self, output: Any, _uri: str, **request: Any) -> None:
         """Answer with what the agent answers."""
@@ -152,6 +168,7 @@ class Plugin:
             ("understudy_index_sync_failures", counts.failed),
             ("understudy_stores_refused", counts.refused),
             ("understudy_refusing_stores", int(counts.refusing)),
+            ("understudy_volumes_full", len(self._guard.full)),
             ("understudy_versions_kept", versions.kept),
             ("understudy_files_healed", versions.healed),
             ("understudy_versions_not_kept", versions.refused),
@@ -164,6 +181,16 @@ class Plugin:
             passthrough.Request(method="POST", path="wake", query={}, headers={}, body=b""),
             timeout=WAKE_TIMEOUT_SECONDS,
         )
+
+
+def _volumes(configuration: Mapping[str, Any]) -> dict[str, Volume]:
+    """Return the volumes that intake writes to; only the index needs ballast, for deletions write there."""
+    limits = configuration["UnderstudyPlugin"]
+    refuse_at = limits["RefusePercent"] / 100
+    return {
+        "storage": Volume(Path(configuration["StorageDirectory"]), 0, refuse_at),
+        "index": Volume(Path(configuration["IndexDirectory"]), limits["BallastBytes"], refuse_at),
+    }
 
 
 def _read(path: str) -> Any:

@@ -245,7 +245,32 @@ class Policy(_Section):
     scrub_interval: Seconds = Field(
         default=7 * 86400, description="Seconds from the beginning of one scrub to that of the next."
     )
+    warn_percent: float = Field(
+        default=80,
+        gt=0,
+        lt=100,
+        description="Per cent of a volume in use (bytes or inodes) at which an alarm is raised.",
+    )
+    refuse_percent: float = Field(
+        default=95,
+        gt=0,
+        lt=100,
+        description="Per cent of the storage or index volume in use at which new images are refused as a "
+        "passing fault; senders keep them and try again.",
+    )
+    ballast_bytes: int = Field(
+        default=64 * 2**20,
+        ge=0,
+        description="Bytes that are kept back on the index and state volumes, at most a twentieth of each, "
+        "and given up at RefusePercent so that a full appliance can delete and recover; 0 keeps none.",
+    )
     network_timeout: Seconds = Field(default=30, description="Seconds until a silent peer is given up.")
+
+    @model_validator(mode="after")
+    def _marks_in_order(self) -> Self:
+        if self.warn_percent > self.refuse_percent:
+            raise ValueError("WarnPercent has to be RefusePercent at most")
+        return self
 
 
 class Understudy(_Section):

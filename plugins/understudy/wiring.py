@@ -33,6 +33,7 @@ from understudy.core.views import Alarm, Condition
 from understudy.flow.appliance import Appliance, PrimaryParts
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
+from understudy.flow.disk import DiskWatch, WatchedVolume
 from understudy.flow.failback import Failback, FailbackPolicy
 from understudy.flow.gate import Gate
 from understudy.flow.heal import Healer, Surgery
@@ -44,6 +45,7 @@ from understudy.flow.recover import Recovery
 from understudy.flow.scrub import Scrubber
 from understudy.flow.vault import Vault, VaultSettings
 from understudy.flow.verify import Verifier
+from understudy.plugin.volumes import FLAG_FILE, Volume
 from understudy.web.report import render_report, report_json
 
 _log = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ class Places:
     state: Path = Path("/var/lib/understudy")
     keys: Path = Path("/var/lib/understudy-keys")
     storage: Path = Path("/var/lib/orthanc/storage")
+    index: Path = Path("/var/lib/orthanc/index")
+    """Only measured: Orthanc alone opens what lies there."""
     socket: Path = Path("/run/understudy/agent.sock")
     orthanc: str = "http://orthanc:8042"
     edge: Path = edge_config.SHARED
@@ -199,6 +203,8 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         write_report,
         [holder.name for holder in holders],
     )
+    disk = _disk(configuration, places, ledger, clock)
+    workers.add("disk", disk.step, _STEP_INTERVAL)
     appliance = Appliance(
         configuration=configuration,
         ledger=ledger,
@@ -209,12 +215,36 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         gate=gate,
         scrubber=scrubber,
         recovery=recovery,
+        disk=disk,
         reports=reports,
         faults=workers.alarms,
         look_for_new=partial(workers.wake, "note"),
         wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "scrub", "heal", "lane-"),
     )
     return appliance, workers
+
+
+def _disk(configuration: config.Understudy, places: Places, ledger: Ledger, clock: Clock) -> DiskWatch:
+    policy = configuration.policy
+    vaults = [
+        WatchedVolume(f"vault {vault.name}", vault.directory, takes_intake=True)
+        for vault in configuration.vaults
+        if isinstance(vault, config.DirectoryVault)
+    ]
+    return DiskWatch(
+        (
+            WatchedVolume("storage", places.storage, takes_intake=True),
+            WatchedVolume("index", places.index, takes_intake=False),
+            WatchedVolume("state", places.state, takes_intake=False),
+            *vaults,
+        ),
+        Volume(places.state, policy.ballast_bytes, policy.refuse_percent / 100),
+        places.socket.with_name(FLAG_FILE),
+        ledger,
+        clock,
+        warn_percent=policy.warn_percent,
+        refuse_percent=policy.refuse_percent,
+    )
 
 
 def _orthanc(places: Places, policy: config.Policy) -> Orthanc:

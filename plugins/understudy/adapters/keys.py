@@ -59,6 +59,9 @@ class Role(Enum):
     READER = "reader"
 
 
+_ROLES = frozenset(role.value for role in Role)
+
+
 class KeysError(Exception):
     """The keys cannot be made or read."""
 
@@ -311,7 +314,7 @@ def _parse_users(text: str) -> list[User]:
     roles: dict[str, Role] = {}
     people: list[User] = []
     for line in text.splitlines()[1:]:
-        if group := _GROUP.fullmatch(line):
+        if (group := _GROUP.fullmatch(line)) and group["role"] in _ROLES:
             roles |= dict.fromkeys((group["names"] or "").split(","), Role(group["role"]))
         elif (user := _USER.fullmatch(line)) and user["name"] in roles:
             people.append(User(user["name"], roles[user["name"]], user["hash"]))

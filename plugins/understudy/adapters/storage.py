@@ -5,6 +5,7 @@ import os
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +27,9 @@ _PART = 2**18
 _LAST_TAG = Tag("PatientBirthDate")
 """Of the tags wanted the one with the highest number; nothing after it is parsed."""
 
+_META_BYTES = 2**16
+"""How far into a file its own transfer syntax is looked for: that decides how pydicom reads it."""
+
 PARSE_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -38,6 +42,7 @@ PARSE_ERRORS = (
     TypeError,
     ValueError,
     struct.error,
+    zlib.error,
 )
 """What pydicom raises on broken files (RecursionError is a RuntimeError); a broken file is still kept."""
 
@@ -128,7 +133,8 @@ class StorageArea:
 
     def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:
         """Return what the file says of its study, or None where it cannot be parsed."""
-        if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        deflated = DeflatedExplicitVRLittleEndian
+        if transfer_syntax_uid == deflated or deflated.encode() in content[:_META_BYTES]:
             # pydicom inflates the whole file first: a small one could take all memory.
             return None
         # Odd files are normal here, and their text must not reach a log by way of a warning.

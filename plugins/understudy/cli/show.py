@@ -14,6 +14,8 @@ from understudy.core.views import (
     Condition,
     DamageState,
     DamageView,
+    DiskView,
+    Fullness,
     GapsView,
     HolderView,
     LaneState,
@@ -98,8 +100,22 @@ def _facts(view: Status) -> Table:
         )
     facts.add_row("missing here", _gaps(view.gaps))
     facts.add_row("vault behind by", duration(view.rpo_seconds))
+    facts.add_row("disks", _disks(view.disk))
     facts.add_row("held here", f"{counted(view.instances, 'instance')} of {counted(view.studies, 'study')}")
     return facts
+
+
+_FULLNESS_STYLE = {Fullness.FINE: "", Fullness.WARN: "yellow", Fullness.REFUSE: "bold red"}
+
+
+def _disks(disk: DiskView) -> Text:
+    text = Text("FULL, new images are refused; " if disk.refusing else "", "bold red")
+    for number, volume in enumerate(disk.volumes):
+        left = "" if volume.days_left is None else f", about {volume.days_left:.0f} days left"
+        text.append("; " if number else "")
+        told = f"{volume.name} {volume.used_percent:.0f} % used, {size(volume.free_bytes)} free{left}"
+        text.append(told, _FULLNESS_STYLE[volume.state])
+    return text
 
 
 def _gaps(gaps: GapsView) -> str:

@@ -176,6 +176,34 @@ class FilesView:
     """When the last whole scrub ended."""
 
 
+class Fullness(Enum):
+    """How full a volume is, by the marks of the policy."""
+
+    FINE = "fine"
+    WARN = "warn"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeView:
+    """One volume as people are shown it; `days_left` until the last mark, None where nothing can be said."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    used_percent: float
+    state: Fullness
+    days_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskView:
+    """The volumes, and whether new images are refused because one of them is full."""
+
+    volumes: Sequence[VolumeView] = ()
+    refusing: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The whole appliance at one moment.
@@ -204,6 +232,7 @@ class Status:
     operations: Sequence[OperationView]
     alarms: Sequence[Alarm]
     files: FilesView = FilesView()
+    disk: DiskView = DiskView()
 
 
 @dataclass(frozen=True, slots=True)

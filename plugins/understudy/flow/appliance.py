@@ -28,6 +28,7 @@ from understudy.core.views import (
 )
 from understudy.flow import promote, status
 from understudy.flow.courier import Lane
+from understudy.flow.disk import DiskWatch
 from understudy.flow.failback import KIND as FAILBACK
 from understudy.flow.failback import Failback
 from understudy.flow.gate import Gate
@@ -62,6 +63,7 @@ class Appliance:
     gate: Gate
     scrubber: Scrubber
     recovery: Recovery
+    disk: DiskWatch
     reports: Path
     faults: Callable[[], Sequence[Alarm]]
     look_for_new: Callable[[], None]
@@ -71,6 +73,7 @@ class Appliance:
         """Return the whole appliance at one moment."""
         now = self.clock.now()
         mode = self.ledger.mode()
+        disk = self.disk.view()
         instances, studies = self.ledger.counts()
         holders = [status.holder_view(self.ledger, lane.holder, lane.view, now) for lane in self.lanes]
         gaps = status.gaps_view(self.ledger.read_gaps(), now)
@@ -103,10 +106,11 @@ class Appliance:
                 holders=holders,
                 gaps=gaps,
                 departures=self.ledger.read_departures(),
-                faults=[*self.faults(), *self.recovery.alarms()],
+                faults=[*self.faults(), *self.disk.alarms(disk), *self.recovery.alarms()],
                 now=now,
             ),
             files=self.recovery.files(),
+            disk=disk,
         )
 
     def promote(self, who: str, *, reason: str, force: bool, accept_loss: bool, epoch: int) -> ModeView:

@@ -5,7 +5,6 @@ and it overwrites them; from any other caller they mean nothing.
 """
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,7 +28,8 @@ def _basic_user(authorization: str) -> str | None:
         return None
     try:
         decoded = base64.b64decode(credentials, validate=True).decode("utf-8")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
+        # No Base64, no UTF-8, or no ASCII to begin with.
         return None
     user, colon, _ = decoded.partition(":")
     return user if colon else None

@@ -42,6 +42,7 @@ class _Snapshot(Collector):
         yield mode
         yield from self._scalars()
         yield from self._files()
+        yield from self._disk()
         yield from self._primary()
         yield from _holders(list(status.holders))
         running = Tally(view.kind for view in status.operations if view.state is OperationState.RUNNING)
@@ -77,6 +78,28 @@ class _Snapshot(Collector):
             ("alarms", "Alarms that a person has to look at.", len(status.alarms)),
         ):
             yield GaugeMetricFamily(f"understudy_{name}", text, value=value)
+
+    def _disk(self) -> Iterator[GaugeMetricFamily]:
+        free = GaugeMetricFamily("understudy_volume_free_bytes", "Bytes free on a volume.", labels=["volume"])
+        used = GaugeMetricFamily(
+            "understudy_volume_used_ratio", "Share of a volume in use, of bytes or inodes.", labels=["volume"]
+        )
+        left = GaugeMetricFamily(
+            "understudy_volume_left_seconds",
+            "Time until the last mark at the pace of the last days; absent where nothing can be said.",
+            labels=["volume"],
+        )
+        for volume in self._status.disk.volumes:
+            free.add_metric([volume.name], volume.free_bytes)
+            used.add_metric([volume.name], volume.used_percent / 100)
+            if volume.days_left is not None:
+                left.add_metric([volume.name], volume.days_left * 86_400)
+        yield from (free, used, left)
+        yield GaugeMetricFamily(
+            "understudy_intake_refused",
+            "1 where new images are refused because a volume is full.",
+            value=int(self._status.disk.refusing),
+        )
 
     def _files(self) -> Iterator[GaugeMetricFamily]:
         files = self._status.files

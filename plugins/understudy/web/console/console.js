@@ -65,6 +65,14 @@ function mirrorFacts(status) {
   ];
 }
 
+function disks(disk) {
+  const fullest = [...disk.volumes].sort((one, other) => other.used_percent - one.used_percent)[0];
+  if (!fullest) return [];
+  const left = fullest.days_left === null ? "" : `, about ${count(Math.round(fullest.days_left))} days left`;
+  const note = disk.refusing ? "new images are refused, senders keep them" : `${(fullest.free_bytes / 2 ** 30).toFixed(1)} GB free${left}`;
+  return [fact("Fullest disk", `${fullest.name} ${Math.round(fullest.used_percent)} %`, note, { fine: "good", warn: "warn", refuse: "bad" }[fullest.state])];
+}
+
 function facts(status) {
   const { now } = status;
   const condition = status.primary?.condition;
@@ -79,6 +87,7 @@ function facts(status) {
       vaults ? (status.rpo_seconds > 0 ? "age of the oldest instance outside" : "all that is here is proven there") : "none is configured",
       vaults ? (status.rpo_seconds > 300 ? "warn" : "good") : "warn",
     ),
+    ...disks(status.disk),
     fact("Held here", counted(status.instances, "instance"), `of ${counted(status.studies, "study")}`),
   ];
 }

@@ -1,0 +1,112 @@
+"""The forecast, the marks and the alarms of the disks, by numbers alone and by the wired watch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from understudy.core.disk import DAY, VolumeSpace, alarms, bytes_a_day, volume_view
+from understudy.core.model import Timestamp
+from understudy.core.views import DiskView, Fullness
+from understudy.flow.disk import DiskWatch, WatchedVolume
+from understudy.plugin.volumes import Space, Volume
+
+GIGABYTE = 2**30
+NOW = Timestamp(1000 * DAY + 3600)
+MARKS = {"warn_percent": 80.0, "refuse_percent": 95.0}
+
+
+def space(used: float, growth: float = 0.0) -> VolumeSpace:
+    return VolumeSpace("storage", 100 * GIGABYTE, int(100 * GIGABYTE * (1 - used)), used, growth)
+
+
+def test_bytes_a_day_is_the_mean_of_whole_days_and_counts_the_idle_ones() -> None:
+    by_day = {992: 999, 993: 70, 999: 70, 1000: 999}
+    assert bytes_a_day(by_day, NOW, Timestamp(0)) == 20
+
+
+def test_bytes_a_day_of_a_young_appliance_is_of_its_own_days() -> None:
+    assert bytes_a_day({998: 999, 999: 70}, NOW, Timestamp(998 * DAY + 1)) == 70
+    assert bytes_a_day({1000: 70}, NOW, Timestamp(1000 * DAY + 1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("used", "state"),
+    [
+        (0.0, Fullness.FINE),
+        (0.79, Fullness.FINE),
+        (0.8, Fullness.WARN),
+        (0.95, Fullness.REFUSE),
+        (1.0, Fullness.REFUSE),
+    ],
+)
+def test_volume_view_judges_by_the_marks(used: float, state: Fullness) -> None:
+    assert volume_view(space(used), **MARKS).state is state
+
+
+def test_days_left_are_until_the_last_mark() -> None:
+    assert volume_view(space(0.75, 2 * GIGABYTE), **MARKS).days_left == pytest.approx(10)
+    assert volume_view(space(0.99, 2 * GIGABYTE), **MARKS).days_left == 0
+    assert volume_view(space(0.5), **MARKS).days_left is None
+
+
+def test_alarms_name_the_volume_before_it_is_full() -> None:
+    def what(*spaces: VolumeSpace, refusing: bool = False) -> list[str]:
+        view = DiskView([volume_view(one, **MARKS) for one in spaces], refusing)
+        return [alarm.what for alarm in alarms(view, NOW)]
+
+    assert what(space(0.5)) == []
+    assert what(space(0.85)) == ["the volume storage is 85 % full"]
+    assert what(space(0.7, 2 * GIGABYTE)) == [
+        "the volume storage is 70 % full and lasts 12 more days at the pace of the last days"
+    ]
+    assert what(space(0.96), refusing=True)[0].startswith("a disk is full: new images are refused")
+
+
+class _Ledger:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def began(self) -> Timestamp:
+        return Timestamp(0)
+
+    def bytes_by_day(self, since: Timestamp) -> Mapping[int, int]:
+        self.asked += 1
+        assert since == NOW - 8 * DAY
+        return {999: 7 * GIGABYTE}
+
+
+class _Clock:
+    def now(self) -> Timestamp:
+        return NOW
+
+
+def test_watch_adds_up_what_shares_a_file_system_and_follows_the_flag(tmp_path: Path) -> None:
+    def measured(folder: Path) -> Space:
+        if folder.name == "gone":
+            raise FileNotFoundError(2, "No such file or directory")
+        return Space(100 * GIGABYTE, 50 * GIGABYTE, 0, 0)
+
+    for name in ("storage", "index", "gone"):
+        (tmp_path / name).mkdir()
+    volumes = tuple(
+        WatchedVolume(name, tmp_path / name, takes_intake=name != "index")
+        for name in ("storage", "index", "gone")
+    )
+    ledger, flag = _Ledger(), tmp_path / "refuse-intake"
+    own = Volume(tmp_path, 0, 1.0)
+    watch = DiskWatch(volumes, own, flag, ledger, _Clock(), measure=measured, **MARKS)
+    assert [volume.days_left for volume in watch.view().volumes] == [None, None]
+    watch.step()
+    watch.step()
+    assert ledger.asked == 1
+    view = watch.view()
+    # Both lie on one disk, and one gigabyte a day arrives on it.
+    assert [(volume.name, volume.days_left) for volume in view.volumes] == [
+        ("storage", pytest.approx(45)),
+        ("index", pytest.approx(45)),
+    ]
+    assert not view.refusing
+    flag.touch()
+    watch.step()
+    assert watch.view().refusing
+    assert watch.alarms(watch.view())
