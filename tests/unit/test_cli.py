@@ -165,6 +165,8 @@ def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[
         (["obligations", "--json"], '"sop_instance_uid":"1.2.3.4"'),
         (["operations"], "50 of 200 instances, 12.5/s, about 12 s left"),
         (["modalities"], "192.0.2.20"),
+        (["approve", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is on the allow-list"),
+        (["revoke", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is approved no more"),
         (["replay", "--holder", "nas"], "1 instance owed to nas again"),
         (
             ["waive", "--holder", "nas", "--reason", "test", "1.2.3.4", "1.2.3.5"],
