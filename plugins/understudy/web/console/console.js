@@ -166,10 +166,10 @@ function primaryPanel(status) {
   return [element("p", "amount", where), rows.length ? table : element("p", "empty", "Not probed yet.")];
 }
 
-/** The devices of the clinic: the primary sends here too, but it is no modality. */
+/** The devices of the clinic that sent images: the primary does too but is no modality, and strangers who were refused did not. */
 function devices(status, senders) {
   return senders
-    .filter((sender) => sender.calling_ae_title !== status.primary?.ae_title)
+    .filter((sender) => sender.instances > 0 && sender.calling_ae_title !== status.primary?.ae_title)
     .map((sender) => ({ age: between(sender.last_seen, status.now) }));
 }
 
