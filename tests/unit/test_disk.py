@@ -101,10 +101,8 @@ def test_watch_adds_up_what_shares_a_file_system_and_follows_the_flag(tmp_path: 
     assert ledger.asked == 1
     view = watch.view()
     # Both lie on one disk, and one gigabyte a day arrives on it.
-    assert [(volume.name, volume.days_left) for volume in view.volumes] == [
-        ("storage", pytest.approx(45)),
-        ("index", pytest.approx(45)),
-    ]
+    assert [volume.name for volume in view.volumes] == ["storage", "index"]
+    assert [volume.days_left for volume in view.volumes] == [pytest.approx(45), pytest.approx(45)]
     assert not view.refusing
     flag.touch()
     watch.step()
