@@ -23,6 +23,7 @@ from understudy.adapters.ledger import Ledger
 from understudy.adapters.orthanc import Orthanc
 from understudy.adapters.s3 import S3Store, read_credentials
 from understudy.adapters.storage import StorageArea
+from understudy.adapters.versions import KeptVersions
 from understudy.core.gate import Seen
 from understudy.core.model import HolderKind, HolderName, Timestamp
 from understudy.core.modes import Mode, delivers_to_primary
@@ -31,6 +32,7 @@ from understudy.core.report import Report
 from understudy.core.rules import Route, Rules
 from understudy.core.views import Alarm, Condition
 from understudy.flow.appliance import Appliance, PrimaryParts
+from understudy.flow.conflicts import Conflicts
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
 from understudy.flow.disk import DiskWatch, WatchedVolume
@@ -57,6 +59,9 @@ _NOTE_INTERVAL = 1.0
 
 _RECONCILE_INTERVAL = 3600.0
 """Seconds between two comparisons of all that Orthanc holds with the ledger; the first is at the start."""
+
+_CONFLICTS_INTERVAL = 2.0
+"""Seconds between two looks at the versions that were kept."""
 
 _STEP_INTERVAL = 0.5
 """Seconds between two looks of a lane, and of an operation, at the ledger."""
@@ -157,6 +162,8 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
     noter = Noter(orthanc, ledger, rules, clock, primary_grace=policy.primary_grace)
     workers.add("note", _noting(noter, workers), _NOTE_INTERVAL)
     workers.add("reconcile", _reconciling(noter, workers), _RECONCILE_INTERVAL)
+    conflicts = Conflicts(KeptVersions(places.storage), files, orthanc, ledger, clock, lambda: rules.vaults)
+    workers.add("conflicts", conflicts.step, _CONFLICTS_INTERVAL)
 
     reports = places.state / "reports"
     reports.mkdir(mode=0o750, exist_ok=True)
@@ -217,7 +224,8 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         recovery=recovery,
         disk=disk,
         reports=reports,
-        faults=workers.alarms,
+        faults=lambda: [*workers.alarms(), *conflicts.alarms()],
+        conflicts=conflicts,
         look_for_new=partial(workers.wake, "note"),
         wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "scrub", "heal", "lane-"),
     )

@@ -31,6 +31,7 @@ BODIES: dict[str, object] = {
     "/hold": {"reason": "update", "epoch": 3},
     "/release": {"reason": "updated", "epoch": 3},
     "/obligations/replay": {"holder": "nas"},
+    "/conflicts/7/acknowledge": {"reason": "the later one is right"},
     "/obligations/waive": {"holder": "nas", "sop_instance_uids": ["1.2.3.4"], "reason": "test object"},
 }
 
@@ -55,7 +56,12 @@ def every_route(client: Client) -> list[tuple[str, str]]:
 
 
 def concrete(path: str) -> str:
-    for holder, value in (("{operation}", "7"), ("/console/{name}", "/console/console.js")):
+    for holder, value in (
+        ("{operation}", "7"),
+        ("{conflict}", "7"),
+        ("{md5}", "a" * 32),
+        ("/console/{name}", "/console/console.js"),
+    ):
         path = path.replace(holder, value)
     return path.replace("/docs/{name}", "/docs/start.js").replace("{name}", "7")
 

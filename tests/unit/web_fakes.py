@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
+from understudy.core.conflicts import ConflictKind, ConflictView, VersionView
 from understudy.core.errors import NotFoundError, StaleEpochError
 from understudy.core.gate import Allowed
 from understudy.core.model import HolderKind, HolderName
@@ -90,6 +91,50 @@ OPERATION = OperationView(
 )
 
 
+EARLIER, LATER = (
+    VersionView("0a-1b", md5, 1000, NOW, "CT1", "192.0.2.20", "1.2.3", present=present)
+    for md5, present in (("a" * 32, False), ("b" * 32, True))
+)
+CONFLICT = ConflictView(
+    conflict=7,
+    kind=ConflictKind.CONTENT,
+    sop_instance_uid="1.2.3.4",
+    at=NOW,
+    earlier=EARLIER,
+    later=LATER,
+    unresolved=True,
+    acknowledged=None,
+    acknowledged_by="",
+    reason="",
+)
+
+
+@dataclass(slots=True)
+class FakeConflicts:
+    """One conflict, which can be closed."""
+
+    present: ConflictView = CONFLICT
+
+    def conflicts(
+        self, *, everything: bool, sop_instance_uid: str | None, limit: int
+    ) -> Sequence[ConflictView]:
+        asked = sop_instance_uid in (None, self.present.sop_instance_uid)
+        return [self.present][:limit] if asked and (everything or self.present.unresolved) else []
+
+    def acknowledge(self, who: str, number: int, reason: str) -> ConflictView:
+        if number != self.present.conflict:
+            raise NotFoundError(f"there is no conflict {number}", "GET /understudy/conflicts lists them")
+        self.present = replace(
+            self.present, unresolved=False, acknowledged=NOW, acknowledged_by=who, reason=reason
+        )
+        return self.present
+
+    def version(self, number: int, md5: str) -> bytes:
+        if number != self.present.conflict or md5 not in (EARLIER.md5, LATER.md5):
+            raise NotFoundError(f"conflict {number} has no version {md5}", "see its two MD5")
+        return md5.encode()
+
+
 @dataclass
 class FakeFacade:
     """Answers from values and records every act as (verb, who, what)."""
@@ -98,6 +143,7 @@ class FakeFacade:
     present: Status = STATUS
     acts: list[tuple[str, str, str]] = field(default_factory=list)
     fault: Exception | None = None
+    conflicts: FakeConflicts = field(default_factory=FakeConflicts)
 
     def _moved(self, who: str, event: ModeEvent, epoch: int, what: str) -> ModeView:
         if self.fault is not None:

@@ -18,8 +18,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from understudy.core.model import Instance
 from understudy.core.packing import StudyFacts
 from understudy.core.ports import HolderUnavailableError, UnreadableFileError
+from understudy.plugin.versions import SUFFIX, VERSIONS
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_DIGESTS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}\.[0-9a-f]{32}" + re.escape(SUFFIX))
 
 _PART = 2**18
 """Bytes read at a time by the scrub."""
@@ -56,11 +58,11 @@ class StorageArea:
     def verified_path(self, instance: Instance) -> str:
         """Return the path of the file, whose bytes were found right, or raise UnreadableFileError."""
         self.read(instance)
-        return str(self._path(instance))
+        return str(self._where(instance))
 
     def read(self, instance: Instance) -> bytes:
         """Return the file's bytes, of the size and MD5 that the ledger has, or raise UnreadableFileError."""
-        path = self._path(instance)
+        path = self._where(instance)
         try:
             size = path.stat().st_size
             if size != instance.size:
@@ -80,6 +82,19 @@ class StorageArea:
                 "its stored file differs from its MD5 in Orthanc's index", permanent=True
             )
         return content
+
+    def _where(self, instance: Instance) -> Path:
+        """Return the file in Orthanc's storage, or the kept version where that was replaced."""
+        kept = self._root / "understudy" / VERSIONS / f"{instance.orthanc_id}.{instance.md5}{SUFFIX}"
+        # No path is made of what anybody sent; these two are Orthanc's own digests.
+        is_kept = _DIGESTS.fullmatch(kept.name) is not None and kept.is_file()
+        try:
+            path = self._path(instance)
+        except UnreadableFileError:
+            if is_kept:
+                return kept
+            raise
+        return kept if is_kept and not path.is_file() else path
 
     def _path(self, instance: Instance) -> Path:
         uuid = instance.attachment_uuid

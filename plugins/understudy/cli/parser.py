@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias
 
+from understudy.cli import conflicts as conflict_commands
 from understudy.cli import local, remote, restore
 from understudy.core.modes import Mode
 from understudy.core.obligations import ObligationState
@@ -75,6 +76,18 @@ def _looking(commands: Commands) -> None:
     damages.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
     _json(damages)
     damages.set_defaults(run=remote.damages)
+
+    conflicts = _add(commands, "conflicts", "show SOP Instance UIDs that came with two contents")
+    conflicts.add_argument("--all", action="store_true", help="those that need nobody any more as well")
+    conflicts.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
+    act = conflicts.add_mutually_exclusive_group()
+    act.add_argument(
+        "--export", nargs=2, metavar=("UID", "DIR"), help="write every version of this instance into a folder"
+    )
+    act.add_argument("--acknowledge", type=int, metavar="N", help="close this conflict; needs --reason")
+    conflicts.add_argument("--reason", help="why it is closed, for the event log")
+    _json(conflicts)
+    conflicts.set_defaults(run=conflict_commands.conflicts)
 
     modalities = _add(commands, "modalities", "show who sends here, and who tried")
     _json(modalities)

@@ -27,6 +27,7 @@ from understudy.core.views import (
     iso,
 )
 from understudy.flow import promote, status
+from understudy.flow.conflicts import Conflicts
 from understudy.flow.courier import Lane
 from understudy.flow.disk import DiskWatch
 from understudy.flow.failback import KIND as FAILBACK
@@ -66,6 +67,7 @@ class Appliance:
     disk: DiskWatch
     reports: Path
     faults: Callable[[], Sequence[Alarm]]
+    conflicts: Conflicts
     look_for_new: Callable[[], None]
     wake_all: Callable[[], None]
 

@@ -18,6 +18,10 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("GET", "/obligations"): Role.READER,
     ("GET", "/modalities"): Role.READER,
     ("GET", "/damages"): Role.READER,
+    ("GET", "/conflicts"): Role.READER,
+    # A version that Orthanc does not show any more is for who decides about it.
+    ("GET", "/conflicts/{conflict}/versions/{md5}"): Role.OPERATOR,
+    ("POST", "/conflicts/{conflict}/acknowledge"): Role.OPERATOR,
     ("GET", "/reports/{name}"): Role.READER,
     ("GET", "/console"): Role.READER,
     ("GET", "/console/"): Role.READER,

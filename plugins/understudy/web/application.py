@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from understudy.web import acting, errors, pages, reading
+from understudy.web import acting, conflicts, errors, pages, reading
 from understudy.web.access import authorise
 from understudy.web.boundary import Boundary
 from understudy.web.facade import Facade
@@ -44,6 +44,7 @@ def application(facade: Facade, version: str, swagger: Path = SWAGGER) -> FastAP
     routes = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise)])
     routes.include_router(reading.router(facade))
     routes.include_router(acting.router(facade))
+    routes.include_router(conflicts.router(facade))
     routes.include_router(pages.router(facade, swagger))
     app.include_router(routes)
     return app

@@ -159,6 +159,22 @@ class DamagesQuery(_Query):
     limit: int = Field(default=100, ge=1, le=10_000, description="How many at most.")
 
 
+class ConflictsQuery(_Query):
+    """Which conflicts."""
+
+    everything: bool = Field(default=False, description="Those that need nobody any more as well.")
+    sop_instance_uid: str | None = Field(
+        default=None, min_length=1, max_length=256, description="Of this SOP Instance UID (0008,0018) only."
+    )
+    limit: int = Field(default=100, ge=1, le=10_000, description="How many at most, latest first.")
+
+
+class Acknowledge(_Body):
+    """Close a conflict; both versions stay."""
+
+    reason: Reason
+
+
 class Health(BaseModel):
     """The health in few words."""
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from understudy.core.conflicts import ConflictView
 from understudy.core.gate import Allowed
 from understudy.core.obligations import ObligationState
 from understudy.core.views import (
@@ -17,12 +18,27 @@ from understudy.core.views import (
 )
 
 
+class ConflictDesk(Protocol):
+    """What people ask of conflicts; NotFoundError where there is none of that number."""
+
+    def conflicts(
+        self, *, everything: bool, sop_instance_uid: str | None, limit: int
+    ) -> Sequence[ConflictView]: ...
+
+    def acknowledge(self, who: str, number: int, reason: str) -> ConflictView: ...
+
+    def version(self, number: int, md5: str) -> bytes: ...
+
+
 class Facade(Protocol):
     """Every verb of the appliance; refusals are the errors of core/errors.py and
     core.modes.WrongModeError."""
 
     @property
     def reports(self) -> Path: ...
+
+    @property
+    def conflicts(self) -> ConflictDesk: ...
 
     def status(self) -> Status: ...
 

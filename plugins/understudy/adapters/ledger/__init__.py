@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from understudy.adapters.ledger.conflicts import Conflicts
 from understudy.adapters.ledger.custody import Custody
 from understudy.adapters.ledger.database import Database, LedgerVersionError
 from understudy.adapters.ledger.devices import Devices
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-class Ledger(Intake, Custody, Questions, Findings, Files, Devices, Journal):
+class Ledger(Intake, Custody, Conflicts, Questions, Findings, Files, Devices, Journal):
     """Everything the ledger is asked and told, on one file; `packs` is the vaults' book on the same file."""
 
     def __init__(self, path: Path) -> None:

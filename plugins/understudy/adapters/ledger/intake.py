@@ -6,10 +6,12 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, insert, literal, select, update
 
+from understudy.adapters.ledger.conflicts import record_conflict
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.journal import append_event, current_mode, write_cursor
 from understudy.adapters.ledger.schema import instances, obligations
 from understudy.adapters.ledger.transitions import SYSTEM, able, advance, owe, write_proof
+from understudy.core.conflicts import ConflictKind
 from understudy.core.model import HolderName, InstanceNumber, NewInstance, Proof, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState, origins
 
@@ -97,6 +99,7 @@ def _note_one(
         number = connection.scalar(
             insert(instances).values(**values, epoch=site.epoch).returning(instances.c.number)
         )
+        _compare_identities(connection, instance, number, site.now)
     else:
         # The same bytes in a new file, after a deletion or a change that was taken back.
         number = same.number
@@ -137,8 +140,18 @@ def _supersede(connection: Connection, earlier: Sequence[Any], number: int, site
             advance(
                 connection, ObligationEvent.WAIVE, HolderName(holder), [row.number], site.now, reason=reason
             )
-        fields = {"earlier": row.number, "earlier_md5": row.md5, "later": number}
-        append_event(connection, site.now, SYSTEM, "conflict", fields)
+        record_conflict(connection, row.number, number, ConflictKind.UNJUDGED, site.now)
+
+
+def _compare_identities(connection: Connection, instance: NewInstance, number: int, now: Timestamp) -> None:
+    """Record where the SOP Instance UID, which is to be unique, is that of another instance as well."""
+    others = select(instances.c.number).where(
+        instances.c.sop_instance_uid == instance.sop_instance_uid,
+        instances.c.orthanc_id != instance.orthanc_id,
+        instances.c.superseded_by.is_(None),
+    )
+    for other in connection.scalars(others).all():
+        record_conflict(connection, other, number, ConflictKind.IDENTITY, now)
 
 
 def _owe_again(

@@ -55,6 +55,22 @@ Index("instances_by_study", instances.c.study_instance_uid)
 Index("instances_by_sop", instances.c.sop_instance_uid)
 Index("instances_by_sender", instances.c.calling_ae_title, instances.c.received_at)
 
+# Two contents under one SOP Instance UID.
+conflicts = Table(
+    "conflicts",
+    metadata,
+    Column("conflict", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("earlier", Integer, ForeignKey("instances.number"), nullable=False),
+    Column("later", Integer, ForeignKey("instances.number"), nullable=False),
+    Column("acknowledged", Float, nullable=True),
+    Column("acknowledged_by", String, nullable=False),
+    Column("reason", String, nullable=False),
+    UniqueConstraint("earlier", "later", name="one_row_a_conflict"),
+)
+Index("conflicts_by_kind", conflicts.c.kind, conflicts.c.acknowledged)
+
 _STATES = ", ".join(f"'{state.value}'" for state in ObligationState)
 
 obligations = Table(

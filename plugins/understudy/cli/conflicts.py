@@ -1,0 +1,84 @@
+"""The command `conflicts`: shows them, writes both versions for a person to look at, closes them."""
+
+import argparse
+from pathlib import Path
+
+from understudy.cli.client import Client
+from understudy.cli.errors import CommandError, Exit
+from understudy.cli.places import places
+from understudy.core.conflicts import ConflictView
+
+
+def conflicts(arguments: argparse.Namespace) -> int:
+    """Show, export or acknowledge."""
+    client = Client(places().socket)
+    if arguments.export:
+        uid, folder = arguments.export
+        return _export(client, uid, Path(folder))
+    if arguments.acknowledge is not None:
+        return _acknowledge(client, arguments)
+    query = {"everything": "true" if arguments.all else None, "limit": arguments.limit}
+    if arguments.json:
+        print(client.get("/conflicts", **query).decode("utf-8"))
+        return Exit.OK
+    _show(client.read(list[ConflictView], "/conflicts", **query))
+    return Exit.OK
+
+
+def _acknowledge(client: Client, arguments: argparse.Namespace) -> int:
+    if not arguments.reason:
+        raise CommandError("a conflict is closed with a reason", "add --reason")
+    path = f"/conflicts/{arguments.acknowledge}/acknowledge"
+    view = client.act(ConflictView, path, {"reason": arguments.reason})
+    print(f"conflict {view.conflict} is closed by {view.acknowledged_by}: {view.reason}")
+    return Exit.OK
+
+
+def _export(client: Client, uid: str, folder: Path) -> int:
+    found = client.read(
+        list[ConflictView], "/conflicts", everything="true", sop_instance_uid=uid, limit=10_000
+    )
+    if not found:
+        raise CommandError(
+            "no conflict of that SOP Instance UID is known", "`understudy conflicts --all` lists the UIDs"
+        )
+    versions = {
+        side.md5: (conflict.conflict, side)
+        for conflict in found
+        for side in (conflict.earlier, conflict.later)
+    }
+    for md5, (number, side) in sorted(versions.items(), key=lambda item: item[1][1].received):
+        # Named by its digest: nothing in a path is what a sender says.
+        path = folder / f"{md5}.dcm"
+        content = client.get(f"/conflicts/{number}/versions/{md5}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        except OSError as error:
+            raise CommandError(
+                f"{path} cannot be written: {error.strerror}",
+                "in the agent's container /tmp can be written; `docker compose cp` brings it out",
+            ) from error
+        shown = "shown by Orthanc" if side.present else "kept"
+        sender = side.sender or "REST"
+        print(f"{path}  {side.size} bytes, {side.received} from {sender} ({side.address}), {shown}")
+    return Exit.OK
+
+
+def _show(views: list[ConflictView]) -> None:
+    from understudy.cli import show
+    from understudy.cli.words import moment
+
+    table = show.new_table(
+        "Conflicts", ">No", "kind", "state", "SOP Instance UID", "versions: MD5, when, from"
+    )
+    for view in views:
+        sides = [
+            f"{side.md5} {moment(side.received)} {side.sender or 'REST'} {side.address}"
+            f"{'' if side.present else ' (kept)'}"
+            for side in (view.earlier, view.later)
+        ]
+        state = "open" if view.unresolved else "closed" if view.acknowledged else "no act needed"
+        uid = "".join(sign if sign.isprintable() else "?" for sign in view.sop_instance_uid)
+        table.add_row(str(view.conflict), view.kind.value, state, uid, "\n".join(sides))
+    show.new_console().print(table)

@@ -1,0 +1,160 @@
+"""Conflicts: two contents under one SOP Instance UID; both are kept, vaulted, shown and given out.
+
+Orthanc shows the later one. The earlier one was kept by the plugin (plugin/versions.py), because Orthanc
+deletes it together with its row of the changes feed: one that was replaced within a moment is in no ledger
+until it is found here.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from understudy.adapters.ledger import Ledger
+from understudy.core.conflicts import ConflictKind, ConflictView, judge
+from understudy.core.errors import NotFoundError
+from understudy.core.model import HolderName, Instance, NewInstance
+from understudy.core.ports import Clock, HolderUnavailableError, UnreadableFileError
+from understudy.core.views import Alarm, iso
+
+_log = logging.getLogger(__name__)
+
+_BATCH = 100
+"""Versions of one step."""
+
+
+class Kept(Protocol):
+    """The versions that the plugin kept."""
+
+    def names(self) -> Iterator[str]:
+        """Yield the name of every kept version."""
+        ...
+
+    def read(self, name: str) -> NewInstance | None:
+        """Return what is known of one, None where its note cannot be read."""
+        ...
+
+
+class Files(Protocol):
+    """The stored files, kept versions among them."""
+
+    def read(self, instance: Instance) -> bytes:
+        """Return the file's bytes, or raise UnreadableFileError or HolderUnavailableError."""
+        ...
+
+
+class Present(Protocol):
+    """Orthanc, as far as it tells which version it shows; raises OrthancUnavailableError."""
+
+    def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
+        """Return what it knows of these instances; those deleted meanwhile are left out."""
+        ...
+
+
+class Conflicts:
+    """Finds conflicts, compares their contents, and answers what people ask of them."""
+
+    def __init__(
+        self,
+        kept: Kept,
+        files: Files,
+        orthanc: Present,
+        ledger: Ledger,
+        clock: Clock,
+        vaults: Callable[[], Sequence[HolderName]],
+    ) -> None:
+        self._kept = kept
+        self._files = files
+        self._orthanc = orthanc
+        self._ledger = ledger
+        self._clock = clock
+        self._vaults = vaults
+        self._known: set[str] = set()
+
+    def step(self) -> bool:
+        """Record versions that no ledger has, compare contents; return whether there is more to do."""
+        unknown = [name for name in self._kept.names() if name not in self._known]
+        for name in unknown[:_BATCH]:
+            version = self._kept.read(name)
+            if version is None:
+                _log.error("conflict unreadable note=%s", name)
+                self._known.add(name)
+            elif self._record(version):
+                self._known.add(name)
+        judged = 0
+        for conflict in self._ledger.unjudged(_BATCH):
+            judged += self._judge(conflict)
+        return len(unknown) > _BATCH or judged == _BATCH
+
+    def alarms(self) -> list[Alarm]:
+        """Return one line while there are conflicts that nobody has acknowledged."""
+        number, since = self._ledger.open_conflicts()
+        if not number:
+            return []
+        return [
+            Alarm(
+                iso(since),
+                f"{number} SOP Instance UID{'s have' if number > 1 else ' has'} come with two contents",
+                "`understudy conflicts` shows both digests and senders, `--export` writes both versions; "
+                "acknowledge each with a reason",
+            )
+        ]
+
+    def conflicts(
+        self, *, everything: bool, sop_instance_uid: str | None, limit: int
+    ) -> Sequence[ConflictView]:
+        """Return conflicts, the latest first."""
+        return self._ledger.conflicts(everything=everything, sop_instance_uid=sop_instance_uid, limit=limit)
+
+    def acknowledge(self, who: str, number: int, reason: str) -> ConflictView:
+        """Close a conflict; both versions stay."""
+        return self._ledger.acknowledge(number, who, reason, self._clock.now())
+
+    def version(self, number: int, md5: str) -> bytes:
+        """Return the file of one of the two versions, bit by bit, or raise NotFoundError."""
+        conflict = self._ledger.conflict(number)
+        for side in (conflict.earlier, conflict.later):
+            if side.md5 == md5:
+                try:
+                    return self._files.read(self._ledger.version(side.orthanc_id, md5))
+                except UnreadableFileError as error:
+                    raise NotFoundError(
+                        f"version {md5} cannot be read: {error.reason}",
+                        "a vault has it: `understudy restore --study` brings back every version",
+                    ) from error
+        raise NotFoundError(
+            f"conflict {number} has no version {md5}", "GET /understudy/conflicts lists the MD5 of both"
+        )
+
+    def _record(self, version: NewInstance) -> bool:
+        """Return whether nothing is left to be done for this version."""
+        known = self._ledger.versions_of(version.orthanc_id)
+        if version.md5 in known:
+            # What replaces it is noted with a conflict of its own.
+            return True
+        if not known:
+            return False
+        shown = self._orthanc.describe([version.orthanc_id])
+        if any(instance.md5 == version.md5 for instance in shown):
+            # It is the one that Orthanc shows: the note is about to bring it.
+            return False
+        if self._ledger.keep_version(version, self._vaults(), self._clock.now()):
+            _log.warning("conflict kept sop_instance_uid=%s md5=%s", version.sop_instance_uid, version.md5)
+        return True
+
+    def _judge(self, conflict: ConflictView) -> bool:
+        """Compare the contents; return whether that could be done."""
+        sides = [
+            self._ledger.version(side.orthanc_id, side.md5) for side in (conflict.earlier, conflict.later)
+        ]
+        try:
+            earlier, later = (self._files.read(side) for side in sides)
+        except HolderUnavailableError:
+            return False
+        except UnreadableFileError as error:
+            if not error.permanent:
+                return False
+            self._ledger.judged(conflict.conflict, ConflictKind.CONTENT)
+            return True
+        same_syntax = sides[0].transfer_syntax_uid == sides[1].transfer_syntax_uid
+        self._ledger.judged(conflict.conflict, judge(earlier, later, same_syntax=same_syntax))
+        return True
