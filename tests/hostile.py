@@ -146,9 +146,13 @@ class _Maker:
         return Hostile(self.name, header(uid) + data_set, uid)
 
 
-def good(seed: str) -> Hostile:
-    """Return the valid image itself."""
-    return _Maker("good", seed).made()
+def good(seed: str, size: int = 0) -> Hostile:
+    """Return the valid image itself, made larger by so many bytes."""
+    maker = _Maker("good", seed)
+    if size:
+        maker.elements[0x00090010] = text(0x00090010, "LO", "UNDERSTUDY")
+        maker.elements[0x00091001] = element(0x00091001, "OB", hashlib.shake_256(seed.encode()).digest(size))
+    return maker.made()
 
 
 def corpus(seed: str, bomb: int = BOMB) -> Iterator[Hostile]:
