@@ -10,8 +10,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,11 +232,17 @@ def inside(
 @contextmanager
 def paused(containers: Sequence[str]) -> Iterator[None]:
     """Keep containers from using the processor while another is measured."""
-    run(["docker", "pause", *containers])
-    try:
+    with ExitStack() as stack:
+        for name in containers:
+            # A health check that begins just then makes the kernel's freezer give up: once more, then.
+            wait_until(partial(_pause, name), bool, deadline=30, what=f"{name} paused")
+            stack.callback(run, ["docker", "unpause", name])
         yield
-    finally:
-        run(["docker", "unpause", *containers])
+
+
+def _pause(name: str) -> bool:
+    run(["docker", "pause", name])
+    return True
 
 
 def address_of(full: str, attached: str) -> str:

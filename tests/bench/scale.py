@@ -92,7 +92,7 @@ class Maker:
         dataset.StudyInstanceUID, dataset.SeriesInstanceUID = self._study, self._series
         dataset.SOPInstanceUID = self._instance
         dataset.file_meta.MediaStorageSOPInstanceUID = UID(self._instance)
-        dataset.PatientID, dataset.InstanceNumber = "P" * 12, "7" * 8
+        dataset.PatientID, dataset.InstanceNumber = "P" * 12, "9" * 8
         dataset.save_as(made, enforce_file_format=True)
         self._content = made.read_bytes()
 
@@ -106,7 +106,7 @@ class Maker:
         for place in range(instances):
             whole = number * 100_000 + place
             content = shared.replace(self._instance.encode(), _numbered(self._instance, whole).encode())
-            files.append(content.replace(b"7" * 8, f"{place:08d}".encode()))
+            files.append(content.replace(b"9" * 8, f"{place:08d}".encode()))
         return study, files
 
 
@@ -247,10 +247,10 @@ def _find(party: Sender, full: Appliance, peer: Stock, study: str, size: str) ->
     qido = f"/dicom-web/studies/{study}/instances"
 
     def c_find(address: str) -> float:
-        found = party.shell(_C_FIND, address, study).split()
-        if int(found[0]) != _STUDY:
-            raise StackError(f"C-FIND names {found[0]} of {_STUDY} instances")
-        return float(found[1])
+        number, milliseconds, *last = party.shell(_C_FIND, address, study).split(maxsplit=2)
+        if int(number) != _STUDY:
+            raise StackError(f"C-FIND at {address} names {number} of {_STUDY} instances: {last}")
+        return float(milliseconds)
 
     def asked(call: Callable[[], list[object]]) -> float:
         answers: list[list[object]] = []
@@ -287,4 +287,5 @@ began=$(date +%s%N)
 findscu --study --aetitle CT1 --call ORTHANC "${keys[@]}" "$1" 4242 >/tmp/found 2>&1
 took=$(($(date +%s%N) - began))
 printf '%d %d.%06d\\n' "$(grep -c SOPInstanceUID /tmp/found)" $((took / 1000000)) $((took % 1000000))
+tail -n 1 /tmp/found
 """
