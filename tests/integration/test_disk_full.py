@@ -101,7 +101,7 @@ def test_full_storage_refuses_for_now_keeps_what_it_said_and_resumes_by_itself(s
 
 
 def test_full_index_gives_its_ballast_for_a_deletion(small: Stack) -> None:
-    uid, answer = wait_until(
+    uid, _ = wait_until(
         lambda: store(small, "before the index is full", 0),
         lambda answered: answered[1].status == 0,
         deadline=NOTICED_WITHIN,

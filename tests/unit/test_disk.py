@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from understudy.adapters.ledger import Ledger
 from understudy.core.disk import DAY, VolumeSpace, alarms, bytes_a_day, volume_view
 from understudy.core.model import Timestamp
 from understudy.core.views import DiskView, Fullness
 from understudy.flow.disk import DiskWatch, WatchedVolume
 from understudy.plugin.volumes import Space, Volume
+
+from tests.unit.fakes import new_instance, note
 
 GIGABYTE = 2**30
 NOW = Timestamp(1000 * DAY + 3600)
@@ -108,3 +111,12 @@ def test_watch_adds_up_what_shares_a_file_system_and_follows_the_flag(tmp_path: 
     watch.step()
     assert watch.view().refusing
     assert watch.alarms(watch.view())
+
+
+def test_ledger_sums_bytes_by_day_since_a_moment(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.start(NOW)
+    received = ((1, 998.5), (2, 999.0), (3, 999.9), (4, 1000.0))
+    note(ledger, *(new_instance(name, size=name, received_at=day * DAY) for name, day in received))
+    assert ledger.bytes_by_day(Timestamp(999 * DAY)) == {999: 5, 1000: 4}
+    ledger.close()
