@@ -148,6 +148,18 @@ def test_prepare_tells_rows_without_their_file_until_they_have_it(area: Area, im
     assert area.prepare().unreadable == 0
 
 
+def test_prepare_tells_rows_whose_whole_folder_is_gone(area: Area, image: bytes) -> None:
+    path = area.put(image, listed=True)
+    area.prepare()
+    path.unlink()
+    path.parent.rmdir()
+    for _ in range(2):
+        assert [row.file for row in area.prepare().listed] == [path.name]
+    path.parent.mkdir()
+    path.write_bytes(image)
+    assert area.prepare().unreadable == 0
+
+
 def test_prepare_looks_only_at_what_changed(area: Area, image: bytes) -> None:
     for _ in range(20):
         area.put(image, listed=True)

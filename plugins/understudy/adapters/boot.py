@@ -91,6 +91,9 @@ class _Folder:
     """Modification time in ns: it moves with every file that comes or goes."""
 
 
+_NOTHING = Comparison((), frozenset(), (), ())
+
+
 @dataclass(frozen=True, slots=True)
 class Sorted:
     """What a look at the storage area came to."""
@@ -116,7 +119,10 @@ def sort_files(
         path.mkdir(mode=0o750, exist_ok=True)
     present = generation(index)
     seen = _read_seen(ours / _SEEN_FILE, present)
-    folders = [folder for folder in _folders(storage) if seen.get(folder.name) != folder.changed]
+    there = _folders(storage)
+    folders = [folder for folder in there if seen.get(folder.name) != folder.changed]
+    # Orthanc removes a folder with its last file; whatever else removes one takes files along.
+    vanished = seen.keys() - {folder.name for folder in there}
     # What a crash left behind lies in the folders that changed last.
     folders.sort(key=lambda folder: folder.changed, reverse=True)
     looked: dict[str, _Folder] = {}
@@ -126,15 +132,19 @@ def sort_files(
             break
         looked[folder.name] = folder
         files.update(_files(folder))
-    found = compare(index, looked.keys(), ((name, size) for name, (_, size) in files.items()))
+    found = _NOTHING
+    if looked or vanished:
+        sizes = ((name, size) for name, (_, size) in files.items())
+        found = compare(index, looked.keys() | vanished, sizes)
     unsorted, recoverable, quarantined = _sort(found, files, ours, deadline, monotonic)
     # A row without its file is told at every start until it is healed.
-    unsorted_or_unreadable = unsorted | {row.file[:4] for row in _unreadable(found)}
-    for name, folder in looked.items():
-        if name not in unsorted_or_unreadable:
-            # Read before its files were: whatever came or went since is looked at again.
-            seen[name] = folder.changed
-    if looked:
+    to_see_again = unsorted | {row.file[:4] for row in _unreadable(found)}
+    for name in looked.keys() - to_see_again:
+        # Read before its files were: whatever came or went since is looked at again.
+        seen[name] = looked[name].changed
+    for name in vanished - to_see_again:
+        del seen[name]
+    if looked or vanished:
         write_whole(ours / _SEEN_FILE, {"index": present, "folders": seen})
     left = len(folders) - len(looked) + len(unsorted)
     return Sorted(len(folders), left, len(files), recoverable, quarantined, _unreadable(found))

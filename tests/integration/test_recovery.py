@@ -1,0 +1,251 @@
+"""What a crash left on the disk comes back, what a disk lost is healed, and nothing is deleted."""
+
+import hashlib
+import io
+import json
+import tarfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from tests import data
+from tests.lab import PRIMARY, STANDBY, Lab
+from tests.stack import IMAGE, State, run, wait_until
+
+STORAGE = "/var/lib/orthanc/storage"
+OURS = f"{STORAGE}/understudy"
+QUARANTINE = f"{OURS}/quarantine"
+
+
+@pytest.fixture(autouse=True)
+def clean(lab: Lab) -> Iterator[None]:
+    """Leave no half file behind: other tests read the whole disk."""
+    yield
+    lab.shell("orthanc", f"rm -rf {QUARANTINE}")
+
+
+def offline(lab: Lab, program: str, *arguments: str, stdin: bytes = b"") -> str:
+    """Run a program on Orthanc's volumes while Orthanc is stopped."""
+    once = ("run", "--rm", "--no-deps", "--no-TTY", "--entrypoint", program)
+    return lab.compose(*once, "orthanc", *arguments, stdin=stdin)
+
+
+def orphan(lab: Lab, contents: list[bytes]) -> dict[str, bytes]:
+    """Put files into the storage area as a crash leaves them: by a new name, without a row in the index."""
+    names = {str(uuid.uuid4()): content for content in contents}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in names.items():
+            entry = tarfile.TarInfo(f"{name[:2]}/{name[2:4]}/{name}")
+            entry.size, entry.mode = len(content), 0o600
+            tar.addfile(entry, io.BytesIO(content))
+    offline(lab, "tar", "--extract", "--no-same-owner", "--directory", STORAGE, stdin=buffer.getvalue())
+    return names
+
+
+def boot_report(lab: Lab) -> Mapping[str, Any]:
+    report: Mapping[str, Any] = json.loads(lab.execute("agent", "cat", f"{OURS}/boot.json"))
+    return report
+
+
+def files(state: State) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = state.raw["files"]
+    return found
+
+
+def md5_at_orthanc(lab: Lab, sop_instance_uid: str) -> list[str]:
+    """Return the MD5 of what Orthanc itself reads from its disk, for each instance of the UID."""
+    login = lab.client()
+    found = login.post("/tools/lookup", content=sop_instance_uid).json()
+    answers = [login.get(f"/instances/{item['ID']}/file") for item in found if item["Type"] == "Instance"]
+    return [hashlib.md5(answer.content, usedforsecurity=False).hexdigest() for answer in answers]
+
+
+def file_of(lab: Lab, sop_instance_uid: str) -> str:
+    """Return the path of the instance's stored file."""
+    (found,) = [
+        item
+        for item in lab.client().post("/tools/lookup", content=sop_instance_uid).json()
+        if item["Type"] == "Instance"
+    ]
+    name = lab.get(f"/instances/{found['ID']}/attachments/dicom/info")["Uuid"]
+    return f"{STORAGE}/{name[:2]}/{name[2:4]}/{name}"
+
+
+def settled(state: State) -> bool:
+    return all(holder.unproven == 0 for holder in state.holders.values())
+
+
+def test_statistics_are_in_force_in_a_real_index(lab: Lab) -> None:
+    assert boot_report(lab)["statistics_in_force"] is True
+    assert files(lab.status())["statistics_in_force"] is True
+
+
+def test_files_without_a_row_come_back_whole_and_broken_ones_are_kept_apart(lab: Lab) -> None:
+    made = data.ct_series(lab.data / "orphans", seed="orphans", instances=12, rows=64, columns=64)
+    contents = [path.read_bytes() for path in made.paths]
+    whole, cut = contents[:10], contents[10]
+    # Sent again before the crash was noticed: the same bytes, and other bytes of the same UID.
+    lab.store(made.paths[11], calling="CT1", to=STANDBY)
+    stored_md5 = md5_at_orthanc(lab, made.sop_instance_uids[11])
+    stored = lab.execute("orthanc", "cat", file_of(lab, made.sop_instance_uids[11]))
+    altered = contents[11].replace(b"Noisy phantom", b"Other phantom")
+    broken = [cut[:-1], cut[: len(cut) // 2], cut[:4096], cut[:300], cut[:131], b"", b"GIF89a" * 100, altered]
+    lab.stop("orthanc")
+    names = orphan(lab, [*whole, stored, *broken])
+    lab.start("orthanc")
+    state = wait_until(
+        lab.status,
+        lambda seen: files(seen)["recovered"] == 11 and files(seen)["quarantined"] == len(broken),
+        deadline=60,
+        what="11 files read in and the rest set aside",
+    )
+    assert files(state)["recovering"] == 0
+    assert boot_report(lab)["quarantined"] == len(broken) - 1, "the altered one is whole: Orthanc had to say"
+    lab.stop("orthanc")
+    kept = offline(lab, "bash", "-c", f"cd {QUARANTINE} && wc -c -- *[0-9a-f] | grep -v total")
+    lab.start("orthanc")
+    sizes = {line.split()[1]: int(line.split()[0]) for line in kept.splitlines() if len(line.split()) == 2}
+    assert sizes == {name: len(content) for name, content in names.items() if content in broken}
+    for uid in made.sop_instance_uids[:10]:
+        assert len(md5_at_orthanc(lab, uid)) == 1
+    assert md5_at_orthanc(lab, made.sop_instance_uids[11]) == stored_md5
+    shown = lab.execute("agent", "understudy", "quarantine").decode()
+    assert all(name in shown for name in sizes)
+    assert any("quarantine" in alarm for alarm in lab.status().alarms)
+    wait_until(lab.status, settled, deadline=90, what="the recovered ones proven everywhere", pause=0.5)
+    assert set(made.sop_instance_uids[:10]) <= set(lab.instances_at(PRIMARY))
+
+
+def test_flipped_bit_and_missing_file_are_found_by_one_scrub_and_healed(lab: Lab) -> None:
+    made = data.ct_series(lab.data / "rot", seed="rot", instances=6, rows=128, columns=128)
+    lab.send_all(made.paths[0].parent, calling="CT1", to=PRIMARY)
+    wait_until(
+        lab.status,
+        lambda seen: settled(seen) and set(made.sop_instance_uids) <= set(lab.instances_at(STANDBY)),
+        deadline=90,
+        what="forwarded by the primary and proven",
+        pause=0.5,
+    )
+    before = {uid: md5_at_orthanc(lab, uid) for uid in made.sop_instance_uids}
+    flipped, missing = made.sop_instance_uids[0], made.sop_instance_uids[1]
+    # Warm: Orthanc has just served both, and holds their bytes in its cache.
+    script = """
+        printf '\\xff\\xfe' | dd of="$1" bs=1 seek=5000 conv=notrunc status=none
+        rm "$2"
+    """
+    lab.shell("orthanc", script, file_of(lab, flipped), file_of(lab, missing))
+    healed_before = files(lab.status())["healed"]
+    number = int(lab.post("/understudy/scrub", {})["operation"])
+    operation = wait_until(
+        lambda: lab.operation(number), lambda seen: seen["state"] != "running", deadline=60, what="scrub"
+    )
+    assert operation["message"].startswith("2 stored files")
+    state = wait_until(
+        lab.status,
+        lambda seen: files(seen)["healed"] == healed_before + 2 and files(seen)["damaged"] == 0,
+        deadline=60,
+        what="both healed",
+    )
+    assert not any("missing or changed" in alarm for alarm in state.alarms)
+    assert {uid: md5_at_orthanc(lab, uid) for uid in made.sop_instance_uids} == before
+    damages = {row["sop_instance_uid"]: row for row in lab.get("/understudy/damages")}
+    assert {uid for uid in (flipped, missing) if damages[uid]["state"] == "healed"} == {flipped, missing}
+    assert "bit by bit" in damages[flipped]["reason"]
+    assert lab.status().instances == state.instances
+    lab.finished(int(lab.post("/understudy/scrub", {})["operation"]), deadline=60)
+
+
+def test_row_without_a_file_is_told_by_the_next_start_and_healed(lab: Lab) -> None:
+    made = data.ct_series(lab.data / "gone", seed="gone", instances=2, rows=64, columns=64)
+    lab.send_all(made.paths[0].parent, calling="CT1", to=PRIMARY)
+    wait_until(
+        lab.status,
+        lambda seen: settled(seen) and set(made.sop_instance_uids) <= set(lab.instances_at(STANDBY)),
+        deadline=90,
+        what="forwarded by the primary and proven",
+        pause=0.5,
+    )
+    before = md5_at_orthanc(lab, made.sop_instance_uids[0])
+    path = file_of(lab, made.sop_instance_uids[0])
+    lab.stop("orthanc")
+    offline(lab, "truncate", "--size", "100", path)
+    offline(lab, "touch", str(Path(path).parent / "noticed"))
+    offline(lab, "rm", str(Path(path).parent / "noticed"))
+    lab.start("orthanc")
+    assert boot_report(lab)["unreadable"] == 1
+    healed = wait_until(
+        lambda: md5_at_orthanc(lab, made.sop_instance_uids[0]),
+        lambda seen: seen == before,
+        deadline=60,
+        what="healed from the primary",
+    )
+    assert healed == before
+
+
+def test_file_that_the_primary_does_not_have_is_healed_from_a_vault(lab: Lab) -> None:
+    made = data.ct_series(lab.data / "alone", seed="alone-in-vault", instances=2, rows=64, columns=64)
+    epoch = lab.promote("a test of healing", force=True).epoch
+    lab.send_all(made.paths[0].parent, calling="CT1", to=STANDBY)
+    wait_until(
+        lab.status,
+        lambda seen: seen.holders["local"].unproven == 0 and seen.holders["primary"].owed >= 2,
+        deadline=60,
+        what="in the vault",
+    )
+    uid = made.sop_instance_uids[0]
+    before = md5_at_orthanc(lab, uid)
+    lab.shell("orthanc", 'rm "$1"', file_of(lab, uid))
+    number = int(lab.post("/understudy/scrub", {})["operation"])
+    wait_until(
+        lambda: lab.operation(number), lambda seen: seen["state"] != "running", deadline=60, what="scrub"
+    )
+    state = wait_until(
+        lab.status, lambda seen: files(seen)["damaged"] == 1, deadline=30, what="open: no holder gives it"
+    )
+    assert any("missing or changed" in alarm for alarm in state.alarms)
+    identity = lab.first_start().identity.encode()
+    said = lab.execute(
+        "agent", "understudy", "heal", "--vault", "local", "--identity-file", "-", stdin=identity
+    ).decode()
+    assert "1 of 1 files" in said
+    wait_until(lab.status, lambda seen: files(seen)["damaged"] == 0, deadline=60, what="healed")
+    assert md5_at_orthanc(lab, uid) == before
+    number = lab.failback()
+    lab.finished(number, deadline=120)
+    assert lab.settled(deadline=60).epoch == epoch
+
+
+def test_orthanc_killed_answers_again_within_5_s(lab: Lab) -> None:
+    """The process is killed, not the container: Docker restarts nothing that it was told to kill."""
+    pid = lab.inspect("orthanc")["State"]["Pid"]
+    kill = ("--rm", "--pid", "host", "--user", "0", "--entrypoint", "bash", IMAGE, "-c", f"kill -KILL {pid}")
+    run(["docker", "run", *kill])
+
+    def answered() -> float | None:
+        return time.time() if lab.inspect("orthanc")["State"]["Pid"] != pid and echoes(lab) else None
+
+    at = wait_until(answered, lambda seen: seen is not None, deadline=30, what="C-ECHO answered", pause=0.05)
+    died = datetime.fromisoformat(lab.inspect("orthanc")["State"]["FinishedAt"][:26] + "+00:00")
+    assert at is not None
+    print("ANSWERED AFTER", at - died.timestamp())
+    assert at - died.timestamp() < 5
+    lab.healthy("orthanc", deadline=60)
+
+
+def echoes(lab: Lab) -> bool:
+    entity = AE(ae_title="CT1")
+    entity.add_requested_context(Verification)
+    association = entity.associate(*lab.dicom, ae_title="STANDBY")
+    if not association.is_established:
+        return False
+    status = association.send_c_echo()
+    association.release()
+    return "Status" in status and status.Status == 0x0000
