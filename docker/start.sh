@@ -30,9 +30,10 @@ start_orthanc() {
     rm -rf "$generated"
     mkdir -p "$generated"
     cp "$config"/*.json "$generated/"
-    understudy render-orthanc >"$generated/generated.json" || fail "the configuration could not be rendered: the lines above say why"
-    # Whatever it finds, Orthanc starts: intake comes first, and the agent raises the alarm.
-    understudy prepare-orthanc || printf 'start: Orthanc starts although it could not be prepared, as said above\n' >&2
+    # Whatever it finds in the storage area, Orthanc starts: intake comes first, and the agent raises the alarm. It does not
+    # start without its accounts and devices.
+    understudy prepare-orthanc --render "$generated/generated.json" ||
+        { [ -s "$generated/generated.json" ] || fail "the configuration could not be rendered: the lines above say why"; }
     # DCMTK recurses into nested sequences: with 8 MB a file nested 50,000 deep ends the process. Only the address space of
     # each thread grows; where the host promises no more than it has (overcommit 2) even that is refused.
     [ "$(</proc/sys/vm/overcommit_memory)" = 2 ] || ulimit -S -s 262144 || printf 'start: the stack stays at %s kB\n' "$(ulimit -s)" >&2
@@ -53,9 +54,11 @@ start_edge() {
 
 service=${1:-}
 case $service in
-agent | orthanc | edge)
+agent | edge)
     understudy check-config || fail "$service does not start: mend the configuration in $config as said above"
     "start_$service"
     ;;
+# It checks while it prepares: its restart after a crash waits for nothing twice.
+orthanc) start_orthanc ;;
 *) fail "usage: start agent|orthanc|edge" ;;
 esac

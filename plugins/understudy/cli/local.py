@@ -94,16 +94,18 @@ def check_config(arguments: argparse.Namespace) -> int:
 
 def render_orthanc(_: argparse.Namespace) -> int:
     """Print generated.json; it holds the passwords of the services and belongs into a file of mode 0600."""
-    from understudy.adapters.orthanc_config import render
-
-    loaded = configuration()
-    try:
-        document = render(loaded, places().keys)
-    except ConfigurationError as error:
-        raise CommandError("the services' passwords cannot be read", error.hint, error.problems) from error
-    json.dump(document, sys.stdout, indent=2)
+    json.dump(_rendered(configuration()), sys.stdout, indent=2)
     print()
     return Exit.OK
+
+
+def _rendered(loaded: Understudy) -> dict[str, object]:
+    from understudy.adapters.orthanc_config import render
+
+    try:
+        return render(loaded, places().keys)
+    except ConfigurationError as error:
+        raise CommandError("the services' passwords cannot be read", error.hint, error.problems) from error
 
 
 def render_edge(arguments: argparse.Namespace) -> int:
@@ -123,12 +125,19 @@ def render_edge(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def prepare_orthanc(_: argparse.Namespace) -> int:
-    """Make Orthanc's index ready and sort what a crash left in its storage; Orthanc has to be stopped."""
+def prepare_orthanc(arguments: argparse.Namespace) -> int:
+    """Make Orthanc's index ready and sort what a crash left in its storage; Orthanc has to be stopped.
+
+    All that a start needs in one process: starting Python is most of what it costs.
+    """
     from understudy.adapters.boot import prepare
+    from understudy.adapters.files import write_durably
 
     where = places()
-    limit = configuration().policy.boot_seconds
+    loaded = configuration()
+    if arguments.render is not None:
+        write_durably(arguments.render, json.dumps(_rendered(loaded), indent=2).encode(), mode=0o600)
+    limit = loaded.policy.boot_seconds
     try:
         report = prepare(where.storage, where.index, seconds=limit, now=time.time())
     except OSError as error:

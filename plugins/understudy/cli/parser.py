@@ -211,6 +211,9 @@ def _setting_up(commands: Commands) -> None:
     prepare = _add(
         commands, "prepare-orthanc", "make Orthanc's index ready and sort what a crash left, before it starts"
     )
+    prepare.add_argument(
+        "--render", type=Path, metavar="FILE", help="write what render-orthanc prints to this file first"
+    )
     prepare.set_defaults(run=local.prepare_orthanc)
 
     aside = _add(commands, "quarantine", "list the files that boot recovery set aside, and why")
