@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 
 CANARY_NAME = "CANARY^QUOKKA"
-CANARY_ID = "CANARY-4711"
+CANARY_ID = "CANARY-PATIENT"
 CANARY_TEXT = "CANARY-FREE-TEXT"
-CANARIES = ("CANARY", "QUOKKA", "4711")
+CANARIES = ("CANARY", "QUOKKA")
 FORGED = "understudy.forged mode standby -> active"
 """What a log line would say if a name could begin one."""
 

@@ -13,7 +13,9 @@ import atheris
 
 from tests.stack import BUILD
 
-with atheris.instrument_imports(include=["understudy", "tests.fuzz", "pydicom.filereader", "tarfile", "json5"]):
+INSTRUMENTED = ["understudy", "tests.fuzz", "pydicom.filereader", "tarfile", "json5"]
+
+with atheris.instrument_imports(include=INSTRUMENTED):
     from tests.fuzz.targets import SELF_TEST, Target, targets
 
 SECONDS_A_RUN, MEGABYTES = 10, 1024
