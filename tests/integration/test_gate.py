@@ -21,7 +21,14 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from tests.data import ct_series
-from tests.integration.edge_peers import VERIFICATION, association_request, echo, fresh_instance, store
+from tests.integration.edge_peers import (
+    VERIFICATION,
+    association_request,
+    connections,
+    echo,
+    fresh_instance,
+    store,
+)
 from tests.stack import REPOSITORY, TEST_PROJECT, RefusedError, Stack, wait_until
 
 RETRY_LATER = bytes.fromhex("03000000000400020302")
@@ -405,6 +412,19 @@ def test_body_that_is_too_large_and_header_that_is_too_slow_are_given_up(gate: S
         connection.settimeout(20)
         assert b"408" in connection.recv(100)
     assert time.monotonic() - begun < 15
+
+
+def test_flood_of_bad_connections_delays_no_known_device(gate: Stack, tmp_path: Path) -> None:
+    instance = fresh_instance(ct_series(tmp_path, seed="flood", instances=1, rows=8, columns=8).paths[0])
+    with (
+        connections(gate.dicom, 200),
+        connections(gate.dicom, 50, b"\xff\x00garbage"),
+        connections(tls_address(gate), 50, b"\x16\x03\x01"),
+        connections(gate.port("edge", 8443), 60, b"\x16\x03\x01\x02"),
+    ):
+        stored = store(gate.dicom, instance, calling="CT1")
+    assert stored.status == 0
+    assert stored.seconds <= 1.0
 
 
 def test_logs_and_reports_hold_no_patient(gate: Stack, tmp_path: Path) -> None:
