@@ -88,6 +88,8 @@ class World:
         self.reports: dict[int, Report] = {}
         self.waited = 0.0
         self.stopping = False
+        self.writes_back = True
+        self.deleted: list[str] = []
         self.on_damage: Callable[[], None] = lambda: None
         disk = StorageArea(self.storage)
         self.healer = Healer(
@@ -120,10 +122,19 @@ class World:
 
     # Place: what Replacement does with the real Orthanc
 
+    def offer(self, content: bytes) -> None:
+        """The plugin writes back what Orthanc lists (plugin/versions.py)."""
+        for item in self.stored:
+            if self.writes_back and item.md5 == md5(content) and item.orthanc_id in self.orthanc.listed:
+                path = self.orthanc.path(item.orthanc_id)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+
     def put(self, orthanc_id: str, content: bytes) -> None:
         before = next(item for item in self.stored if item.orthanc_id == orthanc_id)
         self.orthanc.path(orthanc_id).unlink(missing_ok=True)
         del self.orthanc.listed[orthanc_id]
+        self.deleted.append(orthanc_id)
         self.orthanc.store(before, content)
 
     def resume(self) -> int:
@@ -264,9 +275,13 @@ def test_scrub_asked_for_is_cancelled(world: World) -> None:
     assert operation not in world.reports
 
 
+@pytest.mark.parametrize("writes_back", [True, False])
 @pytest.mark.parametrize("spoil", ["flip", "remove"])
-def test_heal_from_the_primary_makes_it_the_same_version_again(world: World, spoil: str) -> None:
+def test_heal_from_the_primary_makes_it_the_same_version_again(
+    world: World, spoil: str, writes_back: bool
+) -> None:
     world.store(3)
+    world.writes_back = writes_back
     getattr(world, spoil)(2)
     (number,) = [n for n in numbers_of(world.ledger) if n == 2]
     world.ledger.claim(ROUTE, [number], now=NOW, lease=60)
@@ -279,6 +294,7 @@ def test_heal_from_the_primary_makes_it_the_same_version_again(world: World, spo
     assert healed is not None
     assert world.orthanc.path("orthanc-2").read_bytes() == world.contents["orthanc-2"]
     assert healed.attachment_uuid == world.orthanc.listed["orthanc-2"]
+    assert world.deleted == ([] if writes_back else ["orthanc-2"])
     assert [view.state for view in world.ledger.obligations(ROUTE, None, 10)].count(
         ObligationState.REFUSED
     ) == 1, "it was refused for another reason than its file"

@@ -184,6 +184,10 @@ class Replacement:
         self._folder = folder
         self._log = log
 
+    def offer(self, content: bytes) -> None:
+        """Store it as anybody would; raises OrthancUnavailableError."""
+        self._orthanc.store_again(content)
+
     def put(self, orthanc_id: str, content: bytes) -> None:
         """Replace what Orthanc has; raises OrthancUnavailableError, after which `resume` ends what began."""
         self._folder.mkdir(mode=0o750, exist_ok=True)

@@ -174,7 +174,7 @@ class Recovery:
             found.append(
                 Alarm(
                     at,
-                    f"{view.quarantined} files that a crash left behind are in quarantine",
+                    f"{view.quarantined} files are in quarantine",
                     "`understudy quarantine` says which and why; the manual (intake) what to do with them",
                 )
             )
