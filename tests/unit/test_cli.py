@@ -165,6 +165,8 @@ def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[
         (["obligations", "--json"], '"sop_instance_uid":"1.2.3.4"'),
         (["operations"], "50 of 200 instances, 12.5/s, about 12 s left"),
         (["modalities"], "192.0.2.20"),
+        (["damages"], "primary does not give it"),
+        (["heal"], "1 stored file to heal"),
         (["approve", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is on the allow-list"),
         (["revoke", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is approved no more"),
         (["replay", "--holder", "nas"], "1 instance owed to nas again"),
@@ -277,6 +279,45 @@ def test_render_orthanc_prints_json_alone(folders: Path, capsys: pytest.CaptureF
     assert run(["render-orthanc"]) == 0
 
     assert set(json.loads(capsys.readouterr().out)["RegisteredUsers"]) == {"edge", "agent"}
+
+
+def test_prepare_orthanc_renders_first_and_tells_what_it_cannot_do(
+    folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No Orthanc makes an index here: the start goes on, with the accounts and without the statistics."""
+    storage, rendered = folders / "storage", folders / "generated.json"
+    storage.mkdir()
+    monkeypatch.setenv("UNDERSTUDY_STORAGE", str(storage))
+    monkeypatch.setenv("UNDERSTUDY_INDEX", str(folders / "no-such-volume" / "index"))
+    assert run(["prepare-orthanc", "--render", str(rendered)]) == 1
+    assert not rendered.exists(), "without the services' passwords nothing is rendered"
+    run(["init"])
+    capsys.readouterr()
+
+    assert run(["prepare-orthanc", "--render", str(rendered)]) == 1
+
+    assert stat.S_IMODE(rendered.stat().st_mode) == 0o600
+    assert set(json.loads(rendered.read_text())["RegisteredUsers"]) == {"edge", "agent"}
+    told = capsys.readouterr().err
+    assert "statistics_in_force=false" in told
+    assert "did not make its index" in told
+    assert json.loads((storage / "understudy" / "boot.json").read_text())["problem"]
+
+
+def test_quarantine_lists_file_size_and_reason(
+    folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNDERSTUDY_STORAGE", str(folders / "storage"))
+    assert run(["quarantine"]) == 0
+    assert capsys.readouterr().out == ""
+    quarantine = folders / "storage" / "understudy" / "quarantine"
+    quarantine.mkdir(parents=True)
+    (quarantine / "a").write_bytes(b"xyz")
+    (quarantine / "a.json").write_text('{"reason": "it is cut", "size": 3}')
+
+    assert run(["quarantine"]) == 0
+
+    assert capsys.readouterr().out == "a  3 bytes: it is cut\n"
 
 
 def test_users_are_added_listed_and_removed(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
