@@ -59,6 +59,10 @@ lint: venv ## check style, types, shell scripts and Dockerfiles
 test: lint image lab-images browser ## lint, then run all tests; starts and stops all they need
 	@$(VENV)/bin/pytest $(TEST_ARGUMENTS)
 
+.PHONY: drills
+drills: venv image lab-images ## power cuts, kills, a siege and full disks, at full length
+	@DRILL_POWERCUTS=$${DRILL_POWERCUTS:-50} DRILL_KILLS=$${DRILL_KILLS:-30} $(VENV)/bin/pytest tests/drills
+
 .PHONY: bench
 bench: venv image lab-images ## measure intake, vault and failback rates
 	@$(VENV)/bin/python -m tests.bench
