@@ -21,6 +21,9 @@ class Row(Protocol):
     """One row of Orthanc's index without a readable file."""
 
     @property
+    def orthanc_id(self) -> str: ...
+
+    @property
     def file(self) -> str: ...
 
     @property
@@ -125,7 +128,7 @@ class Recovery:
         for row in boot.listed:
             if not row.is_dicom:
                 continue
-            instance = self._ledger.instance_of_file(row.file)
+            instance = self._ledger.instance_of_file(row.orthanc_id, row.file)
             if instance is None:
                 known = False
                 continue

@@ -40,9 +40,14 @@ class Files:
             row = connection.execute(query).first()
             return None if row is None else Instance(*row)
 
-    def instance_of_file(self, attachment_uuid: str) -> Instance | None:
+    def instance_of_file(self, orthanc_id: str, attachment_uuid: str) -> Instance | None:
         """Return the present version that this file is of, None where there is none."""
-        query = select(*_INSTANCE_COLUMNS).where(_PRESENT, instances.c.attachment_uuid == attachment_uuid)
+        query = select(*_INSTANCE_COLUMNS).where(
+            _PRESENT,
+            # The identifier has an index, the file has none.
+            instances.c.orthanc_id == orthanc_id,
+            instances.c.attachment_uuid == attachment_uuid,
+        )
         with self._database.reading() as connection:
             row = connection.execute(query).first()
             return None if row is None else Instance(*row)
