@@ -37,7 +37,15 @@ start_orthanc() {
     # DCMTK recurses into nested sequences: with 8 MB a file nested 50,000 deep ends the process. Only the address space of
     # each thread grows; where the host promises no more than it has (overcommit 2) even that is refused.
     [ "$(</proc/sys/vm/overcommit_memory)" = 2 ] || ulimit -S -s 262144 || printf 'start: the stack stays at %s kB\n' "$(ulimit -s)" >&2
-    exec Orthanc "$generated"
+    # Orthanc names the patient of an instance whose UIDs are missing. The ID may go over several lines.
+    exec Orthanc "$generated" 2> >(exec sed -u -n -E -e ':top' -e '/Store has failed because required tags/{
+        s/PatientID=.*/PatientID=(not logged)/
+        p
+        :rest
+        n
+        /^[EWIT][0-9]{4} /!b rest
+        b top
+    }' -e p >&2)
 }
 
 start_edge() {

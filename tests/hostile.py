@@ -317,3 +317,7 @@ def _missing(seed: str) -> Iterator[Hostile]:
         for tag in gone:
             del maker.elements[tag]
         yield maker.made()
+    maker = _Maker("without-study-id-newline", seed)
+    del maker.elements[0x0020000D]
+    maker.elements[0x00100020] = text(0x00100020, "LO", f"1\n{CANARY_ID}\n{FORGED}")
+    yield maker.made()
