@@ -47,7 +47,7 @@ def benches() -> list[Bench]:
     one, eight = IntakeSize(1, sized(120), 2.0), IntakeSize(8, sized(80), 1.7)
     return [
         Bench("intake_1", "intake over one association", 90, lambda: intake("intake_1", one, rounds)),
-        Bench("intake_8", "intake over eight associations", 120, lambda: intake("intake_8", eight, rounds)),
+        Bench("intake_8", "intake over eight associations", 150, lambda: intake("intake_8", eight, rounds)),
         Bench("deliver", "delivery with proof", 150, lambda: deliver(sized(100), rounds)),
         Bench("vault", "the vault in a directory and in S3", 120, lambda: vault(sized(400), rounds)),
         Bench("ledger", f"the ledger with {rows} instances", rows / 700, lambda: ledger(rows)),
