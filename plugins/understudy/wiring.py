@@ -2,7 +2,6 @@
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from understudy.core.modes import Mode, delivers_to_primary
 from understudy.core.ports import Clock, Holder, ObjectStore, StoredFiles
 from understudy.core.report import Report
 from understudy.core.rules import Route, Rules
-from understudy.core.views import Alarm, Condition
+from understudy.core.views import Condition
 from understudy.flow.appliance import Appliance, PrimaryParts
 from understudy.flow.conflicts import Conflicts
 from understudy.flow.courier import Lane, LanePolicy
@@ -39,7 +38,7 @@ from understudy.flow.disk import DiskWatch, WatchedVolume
 from understudy.flow.failback import Failback, FailbackPolicy
 from understudy.flow.gate import Gate
 from understudy.flow.heal import Healer, Surgery
-from understudy.flow.loop import Loop
+from understudy.flow.loop import Workers
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
 from understudy.flow.probe import Prober
@@ -100,58 +99,13 @@ class SystemClock:
         return Timestamp(time.time())
 
 
-class Workers:
-    """The agent's threads: one loop a verb, one a lane."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._stop = threading.Event()
-        self._loops: list[Loop] = []
-
-    def add(self, name: str, step: Callable[[], bool], interval: float) -> None:
-        """Add a loop; all start together."""
-        self._loops.append(
-            Loop(name, step, self._clock, interval=interval, stop=self._stop, fraction=random.random)
-        )
-
-    def wait(self, seconds: float) -> bool:
-        """Wait inside a step; return False where the step has to end because all stop."""
-        return not self._stop.wait(seconds)
-
-    def start(self) -> None:
-        """Start every loop."""
-        for loop in self._loops:
-            loop.start()
-
-    def wake(self, *names: str) -> None:
-        """Cut the pauses of the named loops short; a name ending in `-` names all that begin so."""
-        for loop in self._loops:
-            if any(
-                loop.name == name or (name.endswith("-") and loop.name.startswith(name)) for name in names
-            ):
-                loop.wake()
-
-    def alarms(self) -> Sequence[Alarm]:
-        """Return why loops do not get on."""
-        return [loop.alarm for loop in self._loops if loop.alarm is not None]
-
-    def stop(self, timeout: float) -> None:
-        """Let every loop end its step, within `timeout` seconds in all; a lease covers what is cut off."""
-        self._stop.set()
-        for loop in self._loops:
-            loop.wake()
-        deadline = time.monotonic() + timeout
-        for loop in self._loops:
-            loop.join(max(0.0, deadline - time.monotonic()))
-
-
 def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, Workers]:
     """Return the appliance and its workers, not yet started.
 
     Raises KeysError and LedgerVersionError, each with a hint.
     """
     clock = SystemClock()
-    workers = Workers(clock)
+    workers = Workers(clock, random.random)
     ledger = Ledger(places.state / "ledger.sqlite")
     ledger.start(clock.now())
     ledger.release(now=clock.now(), everything=True)

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 from understudy.core.model import Timestamp
 from understudy.core.ports import Clock, HolderUnavailableError, OrthancUnavailableError
@@ -81,3 +82,49 @@ class Loop:
             self._alarm = Alarm(iso(Timestamp(self._clock.now())), what, hint)
             _log.warning("worker waits name=%s because=%s", self.name, what)
         return delay_before(self._failures, base=_BASE, cap=_CAP, fraction=self._fraction())
+
+
+class Workers:
+    """The agent's threads: one loop a verb, one a lane."""
+
+    def __init__(self, clock: Clock, fraction: Callable[[], float]) -> None:
+        self._clock = clock
+        self._fraction = fraction
+        self._stop = threading.Event()
+        self._loops: list[Loop] = []
+
+    def add(self, name: str, step: Callable[[], bool], interval: float) -> None:
+        """Add a loop; all start together."""
+        self._loops.append(
+            Loop(name, step, self._clock, interval=interval, stop=self._stop, fraction=self._fraction)
+        )
+
+    def wait(self, seconds: float) -> bool:
+        """Wait inside a step; return False where the step has to end because all stop."""
+        return not self._stop.wait(seconds)
+
+    def start(self) -> None:
+        """Start every loop."""
+        for loop in self._loops:
+            loop.start()
+
+    def wake(self, *names: str) -> None:
+        """Cut the pauses of the named loops short; a name ending in `-` names all that begin so."""
+        for loop in self._loops:
+            if any(
+                loop.name == name or (name.endswith("-") and loop.name.startswith(name)) for name in names
+            ):
+                loop.wake()
+
+    def alarms(self) -> Sequence[Alarm]:
+        """Return why loops do not get on."""
+        return [loop.alarm for loop in self._loops if loop.alarm is not None]
+
+    def stop(self, timeout: float) -> None:
+        """Let every loop end its step, within `timeout` seconds in all; a lease covers what is cut off."""
+        self._stop.set()
+        for loop in self._loops:
+            loop.wake()
+        deadline = time.monotonic() + timeout
+        for loop in self._loops:
+            loop.join(max(0.0, deadline - time.monotonic()))
