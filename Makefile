@@ -44,7 +44,11 @@ venv: $(VENV)/installed
 
 .PHONY: browser
 browser:
-	@tests/tools/browser.sh
+	@tests/tools/packages.sh chromium
+
+.PHONY: tracer
+tracer:
+	@tests/tools/packages.sh strace
 
 .PHONY: lint
 lint: venv ## check style, types, shell scripts and Dockerfiles
@@ -56,11 +60,11 @@ lint: venv ## check style, types, shell scripts and Dockerfiles
 	@$(VENV)/bin/hadolint $(DOCKERFILES)
 
 .PHONY: test
-test: lint image lab-images browser ## lint, then run all tests; starts and stops all they need
+test: lint image lab-images browser tracer ## lint, then run all tests; starts and stops all they need
 	@$(VENV)/bin/pytest $(TEST_ARGUMENTS)
 
 .PHONY: drills
-drills: venv image lab-images ## power cuts, kills, a siege and full disks, at full length
+drills: venv image lab-images tracer ## power cuts, kills, a siege and full disks, at full length
 	@DRILL_POWERCUTS=$${DRILL_POWERCUTS:-50} DRILL_KILLS=$${DRILL_KILLS:-30} $(VENV)/bin/pytest tests/drills
 
 .PHONY: bench

@@ -25,6 +25,9 @@ from understudy.plugin.versions import Index, NotKeptError, StoredFile, Versions
 from understudy.plugin.volumes import FLAG_FILE, IntakeGuard, Volume
 from understudy.plugin.wake import Waker
 
+SYNC_FAILED_STATUS = 70
+"""Exit status after a failed sync; Orthanc itself has no use for it."""
+
 WAKE_TIMEOUT_SECONDS = 2.0
 
 KEEP_AS_IS = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, b"")
@@ -50,6 +53,8 @@ class Plugin:
             sync=self._sync,
             monotonic=time.monotonic,
             log_error=orthanc.LogError,
+            # No clean stop: it would wait for the store under way, and that one must not be answered.
+            end_process=partial(os._exit, SYNC_FAILED_STATUS),
         )
         self._guard = IntakeGuard(
             _volumes(configuration), agent_socket.with_name(FLAG_FILE), orthanc.LogWarning

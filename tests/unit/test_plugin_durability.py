@@ -22,6 +22,10 @@ class Disk:
         self.syncs = 0
         self.now = 1000.0
         self.errors: list[str] = []
+        self.ends = 0
+
+    def end_process(self) -> None:
+        self.ends += 1
 
     def sync(self) -> None:
         self.syncs += 1
@@ -30,7 +34,7 @@ class Disk:
 
 
 def acknowledgement(disk: Disk) -> DurableAcknowledgement:
-    return DurableAcknowledgement(disk.sync, lambda: disk.now, disk.errors.append)
+    return DurableAcknowledgement(disk.sync, lambda: disk.now, disk.errors.append, disk.end_process)
 
 
 def test_store_is_synced_once_for_each_instance() -> None:
@@ -52,6 +56,18 @@ def test_first_store_on_broken_disk_is_refused_before_it_begins() -> None:
     assert durable.before_store() is StoreStatus.OUT_OF_RESOURCES
     assert len(disk.errors) == 1
     assert durable.counts().refusing
+
+
+def test_failed_sync_ends_the_process_before_the_store_is_answered() -> None:
+    disk = Disk()
+    durable = acknowledgement(disk)
+    durable.before_store()
+    durable.after_store()
+    assert disk.ends == 0
+    disk.broken = True
+    durable.after_store()
+    assert disk.ends == 1
+    assert "Orthanc ends" in disk.errors[0]
 
 
 def test_failed_sync_refuses_every_later_store_and_says_so() -> None:

@@ -7,9 +7,10 @@ an instance.
 
 Rule 1: only the write-ahead log is opened. Closing any descriptor of the index itself would drop the locks
 that SQLite holds on it in this process (POSIX locks belong to the inode, not to the descriptor).
-Rule 2: a sync that fails is never passed over. Orthanc answers success whatever this callback does, so stores
-that come later are refused before they begin. What was answered meanwhile is lost only if the power fails as
-well.
+Rule 2: a sync that fails is never passed over. Orthanc answers success whatever this callback does, so the
+process ends instead: the sender has no answer and sends again. At the next start the log is copied into the
+index, and synced, before Orthanc opens it (`understudy prepare-orthanc`), and stores are refused until a sync
+succeeds.
 """
 
 import os
@@ -67,15 +68,21 @@ def _reason(error: OSError) -> str:
 class DurableAcknowledgement:
     """Syncs the write-ahead log after each stored instance and refuses stores while that fails.
 
-    `sync` raises OSError on failure; `monotonic` returns seconds; `log_error` takes one line.
+    `sync` raises OSError on failure; `monotonic` returns seconds; `log_error` takes one line; `end_process`
+    ends Orthanc before the store under way is answered.
     """
 
     def __init__(
-        self, sync: Callable[[], None], monotonic: Callable[[], float], log_error: Callable[[str], None]
+        self,
+        sync: Callable[[], None],
+        monotonic: Callable[[], float],
+        log_error: Callable[[str], None],
+        end_process: Callable[[], None],
     ) -> None:
         self._sync = sync
         self._monotonic = monotonic
         self._log_error = log_error
+        self._end_process = end_process
         self._lock = threading.Lock()
         # The first store is preceded by a sync, so a log that is not where we look is found in time.
         self._refuse_until: float | None = monotonic()
@@ -84,7 +91,7 @@ class DurableAcknowledgement:
         self._refused = 0
 
     def after_store(self) -> None:
-        """Sync the log; on failure refuse what comes next."""
+        """Sync the log; on failure end Orthanc, which would answer success whatever is returned here."""
         try:
             self._sync()
         except OSError as error:
@@ -92,9 +99,10 @@ class DurableAcknowledgement:
                 self._failed += 1
                 self._refuse_until = self._monotonic() + RECOVERY_SECONDS
             self._log_error(
-                f"index_sync failed {_reason(error)}: an instance is stored but not yet safe from a power "
-                "cut, and stores are refused; check the disk under IndexDirectory"
+                f"index_sync failed {_reason(error)}: an instance is stored, not safe from a power cut; "
+                "Orthanc ends before it is answered; check the disk under IndexDirectory"
             )
+            self._end_process()
         else:
             with self._lock:
                 self._synced += 1

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Makes Debian's programs of these names available to the tests (usage: packages.sh PROGRAM...; package and program share a name).
+set -euo pipefail
+
+say() { printf 'packages: %s\n' "$*" >&2; }
+
+missing=()
+for program in "$@"; do
+    command -v "$program" >/dev/null || missing+=("$program")
+done
+if [ ${#missing[@]} = 0 ]; then
+    exit 0
+fi
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    say "missing: ${missing[*]}: install these Debian packages, then run this again"
+    exit 1
+fi
+say "installs Debian's ${missing[*]}"
+log=$(mktemp)
+if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -n 15 "$log" >&2
+    say "${missing[*]} could not be installed (log: $log): mend the host's apt sources, then run this again"
+    exit 1
+fi
+rm -f "$log"
