@@ -1,6 +1,7 @@
-"""The stacks that the tests share: the full lab and the appliance alone, each one compose project of its own.
+"""The stacks that the tests of one file share: the full lab and the appliance alone, each a compose project.
 
-Each starts when the first test asks for it and is removed with its volumes at the end of the session.
+Each starts when the first test of a file asks for it, and is removed with its volumes at the end of the file: what
+one file deletes or breaks on purpose is nothing that another has to reckon with.
 """
 
 from collections.abc import Generator, Iterator
@@ -20,7 +21,7 @@ def docker_compose_command() -> str:
     return f"env {ports} docker compose --progress quiet"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(docker_compose_command: str) -> Iterator[Lab]:
     """The full lab, started once: primary, S3, archive, modality and reader around the appliance."""
     stack = Lab(f"{TEST_PROJECT}-lab")
@@ -28,7 +29,7 @@ def lab(docker_compose_command: str) -> Iterator[Lab]:
         yield stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def appliance(docker_compose_command: str) -> Iterator[Stack]:
     """The appliance alone, started once on its embedded defaults without any configuration."""
     stack = Stack(f"{TEST_PROJECT}-alone", lab=False)

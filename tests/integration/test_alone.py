@@ -180,11 +180,11 @@ def test_service_has_no_rights_when_it_tries(appliance: Stack, service: str) -> 
     assert written.strip() == ""
 
 
-def test_only_two_ports_are_published(appliance: Stack) -> None:
+def test_only_the_edges_ports_are_published(appliance: Stack) -> None:
     published = {
         service: sorted(
             port for port, bound in appliance.inspect(service)["NetworkSettings"]["Ports"].items() if bound
         )
         for service in SERVICES
     }
-    assert published == {"edge": ["4242/tcp", "8443/tcp"], "orthanc": [], "agent": []}
+    assert published == {"edge": ["2762/tcp", "4242/tcp", "8443/tcp"], "orthanc": [], "agent": []}
