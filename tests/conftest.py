@@ -1,7 +1,7 @@
 """The stacks that the tests of one file share: the full lab and the appliance alone, each a compose project.
 
-Each starts when the first test of a file asks for it, and is removed with its volumes at the end of the file: what
-one file deletes or breaks on purpose is nothing that another has to reckon with.
+Each starts when the first test of a file asks for it, and is removed with its volumes at the end of the file:
+what one file deletes or breaks on purpose is nothing that another has to reckon with.
 """
 
 from collections.abc import Generator, Iterator
