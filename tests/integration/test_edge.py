@@ -234,23 +234,18 @@ def test_fifty_bad_connections_do_not_delay_a_store(
                 continue
 
 
-def test_missing_write_ahead_log_refuses_stores_until_it_is_back(
-    web: httpx.Client, appliance: Stack, ct_file: Path, reader: tuple[str, str]
+def test_missing_write_ahead_log_ends_orthanc_before_a_store_is_answered(
+    appliance: Stack, ct_file: Path
 ) -> None:
     log, aside = "/var/lib/orthanc/index/index-wal", "/var/lib/orthanc/index/moved-by-a-test"
     assert store(appliance.dicom, fresh_instance(ct_file)).status == 0
     appliance.execute("orthanc", "mv", log, aside)
-    try:
-        # The fault is noticed by this one, which Orthanc has committed already.
-        store(appliance.dicom, fresh_instance(ct_file))
-        assert store(appliance.dicom, fresh_instance(ct_file)).status == 0xA700
-        assert web.post("/instances", auth=appliance.admin, content=ct_file.read_bytes()).status_code == 403
-        assert web.get("/studies", auth=reader).status_code == 200
-    finally:
-        appliance.execute("orthanc", "mv", aside, log)
+    # Orthanc has committed this one and would answer success: its process ends first.
+    assert store(appliance.dicom, fresh_instance(ct_file)).status is None
     wait_until(
         lambda: store(appliance.dicom, fresh_instance(ct_file)),
         lambda stored: stored.status == 0,
-        deadline=RECOVERY_SECONDS + 10,
+        deadline=20,
         what="stores accepted again",
     )
+    appliance.execute("orthanc", "rm", aside)
