@@ -40,7 +40,6 @@ PATHS = (
 )
 FREE_WITHOUT_PASSWORD = "/understudy/health"
 ACCEPTABLE_DELAY_SECONDS = 1.0
-RECOVERY_SECONDS = 15.0
 
 
 @pytest.fixture(scope="module")
