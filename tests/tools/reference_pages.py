@@ -13,7 +13,7 @@ from typing import Any
 
 from understudy import __version__
 from understudy.config import schema_json
-from understudy.core import modes, obligations
+from understudy.core import modes, obligations, outcomes
 from understudy.web.access import ROLES
 from understudy.web.application import application
 from understudy.web.identity import PREFIX
@@ -50,6 +50,15 @@ def obligation_table() -> str:
     return _table(("from", "event", "to"), rows)
 
 
+def outcome_table() -> str:
+    """Return the table of outcomes."""
+    rows = [
+        [row.answer.value, _code(row), f"`{row.outcome.value}`", row.words, row.hint, row.section]
+        for row in outcomes.TABLE
+    ]
+    return _table(("answer", "code", "outcome", "meaning", "what a person can do", "standard"), rows)
+
+
 def routes() -> str:
     """Return the REST calls with the role that each needs."""
     described = application(FakeFacade(reports=Path()), __version__).openapi()["paths"]
@@ -64,6 +73,7 @@ def routes() -> str:
 PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "configuration.md": {"keys": configuration_keys},
     "architecture.md": {"modes": mode_diagram, "obligations": obligation_table},
+    "outcomes.md": {"outcomes": outcome_table},
     "rest.md": {"routes": routes},
 }
 
@@ -78,6 +88,15 @@ def renewed(page: str, text: str) -> str:
         _, end, after = rest.partition(marks[1])
         text = before + begin + make() + "\n" + end + after
     return text
+
+
+def _code(row: outcomes.Row) -> str:
+    """Return the codes of a row as its standard writes them."""
+    if isinstance(row.low, (outcomes.Loss, outcomes.Stow)):
+        return row.low.name.lower().replace("_", " ")
+    wide = row.answer in (outcomes.Answer.STATUS, outcomes.Answer.REJECTION)
+    low, high = (f"0x{code:04X}" if wide else str(code) for code in (row.low, row.high))
+    return low if low == high else f"{low} to {high}"
 
 
 def _role(method: str, path: str) -> str:

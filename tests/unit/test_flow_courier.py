@@ -296,6 +296,27 @@ def test_content_that_took_anothers_place_is_sent_though_its_uid_is_listed(bench
     assert bench.states() == ["proven"]
 
 
+def test_duplicate_is_looked_for_again_and_proven_where_it_is_listed(bench: Bench) -> None:
+    uids = bench.note(1)
+    bench.holder.outcomes[uids[0]] = Outcome.CONFLICT
+    bench.run()
+    assert bench.states() == ["owed"]
+    bench.holder.kept.add(uids[0])
+    bench.run(seconds=10)
+    assert bench.states() == ["proven"]
+    assert bench.holder.delivered == uids
+
+
+def test_duplicate_of_a_content_that_was_replaced_waits_for_a_person(bench: Bench) -> None:
+    uids = bench.note(1)
+    bench.run()
+    note(bench.ledger, new_instance(1, content="B"))
+    bench.holder.outcomes[uids[0]] = Outcome.CONFLICT
+    bench.run(seconds=1000, step=50)
+    assert bench.states() == ["refused"]
+    assert bench.holder.delivered == [uids[0], uids[0]]
+
+
 def test_lanes_share_nothing(bench: Bench) -> None:
     note(bench.ledger, *(new_instance(name) for name in range(1, 6)), owed=[ROUTE, VAULT])
     broken = FakeHolder(name=VAULT, kind=HolderKind.VAULT, away=True)

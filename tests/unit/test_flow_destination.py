@@ -69,7 +69,7 @@ def test_deliver_translates_every_answer(bench: Bench) -> None:
         Outcome.DELIVERED_ALTERED,
         Outcome.RETRY,
         Outcome.REFUSED,
-        Outcome.UNKNOWN,
+        Outcome.CONFLICT,
         Outcome.UNKNOWN,
         Outcome.REFUSED,
     ]

@@ -78,6 +78,9 @@ class Outcome(Enum):
 
     DELIVERED = "delivered"
     DELIVERED_ALTERED = "delivered_altered"
+    CONFLICT = "conflict"
+    """Something of its UID is there. Found out before it is sent again; a person has to act where the holder
+    is known to keep another content."""
     RETRY = "retry"
     UNKNOWN = "unknown"
     """No answer came: the holder may have it. Found out before it is sent again."""
@@ -93,3 +96,4 @@ class Delivery:
     outcome: Outcome
     reason: str
     proof: Proof | None = None
+    hint: str = ""

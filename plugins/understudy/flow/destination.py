@@ -13,7 +13,7 @@ from understudy.core.model import (
     ProofKind,
     StudyInstanceUid,
 )
-from understudy.core.outcomes import of_c_store
+from understudy.core.outcomes import Loss, of_loss, of_status
 from understudy.core.ports import MAX_CONTEXTS, Clock, FileToSend, Peer, StoredFiles, UnreadableFileError
 
 
@@ -68,8 +68,7 @@ def inventory_proof(ae_title: str, study: StudyInstanceUid, listed: int, clock: 
 
 
 def _delivery(number: InstanceNumber, answer: int | str | None) -> Delivery:
-    if answer is None:
-        return Delivery(number, Outcome.UNKNOWN, "no answer came: the peer may have it")
     if isinstance(answer, str):
         return Delivery(number, Outcome.REFUSED, answer)
-    return Delivery(number, *of_c_store(answer))
+    verdict = of_loss(Loss.TIMED_OUT) if answer is None else of_status(answer)
+    return Delivery(number, verdict.outcome, verdict.reason, hint=verdict.hint)

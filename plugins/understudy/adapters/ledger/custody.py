@@ -197,9 +197,13 @@ def _record_one(
     retry_at: Callable[[int], Timestamp],
 ) -> None:
     numbers = [delivery.number]
-    match delivery.outcome:
+    outcome = delivery.outcome
+    if outcome is Outcome.CONFLICT:
+        # Where it took the place of another content, that is what the holder has: no proof will settle it.
+        outcome = Outcome.REFUSED if _replacing(connection, holder, numbers) else Outcome.UNKNOWN
+    match outcome:
         case Outcome.DELIVERED | Outcome.DELIVERED_ALTERED:
-            reason = "" if delivery.outcome is Outcome.DELIVERED else f"altered: {delivery.reason}"
+            reason = "" if outcome is Outcome.DELIVERED else f"altered: {delivery.reason}"
             advance(connection, ObligationEvent.ACKNOWLEDGE, holder, numbers, now, due=now, reason=reason)
             if delivery.proof is not None:
                 prove(connection, ObligationEvent.PROVE, holder, delivery.number, delivery.proof, now)
