@@ -1,0 +1,61 @@
+"""The one place that picks adapters and joins them to the flow: `wire` joins, one module wires one part."""
+
+from functools import partial
+
+from understudy import config
+from understudy.core.model import HolderKind
+from understudy.core.ports import Holder
+from understudy.flow.appliance import Appliance
+from understudy.flow.loop import Workers
+from understudy.flow.verify import Verifier
+from understudy.wiring.base import STEP_INTERVAL, Places, SystemClock, open_base
+from understudy.wiring.delivery import configured_holders, wire_lane
+from understudy.wiring.files import wire_disk, wire_files
+from understudy.wiring.gate import wire_gate
+from understudy.wiring.intake import wire_intake
+from understudy.wiring.primary import wire_primary
+
+__all__ = ["Places", "SystemClock", "wire"]
+
+
+def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, Workers]:
+    """Return the appliance and its workers, not yet started.
+
+    Raises KeysError and LedgerVersionError, each with a hint.
+    """
+    base = open_base(configuration, places)
+    ledger, clock, workers = base.ledger, base.clock, base.workers
+    noter, conflicts = wire_intake(base)
+    holders: list[Holder] = []
+    primary = None
+    if configuration.primary is not None:
+        destination, primary = wire_primary(base, configuration.primary, noter)
+        holders.append(destination)
+    holders += configured_holders(base)
+    for holder in holders:
+        # A vault or a primary that is named later gets what came before; a route takes new instances alone.
+        if holder.kind is not HolderKind.ROUTE:
+            ledger.owe_all(holder.name, now=clock.now())
+    gate = wire_gate(base)
+    lanes = [wire_lane(holder, base) for holder in holders]
+    verifier = Verifier(ledger, holders, clock, site=configuration.site, write_report=base.write_report)
+    workers.add("verify", verifier.step, STEP_INTERVAL)
+    scrubber, recovery = wire_files(base, noter, [holder.name for holder in holders])
+    appliance = Appliance(
+        configuration=configuration,
+        ledger=ledger,
+        clock=clock,
+        lanes=lanes,
+        primary=primary,
+        verifier=verifier,
+        gate=gate,
+        scrubber=scrubber,
+        recovery=recovery,
+        disk=wire_disk(base),
+        reports=base.reports,
+        faults=lambda: [*workers.alarms(), *conflicts.alarms()],
+        conflicts=conflicts,
+        look_for_new=partial(workers.wake, "note"),
+        wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "scrub", "heal", "lane-"),
+    )
+    return appliance, workers

@@ -1,0 +1,95 @@
+"""What every part of the agent stands on: places, clock, ledger, stored files, Orthanc, workers."""
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from understudy import config
+from understudy.adapters import edge_config
+from understudy.adapters.files import write_durably
+from understudy.adapters.ledger import Ledger
+from understudy.adapters.orthanc import Orthanc
+from understudy.adapters.storage import StorageArea
+from understudy.core.model import HolderName, Timestamp
+from understudy.core.ports import Clock
+from understudy.core.report import Report
+from understudy.flow.loop import Workers
+from understudy.web.report import render_report, report_json
+
+PRIMARY = HolderName("primary")
+
+STEP_INTERVAL = 0.5
+"""Seconds between two looks of a lane, and of an operation, at the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the agent finds its volumes and its neighbours; the defaults are those of the image."""
+
+    configuration: Path = Path("/etc/understudy/config")
+    state: Path = Path("/var/lib/understudy")
+    keys: Path = Path("/var/lib/understudy-keys")
+    storage: Path = Path("/var/lib/orthanc/storage")
+    index: Path = Path("/var/lib/orthanc/index")
+    """Only measured: Orthanc alone opens what lies there."""
+    socket: Path = Path("/run/understudy/agent.sock")
+    orthanc: str = "http://orthanc:8042"
+    edge: Path = edge_config.SHARED
+
+
+class SystemClock:
+    """The time of the machine."""
+
+    def now(self) -> Timestamp:
+        """Return seconds since 1970-01-01T00:00:00Z."""
+        return Timestamp(time.time())
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The configuration and what all parts share; made once, by `open_base`."""
+
+    configuration: config.Understudy
+    places: Places
+    clock: Clock
+    workers: Workers
+    ledger: Ledger
+    files: StorageArea
+    orthanc: Orthanc
+    reports: Path
+
+    @property
+    def policy(self) -> config.Policy:
+        """Limits and intervals."""
+        return self.configuration.policy
+
+    def write_report(self, operation: int, report: Report) -> str:
+        """Keep the report of an operation on the disk and return the path under which it is served."""
+        write_durably(self.reports / f"{operation}.json", report_json(report))
+        write_durably(self.reports / f"{operation}.html", render_report(report).encode())
+        return f"/understudy/reports/{operation}"
+
+
+def open_base(configuration: config.Understudy, places: Places) -> Base:
+    """Open the ledger, take back what the last run had claimed, and return what all parts share.
+
+    Raises LedgerVersionError, with a hint.
+    """
+    clock = SystemClock()
+    ledger = Ledger(places.state / "ledger.sqlite")
+    ledger.start(clock.now())
+    ledger.release(now=clock.now(), everything=True)
+    secret = (places.keys / "service" / "agent").read_text(encoding="ascii").strip()
+    reports = places.state / "reports"
+    reports.mkdir(mode=0o750, exist_ok=True)
+    return Base(
+        configuration,
+        places,
+        clock,
+        Workers(clock, random.random),
+        ledger,
+        StorageArea(places.storage),
+        Orthanc(places.orthanc, "agent", secret, timeout=configuration.policy.network_timeout),
+        reports,
+    )

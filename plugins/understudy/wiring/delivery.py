@@ -1,0 +1,77 @@
+"""Wires delivery: routes and vaults as holders, and the lane that takes to each holder what it is owed."""
+
+import random
+from collections.abc import Iterator
+from functools import partial
+
+from understudy import config
+from understudy.adapters import keys as keys_volume
+from understudy.adapters.dicom import DicomPeer
+from understudy.adapters.directory import DirectoryStore
+from understudy.adapters.encryption import AgeSealer
+from understudy.adapters.s3 import S3Store, read_credentials
+from understudy.core.model import HolderKind, HolderName
+from understudy.core.modes import delivers_to_primary
+from understudy.core.ports import Holder, ObjectStore
+from understudy.flow.courier import Lane, LanePolicy
+from understudy.flow.destination import DicomDestination
+from understudy.flow.vault import Vault, VaultSettings
+from understudy.wiring.base import STEP_INTERVAL, Base
+
+_ROUTE_BATCH = 100
+_ROUTE_BATCH_BYTES = 256 * 2**20
+_PACK_INSTANCES = 2000
+
+
+def dicom_peer(name: str, target: config.Primary | config.Route, base: Base) -> DicomPeer:
+    """Return the client of a DICOM party."""
+    return DicomPeer(
+        name,
+        ae_title=target.ae_title,
+        host=target.host,
+        port=target.port,
+        calling_ae_title=base.configuration.ae_title,
+        timeout=base.policy.network_timeout,
+    )
+
+
+def configured_holders(base: Base) -> Iterator[Holder]:
+    """Yield the routes' destinations, then the vaults; raises KeysError, with a hint."""
+    for route in base.configuration.routes:
+        peer = dicom_peer(route.name, route, base)
+        yield DicomDestination(HolderKind.ROUTE, peer, base.files, base.clock)
+    for vault in base.configuration.vaults:
+        yield _vault(vault, base)
+
+
+def wire_lane(holder: Holder, base: Base) -> Lane:
+    """Return the holder's lane and give it its worker."""
+    packs = holder.kind is HolderKind.VAULT
+    policy = LanePolicy(
+        batch_instances=_PACK_INSTANCES if packs else _ROUTE_BATCH,
+        batch_bytes=base.policy.pack_bytes if packs else _ROUTE_BATCH_BYTES,
+        linger=base.policy.pack_linger if packs else 0.0,
+        retry_base=base.policy.retry_base,
+        retry_cap=base.policy.retry_cap,
+    )
+
+    def is_open() -> bool:
+        return holder.kind is not HolderKind.PRIMARY or delivers_to_primary(base.ledger.mode().mode)
+
+    lane = Lane(holder, base.ledger, base.clock, policy, is_open=is_open, fraction=random.random)
+    base.workers.add(f"lane-{holder.name}", lane.step, STEP_INTERVAL)
+    return lane
+
+
+def _vault(vault: config.Vault, base: Base) -> Vault:
+    name = HolderName(vault.name)
+    recipients = vault.recipients or [keys_volume.vault_recipient(base.places.keys)]
+    store: ObjectStore
+    if isinstance(vault, config.S3Vault):
+        credentials = partial(read_credentials, vault.credentials_file)
+        store = S3Store(name, vault.endpoint, vault.bucket, vault.region, credentials)
+        settings = VaultSettings(name, base.configuration.site, vault.retention_days)
+    else:
+        store = DirectoryStore(name, vault.directory)
+        settings = VaultSettings(name, base.configuration.site, None)
+    return Vault(settings, base.files, store, AgeSealer(recipients), base.ledger.packs, base.clock)

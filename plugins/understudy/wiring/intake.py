@@ -1,0 +1,61 @@
+"""Wires what notes what Orthanc received: the changes feed, the whole inventory, conflicting versions."""
+
+from collections.abc import Callable
+
+from understudy import config
+from understudy.adapters.versions import KeptVersions
+from understudy.core.model import HolderName
+from understudy.core.rules import Route, Rules
+from understudy.flow.conflicts import Conflicts
+from understudy.flow.note import Noter
+from understudy.wiring.base import PRIMARY, Base
+
+_NOTE_INTERVAL = 1.0
+"""Seconds between two looks at the changes feed; the plugin's wake makes it sooner."""
+
+_RECONCILE_INTERVAL = 3600.0
+"""Seconds between two comparisons of all that Orthanc holds with the ledger; the first is at the start."""
+
+_CONFLICTS_INTERVAL = 2.0
+"""Seconds between two looks at the versions that were kept."""
+
+
+def wire_intake(base: Base) -> tuple[Noter, Conflicts]:
+    """Return who notes instances and who notes versions, and give both their workers."""
+    rules = _rules(base.configuration)
+    noter = Noter(base.orthanc, base.ledger, rules, base.clock, primary_grace=base.policy.primary_grace)
+    base.workers.add("note", _waking_lanes(noter.catch_up, base), _NOTE_INTERVAL)
+    base.workers.add("reconcile", _waking_lanes(noter.reconcile, base), _RECONCILE_INTERVAL)
+    versions = KeptVersions(base.places.storage)
+    conflicts = Conflicts(versions, base.files, base.orthanc, base.ledger, base.clock, lambda: rules.vaults)
+    base.workers.add("conflicts", conflicts.step, _CONFLICTS_INTERVAL)
+    return noter, conflicts
+
+
+def _waking_lanes(note: Callable[[], int], base: Base) -> Callable[[], bool]:
+    def step() -> bool:
+        if note():
+            # What is new is owed to somebody: the lanes need not wait for their next look.
+            base.workers.wake("lane-")
+        return False
+
+    return step
+
+
+def _rules(configuration: config.Understudy) -> Rules:
+    primary = configuration.primary
+    return Rules(
+        primary=None if primary is None else PRIMARY,
+        primary_ae_title="" if primary is None else primary.ae_title,
+        vaults=[HolderName(vault.name) for vault in configuration.vaults],
+        routes=[
+            Route(
+                HolderName(route.name),
+                route.ae_title,
+                frozenset(route.match.modalities),
+                frozenset(route.match.sop_classes),
+                frozenset(route.match.calling_ae_titles),
+            )
+            for route in configuration.routes
+        ],
+    )

@@ -1,0 +1,70 @@
+"""Wires the primary PACS: is it up, what does it hold, what is it owed after an outage."""
+
+from collections.abc import Callable
+
+from understudy import config
+from understudy.adapters.dicom import DicomPeer
+from understudy.core.model import HolderKind
+from understudy.core.modes import Mode
+from understudy.core.views import Condition
+from understudy.flow.appliance import PrimaryParts
+from understudy.flow.destination import DicomDestination
+from understudy.flow.failback import Failback, FailbackPolicy
+from understudy.flow.mirror import Mirror
+from understudy.flow.note import Noter
+from understudy.flow.probe import Prober
+from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
+from understudy.wiring.delivery import dicom_peer
+
+_MIRROR_INTERVAL = 1.0
+"""Seconds between two questions whether an inventory diff is due."""
+
+
+def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[DicomDestination, PrimaryParts]:
+    """Return the primary as a holder and what watches it, and give the latter its workers."""
+    peer = dicom_peer(PRIMARY, target, base)
+    parts = _parts(base, target, peer, noter)
+    base.workers.add("probe", _probing(base, parts), base.policy.probe_interval)
+    base.workers.add("mirror", _mirroring(base, parts), _MIRROR_INTERVAL)
+    base.workers.add("failback", parts.failback.step, STEP_INTERVAL)
+    return DicomDestination(HolderKind.PRIMARY, peer, base.files, base.clock), parts
+
+
+def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) -> PrimaryParts:
+    prober = Prober(peer, base.clock, failures_for_down=base.policy.probe_failures)
+    destination = target.move_destination or base.configuration.ae_title
+    mirror = Mirror(peer, base.ledger, noter, base.clock, holder=PRIMARY, destination=destination)
+    failback = Failback(
+        base.ledger,
+        mirror,
+        prober,
+        base.clock,
+        FailbackPolicy(base.policy.quiet_period, target.ae_title, base.configuration.site),
+        holder=PRIMARY,
+        write_report=base.write_report,
+    )
+    return PrimaryParts(prober, mirror, failback)
+
+
+def _probing(base: Base, primary: PrimaryParts) -> Callable[[], bool]:
+    def step() -> bool:
+        if base.ledger.mode().mode is not Mode.MAINTENANCE:
+            primary.prober.step()
+        return False
+
+    return step
+
+
+def _mirroring(base: Base, primary: PrimaryParts) -> Callable[[], bool]:
+    def step() -> bool:
+        if primary.prober.health.condition is not Condition.UP:
+            primary.mirror.forget_look()
+            return False
+        # A failback compares by itself, and planned work is left in peace.
+        wanted = base.ledger.mode().mode in (Mode.STANDBY, Mode.ACTIVE)
+        patience = base.policy.primary_grace
+        if wanted and primary.mirror.is_due(interval=base.policy.inventory_interval, patience=patience):
+            primary.mirror.step(patience=patience)
+        return False
+
+    return step
