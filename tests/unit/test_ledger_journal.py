@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
-from understudy.adapters.ledger import Ledger, LedgerVersionError
-from understudy.adapters.ledger.schema import events, ledger_facts, obligations
+from understudy.adapters.ledger import Ledger
+from understudy.adapters.ledger.schema import events, obligations
 from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
 from understudy.core.model import HolderName, InstanceNumber, StudyInstanceUid, Timestamp
 from understudy.core.modes import TRANSITIONS, Mode, ModeEvent, WrongModeError
@@ -288,20 +288,6 @@ def test_reopened_ledger_holds_all_that_was_written(tmp_path: Path) -> None:
 def test_file_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     Ledger(tmp_path / "ledger.sqlite").close()
     assert (tmp_path / "ledger.sqlite").stat().st_mode & 0o777 == 0o600
-
-
-def test_ledger_of_a_newer_schema_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    newer = Ledger(path)
-    with newer.database.writing() as connection:
-        connection.execute(update(ledger_facts).values(value="2"))
-        connection.exec_driver_sql("DROP TABLE gaps")
-    newer.close()
-    before = path.read_bytes()
-    with pytest.raises(LedgerVersionError, match="has schema 2, this version reads schema 1") as caught:
-        Ledger(path)
-    assert caught.value.hint
-    assert path.read_bytes() == before
 
 
 def test_commits_are_on_disk_before_they_return(ledger: Ledger) -> None:

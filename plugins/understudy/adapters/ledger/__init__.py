@@ -4,12 +4,13 @@ from pathlib import Path
 
 from understudy.adapters.ledger.conflicts import Conflicts
 from understudy.adapters.ledger.custody import Custody
-from understudy.adapters.ledger.database import Database, LedgerVersionError
+from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.devices import Devices
 from understudy.adapters.ledger.files import Files
 from understudy.adapters.ledger.findings import Finding, Findings
 from understudy.adapters.ledger.intake import Intake
 from understudy.adapters.ledger.journal import Journal, ModeRecord, Transaction
+from understudy.adapters.ledger.migration import LedgerVersionError, MigrationError
 from understudy.adapters.ledger.packs import Packs
 from understudy.adapters.ledger.questions import Questions, unsettled_to
 from understudy.adapters.ledger.transitions import IllegalTransitionError
@@ -19,6 +20,7 @@ __all__ = [
     "IllegalTransitionError",
     "Ledger",
     "LedgerVersionError",
+    "MigrationError",
     "ModeRecord",
     "Transaction",
     "unsettled_to",

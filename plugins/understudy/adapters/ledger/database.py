@@ -5,45 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import Connection, Engine, create_engine, event
 
-from understudy.adapters.ledger.schema import SCHEMA_VERSION, ledger_facts, metadata
-
-
-class LedgerVersionError(Exception):
-    """The ledger file was written by another version of Understudy."""
-
-    def __init__(self, found: str) -> None:
-        super().__init__(f"the ledger has schema {found}, this version reads schema {SCHEMA_VERSION}")
-        self.hint = "start the version of Understudy that wrote it, or restore the ledger's backup"
+from understudy.adapters.ledger.migration import bring_up_to_date
 
 
 class Database:
     """Transactions on the ledger file: `reading` sees one snapshot, `writing` is serialised and durable."""
 
     def __init__(self, path: Path) -> None:
-        self._engine = create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=16)
-        event.listen(self._engine, "connect", _prepare)
-        event.listen(self._engine, "begin", _begin)
+        opening = _engine(path, foreign_keys=False)
         try:
-            self._open(path)
-        except LedgerVersionError:
-            self.close()
-            raise
-
-    def _open(self, path: Path) -> None:
-        with self.writing() as connection:
-            metadata.create_all(connection)
-            found = connection.scalar(
-                select(ledger_facts.c.value).where(ledger_facts.c.name == "schema_version")
-            )
-            if found is None:
-                connection.execute(
-                    insert(ledger_facts).values(name="schema_version", value=str(SCHEMA_VERSION))
-                )
-            elif found != str(SCHEMA_VERSION):
-                raise LedgerVersionError(found)
+            bring_up_to_date(opening, path)
+        finally:
+            opening.dispose()
         path.chmod(0o600)
+        self._engine = _engine(path)
 
     @property
     def engine(self) -> Engine:
@@ -70,11 +47,19 @@ class Database:
         self._engine.dispose()
 
 
-def _prepare(connection: sqlite3.Connection, _record: object) -> None:
-    # The driver's own transaction handling is turned off: `_begin` says which kind of transaction it is.
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}").close()
+def _engine(path: Path, *, foreign_keys: bool = True) -> Engine:
+    pragmas = ("journal_mode=WAL", "synchronous=FULL", f"foreign_keys={foreign_keys}", "busy_timeout=30000")
+
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        # The driver's own transaction handling is turned off: `_begin` says which kind of transaction it is.
+        connection.isolation_level = None
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    engine = create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=16)
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
 
 
 def _begin(connection: Connection) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Integer, and_, cast, func, or_, select
 
 from understudy.adapters.ledger.database import Database
-from understudy.adapters.ledger.schema import instances, obligations, proofs
+from understudy.adapters.ledger.schema import instances, obligations, proofs, unsettled
 from understudy.core.model import (
     HolderName,
     Instance,
@@ -15,11 +15,10 @@ from understudy.core.model import (
     StudyInstanceUid,
     Timestamp,
 )
-from understudy.core.obligations import UNSETTLED, ObligationState
+from understudy.core.obligations import ObligationState
 from understudy.core.views import ObligationView, iso
 
 _INSTANCE_COLUMNS = [instances.c[name] for name in (*NewInstance.__dataclass_fields__, "number")]
-_UNSETTLED = [state.value for state in UNSETTLED]
 
 _MOST_LINGERS = 10
 """A study that goes on growing waits at most for so many times the linger."""
@@ -218,7 +217,7 @@ class Questions:
         query = (
             select(obligations.c.holder, obligations.c.state, func.count())
             .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-            .where(or_(instances.c.superseded_by.is_(None), obligations.c.state.in_(_UNSETTLED)))
+            .where(or_(instances.c.superseded_by.is_(None), unsettled))
             .group_by(obligations.c.holder, obligations.c.state)
         )
         tallies: dict[HolderName, dict[ObligationState, int]] = {}
@@ -229,9 +228,7 @@ class Questions:
 
     def oldest_unsettled(self, holder: HolderName) -> Timestamp | None:
         """Return since when the holder's longest unsettled obligation is owed, None where nothing is."""
-        query = select(func.min(obligations.c.since)).where(
-            obligations.c.holder == holder, obligations.c.state.in_(_UNSETTLED)
-        )
+        query = select(func.min(obligations.c.since)).where(obligations.c.holder == holder, unsettled)
         with self._database.reading() as connection:
             value = connection.scalar(query)
             return None if value is None else Timestamp(value)
@@ -264,7 +261,7 @@ class Questions:
 
 def unsettled_to(connection: Connection, holder: HolderName) -> int:
     """Return how many obligations to the holder are not settled, within a transaction."""
-    query = select(func.count()).where(obligations.c.holder == holder, obligations.c.state.in_(_UNSETTLED))
+    query = select(func.count()).where(obligations.c.holder == holder, unsettled)
     return connection.scalar(query) or 0
 
 

@@ -1,4 +1,4 @@
-"""The tables of the ledger. A number in `schema_version` tells which shape a file has."""
+"""The tables of the ledger as they are now; the folder `revisions` has the steps that led here."""
 
 from sqlalchemy import (
     Boolean,
@@ -13,11 +13,10 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    bindparam,
 )
 
-from understudy.core.obligations import ObligationState
-
-SCHEMA_VERSION = 1
+from understudy.core.obligations import UNSETTLED, ObligationState
 
 metadata = MetaData()
 
@@ -89,6 +88,16 @@ obligations = Table(
     sqlite_with_rowid=False,
 )
 Index("obligations_by_state", obligations.c.holder, obligations.c.state, obligations.c.due)
+
+_UNSETTLED = [state.value for state in ObligationState if state in UNSETTLED]
+# Written into the statement: SQLite finds a partial index only by what it can read there.
+unsettled = obligations.c.state.in_(bindparam("unsettled", _UNSETTLED, expanding=True, literal_execute=True))
+Index(
+    "obligations_unsettled",
+    obligations.c.holder,
+    obligations.c.since,
+    sqlite_where=obligations.c.state.in_(_UNSETTLED),
+)
 
 proofs = Table(
     "proofs",
