@@ -21,7 +21,7 @@ __all__ = ["Places", "SystemClock", "wire"]
 def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, Workers]:
     """Return the appliance and its workers, not yet started.
 
-    Raises KeysError and LedgerVersionError, each with a hint.
+    Raises KeysError, LedgerVersionError and MigrationError, each with a hint.
     """
     base = open_base(configuration, places)
     ledger, clock, workers = base.ledger, base.clock, base.workers

@@ -74,7 +74,7 @@ class Base:
 def open_base(configuration: config.Understudy, places: Places) -> Base:
     """Open the ledger, take back what the last run had claimed, and return what all parts share.
 
-    Raises LedgerVersionError, with a hint.
+    Raises LedgerVersionError and MigrationError, each with a hint.
     """
     clock = SystemClock()
     ledger = Ledger(places.state / "ledger.sqlite")
