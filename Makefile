@@ -65,11 +65,16 @@ test: lint image lab-images browser tracer ## lint, then run all tests; starts a
 
 .PHONY: drills
 drills: venv image lab-images tracer ## power cuts, kills, a siege and full disks, at full length
-	@DRILL_POWERCUTS=$${DRILL_POWERCUTS:-50} DRILL_KILLS=$${DRILL_KILLS:-30} $(VENV)/bin/pytest tests/drills
+	@DRILL_POWERCUTS=$${DRILL_POWERCUTS:-50} DRILL_KILLS=$${DRILL_KILLS:-30} DRILL_FAULTS=$${DRILL_FAULTS:-15} \
+	$(VENV)/bin/pytest tests/drills
 
 .PHONY: bench
 bench: venv image lab-images ## measure intake, vault and failback rates
 	@$(VENV)/bin/python -m tests.bench
+
+.PHONY: bench-scale
+bench-scale: venv image lab-images ## measure intake and queries with a million instances in the index
+	@BENCH_FILL=$${BENCH_FILL:-1000000} $(VENV)/bin/python -m tests.bench scale
 
 .PHONY: demo
 demo: venv image lab-images browser ## play a whole outage on real DICOM; leaves the lab running

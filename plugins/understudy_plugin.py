@@ -14,7 +14,13 @@ from typing import Any
 
 import orthanc
 from understudy.plugin import passthrough
-from understudy.plugin.durability import DurableAcknowledgement, StoreStatus, sync_file, write_ahead_log
+from understudy.plugin.durability import (
+    DurableAcknowledgement,
+    StoreStatus,
+    one_folder_a_file_system,
+    sync_log,
+    write_ahead_log,
+)
 from understudy.plugin.identity import Identity, identify
 from understudy.plugin.recovery import NotNowError, Recovery, RefusedFileError
 from understudy.plugin.recovery import Orthanc as RecoveringOrthanc
@@ -45,7 +51,8 @@ class Plugin:
     def __init__(self, configuration: Mapping[str, object], agent_socket: Path) -> None:
         self._agent_socket = agent_socket
         storage = Path(str(configuration["StorageDirectory"]))
-        self._sync = partial(sync_file, write_ahead_log(configuration))
+        log = write_ahead_log(configuration)
+        self._sync = partial(sync_log, log, one_folder_a_file_system([log.parent, storage]))
         self._versions = Versions(
             storage, Index(_instances, _stored_file, _identity, _metadata), orthanc.LogWarning
         )

@@ -132,6 +132,13 @@ class Server:
             pause=0.05,
         )
 
+    def off(self, sender: Sender) -> None:
+        """End server and sender for good, for a person to work on the disks."""
+        self._restart("no")
+        sender.finish()
+        self.crash()
+        self.ended()
+
     def power_cut(self, disks: Sequence[Disk], sender: Sender) -> float:
         """Cut the power of server and disks under the sender's load, and return the moment.
 

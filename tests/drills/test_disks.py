@@ -1,5 +1,10 @@
-"""Full disks: nothing is acknowledged that is not there, and space that returns is all it takes."""
+"""Full disks and file systems that give up: nothing is acknowledged that is not there afterwards.
 
+After a full disk, space that returns is all it takes; a file system that shut itself down takes a person, who
+has it repaired and mounted again.
+"""
+
+import random
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +16,7 @@ import pytest
 
 from tests.drills.checker import Verdict, as_of, check
 from tests.drills.disks import Disk
+from tests.drills.faults import count
 from tests.drills.results import Results
 from tests.drills.sender import FORGOTTEN_SOCKETS, Answer, Sender, first_stored_after, instances
 from tests.drills.servers import Server, ours
@@ -27,6 +33,8 @@ ANSWERS_DEADLINE = 60.0
 QUIET_SECONDS = 2.0
 """So long without an acknowledged store, and intake has stopped."""
 RECOVERY_BOUND = 20.0
+LOAD_SECONDS = 1.0
+"""At most so long after its first stores the file system gives up."""
 
 
 def _stored(sender: Sender, *, after: float) -> None:
@@ -101,3 +109,49 @@ def test_full_disk_acknowledges_nothing_that_a_power_cut_takes_and_recovers_by_i
     results.add(f"full {full}", [_row(full, recovery, told, verdict)], runs=[asdict(verdict)])
     assert verdict.kept, verdict
     assert recovery <= RECOVERY_BOUND
+
+
+@pytest.mark.parametrize("failing", FOLDERS)
+def test_file_system_that_gives_up_under_load_takes_nothing_that_was_acknowledged(
+    failing: str, work: Path, results: Results
+) -> None:
+    faults = count("DRILL_FAULTS", 2)
+    moments = random.Random(f"file system of {failing}")
+    supply = instances(work / "template", f"gives up {failing}")
+    answers: list[Answer] = []
+    with ExitStack() as stack:
+        disks = {
+            folder: stack.enter_context(Disk.inserted(work / folder, megabytes=DISK_MB)) for folder in FOLDERS
+        }
+        server = stack.enter_context(Server.installed(ours(work), disks, name="understudy-drill-disk"))
+        for _ in range(faults):
+            server.start()
+            with Sender(lambda: server.dicom, supply) as sender:
+                _stored(sender, after=0)
+                time.sleep(moments.uniform(0, LOAD_SECONDS))
+                disks[failing].fail_file_system()
+                failed = time.monotonic()
+                _stopped(sender)
+                server.off(sender)
+            answers += sender.answers
+            disks[failing].remounted()
+        server.start()
+        verdict = check(answers, server.archive)
+        with Sender(lambda: server.dicom, supply) as sender:
+            _stored(sender, after=0)
+    told = sum(answer.stored and answer.sent >= failed for answer in answers)
+    results.add(
+        f"{failing} gives up",
+        [
+            {
+                "faults": faults,
+                "acknowledged": verdict.acknowledged,
+                "after the last fault": told,
+                "lost": len(verdict.lost),
+                "damaged": len(verdict.damaged),
+            }
+        ],
+        runs=[asdict(verdict)],
+    )
+    assert verdict.kept, verdict
+    assert not told

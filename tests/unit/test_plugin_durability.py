@@ -9,7 +9,10 @@ from understudy.plugin.durability import (
     RECOVERY_SECONDS,
     DurableAcknowledgement,
     StoreStatus,
+    one_folder_a_file_system,
+    prove_alive,
     sync_file,
+    sync_log,
     write_ahead_log,
 )
 
@@ -119,6 +122,48 @@ def test_existing_log_is_synced(tmp_path: Path) -> None:
     log.write_bytes(b"frames")
     sync_file(log)
     assert log.read_bytes() == b"frames"
+
+
+def test_living_file_system_is_left_as_it_was(tmp_path: Path) -> None:
+    prove_alive(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EROFS, errno.EUCLEAN])
+def test_file_system_that_takes_no_change_fails_the_sync(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "index-wal"
+    log.write_bytes(b"frames")
+    really_open = os.open
+
+    def refuse(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(error, os.strerror(error), path)
+        return really_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OSError, match=os.strerror(error)):
+        sync_log(log, [tmp_path])
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP, errno.EISDIR])
+def test_full_file_system_or_one_without_nameless_files_is_alive(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, flags: int, mode: int = 0o777) -> int:
+        raise OSError(error, os.strerror(error), path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    prove_alive(tmp_path)
+
+
+def test_one_folder_of_each_file_system_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "storage").mkdir()
+    assert one_folder_a_file_system([tmp_path, tmp_path / "storage", Path("/dev")]) == (
+        tmp_path,
+        Path("/dev"),
+    )
 
 
 @pytest.mark.parametrize(

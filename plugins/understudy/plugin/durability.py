@@ -11,11 +11,16 @@ Rule 2: a sync that fails is never passed over. Orthanc answers success whatever
 process ends instead: the sender has no answer and sends again. At the next start the log is copied into the
 index, and synced, before Orthanc opens it (`understudy prepare-orthanc`), and stores are refused until a sync
 succeeds.
+Rule 3: a sync that succeeds is believed only while its file system still takes changes. One that shuts itself
+down upon an error commits nothing any more, yet a sync that is under way at that moment may succeed: it finds
+its transaction done with (Linux 6.18, jbd2_complete_transaction). Such a file system stays shut down until it
+is mounted again; where one takes a change after the sync, the sync was true.
 """
 
+import errno
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -49,6 +54,39 @@ def sync_file(path: Path) -> None:
         os.fdatasync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_SHUT_DOWN = frozenset({errno.EIO, errno.EROFS, errno.EUCLEAN})
+
+
+def prove_alive(folder: Path) -> None:
+    """Change the folder's file system, leaving nothing; raise OSError where it was shut down or is read-only.
+
+    Takes about 0.04 ms. A full one is alive; one without nameless files (NFS) is taken for alive, untried.
+    """
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        if error.errno in _SHUT_DOWN:
+            raise
+
+
+def one_folder_a_file_system(folders: Iterable[Path]) -> tuple[Path, ...]:
+    """Return the folders without those that lie on the file system of an earlier one."""
+    found: dict[int, Path] = {}
+    for folder in folders:
+        found.setdefault(folder.stat().st_dev, folder)
+    return tuple(found.values())
+
+
+def sync_log(log: Path, folders: Iterable[Path]) -> None:
+    """Flush the index's log and prove that what was synced so far, it and stored files, is on the disk.
+
+    `folders` names one folder of each file system that a store writes to. Raises OSError.
+    """
+    sync_file(log)
+    for folder in folders:
+        prove_alive(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +138,7 @@ class DurableAcknowledgement:
                 self._refuse_until = self._monotonic() + RECOVERY_SECONDS
             self._log_error(
                 f"index_sync failed {_reason(error)}: an instance is stored, not safe from a power cut; "
-                "Orthanc ends before it is answered; check the disk under IndexDirectory"
+                "Orthanc ends before it is answered; check the disks of IndexDirectory and StorageDirectory"
             )
             self._end_process()
         else:
