@@ -60,7 +60,7 @@ def work() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def clinic() -> Iterator[Stack]:
     """The whole appliance, to be killed and besieged; its port stays when the edge restarts."""
     with socket.create_server(("127.0.0.1", 0)) as free:
