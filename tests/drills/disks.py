@@ -19,6 +19,7 @@ from tests.stack import StackError, run, wait_until
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 TRAY_HEADROOM_MB = 64
 RELEASE_DEADLINE = 15.0
+FILL_DEADLINE = 15.0
 
 
 class DiskError(Exception):
@@ -145,8 +146,14 @@ class Disk:
     def filled(self, *, leaving: int) -> Iterator[None]:
         """Fill the disk up to so many bytes; the space is free again afterwards."""
         filler = self.path / "filler"
+
+        def fill() -> bool:
+            """Return whether it was done before the servers took what is to be left."""
+            length = str(self.free_bytes - leaving)
+            return subprocess.run(["fallocate", "--length", length, str(filler)], check=False).returncode == 0
+
         try:
-            run(["fallocate", "--length", str(self.free_bytes - leaving), str(filler)])
+            wait_until(fill, bool, deadline=FILL_DEADLINE, what=f"{self.path} filled", pause=0)
             yield
         finally:
             filler.unlink(missing_ok=True)

@@ -150,11 +150,14 @@ def test_flipped_bit_and_missing_file_are_found_by_one_scrub_and_healed(lab: Lab
     assert operation["message"].startswith("2 stored files")
     state = wait_until(
         lab.status,
-        lambda seen: files(seen)["healed"] == healed_before + 2 and files(seen)["damaged"] == 0,
+        lambda seen: (
+            files(seen)["healed"] == healed_before + 2
+            and files(seen)["damaged"] == 0
+            and not any("missing or changed" in alarm for alarm in seen.alarms)
+        ),
         deadline=60,
-        what="both healed",
+        what="both healed, and the alarm gone",
     )
-    assert not any("missing or changed" in alarm for alarm in state.alarms)
     assert {uid: md5_at_orthanc(lab, uid) for uid in made.sop_instance_uids} == before
     damages = {row["sop_instance_uid"]: row for row in lab.get("/understudy/damages")}
     assert {uid for uid in (flipped, missing) if damages[uid]["state"] == "healed"} == {flipped, missing}
