@@ -1,12 +1,13 @@
 """The DICOM adapter against real SCPs in threads: every answer that a PACS can give, and none."""
 
+import itertools
 import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
 from pynetdicom import AE, build_context, evt
+from pynetdicom.pdu import P_DATA_TF
 from understudy.adapters.dicom import DicomPeer
-from understudy.core.model import SopInstanceUid, StudyInstanceUid
+from understudy.core.model import Outcome, SopInstanceUid, StudyInstanceUid
+from understudy.core.outcomes import Loss, Verdict, of_loss, of_rejection, of_status
 from understudy.core.ports import FileToSend, HolderUnavailableError
 
 # pynetdicom drops the socket of a connection that failed without closing it; CPython closes it then.
@@ -56,6 +59,8 @@ class Pacs:
     """Where given, nothing is answered before it is set."""
     received: list[bytes] = field(default_factory=list)
     callers: list[tuple[str, str]] = field(default_factory=list)
+    largest: int = 16382
+    """Bytes of the largest PDU that it takes, 0 for any."""
     releases: int = 0
     aborts: int = 0
     ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -122,6 +127,7 @@ class Pacs:
     def serving(self, *more: tuple[evt.InterventionEvent | evt.NotificationEvent, Any]) -> Iterator[int]:
         """Listen on a free port and give it."""
         entity = AE(ae_title="PACS")
+        entity.maximum_pdu_size = self.largest
         for sop_class in self.classes:
             syntaxes = ["1.2.840.10008.1.2", *self.syntaxes]
             entity.add_supported_context(sop_class, syntaxes if sop_class in (CT, MR) else None)
@@ -152,16 +158,19 @@ class Pacs:
 
 
 @contextmanager
-def raw_server(answer: bytes, *, hold: bool) -> Iterator[int]:
-    """Listen without pynetdicom: read one PDU, send the bytes, and hold the line or close it."""
+def raw_server(first: bytes, second: bytes = b"", *, hold: bool) -> Iterator[int]:
+    """Listen without pynetdicom: read a PDU and send bytes, once or twice, then hold the line or close it."""
     done = threading.Event()
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            head = self.request.recv(6, socket.MSG_WAITALL)
-            self.request.recv(int.from_bytes(head[2:6], "big"), socket.MSG_WAITALL)
-            if answer:
-                self.request.sendall(answer)
+            for said in (first, second):
+                head = self.request.recv(6, socket.MSG_WAITALL)
+                self.request.recv(int.from_bytes(head[2:6], "big"), socket.MSG_WAITALL)
+                if said:
+                    self.request.sendall(said)
+                if said is first and not second:
+                    break
             if hold:
                 done.wait(DEADLINE)
 
@@ -180,37 +189,44 @@ def raw_server(answer: bytes, *, hold: bool) -> Iterator[int]:
 
 
 class Files:
-    """Writes Part 10 files whose data set is any bytes."""
+    """Makes Part 10 files whose data set is any bytes."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
 
-    def write(
+    def make(
         self, content: bytes, *, sop_class: str = CT, syntax: str = ExplicitVRLittleEndian
     ) -> FileToSend:
-        number = len(list(self._folder.iterdir()))
+        uid = f"1.2.3.4.{next(self._numbers)}"
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = UID(sop_class)
-        meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.4.{number}")
+        meta.MediaStorageSOPInstanceUID = UID(uid)
         meta.TransferSyntaxUID = UID(syntax)
-        path = self._folder / f"{number}"
-        with path.open("wb") as file:
-            file.write(bytes(128) + b"DICM")
-            write_file_meta_info(DicomFileLike(file), meta, enforce_standard=False)
-            file.write(content)
-        return self.to_send(path, sop_class, syntax)
-
-    def to_send(self, path: Path, sop_class: str = CT, syntax: str = ExplicitVRLittleEndian) -> FileToSend:
-        return FileToSend(str(path), sop_class, syntax)  # PATH
-
-    def missing(self) -> FileToSend:
-        return self.to_send(self._folder / "missing")
+        file = BytesIO()
+        file.write(bytes(128) + b"DICM")
+        write_file_meta_info(DicomFileLike(file), meta, enforce_standard=False)
+        file.write(content)
+        return FileToSend(uid, sop_class, syntax, file.getvalue())
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
-    (tmp_path / "files").mkdir()
-    return Files(tmp_path / "files")
+def files() -> Files:
+    return Files()
+
+
+def store(port: int, sent: list[FileToSend], *, timeout: float = 5.0) -> list[Verdict]:
+    """Send the files over one association, as long as it is open."""
+    verdicts: list[Verdict] = []
+    pairs = [(file.sop_class_uid, file.transfer_syntax_uid) for file in sent]
+    with peer(port, timeout=timeout).storing(pairs) as association:
+        for file in sent:
+            if association.is_open:
+                verdicts.append(association.store(file))
+    return verdicts
+
+
+def outcomes(verdicts: list[Verdict]) -> list[Outcome]:
+    return [verdict.outcome for verdict in verdicts]
 
 
 # C-ECHO and what precedes it
@@ -280,20 +296,15 @@ def test_rejection_is_told_in_words_with_result_source_and_reason(
     answer = b"\x03\x00\x00\x00\x00\x04\x00" + bytes([result, source, reason])
     with raw_server(answer, hold=True) as port, pytest.raises(HolderUnavailableError) as caught:
         peer(port).echo()
-    assert "it rejects our association" in caught.value.reason
-    assert ("Permanent" if result == 1 else "Transient") in caught.value.reason
-    assert ("User" if source == 1 else "Provider") in caught.value.reason
-    if (source, reason) == (1, 3):
-        assert "Calling AE title not recognised" in caught.value.reason
-    if (source, reason) == (1, 7):
-        assert "Called AE title not recognised" in caught.value.reason
-    assert "AE title" in caught.value.hint
+    verdict = of_rejection(result, source, reason)
+    assert caught.value.reason == f"it rejects our association: {verdict.reason}"
+    assert caught.value.hint == verdict.hint
 
 
 def test_peer_that_accepts_the_association_and_no_context_is_told() -> None:
     with Pacs(classes=(CT,)).serving() as port:
         for ask in (peer(port).echo, peer(port).studies, lambda: peer(port).move(STUDY, "STANDBY")):
-            with pytest.raises(HolderUnavailableError, match="none of our presentation contexts"):
+            with pytest.raises(HolderUnavailableError, match="SOP class not supported"):
                 ask()
 
 
@@ -301,53 +312,73 @@ def test_peer_that_accepts_the_association_and_no_context_is_told() -> None:
 
 
 def test_store_sends_the_data_set_byte_for_byte(files: Files) -> None:
-    contents = [ODD, ODD + bytes(range(256)) * 1024, b"", ODD * 3]
+    contents = [ODD, ODD + bytes(range(256)) * 1024, ODD * 2, ODD * 3]
     syntaxes = [ExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGBaseline8Bit]
     pacs = Pacs()
     with pacs.serving() as port:
-        sent = [files.write(content, syntax=s) for content, s in zip(contents, syntaxes, strict=True)]
-        assert list(peer(port).store(sent)) == [0, 0, 0, 0]
+        sent = [files.make(content, syntax=s) for content, s in zip(contents, syntaxes, strict=True)]
+        assert outcomes(store(port, sent)) == [Outcome.DELIVERED] * 4
         pacs.wait_for_the_end()
     assert pacs.received == contents
     assert (len(pacs.callers), pacs.releases, pacs.aborts) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("largest", [0, 1024, 16382, 2**17])
+def test_store_keeps_to_the_pdu_size_that_the_peer_takes(files: Files, largest: int) -> None:
+    content = ODD + bytes(200_001)
+    sizes: list[int] = []
+
+    def on_pdu(event: evt.Event) -> None:
+        if isinstance(event.pdu, P_DATA_TF):
+            sizes.append(event.pdu.pdu_length)
+
+    pacs = Pacs(largest=largest)
+    with pacs.serving((evt.EVT_PDU_RECV, on_pdu)) as port:
+        assert outcomes(store(port, [files.make(content)])) == [Outcome.DELIVERED]
+        pacs.wait_for_the_end()
+    assert pacs.received == [content]
+    assert max(sizes) <= (largest or 2**17)
+
+
 def test_store_gives_every_status_as_it_came(files: Files) -> None:
     statuses = [0x0000, 0xA700, 0xC000, 0xB000, 0x0111, 0x0122, 0x0124, 0xA900, 0xB007, 0x1234, 0x0000]
     with Pacs(statuses=list(statuses)).serving() as port:
-        assert list(peer(port).store([files.write(ODD) for _ in statuses])) == statuses
+        verdicts = store(port, [files.make(ODD) for _ in statuses])
+    assert verdicts == [of_status(status) for status in statuses]
 
 
 def test_store_of_what_the_peer_does_not_take_is_told_and_the_rest_is_sent(files: Files) -> None:
     pacs = Pacs(classes=(CT,), syntaxes=(ExplicitVRLittleEndian,))
     sent = [
-        files.write(ODD, sop_class=MR),
-        files.write(ODD),
-        files.write(ODD, syntax=JPEGBaseline8Bit),
-        files.write(ODD),
+        files.make(ODD, sop_class=MR),
+        files.make(ODD),
+        files.make(ODD, syntax=JPEGBaseline8Bit),
+        files.make(ODD),
     ]
     with pacs.serving() as port:
-        first, second, third, fourth = peer(port).store(sent)
-    assert (second, fourth) == (0, 0)
-    assert MR in str(first)
-    assert JPEGBaseline8Bit in str(third)
+        verdicts = store(port, sent)
+    refused, delivered = Outcome.REFUSED, Outcome.DELIVERED
+    assert outcomes(verdicts) == [refused, delivered, refused, delivered]
+    assert MR in verdicts[0].reason
+    assert "SOP class not supported" in verdicts[0].reason
+    assert JPEGBaseline8Bit in verdicts[2].reason
+    assert "transfer syntax not supported" in verdicts[2].reason
     assert len(pacs.received) == 2
 
 
 def test_store_to_a_peer_that_takes_nothing_of_it_is_told_for_each(files: Files) -> None:
-    # pynetdicom aborts such an association; the instances are to blame and not the peer.
+    # The instances are to blame and not the peer.
     with Pacs(classes=(VERIFICATION,)).serving() as port:
-        answers = list(peer(port).store([files.write(ODD), files.write(ODD)]))
-    assert len(answers) == 2
-    assert all("no presentation context was accepted" in str(answer) for answer in answers)
+        verdicts = store(port, [files.make(ODD), files.make(ODD)])
+    assert outcomes(verdicts) == [Outcome.REFUSED, Outcome.REFUSED]
 
 
 BROKEN: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("empty", lambda _content: b""),
     ("no preamble", lambda content: content[132:]),
     ("cut in the meta header", lambda content: content[:200]),
-    ("no meta header", lambda content: content[:132] + ODD),
     ("text", lambda _content: b"x" * 5000),
+    ("no data set", lambda content: content[: -len(ODD)]),
 ]
 
 
@@ -355,32 +386,21 @@ BROKEN: list[tuple[str, Callable[[bytes], bytes]]] = [
 def test_store_of_a_broken_file_is_told_and_the_rest_is_sent(
     files: Files, spoil: Callable[[bytes], bytes]
 ) -> None:
-    broken, whole = files.write(ODD), files.write(ODD)
-    path = Path(broken.path)
-    path.write_bytes(spoil(path.read_bytes()))
+    broken, whole = files.make(ODD), files.make(ODD)
     pacs = Pacs()
     with pacs.serving() as port:
-        first, second = peer(port).store([broken, whole])
-    assert str(first).startswith("the file cannot be sent")
-    assert second == 0
+        first, second = store(port, [replace(broken, content=spoil(broken.content)), whole])
+    assert first.outcome is Outcome.REFUSED
+    assert first.reason.startswith("the file cannot be sent")
+    assert second.outcome is Outcome.DELIVERED
     assert pacs.received == [ODD]
-
-
-def test_store_of_a_file_that_went_away_is_an_unknown_outcome(files: Files) -> None:
-    with Pacs().serving() as port:
-        answers = peer(port).store([files.missing(), files.write(ODD)])
-        assert next(answers) is None
-        with pytest.raises(HolderUnavailableError, match="ended the association"):
-            next(answers)
 
 
 def test_store_without_an_answer_is_an_unknown_outcome(files: Files) -> None:
     pacs = Pacs(silent=threading.Event())
     with pacs.serving() as port:
-        answers = peer(port, timeout=0.3).store([files.write(ODD), files.write(ODD)])
-        assert next(answers) is None
-        with pytest.raises(HolderUnavailableError, match="ended the association"):
-            next(answers)
+        (verdict,) = store(port, [files.make(ODD), files.make(ODD)], timeout=0.3)
+    assert verdict == of_loss(Loss.TIMED_OUT, "within 0.3 s")
 
 
 def _connection(event: evt.Event) -> socket.socket:
@@ -416,25 +436,112 @@ def test_store_broken_off_in_the_data_set_is_an_unknown_outcome(
 
     pacs = Pacs()
     with pacs.serving((evt.EVT_DATA_RECV, on_data)) as port:
-        sent = [files.write(content) for _ in range(3)]
-        answers = peer(port, timeout=3).store(sent)
-        assert next(answers) == 0
-        assert next(answers) is None
-        with pytest.raises(HolderUnavailableError, match="ended the association"):
-            next(answers)
+        verdicts = store(port, [files.make(content) for _ in range(3)], timeout=3)
+    # The third is not sent: the association has ended.
+    assert outcomes(verdicts) == [Outcome.DELIVERED, Outcome.UNKNOWN]
     # Whether the second arrived nobody can tell from here, which is what an unknown outcome says.
     assert pacs.received in ([content], [content, content])
 
 
-def test_store_that_nobody_reads_to_the_end_releases_the_association(files: Files) -> None:
+def accept() -> bytes:
+    """Return an A-ASSOCIATE-AC that accepts context 1 in Explicit VR Little Endian."""
+    syntax = ExplicitVRLittleEndian.encode()
+    context = b"\x40\x00" + len(syntax).to_bytes(2, "big") + syntax
+    items = b"\x21\x00" + (len(context) + 4).to_bytes(2, "big") + b"\x01\x00\x00\x00" + context
+    items += b"\x50\x00\x00\x08\x51\x00\x00\x04\x00\x00\x40\x00"
+    body = b"\x00\x01" + bytes(66) + items
+    return b"\x02\x00" + len(body).to_bytes(4, "big") + body
+
+
+def data(*values: tuple[int, bytes]) -> bytes:
+    """Return a P-DATA-TF of presentation data values: control header and bytes."""
+    body = b"".join((len(value) + 2).to_bytes(4, "big") + bytes([1, kind]) + value for kind, value in values)
+    return b"\x04\x00" + len(body).to_bytes(4, "big") + body
+
+
+def answer(
+    field: int = 0x8001, message: int = 2, status: bytes = b"\x00\x00", has_data: int = 0x0101
+) -> bytes:
+    """Return the command set of an answer to C-STORE."""
+    parts = [
+        (0x0100, field.to_bytes(2, "little")),
+        (0x0120, message.to_bytes(2, "little")),
+        (0x0800, has_data.to_bytes(2, "little")),
+        (0x0900, status),
+    ]
+    return b"".join(
+        b"\x00\x00" + element.to_bytes(2, "little") + len(value).to_bytes(4, "little") + value
+        for element, value in parts
+    )
+
+
+GARBLED = {
+    "no DICOM": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "a PDU of another kind": b"\x02\x00\x00\x00\x00\x00",
+    "a PDU of four gigabytes": b"\x04\x00\xff\xff\xff\xff",
+    "a value longer than its PDU": b"\x04\x00\x00\x00\x00\x06\x00\x00\xff\xff\x01\x03",
+    "a value without a length": b"\x04\x00\x00\x00\x00\x02\x00\x00",
+    "a data set alone": data((2, b"\x08\x00")),
+    "a command cut off": data((3, answer()[:-1])),
+    "a command of seven bytes": data((3, b"\x00" * 7)),
+    "an answer to another message": data((3, answer(message=77))),
+    "an answer to C-ECHO": data((3, answer(field=0x8030))),
+    "no status": data((3, answer(status=b""))),
+    "a command for a data set": data((3, answer(has_data=0)), (3, answer())),
+    "no end": data(*[(1, bytes(100_000))] * 20) * 20,
+}
+
+
+@pytest.mark.parametrize("said", GARBLED.values(), ids=GARBLED.keys())
+def test_answer_that_breaks_the_protocol_is_an_unknown_outcome(files: Files, said: bytes) -> None:
+    with raw_server(accept(), said, hold=True) as port:
+        (verdict,) = store(port, [files.make(ODD), files.make(ODD)])
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert verdict.reason.startswith("its answer breaks the protocol")
+
+
+def test_answer_in_many_pieces_is_read(files: Files) -> None:
+    whole = answer()
+    said = data((1, whole[:5])) + data((1, whole[5:20]), (3, whole[20:]))
+    with raw_server(accept(), said, hold=True) as port:
+        (verdict,) = store(port, [files.make(ODD)], timeout=0.3)
+    assert verdict == of_status(0)
+
+
+def test_peer_that_asks_to_end_the_association_instead_of_answering_is_an_unknown_outcome(
+    files: Files,
+) -> None:
+    with raw_server(accept(), b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00", hold=True) as port:
+        (verdict,) = store(port, [files.make(ODD)])
+    assert verdict == of_loss(Loss.CLOSED, "it asked to end the association")
+
+
+@pytest.mark.parametrize("source", [0, 2])
+def test_abort_instead_of_an_answer_tells_whose_it_is(files: Files, source: int) -> None:
+    said = b"\x07\x00\x00\x00\x00\x04\x00\x00" + bytes([source, 1])
+    with raw_server(accept(), said, hold=True) as port:
+        (verdict,) = store(port, [files.make(ODD)])
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert f"A-ABORT source {source}, reason 1" in verdict.reason
+
+
+def test_context_that_is_not_answered_is_tried_again(files: Files) -> None:
+    with raw_server(accept(), b"", hold=True) as port:
+        sent = [files.make(ODD, sop_class="1.2"), files.make(ODD, sop_class="1.3")]
+        verdicts = store(port, list(reversed(sent)), timeout=0.3)
+    assert verdicts[0].outcome is Outcome.RETRY
+    assert "not answered" in verdicts[0].reason
+
+
+def test_store_that_nobody_reads_to_the_end_ends_the_association(files: Files) -> None:
     pacs = Pacs()
     with pacs.serving() as port:
-        answers = peer(port).store([files.write(ODD), files.write(ODD)])
-        assert next(answers) == 0
-        answers.close()  # type: ignore[attr-defined]
+        with suppress(KeyError), peer(port).storing([(CT, ExplicitVRLittleEndian)]) as association:
+            association.store(files.make(ODD))
+            raise KeyError
         pacs.wait_for_the_end()
     assert len(pacs.received) == 1
-    assert pacs.releases + pacs.aborts == 1
+    assert (pacs.releases, pacs.aborts) == (0, 1)
 
 
 # C-FIND
@@ -487,7 +594,10 @@ def test_answer_without_its_unique_key_proves_nothing(keyword: str) -> None:
 
 def test_find_without_an_answer_is_given_up_after_the_timeout() -> None:
     pacs = Pacs(silent=threading.Event())
-    with pacs.serving() as port, pytest.raises(HolderUnavailableError, match="did not answer C-FIND"):
+    with (
+        pacs.serving() as port,
+        pytest.raises(HolderUnavailableError, match=r"C-FIND: no answer in time \(within 0\.3 s\)"),
+    ):
         peer(port, timeout=0.3).studies()
 
 
@@ -539,6 +649,6 @@ def test_move_without_an_answer_is_given_up_in_the_end() -> None:
     pacs = Pacs(silent=threading.Event())
     with (
         pacs.serving() as port,
-        pytest.raises(HolderUnavailableError, match="stopped answering during C-MOVE"),
+        pytest.raises(HolderUnavailableError, match="C-MOVE: no answer in time"),
     ):
         peer(port, timeout=0.05).move(STUDY, "STANDBY")

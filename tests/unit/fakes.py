@@ -1,7 +1,7 @@
 """Small real parts for the tests of ledger and flow: a clock that is set, a holder, a peer and a feed."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from understudy.core.model import (
     StudyInstanceUid,
     Timestamp,
 )
-from understudy.core.ports import Changes, FileToSend, HolderUnavailableError, MoveResult
+from understudy.core.ports import Changes, HolderUnavailableError, MoveResult, Storing
 
 NOW = Timestamp(1_700_000_000.0)
 PRIMARY, ROUTE, VAULT = HolderName("primary"), HolderName("archive"), HolderName("nas")
@@ -293,7 +293,7 @@ class FakePeer:
             self.receive(study, uid)
         return MoveResult(0xB000 if failed else 0, len(uids), failed)
 
-    def store(self, files: Sequence[FileToSend]) -> Iterator[int | str | None]:
+    def storing(self, pairs: Collection[tuple[str, str]]) -> AbstractContextManager[Storing]:
         raise NotImplementedError("the flow's tests deliver through PeerHolder")
 
 

@@ -17,8 +17,21 @@ CORE, ADAPTERS, FLOW, INSIDE = (
 )
 
 PURE = frozenset(
-    {"__future__", "abc", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib"}
-    | {"heapq", "ipaddress", "itertools", "json", "math", "operator", "pydantic", "re", "string", "typing"}
+    {"__future__", "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime", "enum"}
+    | {
+        "functools",
+        "hashlib",
+        "heapq",
+        "ipaddress",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "pydantic",
+        "re",
+        "string",
+        "typing",
+    }
 )
 """What the core may import: values in, values out. Everything else is IO, threads, chance or the clock."""
 

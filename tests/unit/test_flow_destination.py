@@ -1,31 +1,80 @@
 """A DICOM destination: what is sent, in what parts, and what the answers mean."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from understudy.adapters.storage import StorageArea
-from understudy.core.model import HolderKind, Instance, Outcome, ProofKind
+from understudy.core.model import Delivery, HolderKind, Instance, Outcome, ProofKind
+from understudy.core.outcomes import Loss, Verdict, of_loss, of_status
 from understudy.core.ports import MAX_CONTEXTS, FileToSend, HolderUnavailableError
 from understudy.flow.destination import DicomDestination
 
-from tests.unit.fakes import Clock, FakePeer
+from tests.unit.fakes import Clock, FakePeer, UnforeseenError
 from tests.vault_parts import Storage
 
 
 @dataclass
 class StoringPeer(FakePeer):
-    """A peer that keeps the files it is sent and answers as told."""
+    """A peer that keeps what it is sent and answers as told."""
 
-    answers: list[int | str | None] = field(default_factory=list)
-    sent: list[list[FileToSend]] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    """In order; success where nothing is said."""
+    aborts_at: set[str] = field(default_factory=set)
+    """SOP Instance UIDs at which it ends the association."""
+    poison: set[str] = field(default_factory=set)
+    """SOP Instance UIDs at which our own code fails."""
+    most: int = 99
+    """Associations at a time; a further one is rejected."""
+    sent: list[list[str]] = field(default_factory=list)
+    """SOP Instance UIDs by association."""
+    pairs: list[int] = field(default_factory=list)
+    at_once: int = 0
+    together: threading.Barrier | None = None
+    """Where given, every association waits at its first instance for the others."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def store(self, files: Sequence[FileToSend]) -> Iterator[int | str | None]:
+    @contextmanager
+    def storing(self, pairs: Collection[tuple[str, str]]) -> Iterator["Line"]:
         self._answer()
-        self.sent.append(list(files))
-        for _ in files:
-            yield self.answers.pop(0) if self.answers else 0
+        with self._lock:
+            if self.at_once >= self.most:
+                raise HolderUnavailableError(self.name, "local limit exceeded", "fewer")
+            self.at_once += 1
+            self.pairs.append(len(set(pairs)))
+            line = Line(self, [])
+            self.sent.append(line.sent)
+        try:
+            yield line
+        finally:
+            with self._lock:
+                self.at_once -= 1
+
+    def uids(self) -> list[str]:
+        return sorted(uid for line in self.sent for uid in line)
+
+
+@dataclass
+class Line:
+    """One association."""
+
+    peer: StoringPeer
+    sent: list[str]
+    is_open: bool = True
+
+    def store(self, file: FileToSend) -> Verdict:
+        if self.peer.together is not None and not self.sent:
+            self.peer.together.wait(10)
+        if file.sop_instance_uid in self.peer.poison:
+            raise UnforeseenError
+        self.sent.append(file.sop_instance_uid)
+        if file.sop_instance_uid in self.peer.aborts_at:
+            self.is_open = False
+            return of_loss(Loss.ABORTED_BY_USER, "")
+        return of_status(self.peer.statuses.pop(0) if self.peer.statuses else 0)
 
 
 class Bench:
@@ -35,7 +84,11 @@ class Bench:
         root.mkdir()
         self.storage = Storage(root)
         self.peer = StoringPeer(name="archive", ae_title="ARCHIVE")
-        self.destination = DicomDestination(HolderKind.ROUTE, self.peer, StorageArea(root), Clock())
+        self.destination = self.new_destination(1)
+
+    def new_destination(self, associations: int) -> DicomDestination:
+        area = StorageArea(self.storage.root)
+        return DicomDestination(HolderKind.ROUTE, self.peer, area, Clock(), associations=associations)
 
     def keep(self, count: int, *, study: str = "1.2.3") -> list[Instance]:
         return [
@@ -61,25 +114,93 @@ def test_find_gives_an_inventory_proof_for_what_is_listed(bench: Bench) -> None:
     assert bench.peer.asked == ["1.2.3", "1.2.4"]
 
 
+def outcomes(deliveries: list[Delivery]) -> dict[int, Outcome]:
+    return {delivery.number: delivery.outcome for delivery in deliveries}
+
+
 def test_deliver_translates_every_answer(bench: Bench) -> None:
-    bench.peer.answers = [0x0000, 0xB000, 0xA700, 0xC000, 0x0111, None, "no presentation context"]
-    outcomes = [delivery.outcome for delivery in bench.destination.deliver(bench.keep(7))]
-    assert outcomes == [
+    bench.peer.statuses = [0x0000, 0xB000, 0xA700, 0xC000, 0x0111]
+    deliveries = list(bench.destination.deliver(bench.keep(5)))
+    assert [delivery.outcome for delivery in deliveries] == [
         Outcome.DELIVERED,
         Outcome.DELIVERED_ALTERED,
         Outcome.RETRY,
         Outcome.REFUSED,
         Outcome.CONFLICT,
-        Outcome.UNKNOWN,
-        Outcome.REFUSED,
     ]
+    assert deliveries[3].hint
 
 
-def test_deliver_sends_at_most_as_many_files_as_an_association_has_contexts(bench: Bench) -> None:
-    instances = bench.keep(MAX_CONTEXTS * 2 + 3)
+def test_deliver_proposes_at_most_as_many_contexts_as_an_association_has(bench: Bench) -> None:
+    instances = [
+        replace(instance, sop_class_uid=f"1.2.{number % (2 * MAX_CONTEXTS + 3)}")
+        for number, instance in enumerate(bench.keep(2 * MAX_CONTEXTS + 10))
+    ]
     deliveries = list(bench.destination.deliver(instances))
     assert [delivery.number for delivery in deliveries] == [instance.number for instance in instances]
-    assert [len(part) for part in bench.peer.sent] == [MAX_CONTEXTS, MAX_CONTEXTS, 3]
+    assert bench.peer.pairs == [MAX_CONTEXTS, MAX_CONTEXTS, 10]
+
+
+def test_deliver_shares_the_instances_among_associations(bench: Bench) -> None:
+    bench.peer.together = threading.Barrier(4)
+    instances = bench.keep(16)
+    deliveries = list(bench.new_destination(4).deliver(instances))
+    assert outcomes(deliveries) == {instance.number: Outcome.DELIVERED for instance in instances}
+    assert len(bench.peer.sent) == 4
+    assert bench.peer.uids() == sorted(instance.sop_instance_uid for instance in instances)
+
+
+def test_deliver_makes_no_more_associations_than_are_worth_it(bench: Bench) -> None:
+    bench.peer.together = threading.Barrier(2)
+    list(bench.new_destination(4).deliver(bench.keep(5)))
+    assert len(bench.peer.sent) == 2
+
+
+def test_deliver_to_a_peer_that_takes_fewer_associations_goes_on_with_those(bench: Bench) -> None:
+    bench.peer.most = 1
+    instances = bench.keep(16)
+    deliveries = list(bench.new_destination(4).deliver(instances))
+    assert len(deliveries) == 16
+
+
+@pytest.mark.parametrize("associations", [1, 3])
+@pytest.mark.parametrize("bad", [[0], [7], [0, 3, 15]])
+def test_association_that_ends_blames_one_instance_and_the_rest_is_sent(
+    bench: Bench, associations: int, bad: list[int]
+) -> None:
+    instances = bench.keep(16)
+    bench.peer.aborts_at = {instances[number].sop_instance_uid for number in bad}
+    deliveries = list(bench.new_destination(associations).deliver(instances))
+    assert [number for number, delivery in outcomes(deliveries).items() if delivery is Outcome.UNKNOWN] == [
+        instances[number].number for number in bad
+    ]
+    assert bench.peer.uids() == sorted(instance.sop_instance_uid for instance in instances)
+
+
+def test_peer_that_ends_every_association_is_left_alone_soon(bench: Bench) -> None:
+    instances = bench.keep(16)
+    bench.peer.aborts_at = {instance.sop_instance_uid for instance in instances}
+    deliveries = bench.destination.deliver(instances)
+    assert [next(deliveries).outcome for _ in range(3)] == [Outcome.UNKNOWN] * 3
+    with pytest.raises(HolderUnavailableError, match="3 associations in a row"):
+        next(deliveries)
+
+
+def test_fault_of_ours_is_raised_and_ends_the_other_associations(bench: Bench) -> None:
+    instances = bench.keep(400)
+    bench.peer.poison = {instances[0].sop_instance_uid}
+    with pytest.raises(UnforeseenError):
+        list(bench.new_destination(4).deliver(instances))
+    assert len(bench.peer.uids()) < 399
+    assert bench.peer.at_once == 0
+
+
+def test_deliver_that_nobody_reads_to_the_end_ends_its_associations(bench: Bench) -> None:
+    deliveries = bench.new_destination(4).deliver(bench.keep(400))
+    next(deliveries)
+    deliveries.close()  # type: ignore[attr-defined]
+    assert bench.peer.at_once == 0
+    assert len(bench.peer.uids()) < 400
 
 
 def test_deliver_refuses_a_spoilt_file_alone_and_never_sends_it(bench: Bench) -> None:
@@ -93,7 +214,7 @@ def test_deliver_refuses_a_spoilt_file_alone_and_never_sends_it(bench: Bench) ->
         instances[2].number: Outcome.REFUSED,
         instances[3].number: Outcome.DELIVERED,
     }
-    assert len(bench.peer.sent[0]) == 2
+    assert len(bench.peer.uids()) == 2
 
 
 def test_deliver_without_the_storage_volume_blames_no_instance(bench: Bench, tmp_path: Path) -> None:

@@ -1,39 +1,44 @@
-"""A DICOM peer as SCU: C-ECHO, C-FIND, C-MOVE and C-STORE with the status of every instance (pynetdicom)."""
+"""A DICOM peer as SCU: C-ECHO, C-FIND, C-MOVE and C-STORE with the outcome of every instance."""
 
-import socket
-import struct
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from io import BytesIO
 
 from pydicom.config import IGNORE, settings
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pynetdicom import AE, _config, build_context, evt
-from pynetdicom.association import Association
-from pynetdicom.pdu import A_ASSOCIATE_RJ
-from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    StudyRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelMove,
-    Verification,
-)
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
 
-from understudy.core.model import SopInstanceUid, StudyInstanceUid
+from understudy.adapters import dimse
+from understudy.adapters.association import (
+    IMPLICIT_LITTLE_ENDIAN,
+    Accepted,
+    Address,
+    Association,
+    AssociationLostError,
+    AssociationRejectedError,
+    Context,
+)
+from understudy.adapters.dimse import Message
+from understudy.adapters.part10 import BrokenFileError, head_length
+from understudy.adapters.storage import PARSE_ERRORS
+from understudy.core.model import Outcome, SopInstanceUid, StudyInstanceUid
+from understudy.core.outcomes import Verdict, of_context, of_loss, of_rejection, of_status
 from understudy.core.ports import FileToSend, HolderUnavailableError, MoveResult
 
-# A file's data set goes out byte for byte, never decoded and encoded again.
-_config.STORE_SEND_CHUNKED_DATASET = True
-# UIDs of real archives break the rules; the peer decides whether it takes them.
-_config.ENFORCE_UID_CONFORMANCE = False
 # pydicom would warn of odd values, with the value in its text, which no log of ours may hold.
 settings.reading_validation_mode = IGNORE
 
-_SUCCESS = 0x0000
-_PENDING = (0xFF00, 0xFF01)
-
 _MOVE_PATIENCE = 20.0
 """How many times longer a peer may be silent in C-MOVE: it need not tell of progress (PS3.4 C.4.2.3.1)."""
+
+_VERIFICATION = Context("1.2.840.10008.1.1")
+_FIND = Context("1.2.840.10008.5.1.4.1.2.2.1")
+_MOVE = Context("1.2.840.10008.5.1.4.1.2.2.2")
+_MEDIUM = 0x0000
+_FILE_HINT = "compare it with what its sender has; waive it, or store it here once more"
+_TITLES_HINT = "check our AE title, its AE title and our address in the configuration of that device"
 
 
 class DicomPeer:
@@ -54,13 +59,16 @@ class DicomPeer:
 
     def echo(self) -> None:
         """Ask whether it answers (C-ECHO, DICOM PS3.4 A)."""
-        with self._association([build_context(Verification)]) as association:
-            self._expect_success(association.send_c_echo(), "C-ECHO")
+        with self._association("C-ECHO", [_VERIFICATION]) as association:
+            context = self._context(association, _VERIFICATION)
+            elements = {dimse.SOP_CLASS: _VERIFICATION.sop_class_uid}
+            for answer in dimse.ask(association, context, dimse.ECHO, elements, patience=self._timeout):
+                self._expect_success(answer, "C-ECHO")
 
     def studies(self, study: StudyInstanceUid | None = None) -> dict[StudyInstanceUid, int | None]:
         """Return every study, or the one asked for, with its count of instances, None if it has none."""
         query = _query("STUDY", study or "")
-        with self._finding() as association:
+        with self._association("C-FIND", [_FIND]) as association:
             return {
                 StudyInstanceUid(str(answer.StudyInstanceUID)): _count(answer)
                 for answer in self._find(association, query)
@@ -87,7 +95,7 @@ class DicomPeer:
     def _list(self, study: StudyInstanceUid) -> tuple[int, dict[SopInstanceUid, str]]:
         """Return how many instances the peer counts in a study, 0 if it does not say, and what it lists."""
         found: dict[SopInstanceUid, str] = {}
-        with self._finding() as association:
+        with self._association("C-FIND", [_FIND]) as association:
             counts = [_count(answer) for answer in self._find(association, _query("STUDY", study))]
             for series in list(self._find(association, _query("SERIES", study, ""))):
                 series_instance_uid = self._text(series, "SeriesInstanceUID")
@@ -111,7 +119,7 @@ class DicomPeer:
         only, and cannot send the others of a study with several.
         """
         series = self._series_of(study)
-        status, completed, failed = _SUCCESS, 0, 0
+        status, completed, failed = dimse.SUCCESS, 0, 0
         for instance in sorted(set(instances) & series.keys()):
             query = Dataset()
             query.QueryRetrieveLevel = "IMAGE"
@@ -119,70 +127,47 @@ class DicomPeer:
             query.SeriesInstanceUID = series[instance]
             query.SOPInstanceUID = instance
             result = self._move(query, destination)
-            status = result.status if result.status != _SUCCESS else status
+            status = result.status if result.status != dimse.SUCCESS else status
             completed, failed = completed + result.completed, failed + result.failed
         return MoveResult(status, completed, failed)
 
     def _move(self, query: Dataset, destination: str) -> MoveResult:
-        last = Dataset()
-        contexts = [build_context(StudyRootQueryRetrieveInformationModelMove)]
-        with self._association(contexts, patience=_MOVE_PATIENCE) as association:
-            for status, _ in association.send_c_move(
-                query, destination, StudyRootQueryRetrieveInformationModelMove
-            ):
-                last = status
-                if status.get("Status") not in _PENDING:
-                    break
-        if "Status" not in last:
-            raise self._unavailable("it stopped answering during C-MOVE", "look at its log")
-        return MoveResult(
-            int(last.Status),
-            int(last.get("NumberOfCompletedSuboperations", 0) or 0),
-            int(last.get("NumberOfFailedSuboperations", 0) or 0),
-        )
-
-    def store(self, files: Sequence[FileToSend]) -> Iterator[int | str | None]:
-        """Send files over one association, yielding for each, in order, the DIMSE status of the answer.
-
-        A text instead tells why the file was not sent at all, None that no answer came: the peer may have it.
-        The files hold at most MAX_CONTEXTS different pairs of SOP class and transfer syntax.
-        """
-        pairs = sorted({(file.sop_class_uid, file.transfer_syntax_uid) for file in files})
-        contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
-        with self._association(contexts, needs_context=False) as association:
-            accepted = {
-                (context.abstract_syntax, context.transfer_syntax[0])
-                for context in association.accepted_contexts
-            }
-            lost = False
-            for number, file in enumerate(files):
-                if (file.sop_class_uid, file.transfer_syntax_uid) not in accepted:
-                    yield (
-                        f"no presentation context was accepted for SOP class {file.sop_class_uid} in "
-                        f"transfer syntax {file.transfer_syntax_uid} (DICOM PS3.8 9.3.3.2)"
-                    )
-                    continue
-                if lost or not association.is_established:
-                    raise self._unavailable("it ended the association", "look at its log")
-                answer = _status(association, file.path, number)
-                lost = answer is None
-                yield answer
+        elements: dimse.Elements = {
+            dimse.SOP_CLASS: _MOVE.sop_class_uid,
+            dimse.PRIORITY: _MEDIUM,
+            dimse.DESTINATION: destination,
+        }
+        with self._association("C-MOVE", [_MOVE]) as association:
+            context = self._context(association, _MOVE)
+            data = _encoded(query, context.transfer_syntax_uid)
+            patience = self._timeout * _MOVE_PATIENCE
+            *_, last = dimse.ask(association, context, dimse.MOVE, elements, data, patience=patience)
+        return MoveResult(last.status, last.number(dimse.COMPLETED) or 0, last.number(dimse.FAILED) or 0)
 
     @contextmanager
-    def _finding(self) -> Iterator[Association]:
-        with self._association([build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
-            yield association
+    def storing(self, pairs: Collection[tuple[str, str]]) -> Iterator["StoreAssociation"]:
+        """Give an association for C-STORE of at most MAX_CONTEXTS pairs of SOP class and transfer syntax.
 
-    def _find(self, association: Association, query: Dataset) -> Iterable[Dataset]:
-        for status, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
-            if status.get("Status") in _PENDING:
-                if identifier is None:
-                    raise self._unavailable(
-                        "it sent an answer to C-FIND that cannot be read", "look at its log"
-                    )
-                yield identifier
-            else:
-                self._expect_success(status, "C-FIND")
+        It is given also where the peer accepts none of them, since that is said of each instance.
+        """
+        contexts = [Context(sop_class, (syntax,)) for sop_class, syntax in sorted(set(pairs))]
+        with self._association("C-STORE", contexts) as association:
+            yield StoreAssociation(association, self._timeout)
+
+    def _find(self, association: Association, query: Dataset) -> Iterator[Dataset]:
+        context = self._context(association, _FIND)
+        elements: dimse.Elements = {dimse.SOP_CLASS: _FIND.sop_class_uid, dimse.PRIORITY: _MEDIUM}
+        data = _encoded(query, context.transfer_syntax_uid)
+        for answer in dimse.ask(association, context, dimse.FIND, elements, data, patience=self._timeout):
+            if not answer.is_pending:
+                self._expect_success(answer, "C-FIND")
+                return
+            try:
+                yield _decoded(answer.data, context.transfer_syntax_uid)
+            except PARSE_ERRORS as error:
+                raise self._unavailable(
+                    "it sent an answer to C-FIND that cannot be read", "look at its log"
+                ) from error
 
     def _text(self, answer: Dataset, keyword: str) -> str:
         value = answer.get(keyword)
@@ -190,129 +175,102 @@ class DicomPeer:
             raise self._unavailable(f"it sent an answer to C-FIND without {keyword}", "look at its log")
         return str(value)
 
-    def _expect_success(self, status: Dataset, what: str) -> None:
-        if "Status" not in status:
-            raise self._unavailable(f"it did not answer {what} within {self._timeout:g} s", "look at its log")
-        if status.Status != _SUCCESS:
+    def _expect_success(self, answer: Message, what: str) -> None:
+        if answer.status != dimse.SUCCESS:
             raise self._unavailable(
-                f"it answered {what} with status 0x{status.Status:04X}", "look at its log"
+                f"it answered {what} with status 0x{answer.status:04X}", "look at its log"
             )
+
+    def _context(self, association: Association, context: Context) -> Accepted:
+        accepted = association.answers[context]
+        if accepted.result != 0:
+            verdict = of_context(accepted.result, context.sop_class_uid, "any that we offer")
+            raise self._unavailable(f"it does not offer us this service: {verdict.reason}", _TITLES_HINT)
+        return accepted
 
     @contextmanager
-    def _association(
-        self, contexts: Sequence[PresentationContext], *, needs_context: bool = True, patience: float = 1.0
-    ) -> Iterator[Association]:
-        rejections: list[Any] = []
-        association = self._associate(contexts, patience, rejections)
+    def _association(self, what: str, contexts: Sequence[Context]) -> Iterator[Association]:
+        """Give an association; what goes wrong in it is told as HolderUnavailableError."""
+        address = Address(self.host, self.port)
+        established = False
         try:
-            self._expect_association(association, rejections, needs_context=needs_context)
-            yield association
-        except RuntimeError as error:
-            # pynetdicom's word for an association that ended between two of our requests.
-            if association.is_established:
-                raise
-            raise self._unavailable("it ended the association", "look at its log") from error
-        except HolderUnavailableError:
-            # Answers that nobody waits for any more may be under way: a release would wait behind them.
-            if association.is_established:
-                association.abort()
-            raise
-        finally:
-            if association.is_established:
-                association.release()
-
-    def _associate(
-        self, contexts: Sequence[PresentationContext], patience: float, rejections: list[Any]
-    ) -> Association:
-        """Ask for an association; a rejection is added to `rejections` as it arrives."""
-
-        def keep_rejection(event: evt.Event) -> None:
-            # A rejection that comes at once closes the connection before pynetdicom has seen it open, and is
-            # then taken for a failure to connect.
-            if isinstance(event.pdu, A_ASSOCIATE_RJ):
-                rejections.append(event.pdu.to_primitive())
-
-        entity = AE(ae_title=self._calling)
-        entity.connection_timeout = self._timeout
-        entity.acse_timeout = self._timeout
-        entity.dimse_timeout = self._timeout * patience
-        entity.network_timeout = self._timeout
-        try:
-            return entity.associate(
-                self.host,
-                self.port,
-                contexts=list(contexts),
-                ae_title=self.ae_title,
-                evt_handlers=[(evt.EVT_CONN_OPEN, _turn_off_nagle), (evt.EVT_PDU_RECV, keep_rejection)],
-            )
-        except OSError as error:
-            raise self._unavailable(
-                f"{self.host}: {error.strerror}", "check its host name in the configuration"
-            ) from error
-
-    def _expect_association(
-        self, association: Association, rejections: Sequence[Any], *, needs_context: bool
-    ) -> None:
-        if association.is_established:
-            return
-        if rejections:
-            # Result, source and reason in words (DICOM PS3.8 9.3.4).
-            told = rejections[0]
-            words = f"{told.result_str}, {told.source_str}, {told.reason_str}"
-            raise self._unavailable(f"it rejects our association: {words}", _REJECTION_HINT)
-        if association.rejected_contexts:
-            # It accepted the association and nothing in it, whereupon pynetdicom has aborted it.
-            if needs_context:
-                raise self._unavailable("it accepts none of our presentation contexts", _REJECTION_HINT)
-            return
-        raise self._unavailable(
-            f"no association with {self.host}:{self.port}",
-            "check that it runs and that this address is right",
-        )
+            with Association.request(
+                address,
+                calling=self._calling,
+                called=self.ae_title,
+                contexts=contexts,
+                timeout=self._timeout,
+            ) as association:
+                established = True
+                yield association
+        except AssociationRejectedError as error:
+            verdict = of_rejection(error.result, error.source, error.reason)
+            raise self._unavailable(f"it rejects our association: {verdict.reason}", verdict.hint) from error
+        except AssociationLostError as error:
+            verdict = of_loss(error.loss, error.detail)
+            begin = f"{what}: " if established else f"no association with {self.host}:{self.port}: "
+            raise self._unavailable(begin + verdict.reason, verdict.hint) from error
 
     def _unavailable(self, reason: str, hint: str) -> HolderUnavailableError:
         return HolderUnavailableError(self.name, reason, hint)
 
 
-_REJECTION_HINT = "check our AE title, its AE title and our address in the configuration of that device"
+class StoreAssociation:
+    """An association for C-STORE."""
+
+    def __init__(self, association: Association, timeout: float) -> None:
+        self._association = association
+        self._timeout = timeout
+        self._sent = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether further files can be sent over it."""
+        return self._association.is_open
+
+    def store(self, file: FileToSend) -> Verdict:
+        """Send one file's data set byte for byte and return what became of it."""
+        wanted = Context(file.sop_class_uid, (file.transfer_syntax_uid,))
+        accepted = self._association.answers[wanted]
+        if accepted.result != 0:
+            return of_context(accepted.result, file.sop_class_uid, file.transfer_syntax_uid)
+        try:
+            start = head_length(BytesIO(file.content), len(file.content))
+        except BrokenFileError as error:
+            return Verdict(Outcome.REFUSED, f"the file cannot be sent: {error}", _FILE_HINT)
+        if start == len(file.content):
+            return Verdict(Outcome.REFUSED, "the file cannot be sent: it has no data set", _FILE_HINT)
+        self._sent += 1
+        elements: dimse.Elements = {
+            dimse.SOP_CLASS: file.sop_class_uid,
+            dimse.SOP_INSTANCE: file.sop_instance_uid,
+            dimse.PRIORITY: _MEDIUM,
+        }
+        try:
+            answers = dimse.ask(
+                self._association,
+                accepted,
+                dimse.STORE,
+                elements,
+                memoryview(file.content)[start:],
+                message=self._sent % 0xFFFF + 1,
+                patience=self._timeout,
+            )
+            return of_status(next(answers).status)
+        except AssociationLostError as error:
+            return of_loss(error.loss, error.detail)
 
 
-def _turn_off_nagle(event: evt.Event) -> None:
-    # A PDU's header and body are written apart: with Nagle's algorithm each answer would wait for the peer's
-    # delayed ACK.
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _encoded(query: Dataset, syntax: str) -> bytes:
+    stream = DicomBytesIO()
+    stream.is_implicit_VR = syntax == IMPLICIT_LITTLE_ENDIAN
+    stream.is_little_endian = True
+    write_dataset(stream, query)
+    return stream.getvalue()
 
 
-_UNSENDABLE = (
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    NotImplementedError,
-    ValueError,
-    struct.error,
-)
-"""What pynetdicom and pydicom raise, before anything is sent, on a file without a usable meta header."""
-
-
-def _status(association: Association, path: str, number: int) -> int | str | None:
-    try:
-        answer = association.send_c_store(path, msg_id=number % 0xFFFF + 1)
-    except _UNSENDABLE as error:
-        return f"the file cannot be sent: {type(error).__name__}"
-    except RuntimeError:
-        # pynetdicom's word for an association that has just ended.
-        if association.is_established:
-            raise
-        return None
-    except OSError:
-        # The file went away while it was read: what is half sent cannot be taken back but by an abort.
-        association.abort()
-        return None
-    return int(answer.Status) if "Status" in answer else None
+def _decoded(answer: bytes, syntax: str) -> Dataset:
+    return read_dataset(BytesIO(answer), syntax == IMPLICIT_LITTLE_ENDIAN, True)
 
 
 def _query(level: str, study: str, series: str | None = None, sop_instance: str | None = None) -> Dataset:

@@ -55,11 +55,6 @@ class StorageArea:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def verified_path(self, instance: Instance) -> str:
-        """Return the path of the file, whose bytes were found right, or raise UnreadableFileError."""
-        self.read(instance)
-        return str(self._where(instance))
-
     def read(self, instance: Instance) -> bytes:
         """Return the file's bytes, of the size and MD5 that the ledger has, or raise UnreadableFileError."""
         path = self._where(instance)

@@ -1,6 +1,7 @@
 """What the flow asks of the outside: a holder, a clock."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from understudy.core.model import (
     StudyInstanceUid,
     Timestamp,
 )
+from understudy.core.outcomes import Verdict
 from understudy.core.packing import Member, PackIntent, StudyFacts
 
 
@@ -56,11 +58,25 @@ MAX_CONTEXTS = 128
 
 @dataclass(frozen=True, slots=True)
 class FileToSend:
-    """One stored file for C-STORE."""
+    """One stored file: `content` is the whole of it, with its file meta information."""
 
-    path: str
+    sop_instance_uid: str
     sop_class_uid: str
     transfer_syntax_uid: str
+    content: bytes
+
+
+class Storing(Protocol):
+    """An association over which files are sent, one at a time."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether further files can be sent over it."""
+        ...
+
+    def store(self, file: FileToSend) -> Verdict:
+        """Send one file and return what became of it; raises nothing that the peer could cause."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +125,8 @@ class Peer(Protocol):
         """Ask it for instances of a study one by one, and wait for the end of each."""
         ...
 
-    def store(self, files: Sequence[FileToSend]) -> Iterator[int | str | None]:
-        """Send files over one association, yielding for each, in order, the DIMSE status of the answer.
-
-        A text instead tells why the file was not sent at all, None that no answer came: the peer may have it.
-        The files hold at most MAX_CONTEXTS different pairs of SOP class and transfer syntax.
-        """
+    def storing(self, pairs: Collection[tuple[str, str]]) -> AbstractContextManager[Storing]:
+        """Give an association for files of at most MAX_CONTEXTS pairs of SOP class and transfer syntax."""
         ...
 
 
@@ -237,10 +249,6 @@ class StoredFiles(Protocol):
 
     def read(self, instance: Instance) -> bytes:
         """Return the file's bytes, of the size and MD5 that the ledger has, or raise UnreadableFileError."""
-        ...
-
-    def verified_path(self, instance: Instance) -> str:
-        """Return where the file is, once its bytes were found right, or raise UnreadableFileError."""
         ...
 
     def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:

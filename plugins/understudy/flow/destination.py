@@ -1,6 +1,10 @@
 """A DICOM destination as holder: a route's archive, or the primary in a failback."""
 
+import math
+import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from queue import SimpleQueue
 
 from understudy.core.model import (
     Delivery,
@@ -13,19 +17,37 @@ from understudy.core.model import (
     ProofKind,
     StudyInstanceUid,
 )
-from understudy.core.outcomes import Loss, of_loss, of_status
-from understudy.core.ports import MAX_CONTEXTS, Clock, FileToSend, Peer, StoredFiles, UnreadableFileError
+from understudy.core.outcomes import Loss, of_loss
+from understudy.core.ports import (
+    MAX_CONTEXTS,
+    Clock,
+    FileToSend,
+    HolderUnavailableError,
+    Peer,
+    StoredFiles,
+    Storing,
+    UnreadableFileError,
+)
+
+_WORTH_AN_ASSOCIATION = 4
+"""Instances below which a further association would cost more time than it saves."""
+
+_MOST_LOSSES = 3
+"""Associations that end in a row, without an answer to any instance, before the peer is left alone."""
 
 
 class DicomDestination:
     """Delivers by C-STORE and proves by IMAGE-level C-FIND (core.ports.Holder)."""
 
-    def __init__(self, kind: HolderKind, peer: Peer, files: StoredFiles, clock: Clock) -> None:
+    def __init__(
+        self, kind: HolderKind, peer: Peer, files: StoredFiles, clock: Clock, *, associations: int = 1
+    ) -> None:
         self.name = HolderName(peer.name)
         self.kind = kind
         self._peer = peer
         self._files = files
         self._clock = clock
+        self._associations = associations
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         """Return an inventory proof for each instance whose SOP Instance UID the peer lists."""
@@ -39,23 +61,127 @@ class DicomDestination:
         return found
 
     def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
-        """Send the stored files byte for byte, yielding the exact outcome of each."""
-        ready: list[tuple[Instance, FileToSend]] = []
-        for instance in instances:
-            try:
-                path = self._files.verified_path(instance)
-            except UnreadableFileError as error:
-                outcome = Outcome.REFUSED if error.permanent else Outcome.RETRY
-                yield Delivery(instance.number, outcome, error.reason)
-                continue
-            ready.append((instance, FileToSend(path, instance.sop_class_uid, instance.transfer_syntax_uid)))
-        # One association proposes at most 128 contexts, and a batch never needs more contexts than it has
-        # files.
-        for start in range(0, len(ready), MAX_CONTEXTS):
-            part = ready[start : start + MAX_CONTEXTS]
-            answers = self._peer.store([file for _, file in part])
-            for (instance, _), answer in zip(part, answers, strict=True):
-                yield _delivery(instance.number, answer)
+        """Send the stored files byte for byte over parallel associations, yielding the outcome of each.
+
+        What the peer answers to one instance blames no other: after an association that it ended, the others
+        go over a new one. An instance without a Delivery before HolderUnavailableError was not sent.
+        """
+        for part in _parts(instances):
+            yield from self._deliver(_Parcel(part))
+
+    def _deliver(self, parcel: "_Parcel") -> Iterator[Delivery]:
+        number = min(self._associations, math.ceil(parcel.size / _WORTH_AN_ASSOCIATION))
+        workers = [
+            threading.Thread(target=self._work, args=(parcel,), name=f"{self.name}-{one}", daemon=True)
+            for one in range(number)
+        ]
+        left, ended = parcel.size, 0
+        for worker in workers:
+            worker.start()
+        errors: list[Exception] = []
+        try:
+            while ended < number:
+                told = parcel.told.get()
+                if isinstance(told, Delivery):
+                    left -= 1
+                    yield told
+                    continue
+                ended += 1
+                if told is not None:
+                    errors.append(told)
+        finally:
+            parcel.stop()
+            for worker in workers:
+                worker.join()
+        # An error of ours says more than one of the peer's. That one association of several could not be made
+        # delays nothing where the others have sent everything.
+        errors.sort(key=lambda error: isinstance(error, HolderUnavailableError))
+        if left:
+            raise errors[0]
+
+    def _work(self, parcel: "_Parcel") -> None:
+        """Send what is waiting, over one association after another while the peer ends them."""
+        error: Exception | None = None
+        try:
+            while parcel.has_more:
+                with self._peer.storing(parcel.pairs) as association:
+                    while association.is_open and (instance := parcel.take()) is not None:
+                        delivery = self._store(association, instance)
+                        parcel.tell(delivery)
+                    lost = not association.is_open
+                if lost and parcel.losses >= _MOST_LOSSES:
+                    verdict = of_loss(Loss.NOT_SENT, f"{parcel.losses} associations in a row")
+                    raise HolderUnavailableError(self.name, verdict.reason, "look at its log")
+        except Exception as raised:  # noqa: BLE001 - handed to the lane, which raises and records it
+            error = raised
+            if not isinstance(raised, HolderUnavailableError):
+                parcel.stop()
+        finally:
+            parcel.told.put(error)
+
+    def _store(self, association: Storing, instance: Instance) -> Delivery:
+        try:
+            content = self._files.read(instance)
+        except UnreadableFileError as error:
+            outcome = Outcome.REFUSED if error.permanent else Outcome.RETRY
+            return Delivery(instance.number, outcome, error.reason)
+        file = FileToSend(
+            instance.sop_instance_uid, instance.sop_class_uid, instance.transfer_syntax_uid, content
+        )
+        verdict = association.store(file)
+        return Delivery(instance.number, verdict.outcome, verdict.reason, hint=verdict.hint)
+
+
+class _Parcel:
+    """Instances that the workers share; each is taken once."""
+
+    def __init__(self, instances: Sequence[Instance]) -> None:
+        self.pairs = {(instance.sop_class_uid, instance.transfer_syntax_uid) for instance in instances}
+        self.size = len(instances)
+        self.told: SimpleQueue[Delivery | Exception | None] = SimpleQueue()
+        """Outcomes as they become known, and for each worker its end, with an error if there was one."""
+        self.losses = 0
+        """Instances in a row whose association ended before they were answered."""
+        self._waiting = deque(instances)
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is an instance to take."""
+        with self._lock:
+            return bool(self._waiting) and not self._stopped
+
+    def take(self) -> Instance | None:
+        """Return the next instance, None where there is none or nothing more is wanted."""
+        with self._lock:
+            return self._waiting.popleft() if self._waiting and not self._stopped else None
+
+    def tell(self, delivery: Delivery) -> None:
+        """Hand an outcome to the lane."""
+        with self._lock:
+            self.losses = self.losses + 1 if delivery.outcome is Outcome.UNKNOWN else 0
+        self.told.put(delivery)
+
+    def stop(self) -> None:
+        """Let the workers come to an end after what they are sending."""
+        with self._lock:
+            self._stopped = True
+
+
+def _parts(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
+    """Yield the instances in parts that one association has contexts enough for."""
+    part: list[Instance] = []
+    pairs: set[tuple[str, str]] = set()
+    for instance in instances:
+        pair = (instance.sop_class_uid, instance.transfer_syntax_uid)
+        if pair not in pairs and len(pairs) == MAX_CONTEXTS:
+            yield part
+            part, pairs = [], set()
+        part.append(instance)
+        pairs.add(pair)
+    if part:
+        yield part
 
 
 def inventory_proof(ae_title: str, study: StudyInstanceUid, listed: int, clock: Clock) -> Proof:
@@ -65,10 +191,3 @@ def inventory_proof(ae_title: str, study: StudyInstanceUid, listed: int, clock: 
         clock.now(),
         {"peer": ae_title, "level": "IMAGE", "study": study, "listed": listed},
     )
-
-
-def _delivery(number: InstanceNumber, answer: int | str | None) -> Delivery:
-    if isinstance(answer, str):
-        return Delivery(number, Outcome.REFUSED, answer)
-    verdict = of_loss(Loss.TIMED_OUT) if answer is None else of_status(answer)
-    return Delivery(number, verdict.outcome, verdict.reason, hint=verdict.hint)

@@ -18,7 +18,10 @@ from understudy.flow.destination import DicomDestination
 from understudy.flow.vault import Vault, VaultSettings
 from understudy.wiring.base import STEP_INTERVAL, Base
 
-_ROUTE_BATCH = 100
+_ASSOCIATIONS = 4
+"""Of one lane at a time."""
+
+_ROUTE_BATCH = 500
 _ROUTE_BATCH_BYTES = 256 * 2**20
 _PACK_INSTANCES = 2000
 
@@ -35,11 +38,15 @@ def dicom_peer(name: str, target: config.Primary | config.Route, base: Base) -> 
     )
 
 
+def dicom_destination(kind: HolderKind, peer: DicomPeer, base: Base) -> DicomDestination:
+    """Return the DICOM party as a holder."""
+    return DicomDestination(kind, peer, base.files, base.clock, associations=_ASSOCIATIONS)
+
+
 def configured_holders(base: Base) -> Iterator[Holder]:
     """Yield the routes' destinations, then the vaults; raises KeysError, with a hint."""
     for route in base.configuration.routes:
-        peer = dicom_peer(route.name, route, base)
-        yield DicomDestination(HolderKind.ROUTE, peer, base.files, base.clock)
+        yield dicom_destination(HolderKind.ROUTE, dicom_peer(route.name, route, base), base)
     for vault in base.configuration.vaults:
         yield _vault(vault, base)
 

@@ -14,7 +14,7 @@ from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
 from understudy.flow.probe import Prober
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
-from understudy.wiring.delivery import dicom_peer
+from understudy.wiring.delivery import dicom_destination, dicom_peer
 
 _MIRROR_INTERVAL = 1.0
 """Seconds between two questions whether an inventory diff is due."""
@@ -27,7 +27,7 @@ def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[Dico
     base.workers.add("probe", _probing(base, parts), base.policy.probe_interval)
     base.workers.add("mirror", _mirroring(base, parts), _MIRROR_INTERVAL)
     base.workers.add("failback", parts.failback.step, STEP_INTERVAL)
-    return DicomDestination(HolderKind.PRIMARY, peer, base.files, base.clock), parts
+    return dicom_destination(HolderKind.PRIMARY, peer, base), parts
 
 
 def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) -> PrimaryParts:

@@ -1,0 +1,394 @@
+"""One DICOM association as its requestor: the PDUs of DICOM PS3.8 over a blocking socket.
+
+pynetdicom hands each PDU between threads that poll. Here one thread writes a data set as fast as the socket
+takes it, and acknowledges segments at once, so that a peer with Nagle's algorithm loses no 40 ms an answer.
+
+Rule 1: every wait ends: a whole answer comes within the time-out, and 128 KiB are taken within it.
+Rule 2: what the peer claims never decides how much memory is taken: PDUs and messages have limits.
+"""
+
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+from understudy.core.outcomes import Loss
+
+IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+
+MAX_CONTEXTS = 128
+"""Presentation contexts of one association: odd numbers from 1 to 255 (DICOM PS3.8 9.3.2.2)."""
+
+_APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
+_IMPLEMENTATION_CLASS = b"2.25.187154527992330015779283242231163333182"
+_IMPLEMENTATION_VERSION = b"UNDERSTUDY"
+
+_OUR_PDU = 2**17
+"""Bytes of the largest PDU that we take, as we tell the peer."""
+_MAX_PDU = 2**22
+"""Bytes of a PDU beyond which it is no PDU; peers are known to exceed what they were told."""
+_MAX_PART = 2**25
+"""Bytes of the largest answer, command set and data set each."""
+_THEIR_PDU = 2**17
+"""Bytes of the PDUs that we send at most, whatever the peer takes; where it names no limit, too."""
+_WRITE = 2**17
+"""Bytes handed to the socket at a time; each has the whole time-out."""
+
+_ASSOCIATE_RQ, _ASSOCIATE_AC, _ASSOCIATE_RJ = 0x01, 0x02, 0x03
+_DATA, _RELEASE_RQ, _RELEASE_RP, _ABORT = 0x04, 0x05, 0x06, 0x07
+_TLS_ALERT = 0x15
+_COMMAND, _LAST = 0x01, 0x02
+
+
+class AssociationRejectedError(Exception):
+    """The peer rejects the association; with the three numbers of A-ASSOCIATE-RJ (DICOM PS3.8 9.3.4)."""
+
+    def __init__(self, result: int, source: int, reason: int) -> None:
+        super().__init__(f"result {result}, source {source}, reason {reason}")
+        self.result = result
+        self.source = source
+        self.reason = reason
+
+
+class AssociationLostError(Exception):
+    """The association ended, or never came about; nothing more can be sent over it."""
+
+    def __init__(self, loss: Loss, detail: str) -> None:
+        super().__init__(detail)
+        self.loss = loss
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One presentation context to propose: a SOP class with the transfer syntaxes to choose from."""
+
+    sop_class_uid: str
+    transfer_syntax_uids: tuple[str, ...] = (EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the peer answered to a context: `result` 0 is acceptance (DICOM PS3.8 9.3.3.2)."""
+
+    identifier: int
+    result: int
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a peer listens, and how it is spoken to; `tls` and the name that its certificate has to bear."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    server_name: str = ""
+
+
+class Association:
+    """An established association; a context manager that releases it, or aborts it after an error.
+
+    Every call raises AssociationLostError where the association ends; there is no way back from that.
+    """
+
+    def __init__(self, connection: socket.socket, timeout: float) -> None:
+        self._socket = connection
+        self._timeout = timeout
+        self._pdu = _THEIR_PDU
+        self._open = True
+        self._buffer = bytearray()
+        self._values: list[tuple[int, bytes]] = []
+        """Control header and bytes of what has arrived and was not asked for yet."""
+        self.answers: Mapping[Context, Accepted] = {}
+        """What the peer answered to each context that was proposed."""
+
+    @classmethod
+    def request(
+        cls, address: Address, *, calling: str, called: str, contexts: Sequence[Context], timeout: float
+    ) -> Self:
+        """Connect and ask for an association with at most MAX_CONTEXTS contexts.
+
+        Raises AssociationRejectedError, and AssociationLostError.
+        """
+        if not 0 < len(contexts) <= MAX_CONTEXTS:
+            raise ValueError(f"an association has 1 to {MAX_CONTEXTS} contexts, got {len(contexts)}")
+        association = cls(_connected(address, timeout), timeout)
+        try:
+            association._negotiate(calling, called, contexts)
+        except BaseException:
+            association._close()
+            raise
+        return association
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something can be sent over it still."""
+        return self._open
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.release()
+        else:
+            # Answers that nobody waits for any more may be under way: a release would wait behind them.
+            self.abort()
+
+    def send(self, context: int, command: bytes, data: bytes | memoryview = b"") -> None:
+        """Send one message: a command set and, where it has one, its data set (DICOM PS3.8 annex E)."""
+        pieces: list[bytes | memoryview] = []
+        waiting = 0
+        for piece in _fragments(context, command, memoryview(data), self._pdu):
+            pieces.append(piece)
+            waiting += len(piece)
+            if waiting >= _WRITE:
+                self._write(b"".join(pieces))
+                pieces, waiting = [], 0
+        if pieces:
+            self._write(b"".join(pieces))
+
+    def part(self, deadline: float) -> tuple[bool, bytes]:
+        """Return the next whole part of a message, and whether it is a command set; or else a data set.
+
+        `deadline` is a moment of time.monotonic().
+        """
+        content = bytearray()
+        while True:
+            if not self._values:
+                kind, body = self._read(deadline)
+                if kind != _DATA:
+                    raise self._ended(kind, body)
+                self._values = self._split(body)
+            flags, value = self._values.pop(0)
+            content += value
+            if len(content) > _MAX_PART:
+                raise self.garbled("an answer without an end")
+            if flags & _LAST:
+                return bool(flags & _COMMAND), bytes(content)
+
+    def release(self) -> None:
+        """End it in order; a peer that does not play along has the connection closed."""
+        if not self._open:
+            return
+        with suppress(AssociationLostError):
+            self._write(struct.pack(">BxIxxxx", _RELEASE_RQ, 4))
+            deadline = time.monotonic() + self._timeout
+            while self._read(deadline)[0] == _DATA:
+                pass
+        self._close()
+
+    def abort(self) -> None:
+        """End it at once (A-ABORT by the user)."""
+        self._end(struct.pack(">BxIxxxx", _ABORT, 4))
+
+    def garbled(self, what: str) -> AssociationLostError:
+        """End it after an answer that breaks the protocol, and return the error to raise."""
+        # Unrecognised: the provider's abort tells the peer (DICOM PS3.8 9.3.8).
+        self._end(struct.pack(">BxIxxBB", _ABORT, 4, 2, 1))
+        return self._lost(Loss.GARBLED, what)
+
+    def _negotiate(self, calling: str, called: str, contexts: Sequence[Context]) -> None:
+        proposed = {2 * position + 1: context for position, context in enumerate(contexts)}
+        self._write(_associate_request(calling, called, proposed))
+        kind, body = self._read(time.monotonic() + self._timeout)
+        if kind == _ASSOCIATE_RJ and len(body) == 4:
+            raise AssociationRejectedError(*body[1:4])
+        if kind != _ASSOCIATE_AC:
+            raise self._ended(kind, body)
+        try:
+            answers, their_pdu = _accepted(body)
+        except (IndexError, struct.error, UnicodeDecodeError):
+            raise self.garbled("an A-ASSOCIATE-AC that cannot be read") from None
+        if their_pdu:
+            self._pdu = min(self._pdu, max(their_pdu, 256))
+        missing = Accepted(0, 255, "")
+        self.answers = {context: answers.get(number, missing) for number, context in proposed.items()}
+
+    def _split(self, body: bytes) -> list[tuple[int, bytes]]:
+        """Return control header and bytes of every presentation data value of a P-DATA-TF."""
+        found: list[tuple[int, bytes]] = []
+        offset = 0
+        while offset < len(body):
+            length = int.from_bytes(body[offset : offset + 4], "big")
+            end = offset + 4 + length
+            if length < 2 or end > len(body):
+                raise self.garbled("a presentation data value that is cut off")
+            found.append((body[offset + 5], body[offset + 6 : end]))
+            offset = end
+        return found
+
+    def _read(self, deadline: float) -> tuple[int, bytes]:
+        """Return type and body of the next PDU."""
+        head = self._bytes(6, deadline)
+        kind, length = struct.unpack(">BxI", head)
+        if kind == _TLS_ALERT:
+            raise self._lost(Loss.UNTRUSTED, "it speaks TLS, and we were told not to")
+        if not _ASSOCIATE_RQ <= kind <= _ABORT or length > _MAX_PDU:
+            raise self.garbled("something that is no PDU of DICOM")
+        return kind, self._bytes(length, deadline)
+
+    def _bytes(self, number: int, deadline: float) -> bytes:
+        while len(self._buffer) < number:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise self._lost(Loss.TIMED_OUT, f"within {self._timeout:g} s")
+            try:
+                self._socket.settimeout(left)
+                part = self._socket.recv(2**16)
+                _acknowledge(self._socket)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise self._failed(error) from error
+            if not part:
+                raise self._lost(Loss.CLOSED, "by the peer")
+            self._buffer += part
+        found = bytes(self._buffer[:number])
+        del self._buffer[:number]
+        return found
+
+    def _write(self, content: bytes) -> None:
+        if not self._open:
+            raise AssociationLostError(Loss.NOT_SENT, "")
+        try:
+            self._socket.settimeout(self._timeout)
+            self._socket.sendall(content)
+        except TimeoutError:
+            raise self._lost(Loss.TIMED_OUT, f"it took nothing for {self._timeout:g} s") from None
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> AssociationLostError:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            return self._lost(Loss.UNTRUSTED, _tls_words(error))
+        return self._lost(Loss.CLOSED, error.strerror or type(error).__name__)
+
+    def _ended(self, kind: int, body: bytes) -> AssociationLostError:
+        """Return what a PDU other than the expected one means."""
+        if kind == _ABORT and len(body) == 4:
+            source, reason = body[2], body[3]
+            loss = Loss.ABORTED_BY_USER if source == 0 else Loss.ABORTED_BY_PROVIDER
+            return self._lost(loss, f"A-ABORT source {source}, reason {reason}")
+        if kind == _RELEASE_RQ:
+            return self._lost(Loss.CLOSED, "it asked to end the association")
+        return self.garbled(f"a PDU of type {kind} that does not belong here")
+
+    def _end(self, last: bytes) -> None:
+        if self._open:
+            with suppress(OSError):
+                self._socket.settimeout(1.0)
+                self._socket.sendall(last)
+            self._close()
+
+    def _lost(self, loss: Loss, detail: str) -> AssociationLostError:
+        self._close()
+        return AssociationLostError(loss, detail)
+
+    def _close(self) -> None:
+        self._open = False
+        self._socket.close()
+
+
+def _fragments(context: int, command: bytes, data: memoryview, limit: int) -> Iterator[bytes | memoryview]:
+    """Yield the P-DATA-TF PDUs of a message in pieces, none of them larger than the limit."""
+    most = limit - 6
+    for content, kind in ((memoryview(command), _COMMAND), (data, 0)):
+        for start in range(0, len(content), most):
+            part = content[start : start + most]
+            last = _LAST if start + most >= len(content) else 0
+            yield struct.pack(">BxIIBB", _DATA, len(part) + 6, len(part) + 2, context, kind | last)
+            yield part
+
+
+def _associate_request(calling: str, called: str, proposed: Mapping[int, Context]) -> bytes:
+    items = _item(0x10, _APPLICATION_CONTEXT)
+    for identifier, context in proposed.items():
+        names = _item(0x30, context.sop_class_uid.encode("ascii", "replace"))
+        for syntax in context.transfer_syntax_uids:
+            names += _item(0x40, syntax.encode("ascii", "replace"))
+        items += _item(0x20, bytes([identifier, 0, 0, 0]) + names)
+    items += _item(
+        0x50,
+        _item(0x51, struct.pack(">I", _OUR_PDU))
+        + _item(0x52, _IMPLEMENTATION_CLASS)
+        + _item(0x55, _IMPLEMENTATION_VERSION),
+    )
+    titles = called.encode("ascii", "replace").ljust(16) + calling.encode("ascii", "replace").ljust(16)
+    body = struct.pack(">Hxx", 1) + titles + bytes(32) + items
+    return struct.pack(">BxI", _ASSOCIATE_RQ, len(body)) + body
+
+
+def _item(kind: int, content: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(content)) + content
+
+
+def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset < len(content):
+        kind, length = struct.unpack_from(">BxH", content, offset)
+        yield kind, content[offset + 4 : offset + 4 + length]
+        offset += 4 + length
+
+
+def _accepted(body: bytes) -> tuple[dict[int, Accepted], int]:
+    """Return the answers of an A-ASSOCIATE-AC by context number, and the peer's largest PDU, 0 for any."""
+    answers: dict[int, Accepted] = {}
+    largest = 0
+    for kind, content in _items(body[68:]):
+        if kind == 0x21:
+            syntaxes = [value for name, value in _items(content[4:]) if name == 0x40]
+            syntax = syntaxes[0].rstrip(b"\0 ").decode("ascii") if syntaxes else ""
+            answers[content[0]] = Accepted(content[0], content[2], syntax)
+        elif kind == 0x50:
+            for name, value in _items(content):
+                if name == 0x51:
+                    (largest,) = struct.unpack(">I", value)
+    return answers, largest
+
+
+def _connected(address: Address, timeout: float) -> socket.socket:
+    try:
+        connection = socket.create_connection((address.host, address.port), timeout)
+    except socket.gaierror as error:
+        raise AssociationLostError(Loss.UNREACHABLE, f"{address.host}: {error.strerror}") from error
+    except OSError as error:
+        words = error.strerror or "it does not answer"
+        raise AssociationLostError(Loss.UNREACHABLE, f"{address.host}:{address.port}: {words}") from error
+    try:
+        # A PDU's header and body may be written apart: with Nagle's algorithm the second would wait.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.tls is None:
+            return connection
+        name = address.server_name or address.host
+        return address.tls.wrap_socket(connection, server_hostname=name)
+    except (ssl.SSLError, ssl.CertificateError) as error:
+        connection.close()
+        raise AssociationLostError(Loss.UNTRUSTED, _tls_words(error)) from error
+    except OSError as error:
+        connection.close()
+        words = error.strerror or "it did not answer"
+        raise AssociationLostError(Loss.UNTRUSTED, f"{words} in the TLS handshake") from error
+
+
+def _tls_words(error: ssl.SSLError | ssl.CertificateError) -> str:
+    """Return what OpenSSL found wrong, in its own words without source lines."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not to be trusted: {error.verify_message}"
+    reason = getattr(error, "reason", None) or str(error)
+    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING"):
+        return "it does not speak TLS"
+    return reason.replace("_", " ").lower()
+
+
+def _acknowledge(connection: socket.socket) -> None:
+    # A peer with Nagle's algorithm sends the rest of an answer when its beginning is acknowledged, and Linux
+    # puts that off for 40 ms. The option lasts for one acknowledgement.
+    if hasattr(socket, "TCP_QUICKACK"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
