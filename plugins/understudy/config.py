@@ -5,7 +5,8 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import json5
 from pydantic import (
@@ -19,7 +20,10 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_pascal
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
+from understudy.adapters import dictionary
+from understudy.core import rules
 from understudy.core.gate import network_of
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}")
@@ -67,6 +71,16 @@ Addresses = Annotated[
         "address and none is named, else any."
     ),
 ]
+
+
+def _time_zone(name: str) -> str:
+    try:
+        return ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"{name!r} is no time zone of the IANA database") from None
+
+
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Seconds = Annotated[float, Field(gt=0, description="Seconds.")]
 
 
@@ -87,24 +101,83 @@ class Primary(_Section):
     )
 
 
-class Match(_Section):
-    """What a route wants; an empty list wants all, and every list given has to agree."""
+class Condition(_Section):
+    """One thing that a route asks of an instance: exactly one of `Equals`, `In` and `Regex`."""
 
-    modalities: list[str] = Field(
-        default=[], description="Modality (0008,0060), one of these.", examples=[["CT", "MR"]]
+    of: str = Field(
+        description="What is looked at: CallingAeTitle, CalledAeTitle, SourceAddress, Weekday, TimeOfDay "
+        "(both of the reception, in TimeZone), or the keyword of a DICOM attribute at the outermost level.",
+        examples=["Modality", "StationName", "BodyPartExamined"],
     )
-    sop_classes: list[str] = Field(default=[], description="SOP Class UID (0008,0016), one of these.")
-    calling_ae_titles: list[AeTitle] = Field(default=[], description="AE title of the sender, one of these.")
+    equals: str | None = Field(default=None, description="It has this value.", examples=["CT"])
+    among: list[str] | None = Field(
+        default=None,
+        alias="In",
+        min_length=1,
+        description="It has one of these values. For SourceAddress addresses and networks, for TimeOfDay "
+        "parts of the day such as 18:00-07:00, for Weekday monday to sunday.",
+    )
+    regex: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="This pattern is found in it; `^` and `$` tie it to beginning and end, `(?i)` ignores "
+        "case. It is matched in linear time, so back-references and look-around are refused.",
+    )
+    negated: bool = Field(default=False, alias="Not", description="The condition holds where it does not.")
+
+    @model_validator(mode="after")
+    def _meant(self) -> Self:
+        self.compiled()
+        return self
+
+    def compiled(self) -> rules.Condition:
+        """Return the condition as the core evaluates it, or raise ValueError."""
+        if sum(one is not None for one in (self.equals, self.among, self.regex)) != 1:
+            raise ValueError("exactly one of Equals, In and Regex is needed")
+        problem = "" if self.of in rules.KNOWN else dictionary.problem_of(self.of)
+        if problem:
+            raise ValueError(problem)
+        if self.regex is not None:
+            return rules.Condition(
+                self.of, f"fits the pattern {self.regex}", _pattern(self.regex), self.negated
+            )
+        wanted = [self.equals] if self.equals is not None else self.among or []
+        words = f"is {wanted[0]}" if len(wanted) == 1 else f"is one of {', '.join(wanted)}"
+        return rules.Condition(self.of, words, rules.test_of(self.of, wanted), self.negated)
 
 
-class Route(_Section):
-    """A DICOM destination to which new instances are sent by C-STORE."""
+def _pattern(text: str) -> rules.Test:
+    """Return the test for a pattern; whatever it is, its time grows in proportion to the value alone."""
+    try:
+        schema = core_schema.str_schema(pattern=text, regex_engine="rust-regex")
+        return SchemaValidator(schema).isinstance_python
+    except SchemaError as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise ValueError(f"Regex cannot be used: {reason}") from None
+
+
+class Destination(_Section):
+    """A DICOM party that routes lead to, by C-STORE."""
 
     name: Name
     ae_title: AeTitle
     host: Host
     port: Port = 104
-    match: Match = Field(default=Match(), description="Which instances; all if absent.")
+    addresses: Addresses = []
+    sop_classes: list[str] = Field(
+        default=[], description="SOP Class UIDs (0008,0016) that it is sent; all if empty."
+    )
+
+
+class Route(_Section):
+    """A rule for new instances: where all conditions hold, they are owed to the destinations."""
+
+    name: Name
+    when: list[Condition] = Field(
+        default=[], description="What has to hold, all of it; every instance fits if empty."
+    )
+    to: list[Name] = Field(min_length=1, description="Names of destinations.")
 
 
 class DirectoryVault(_Section):
@@ -281,7 +354,19 @@ class Understudy(_Section):
     primary: Primary | None = Field(
         default=None, description="The PACS that we stand by for; none yet if absent."
     )
-    routes: list[Route] = Field(default=[], description="Destinations of auto-routing.")
+    time_zone: TimeZone = Field(
+        default="UTC",
+        description="Time zone of hours and weekdays, by its name in the IANA database.",
+        examples=["Europe/Vienna"],
+    )
+    destinations: list[Destination] = Field(default=[], description="Whom routes lead to.")
+    routes: list[Route] = Field(
+        default=[], description="Rules of auto-routing, looked at in this order when an instance comes."
+    )
+    route_matching: Literal["all", "first"] = Field(
+        default="all",
+        description="all: every route that fits counts. first: only the first that fits.",
+    )
     vaults: list[Vault] = Field(default=[], description="Where encrypted packs are kept.")
     modalities: list[Modality] = Field(default=[], description="The devices that we know.")
     dicom_tls: DicomTls = Field(default=DicomTls(), description="DICOM over TLS.")
@@ -290,17 +375,24 @@ class Understudy(_Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        names = [item.name for item in (*self.routes, *self.vaults)]
+        holders = [item.name for item in (*self.destinations, *self.vaults)]
         if self.primary is not None:
-            names.append("primary")
+            holders.append("primary")
         problems = [
-            f"the holder name {name!r} is used twice"
-            for name in sorted({n for n in names if names.count(n) > 1})
+            f"the {kind} name {name!r} is used twice"
+            for kind, names in (
+                ("holder", holders),
+                ("route", [route.name for route in self.routes]),
+                ("device", [modality.name for modality in self.modalities]),
+            )
+            for name in sorted({name for name in names if names.count(name) > 1})
         ]
-        devices = [modality.name for modality in self.modalities]
+        known = {destination.name for destination in self.destinations}
         problems += [
-            f"the device name {name!r} is used twice"
-            for name in sorted({n for n in devices if devices.count(n) > 1})
+            f"the route {route.name!r} leads to {name!r}, which is no destination"
+            for route in self.routes
+            for name in route.to
+            if name not in known
         ]
         if self.primary is not None and self.primary.ae_title == self.ae_title:
             problems.append(

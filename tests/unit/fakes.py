@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any
 
 from sqlalchemy import event, select
@@ -24,6 +25,8 @@ from understudy.core.model import (
     Timestamp,
 )
 from understudy.core.ports import Changes, HolderUnavailableError, MoveResult, Storing
+from understudy.core.rules import Rules
+from understudy.flow.route import Router
 
 NOW = Timestamp(1_700_000_000.0)
 PRIMARY, ROUTE, VAULT = HolderName("primary"), HolderName("archive"), HolderName("nas")
@@ -81,6 +84,18 @@ def new_instance(
         remote_address="192.0.2.1",
         received_at=Timestamp(received_at),
     )
+
+
+class NoFiles:
+    """Stands where no rule looks into a file."""
+
+    def attributes(self, instance: NewInstance, keywords: Collection[str]) -> Mapping[str, Sequence[str]]:
+        raise AssertionError("no rule asked for an attribute")
+
+
+def router_of(rules: Rules, ledger: Ledger) -> Router:
+    """Return a router whose rules look into no file."""
+    return Router(rules, ledger, NoFiles(), zone=UTC, names_patient=lambda _: False)
 
 
 def received_proof(now: Timestamp = NOW) -> Proof:

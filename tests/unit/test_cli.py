@@ -166,6 +166,9 @@ def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[
         (["operations"], "50 of 200 instances, 12.5/s, about 12 s left"),
         (["modalities"], "192.0.2.20"),
         (["damages"], "primary does not give it"),
+        (["routes", "explain", "1.2.3"], "yes  not: BodyPartExamined is HEAD (found: absent)"),
+        (["routes", "explain", "1.2.3"], "not sent to archive: it is not sent SOP class"),
+        (["routes", "explain", "--json", "1.2.3"], '"because":"every condition holds"'),
         (["heal"], "1 stored file to heal"),
         (["approve", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is on the allow-list"),
         (["revoke", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is approved no more"),
@@ -228,7 +231,10 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_check_config_lists_every_problem(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check-config"]) == 0
-    assert "is in order: site clinic, no primary, 1 vault, 0 routes, 0 modalities" in capsys.readouterr().out
+    assert (
+        "is in order: site clinic, no primary, 1 vault, 0 destinations, 0 routes, 0 modalities"
+        in capsys.readouterr().out
+    )
     (folders / "config" / "understudy.json").write_text(
         '{"Understudy": {"AeTitle": "MUCH TOO LONG AE TITLE", "Sight": "x", "Policy": {"RetryBase": -1}}}'
     )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from understudy.adapters import dictionary
 from understudy.config import (
     ConfigurationError,
     DirectoryVault,
@@ -14,6 +15,7 @@ from understudy.config import (
     schema_json,
     substitute,
 )
+from understudy.core import rules
 
 PRIMARY = {"AeTitle": "PACS", "Host": "192.0.2.10"}
 S3 = {
@@ -50,8 +52,15 @@ def test_section_is_read_with_every_part() -> None:
             "AeTitle": "STANDBY",
             "Primary": PRIMARY,
             "Routes": [
-                {"Name": "archive", "AeTitle": "ARCHIVE", "Host": "a", "Match": {"Modalities": ["CT"]}}
+                {
+                    "Name": "ct",
+                    "When": [{"Of": "Modality", "Equals": "CT"}],
+                    "To": ["archive"],
+                }
             ],
+            "Destinations": [{"Name": "archive", "AeTitle": "ARCHIVE", "Host": "a"}],
+            "RouteMatching": "first",
+            "TimeZone": "Europe/Vienna",
             "Vaults": [S3, {"Name": "nas", "Directory": "/mnt/nas"}],
             "Modalities": [{"Name": "ct-1", "AeTitle": "CT1", "Host": "192.0.2.20", "Reads": True}],
             "Policy": {"PackLinger": 1.5},
@@ -59,7 +68,9 @@ def test_section_is_read_with_every_part() -> None:
     )
     assert found.primary is not None
     assert found.primary.port == 104
-    assert found.routes[0].match.modalities == ["CT"]
+    assert found.routes[0].when[0].compiled().holds(["CT"])
+    assert not found.routes[0].when[0].compiled().holds(["MR"])
+    assert found.routes[0].to == [found.destinations[0].name]
     assert [type(vault) for vault in found.vaults] == [S3Vault, DirectoryVault]
     assert found.policy.pack_linger == 1.5
 
@@ -88,6 +99,73 @@ def test_fault_is_told_with_its_path(document: object, path: str) -> None:
     assert problem.startswith(f"{path}: ")
 
 
+def route(**keys: object) -> dict[str, object]:
+    """Return a section with one route, whose one condition has these keys."""
+    return {
+        "Destinations": [{"Name": "archive", "AeTitle": "ARCHIVE", "Host": "a"}],
+        "Routes": [{"Name": "rule", "When": [keys], "To": ["archive"]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ({"Of": "Modality"}, "exactly one of Equals, In and Regex"),
+        ({"Of": "Modality", "Equals": "CT", "Regex": "C"}, "exactly one of Equals, In and Regex"),
+        ({"Of": "Modalty", "Equals": "CT"}, "neither a keyword of DICOM"),
+        ({"Of": "ReferencedImageSequence", "Equals": "1"}, "its values are no text"),
+        ({"Of": "MediaStorageSOPClassUID", "Equals": "1"}, "belongs to the file"),
+        ({"Of": "Weekday", "In": ["Monday"]}, "no weekday"),
+        ({"Of": "TimeOfDay", "In": ["18-7"]}, "no part of a day"),
+        ({"Of": "TimeOfDay", "Equals": "07:00-07:00"}, "is empty"),
+        ({"Of": "SourceAddress", "In": ["192.0.2.300"]}, "does not appear to be an IPv4 or IPv6 network"),
+        ({"Of": "Modality", "Regex": "C("}, "unclosed group"),
+        ({"Of": "Modality", "Regex": r"(.)\1"}, "backreferences are not supported"),
+        ({"Of": "Modality", "Regex": "(?=C)"}, "look-around"),
+        ({"Of": "Modality", "Regex": "((a{200}){200}){200}"}, "size limit"),
+        ({"Of": "Modality", "Equal": "CT"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_condition_that_cannot_be_meant_is_refused(condition: dict[str, object], told: str) -> None:
+    (first, *_) = problems(route(**condition))
+    assert first.startswith("Understudy.Routes[0].When[0]")
+    assert told in first
+
+
+def test_pattern_that_would_never_end_elsewhere_is_matched_in_linear_time() -> None:
+    condition = parse(route(Of="StationName", Regex="^(a+)+$")).routes[0].when[0].compiled()
+    assert condition.holds(["a" * 1024])
+    # With back-tracking this takes 2 to the power of 1024 steps.
+    assert not condition.holds(["a" * 1023 + "b"])
+
+
+def test_pattern_is_found_anywhere_and_can_ignore_case() -> None:
+    condition = parse(route(Of="StationName", Regex="(?i)er")).routes[0].when[0].compiled()
+    assert condition.holds(["CT-ER-1"])
+    assert condition.holds(["er"])
+    assert not condition.holds(["CT1"])
+
+
+def test_words_of_ours_are_no_keywords_of_dicom() -> None:
+    for word in (*rules.KNOWN - rules.NOTED.keys(), "CallingAeTitle", "CalledAeTitle"):
+        assert dictionary.problem_of(word), word
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"Routes": [{"Name": "rule", "To": ["archive"]}]}, "leads to 'archive', which is no destination"),
+        ({"Routes": [{"Name": "rule", "To": []}]}, "at least 1 item"),
+        ({"TimeZone": "Europe/Wien"}, "no time zone"),
+        ({"TimeZone": "../../etc/passwd"}, "no time zone"),
+        ({"RouteMatching": "last"}, "'all' or 'first'"),
+    ],
+)
+def test_route_that_leads_nowhere_is_refused(section: dict[str, object], told: str) -> None:
+    (problem,) = problems(section)
+    assert told in problem
+
+
 def test_all_faults_are_told_at_once() -> None:
     found = problems({"Site": "", "Primary": {"Host": ""}, "Policy": {"ProbeFailures": 0}, "Extra": 1})
     assert len(found) == 5
@@ -95,14 +173,14 @@ def test_all_faults_are_told_at_once() -> None:
 
 def test_holder_name_used_twice_is_refused() -> None:
     twice = {"Name": "archive", "AeTitle": "A", "Host": "a"}
-    (problem,) = problems({"Routes": [twice], "Vaults": [{"Name": "archive", "Directory": "/a"}]})
+    (problem,) = problems({"Destinations": [twice], "Vaults": [{"Name": "archive", "Directory": "/a"}]})
     assert "'archive' is used twice" in problem
 
 
-def test_route_named_primary_is_refused_where_there_is_a_primary() -> None:
+def test_destination_named_primary_is_refused_where_there_is_a_primary() -> None:
     route = {"Name": "primary", "AeTitle": "A", "Host": "a"}
-    assert parse({"Routes": [route]}).routes
-    (problem,) = problems({"Routes": [route], "Primary": PRIMARY})
+    assert parse({"Destinations": [route]}).destinations
+    (problem,) = problems({"Destinations": [route], "Primary": PRIMARY})
     assert "'primary' is used twice" in problem
 
 

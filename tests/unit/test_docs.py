@@ -178,7 +178,7 @@ def test_configuration_examples_are_valid(page: str) -> None:
 
 
 def test_configuration_example_with_a_wrong_key_is_refused() -> None:
-    (example,) = code_blocks(DOCS / "configuration.md", "json")
+    example, *_ = code_blocks(DOCS / "configuration.md", "json")
     with pytest.raises(ConfigurationError, match="Raeds"):
         parse(json5.loads(example.replace('"Reads"', '"Raeds"'))["Understudy"])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from understudy.adapters.ledger import Ledger
 from understudy.core.obligations import ObligationState
-from understudy.core.rules import Route, Rules
+from understudy.core.rules import Destination, Route, Rules
 from understudy.flow.note import Noter
 
 from tests.unit.fakes import (
@@ -25,9 +25,16 @@ from tests.unit.fakes import (
     new_instance,
     note,
     numbers_of,
+    router_of,
 )
 
-RULES = Rules(PRIMARY, PRIMARY_AE, [VAULT], [Route(ROUTE, "ARCHIVE")])
+RULES = Rules(
+    PRIMARY,
+    PRIMARY_AE,
+    [VAULT],
+    [Route("all", [], [ROUTE])],
+    {ROUTE: Destination(ROUTE, "ARCHIVE")},
+)
 
 
 class Bench:
@@ -37,7 +44,7 @@ class Bench:
         self.feed = FakeFeed()
         self.ledger = Ledger(path)
         self.ledger.start(NOW)
-        self.noter = Noter(self.feed, self.ledger, RULES, Clock(), primary_grace=60)
+        self.noter = Noter(self.feed, self.ledger, router_of(RULES, self.ledger), Clock(), primary_grace=60)
 
     def owed(self) -> dict[str, int]:
         return {holder: sum(states.values()) for holder, states in self.ledger.tally().items()}

@@ -31,6 +31,7 @@ BODIES: dict[str, object] = {
     "/hold": {"reason": "update", "epoch": 3},
     "/release": {"reason": "updated", "epoch": 3},
     "/obligations/replay": {"holder": "nas"},
+    "/routes/explain": {"study_instance_uid": "1.2.3"},
     "/conflicts/7/acknowledge": {"reason": "the later one is right"},
     "/obligations/waive": {"holder": "nas", "sop_instance_uids": ["1.2.3.4"], "reason": "test object"},
 }

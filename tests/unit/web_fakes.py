@@ -16,8 +16,12 @@ from understudy.core.obligations import ObligationState
 from understudy.core.views import (
     Alarm,
     Condition,
+    ConditionView,
     DamageState,
     DamageView,
+    DestinationView,
+    ExplainedView,
+    ExplanationView,
     GapsView,
     HolderView,
     LaneState,
@@ -30,6 +34,7 @@ from understudy.core.views import (
     PlanView,
     PrimaryView,
     Probe,
+    RouteView,
     Status,
 )
 
@@ -253,6 +258,23 @@ class FakeFacade:
     def waive(self, who: str, holder: str, sop_instance_uids: Sequence[str], reason: str) -> int:
         self.acts.append(("waive", who, f"{holder} {reason}"))
         return len(sop_instance_uids)
+
+    def explain(self, study_instance_uid: str) -> ExplainedView:
+        if study_instance_uid != "1.2.3":
+            raise NotFoundError("no instance of that study is here", "compare it")
+        because = "it is not sent SOP class 1.2.840.10008.5.1.4.1.1.88.67"
+        route = RouteView(
+            name="ct",
+            matches=True,
+            because="every condition holds",
+            conditions=[
+                ConditionView("Modality is one of CT, MR", ["CT"], holds=True),
+                ConditionView("not: BodyPartExamined is HEAD", [], holds=True),
+            ],
+            destinations=[DestinationView(HolderName("archive"), owed=False, because=because)],
+        )
+        shown = ExplanationView(3, "1.2.3.4", "", [route], [HolderName("nas")])
+        return ExplainedView(study_instance_uid, 3, [shown])
 
     def modalities(self) -> Sequence[ModalityView]:
         return [

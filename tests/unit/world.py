@@ -24,6 +24,7 @@ from tests.unit.fakes import (
     FakePeer,
     PeerHolder,
     new_instance,
+    router_of,
 )
 
 QUIET = 300.0
@@ -59,8 +60,8 @@ class World:
         self.ledger = Ledger(self.path)
         self.ledger.start(self.clock.now())
         self.ledger.release(now=self.clock.now(), everything=True)
-        rules = Rules(PRIMARY, PRIMARY_AE, [], [])
-        self.noter = Noter(self.feed, self.ledger, rules, self.clock, primary_grace=60)
+        router = router_of(Rules(PRIMARY, PRIMARY_AE, []), self.ledger)
+        self.noter = Noter(self.feed, self.ledger, router, self.clock, primary_grace=60)
         self.prober = Prober(self.peer, self.clock, failures_for_down=3)
         self.mirror = Mirror(
             self.peer, self.ledger, self.noter, self.clock, holder=PRIMARY, destination="STANDBY"

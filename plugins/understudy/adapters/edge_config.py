@@ -46,12 +46,13 @@ def listed(configuration: Understudy) -> list[Allowed]:
         devices.append((primary.ae_title, primary.host, primary.addresses))
     entries = []
     for ae_title, host, addresses in devices:
-        networks: Sequence[str] = addresses or _address(host) or EVERYWHERE
+        networks: Sequence[str] = addresses or addresses_of(host) or EVERYWHERE
         entries += [Allowed(ae_title, network) for network in networks]
     return entries
 
 
-def _address(host: str) -> list[str]:
+def addresses_of(host: str) -> list[str]:
+    """Return the host itself where it is an address and no name."""
     try:
         return [network_of(host)]
     except ValueError:

@@ -6,16 +6,19 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
+from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_partial
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from understudy.core.model import Instance
+from understudy.core.model import Instance, NewInstance
 from understudy.core.packing import StudyFacts
 from understudy.core.ports import HolderUnavailableError, UnreadableFileError
 from understudy.plugin.versions import SUFFIX, VERSIONS
@@ -28,6 +31,9 @@ _PART = 2**18
 
 _LAST_TAG = Tag("PatientBirthDate")
 """Of the tags wanted the one with the highest number; nothing after it is parsed."""
+
+_LONGEST_VALUE, _MOST_VALUES = 1024, 100
+"""Characters of a value, and values of an attribute, that rules look at."""
 
 _META_BYTES = 2**16
 """How far into a file its own transfer syntax is looked for: that decides how pydicom reads it."""
@@ -91,7 +97,7 @@ class StorageArea:
             raise
         return kept if is_kept and not path.is_file() else path
 
-    def _path(self, instance: Instance) -> Path:
+    def _path(self, instance: NewInstance) -> Path:
         uuid = instance.attachment_uuid
         if _UUID.fullmatch(uuid) is None:
             raise UnreadableFileError("the ledger has no valid name of its stored file", permanent=True)
@@ -141,33 +147,81 @@ class StorageArea:
                 f"check that the storage volume is mounted at {self._root}",
             )
 
+    def attributes(self, instance: NewInstance, keywords: Collection[str]) -> dict[str, list[str]]:
+        """Return the values of these attributes, by keyword, as text; those absent are left out.
+
+        Only the head of the file is read, as far as the last of them stands. Raises UnreadableFileError, and
+        HolderUnavailableError where the whole volume is not there.
+        """
+        try:
+            with self._path(instance).open("rb") as file:
+                if _is_deflated(instance.transfer_syntax_uid, file.read(_META_BYTES)):
+                    raise UnreadableFileError(
+                        "its stored file is deflated: it is not looked into", permanent=True
+                    )
+                file.seek(0)
+                return _attributes(file, keywords)
+        except FileNotFoundError:
+            self._expect_volume()
+            raise UnreadableFileError("its stored file is gone", permanent=True) from None
+        except PARSE_ERRORS as error:
+            reason = f"its stored file cannot be parsed: {type(error).__name__}"
+            raise UnreadableFileError(reason, permanent=True) from None
+
     def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:
         """Return what the file says of its study, or None where it cannot be parsed."""
-        deflated = DeflatedExplicitVRLittleEndian
-        if transfer_syntax_uid == deflated or deflated.encode() in content[:_META_BYTES]:
-            # pydicom inflates the whole file first: a small one could take all memory.
+        if _is_deflated(transfer_syntax_uid, content[:_META_BYTES]):
             return None
-        # Odd files are normal here, and their text must not reach a log by way of a warning.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                return _facts(content)
-            except PARSE_ERRORS:
-                return None
+        try:
+            return _facts(content)
+        except PARSE_ERRORS:
+            return None
 
 
 def _drop_cached(descriptor: int) -> None:
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _facts(content: bytes) -> StudyFacts:
-    def beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-        return bool(tag > _LAST_TAG)
+def _is_deflated(transfer_syntax_uid: str, head: bytes) -> bool:
+    """Say whether pydicom would inflate the whole file first: a small one could take all memory."""
+    deflated = DeflatedExplicitVRLittleEndian
+    return transfer_syntax_uid == deflated or deflated.encode() in head
 
-    dataset = read_partial(BytesIO(content), stop_when=beyond)
+
+def _head(file: BinaryIO, last: BaseTag, keywords: Collection[str] | None = None) -> Dataset:
+    """Return the data set up to the tag `last`, all of it or these attributes alone."""
+
+    def beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        return bool(tag > last)
+
+    tags: list[BaseTag | int] | None = None if keywords is None else [Tag(keyword) for keyword in keywords]
+    # Odd files are normal here, and their text must not reach a log by way of a warning.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read_partial(file, stop_when=beyond, specific_tags=tags)
+
+
+def _attributes(file: BinaryIO, keywords: Collection[str]) -> dict[str, list[str]]:
+    dataset = _head(file, max(map(Tag, keywords)), keywords)
+    found: dict[str, list[str]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for keyword in keywords:
+            value = dataset.get(keyword)
+            several = value if isinstance(value, MultiValue) else [value]
+            texts = [str(one)[:_LONGEST_VALUE].strip() for one in several[:_MOST_VALUES] if one is not None]
+            found[keyword] = [text for text in texts if text]
+    return {keyword: texts for keyword, texts in found.items() if texts}
+
+
+def _facts(content: bytes) -> StudyFacts:
+    dataset = _head(BytesIO(content), _LAST_TAG)
 
     def text(keyword: str) -> str:
-        value = dataset.get(keyword)
+        # The value is decoded here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = dataset.get(keyword)
         return "" if value is None else str(value).encode("utf-8", "replace").decode()
 
     return StudyFacts(

@@ -85,7 +85,11 @@ def check_config(arguments: argparse.Namespace) -> int:
     primary = f"primary {loaded.primary.ae_title}" if loaded.primary else "no primary"
     counts = [
         f"{count} {noun}{'' if count == 1 else 's'}"
-        for count, noun in ((len(loaded.vaults), "vault"), (len(loaded.routes), "route"))
+        for count, noun in (
+            (len(loaded.vaults), "vault"),
+            (len(loaded.destinations), "destination"),
+            (len(loaded.routes), "route"),
+        )
     ]
     devices = f"{len(loaded.modalities)} modalit{'y' if len(loaded.modalities) == 1 else 'ies'}"
     print(f"{folder} is in order: site {loaded.site}, {primary}, {', '.join([*counts, devices])}")

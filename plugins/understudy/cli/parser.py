@@ -89,6 +89,13 @@ def _looking(commands: Commands) -> None:
     _json(conflicts)
     conflicts.set_defaults(run=conflict_commands.conflicts)
 
+    routes = _add(commands, "routes", "say what the routes of the configuration do")
+    actions = routes.add_subparsers(title="actions", metavar="ACTION", required=True)
+    explain = _add(actions, "explain", "say for a study that is here which routes match it, and why")
+    explain.add_argument("study_instance_uid", metavar="STUDY_INSTANCE_UID")
+    _json(explain)
+    explain.set_defaults(run=remote.explain)
+
     modalities = _add(commands, "modalities", "show who sends here, and who tried")
     _json(modalities)
     modalities.set_defaults(run=remote.modalities)

@@ -11,6 +11,7 @@ from understudy.cli.words import duration
 from understudy.core.views import (
     ApprovalView,
     DamageView,
+    ExplainedView,
     ModalityView,
     ModeView,
     ObligationView,
@@ -83,6 +84,19 @@ def obligations(arguments: argparse.Namespace) -> int:
     from understudy.cli import show
 
     show.obligations(views)
+    return Exit.OK
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Show what the routes say to a study."""
+    client = _client()
+    body = {"study_instance_uid": arguments.study_instance_uid}
+    if arguments.json:
+        return _raw(client.post("/routes/explain", body))
+    view = client.act(ExplainedView, "/routes/explain", body)
+    from understudy.cli import show
+
+    show.explained(view)
     return Exit.OK
 
 

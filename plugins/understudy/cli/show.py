@@ -15,6 +15,7 @@ from understudy.core.views import (
     DamageState,
     DamageView,
     DiskView,
+    ExplainedView,
     Fullness,
     GapsView,
     HolderView,
@@ -219,6 +220,30 @@ def obligations(views: Sequence[ObligationView]) -> None:
             view.hint,
         )
     new_console().print(table)
+
+
+def explained(view: ExplainedView) -> None:
+    """Print which routes match a study and why, condition by condition."""
+    console = new_console()
+    console.print(f"{counted(view.instances, 'instance')} of study {view.study_instance_uid}")
+    for one in view.explanations:
+        owed = ", ".join(one.owed) or "nobody"
+        like = f"{counted(one.instances, 'instance')}, such as {one.sop_instance_uid}"
+        console.print(Text.assemble("\n", (like, "bold"), f"\n  owed to {owed}"))
+        if one.unread:
+            told = f"  {one.unread}: attributes that routes ask for count as absent"
+            console.print(Text(told, "bold red"))
+        for route in one.routes:
+            mark = ("matches", "green") if route.matches else ("does not match", "yellow")
+            console.print(Text.assemble(f"  route {route.name} ", mark, f": {route.because}"))
+            for condition in route.conditions:
+                word = ("yes", "green") if condition.holds else ("no ", "yellow")
+                met = ", ".join(condition.values) or "absent"
+                console.print(Text.assemble("    ", word, f"  {condition.asks} (found: {met})"))
+            for destination in route.destinations:
+                if route.matches and not destination.owed:
+                    told = f"    not sent to {destination.name}: {destination.because}"
+                    console.print(Text(told, "yellow"))
 
 
 def modalities(views: Sequence[ModalityView]) -> None:

@@ -260,6 +260,59 @@ class ObligationView:
 
 
 @dataclass(frozen=True, slots=True)
+class ConditionView:
+    """A condition of a route in words, and the values that it met; none where the attribute is absent."""
+
+    asks: str
+    values: Sequence[str]
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationView:
+    """Whether a route owes an instance to a destination, and if not, why."""
+
+    name: HolderName
+    owed: bool
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class RouteView:
+    """What a route says to an instance."""
+
+    name: str
+    matches: bool
+    because: str
+    conditions: Sequence[ConditionView]
+    destinations: Sequence[DestinationView]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationView:
+    """What the routes say to so many instances of a study, with the values of one of them.
+
+    `unread` tells why its stored file could not be looked into, and is empty where it could; `owed` are all
+    holders that a new instance like it would be owed to.
+    """
+
+    instances: int
+    sop_instance_uid: str
+    unread: str
+    routes: Sequence[RouteView]
+    owed: Sequence[HolderName]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedView:
+    """The dry run of the routes over a study: one explanation for all instances that fare the same."""
+
+    study_instance_uid: str
+    instances: int
+    explanations: Sequence[ExplanationView]
+
+
+@dataclass(frozen=True, slots=True)
 class PlanView:
     """What a failback would do, in instances: `to_send` by study, `to_pull` what the primary got alone."""
 

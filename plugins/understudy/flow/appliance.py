@@ -10,13 +10,14 @@ from understudy.config import Understudy
 from understudy.core.errors import RefusedError
 from understudy.core.gate import Allowed
 from understudy.core.health import Health
-from understudy.core.model import Timestamp
+from understudy.core.model import StudyInstanceUid, Timestamp
 from understudy.core.modes import ModeEvent, WrongModeError
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock
 from understudy.core.views import (
     Alarm,
     DamageView,
+    ExplainedView,
     ModalityView,
     ModeView,
     ObligationView,
@@ -36,6 +37,7 @@ from understudy.flow.gate import Gate
 from understudy.flow.mirror import Mirror
 from understudy.flow.probe import Prober
 from understudy.flow.recover import Recovery
+from understudy.flow.route import Router
 from understudy.flow.scrub import Scrubber
 from understudy.flow.verify import Verifier
 
@@ -61,6 +63,7 @@ class Appliance:
     lanes: Sequence[Lane]
     primary: PrimaryParts | None
     verifier: Verifier
+    router: Router
     gate: Gate
     scrubber: Scrubber
     recovery: Recovery
@@ -220,6 +223,10 @@ class Appliance:
     def waive(self, who: str, holder: str, sop_instance_uids: Sequence[str], reason: str) -> int:
         """Give up named instances, with a reason."""
         return self.ledger.waive(holder, sop_instance_uids, reason, who, self.clock.now())
+
+    def explain(self, study_instance_uid: str) -> ExplainedView:
+        """Say which routes match the instances of a study that is here, and why."""
+        return self.router.explain(StudyInstanceUid(study_instance_uid))
 
     def modalities(self) -> Sequence[ModalityView]:
         """Return every device that was seen at the edge."""

@@ -17,6 +17,8 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("GET", "/operations/{operation}"): Role.READER,
     ("GET", "/obligations"): Role.READER,
     ("GET", "/modalities"): Role.READER,
+    # It asks and changes nothing; the UID stands in the body, since no log has bodies.
+    ("POST", "/routes/explain"): Role.READER,
     ("GET", "/damages"): Role.READER,
     ("GET", "/conflicts"): Role.READER,
     # A version that Orthanc does not show any more is for who decides about it.

@@ -107,6 +107,14 @@ class Waive(_Body):
     reason: Reason
 
 
+class Explain(_Body):
+    """Ask what the routes say to a study that is here."""
+
+    study_instance_uid: str = Field(
+        min_length=1, max_length=256, description="Study Instance UID (0020,000D).", examples=["1.2.840.1"]
+    )
+
+
 class Device(_Body):
     """A device of the allow-list."""
 

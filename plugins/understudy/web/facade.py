@@ -9,6 +9,7 @@ from understudy.core.gate import Allowed
 from understudy.core.obligations import ObligationState
 from understudy.core.views import (
     DamageView,
+    ExplainedView,
     ModalityView,
     ModeView,
     ObligationView,
@@ -77,6 +78,8 @@ class Facade(Protocol):
     def replay(self, who: str, holder: str, sop_instance_uids: Sequence[str] | None) -> int: ...
 
     def waive(self, who: str, holder: str, sop_instance_uids: Sequence[str], reason: str) -> int: ...
+
+    def explain(self, study_instance_uid: str) -> ExplainedView: ...
 
     def modalities(self) -> Sequence[ModalityView]: ...
 

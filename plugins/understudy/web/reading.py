@@ -6,9 +6,23 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from understudy.core.views import DamageView, ModalityView, ObligationView, OperationView, Status
+from understudy.core.views import (
+    DamageView,
+    ExplainedView,
+    ModalityView,
+    ObligationView,
+    OperationView,
+    Status,
+)
 from understudy.web import metrics
-from understudy.web.bodies import DamagesQuery, Health, HealthQuery, ObligationsQuery, OperationsQuery
+from understudy.web.bodies import (
+    DamagesQuery,
+    Explain,
+    Health,
+    HealthQuery,
+    ObligationsQuery,
+    OperationsQuery,
+)
 from understudy.web.errors import errors
 from understudy.web.facade import Facade
 
@@ -84,6 +98,15 @@ def router(facade: Facade) -> APIRouter:
         """Answer obligations with attempts, reason and what a person can do; `state=refused` are the dead
         letters."""
         return facade.obligations(asked.holder, asked.state, asked.limit)
+
+    @routes.post(
+        "/routes/explain", summary="Which routes match a study that is here, and why", responses=errors(404)
+    )
+    def explain(body: Explain) -> ExplainedView:
+        """Answer what the routes of the configuration say to the study's instances: each condition with the
+        values that it met. Nothing is changed and nothing is sent; values that tell of the patient are left
+        out."""
+        return facade.explain(body.study_instance_uid)
 
     @routes.get("/damages", summary="Stored files that were missing or changed", responses=errors())
     def damages(asked: Annotated[DamagesQuery, Query()]) -> Sequence[DamageView]:

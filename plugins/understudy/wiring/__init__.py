@@ -25,7 +25,7 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
     """
     base = open_base(configuration, places)
     ledger, clock, workers = base.ledger, base.clock, base.workers
-    noter, conflicts = wire_intake(base)
+    noter, router, conflicts = wire_intake(base)
     holders: list[Holder] = []
     primary = None
     if configuration.primary is not None:
@@ -48,6 +48,7 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         lanes=lanes,
         primary=primary,
         verifier=verifier,
+        router=router,
         gate=gate,
         scrubber=scrubber,
         recovery=recovery,

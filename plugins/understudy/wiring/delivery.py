@@ -26,7 +26,7 @@ _ROUTE_BATCH_BYTES = 256 * 2**20
 _PACK_INSTANCES = 2000
 
 
-def dicom_peer(name: str, target: config.Primary | config.Route, base: Base) -> DicomPeer:
+def dicom_peer(name: str, target: config.Primary | config.Destination, base: Base) -> DicomPeer:
     """Return the client of a DICOM party."""
     return DicomPeer(
         name,
@@ -45,8 +45,8 @@ def dicom_destination(kind: HolderKind, peer: DicomPeer, base: Base) -> DicomDes
 
 def configured_holders(base: Base) -> Iterator[Holder]:
     """Yield the routes' destinations, then the vaults; raises KeysError, with a hint."""
-    for route in base.configuration.routes:
-        yield dicom_destination(HolderKind.ROUTE, dicom_peer(route.name, route, base), base)
+    for target in base.configuration.destinations:
+        yield dicom_destination(HolderKind.ROUTE, dicom_peer(target.name, target, base), base)
     for vault in base.configuration.vaults:
         yield _vault(vault, base)
 

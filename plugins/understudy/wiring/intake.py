@@ -1,13 +1,16 @@
 """Wires what notes what Orthanc received: the changes feed, the whole inventory, conflicting versions."""
 
 from collections.abc import Callable
+from zoneinfo import ZoneInfo
 
 from understudy import config
+from understudy.adapters import dictionary, edge_config
 from understudy.adapters.versions import KeptVersions
 from understudy.core.model import HolderName
-from understudy.core.rules import Route, Rules
+from understudy.core.rules import Destination, Matching, Route, Rules
 from understudy.flow.conflicts import Conflicts
 from understudy.flow.note import Noter
+from understudy.flow.route import Router
 from understudy.wiring.base import PRIMARY, Base
 
 _NOTE_INTERVAL = 1.0
@@ -20,16 +23,23 @@ _CONFLICTS_INTERVAL = 2.0
 """Seconds between two looks at the versions that were kept."""
 
 
-def wire_intake(base: Base) -> tuple[Noter, Conflicts]:
-    """Return who notes instances and who notes versions, and give both their workers."""
+def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts]:
+    """Return who notes instances, who says what they owe and who notes versions, with their workers."""
     rules = _rules(base.configuration)
-    noter = Noter(base.orthanc, base.ledger, rules, base.clock, primary_grace=base.policy.primary_grace)
+    router = Router(
+        rules,
+        base.ledger,
+        base.files,
+        zone=ZoneInfo(base.configuration.time_zone),
+        names_patient=dictionary.names_patient,
+    )
+    noter = Noter(base.orthanc, base.ledger, router, base.clock, primary_grace=base.policy.primary_grace)
     base.workers.add("note", _waking_lanes(noter.catch_up, base), _NOTE_INTERVAL)
     base.workers.add("reconcile", _waking_lanes(noter.reconcile, base), _RECONCILE_INTERVAL)
     versions = KeptVersions(base.places.storage)
     conflicts = Conflicts(versions, base.files, base.orthanc, base.ledger, base.clock, lambda: rules.vaults)
     base.workers.add("conflicts", conflicts.step, _CONFLICTS_INTERVAL)
-    return noter, conflicts
+    return noter, router, conflicts
 
 
 def _waking_lanes(note: Callable[[], int], base: Base) -> Callable[[], bool]:
@@ -50,12 +60,20 @@ def _rules(configuration: config.Understudy) -> Rules:
         vaults=[HolderName(vault.name) for vault in configuration.vaults],
         routes=[
             Route(
-                HolderName(route.name),
-                route.ae_title,
-                frozenset(route.match.modalities),
-                frozenset(route.match.sop_classes),
-                frozenset(route.match.calling_ae_titles),
+                route.name,
+                [condition.compiled() for condition in route.when],
+                [HolderName(name) for name in route.to],
             )
             for route in configuration.routes
         ],
+        destinations={
+            HolderName(item.name): Destination(
+                HolderName(item.name),
+                item.ae_title,
+                item.addresses or edge_config.addresses_of(item.host),
+                frozenset(item.sop_classes),
+            )
+            for item in configuration.destinations
+        },
+        matching=Matching(configuration.route_matching),
     )

@@ -6,9 +6,9 @@ from tests.bench.inside.common import DATA, answer, arguments, delivered, files_
 def main() -> None:
     """Deliver and tell the seconds from the first look at the ledger to the last proof."""
     asked = arguments()
-    route = {"Name": "receiver", "AeTitle": "PRIMARY", "Host": asked["host"], "Port": 4242}
+    receiver = {"Name": "receiver", "AeTitle": "PRIMARY", "Host": asked["host"], "Port": 4242}
     # The AE title that the lab's Orthanc lets query: without an answer to C-FIND there is no proof.
-    appliance = wired({"AeTitle": "STANDBY", "Routes": [route], "Vaults": []}, "deliver")
+    appliance = wired({"AeTitle": "STANDBY", "Destinations": [receiver], "Vaults": []}, "deliver")
     instances = stored(files_of(DATA))
     note(appliance, instances, ["receiver"], cursor=1)
     seconds = delivered(appliance, "receiver", len(instances), deadline=300)

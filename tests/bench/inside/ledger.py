@@ -34,8 +34,8 @@ _HOLDERS = ("archive", "research", "teaching")
 def main() -> None:
     """Measure our ledger, then the peer."""
     instances = int(arguments()["instances"])
-    routes = [{"Name": name, "AeTitle": name.upper(), "Host": "192.0.2.1", "Port": 104} for name in _HOLDERS]
-    appliance = wired({"Routes": routes, "Vaults": []}, "ledger")
+    holders = [{"Name": name, "AeTitle": name.upper(), "Host": "192.0.2.1", "Port": 104} for name in _HOLDERS]
+    appliance = wired({"Destinations": holders, "Vaults": []}, "ledger")
     ours = _ours(appliance, instances)
     answer({"ours": ours, "peer": _peer(STATE / "plain.sqlite", instances)})
 

@@ -62,6 +62,16 @@ class Devices:
                     devices.delete().where(devices.c.last_seen <= limit, devices.c.last_seen < now)
                 )
 
+    def last_address(self, calling_ae_title: str, called_ae_title: str) -> str:
+        """Return from where this pair of AE titles last came through the edge, empty where it never did."""
+        query = select(devices.c.remote_address).where(
+            devices.c.calling_ae_title == calling_ae_title,
+            devices.c.called_ae_title == called_ae_title,
+            devices.c.associations > 0,
+        )
+        with self._database.reading() as connection:
+            return connection.scalar(query.order_by(devices.c.last_seen.desc()).limit(1)) or ""
+
     def approvals(self) -> list[Allowed]:
         """Return what was approved, in the order of approval."""
         with self._database.reading() as connection:

@@ -1,0 +1,29 @@
+"""The data dictionary of DICOM (PS3.6), as far as rules need it."""
+
+_NO_TEXT = frozenset({"OB", "OB or OW", "OD", "OF", "OL", "OV", "OW", "SQ", "UN"})
+"""Value representations without values that could be compared with text (PS3.5 6.2)."""
+
+
+def problem_of(keyword: str) -> str:
+    """Return why a rule cannot look at this attribute, empty where it can."""
+    # Imported where a rule needs it: every start of Orthanc reads the configuration, and pydicom takes time.
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        return (
+            f"{keyword!r} is neither a keyword of DICOM (PS3.6), as BodyPartExamined is, nor a word of ours"
+        )
+    if tag >> 16 == 0x0002:
+        return f"{keyword} belongs to the file and not to the instance: it cannot be asked for"
+    if dictionary_VR(tag) in _NO_TEXT:
+        return f"{keyword} has the value representation {dictionary_VR(tag)}: its values are no text"
+    return ""
+
+
+def names_patient(keyword: str) -> bool:
+    """Say whether the attribute tells who the patient is: group 0010, and every name of a person."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    tag = tag_for_keyword(keyword)
+    return tag is not None and (tag >> 16 == 0x0010 or dictionary_VR(tag) == "PN")
