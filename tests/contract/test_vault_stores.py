@@ -76,11 +76,8 @@ def test_put_then_stat_and_get_show_the_same_bytes(pair: Pair) -> None:
     stored = pair.writer.put(key, content, pair.until())
     shown = pair.writer.stat(key)
     assert shown is not None
-    assert (shown.size, shown.md5, shown.sha256) == (
-        len(content),
-        hashlib.md5(content).hexdigest(),
-        hashlib.sha256(content).hexdigest(),
-    )
+    assert (shown.size, shown.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert shown.md5 == ("" if isinstance(pair.writer, DirectoryStore) else hashlib.md5(content).hexdigest())
     assert shown.version == stored.version
     assert pair.reader.get(key) == content
     assert pair.reader.get(key, shown.version) == content

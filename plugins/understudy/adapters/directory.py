@@ -9,7 +9,6 @@ from pathlib import Path
 
 from understudy.adapters.files import sync_folder, write_durably
 from understudy.core.model import Timestamp
-from understudy.core.packing import digests
 from understudy.core.ports import HolderUnavailableError, StoredObject
 
 _HINTS = {
@@ -39,7 +38,7 @@ class DirectoryStore:
         with self._available():
             present = self._shown(key, path)
             if present is not None:
-                if present.sha256 != digests(content).sha256:
+                if present.sha256 != hashlib.sha256(content).hexdigest():
                     raise HolderUnavailableError(
                         self._name,
                         f"{key} holds other bytes already",
@@ -48,13 +47,10 @@ class DirectoryStore:
                 return present
             self._make_folders(path.parent)
             write_durably(path, content, mode=0o440)
-            stored = self._shown(key, path)
-        if stored is None:
-            raise HolderUnavailableError(self._name, f"{key} vanished after it was written", "check the disk")
-        return stored
+        return StoredObject(key, "", len(content), "")
 
     def stat(self, key: str) -> StoredObject | None:
-        """Return size and digests of the file as read back from the disk, or None."""
+        """Return size and SHA-256 of the file as read back from the disk, or None."""
         with self._available():
             return self._shown(key, self._path(key))
 
@@ -85,18 +81,17 @@ class DirectoryStore:
         return self._root.joinpath(*parts)
 
     def _shown(self, key: str, path: Path) -> StoredObject | None:
-        sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+        sha256, size = hashlib.sha256(), 0
         try:
             with path.open("rb") as file:
                 # The kernel's own copy of what was just written proves nothing about the disk.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 while block := file.read(2**20):
                     sha256.update(block)
-                    md5.update(block)
                     size += len(block)
         except FileNotFoundError:
             return None
-        return StoredObject(key, "", size, md5.hexdigest(), sha256.hexdigest())
+        return StoredObject(key, "", size, "", sha256.hexdigest())
 
     def _make_folders(self, folder: Path) -> None:
         """Make the folder and sync the one that each new name stands in; the root itself is never made."""

@@ -183,8 +183,9 @@ class StoredObject:
     """The store's own name of the version; empty where it keeps none."""
     size: int
     md5: str
+    """Empty where the store tells none."""
     sha256: str | None = None
-    """Only where it was read back; a listing tells the MD5 alone."""
+    """Only where `stat` told it; a listing has none."""
 
 
 class ObjectStore(Protocol):
@@ -199,7 +200,10 @@ class ObjectStore(Protocol):
         ...
 
     def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
-        """Store the content durably; a key that holds the same bytes already is left as it is."""
+        """Store the content durably; a key that holds the same bytes already is left as it is.
+
+        What is returned names the version; only `stat` tells what the store has.
+        """
         ...
 
     def stat(self, key: str) -> StoredObject | None:

@@ -189,9 +189,10 @@ class Vault:
                 "pack": intent.key,
                 "version": shown.version,
                 "pack_sha256": intent.pack.sha256,
-                "pack_md5": shown.md5,
                 "file_sha256": file_sha256,
             }
+            if shown.md5:
+                evidence["pack_md5"] = shown.md5
             yield number, Proof(ProofKind.CHECKSUM, now, evidence)
 
 
@@ -233,8 +234,7 @@ class _PackBuilder:
 
 
 def _equal(shown: StoredObject, digest: Digests) -> bool:
-    return (
-        shown.size == digest.size
-        and shown.md5 == digest.md5
-        and (shown.sha256 is None or shown.sha256 == digest.sha256)
-    )
+    """Return whether the store shows the size and at least one digest, and each that it shows is equal."""
+    told = [(shown.md5, digest.md5), (shown.sha256, digest.sha256)]
+    pairs = [(theirs, ours) for theirs, ours in told if theirs]
+    return shown.size == digest.size and bool(pairs) and all(theirs == ours for theirs, ours in pairs)
