@@ -60,8 +60,19 @@ lint: venv ## check style, types, shell scripts and Dockerfiles
 	@$(VENV)/bin/hadolint $(DOCKERFILES)
 
 .PHONY: test
-test: lint image lab-images browser tracer ## lint, then run all tests; starts and stops all they need
-	@$(VENV)/bin/pytest $(TEST_ARGUMENTS)
+test: venv ## lint, then run all tests; starts and stops all they need
+	@$(MAKE) --jobs=2 --output-sync=line checked built
+	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests --ignore=tests/unit --ignore=tests/fuzz)
+
+# What needs no container, beside the making of what the rest needs.
+.PHONY: checked
+checked: lint
+	@$(if $(TEST_ARGUMENTS),,$(VENV)/bin/pytest tests/unit tests/fuzz)
+
+# One after the other: they install packages.
+.PHONY: built
+built:
+	@$(MAKE) --jobs=1 image lab-images browser tracer
 
 .PHONY: drills
 drills: venv image lab-images tracer ## power cuts, kills, a siege and full disks, at full length
