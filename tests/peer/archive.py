@@ -1,0 +1,339 @@
+"""The peer on DICOM: an SCP of C-STORE, C-FIND and C-ECHO that misbehaves by its script (pynetdicom)."""
+
+import socket
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from socketserver import BaseServer
+from types import TracebackType
+from typing import Any, Self
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import generate_uid
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelFind,
+    Verification,
+)
+from pynetdicom.transport import ThreadedAssociationServer
+
+from tests.peer.record import DEADLINE, Entry, Moment, Record
+from tests.peer.script import Act, Answer, Break, Ending, Hang, Kept, Listing, Script, Trickle
+
+_P_DATA = 0x04
+_CONTEXT_ID = 10
+"""Where a P-DATA-TF PDU has the presentation context of its first value (DICOM PS3.8 9.3.5)."""
+_PENDING, _REFUSED, _DUPLICATE = 0xFF00, 0xA700, 0x0111
+_POLL = 0.01
+"""Seconds until the listener sees that it is to end."""
+_BUFFER = 2**16
+"""Bytes that the system takes of what is not read: a sender soon feels that the peer hangs."""
+_ABORTS = {Ending.ABORT: 0, Ending.PROVIDER_ABORT: 2}
+"""Source of an A-ABORT (DICOM PS3.8 9.3.8)."""
+
+
+class Archive:
+    """Listens on a free port of this machine while it is entered; `script` may be replaced at any moment."""
+
+    def __init__(
+        self, script: Script | None = None, *, ae_title: str = "ARCHIVE", host: str = "127.0.0.1"
+    ) -> None:
+        self.ae_title = ae_title
+        self.host = host
+        self.port = 0
+        self.record = Record()
+        self._lock = threading.Lock()
+        self._script = script or Script()
+        self._instances = 0
+        self._requests: dict[Association, _Request] = {}
+        self._go_on = threading.Event()
+        self._server: Any = None
+        self._thread: threading.Thread
+
+    @property
+    def script(self) -> Script:
+        """What it does now."""
+        with self._lock:
+            return self._script
+
+    @script.setter
+    def script(self, script: Script) -> None:
+        """Do this from now on; whoever hangs goes on."""
+        with self._lock:
+            self._script = script
+            self._instances = 0
+            self._go_on.set()
+            self._go_on = threading.Event()
+
+    def __enter__(self) -> Self:
+        entity = AE(ae_title=self.ae_title)
+        # Who hangs and for how long is the script's to say.
+        entity.network_timeout = None
+        # The contexts of the script take their place when an association is asked for.
+        entity.supported_contexts = [build_context(Verification)]
+        handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, _set_up),
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_ACCEPTED, lambda _event: self.record.note(Moment.ASSOCIATED)),
+            (evt.EVT_DATA_RECV, self._on_data),
+            (evt.EVT_C_ECHO, lambda _event: 0x0000),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_C_FIND, self._on_find),
+            (evt.EVT_CONN_CLOSE, lambda _event: self.record.note(Moment.CLOSED)),
+        ]
+        self._server = entity.make_server(
+            (self.host, self.port), evt_handlers=handlers, server_class=ThreadedAssociationServer
+        )
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.script = Script()
+        BaseServer.shutdown(self._server)
+        self._server.server_close()
+        self._thread.join()
+
+    # Associations
+
+    def _on_requested(self, event: evt.Event) -> None:
+        script = self.script
+        if script.deaf:
+            self._hang()
+        if script.rejection is not None:
+            # Said here: pynetdicom closes the connection before its own answer has left.
+            _socket(event.assoc).sendall(struct.pack(">BBLBBBB", 0x03, 0, 4, 0, *script.rejection))
+            event.assoc.is_rejected = True
+            self.record.note(Moment.REJECTED)
+            return
+        contexts = [build_context(Verification)]
+        if script.answers_queries:
+            contexts.append(build_context(StudyRootQueryRetrieveInformationModelFind))
+        contexts += [build_context(one, list(script.transfer_syntaxes)) for one in script.sop_classes]
+        event.assoc.acceptor.supported_contexts = contexts
+
+    def _hang(self) -> None:
+        with self._lock:
+            go_on = self._go_on
+        self.record.note(Moment.HANGING)
+        go_on.wait(DEADLINE)
+
+    # Instances
+
+    def _on_data(self, event: evt.Event) -> None:
+        """Count what has come of a C-STORE request, and do in its middle what is to be done there."""
+        if event.data[0] != _P_DATA or not _stores(event.assoc, event.data[_CONTEXT_ID]):
+            return
+        request = self._request(event.assoc)
+        request.came += len(event.data)
+        if not isinstance(request.act, Break | Hang):
+            return
+        after = request.act.after_bytes
+        if after is not None and request.came >= after and not request.done:
+            request.done = True
+            if isinstance(request.act, Hang):
+                self._hang()
+            else:
+                self._break(event.assoc, request.act.ending)
+
+    def _request(self, association: Association) -> "_Request":
+        with self._lock:
+            if association not in self._requests:
+                self._instances += 1
+                self._requests[association] = _Request(self._script.of_instance(self._instances))
+            return self._requests[association]
+
+    def _on_store(self, event: evt.Event) -> int:
+        request = self._request(event.assoc)
+        try:
+            return self._store(event, request)
+        finally:
+            with self._lock:
+                self._requests.pop(event.assoc, None)
+
+    def _store(self, event: evt.Event, request: "_Request") -> int:
+        act = request.act
+        sent = _sent(event)
+        if (
+            isinstance(act, Answer)
+            and self.script.refuses_duplicates
+            and sent.entry.sop_instance_uid in self.record.kept
+        ):
+            act = Answer(_DUPLICATE)
+        status = act.status if isinstance(act, Answer) else 0x0000
+        keeps = not isinstance(act, Answer) or act.stores
+        answers = isinstance(act, Answer | Trickle)
+        self.record.arrived(
+            sent.dataset,
+            sent.entry.sop_instance_uid,
+            status if answers else None,
+            _entry(sent.entry, act.kept) if keeps else None,
+        )
+        if isinstance(act, Break) and not request.done:
+            self._break(event.assoc, act.ending)
+        elif isinstance(act, Hang) and not request.done:
+            self._hang()
+        else:
+            self._drip(event.assoc, act if isinstance(act, Trickle) else None)
+        return status
+
+    def _drip(self, association: Association, act: Trickle | None) -> None:
+        """Let the answers from here on leave byte by byte, or no longer."""
+        connection: Any = association.dul.socket
+        if isinstance(connection.socket, _Tap):
+            connection.socket = connection.socket.inner
+        if act is not None:
+            connection.socket = _Tap(connection.socket, act, self._go_on)
+
+    def _break(self, association: Association, ending: Ending) -> None:
+        _end(_socket(association), ending)
+        self.record.note(Moment.BROKEN)
+
+    # Questions
+
+    def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        listing = self.script.listing
+        if listing is Listing.SILENT:
+            self._hang()
+        if listing is Listing.REFUSED:
+            yield _REFUSED, None
+            return
+        self.record.note(Moment.ASKED)
+        query = event.identifier
+        entries = [] if listing is Listing.EMPTY else list(self.record.kept.values())
+        for values in _answers(query, entries):
+            answer = Dataset()
+            answer.QueryRetrieveLevel = query.QueryRetrieveLevel
+            for keyword, value in values.items():
+                setattr(answer, keyword, value)
+            yield _PENDING, answer
+        yield 0x0000, None
+
+
+class _Request:
+    """One C-STORE request on its way: what is done with it, and how much of it has come."""
+
+    def __init__(self, act: Act) -> None:
+        self.act = act
+        self.came = 0
+        self.done = False
+        """Whether the act was done in the middle of it."""
+
+
+class _Tap:
+    """A socket whose messages leave byte by byte."""
+
+    def __init__(self, inner: socket.socket, act: Trickle, go_on: threading.Event) -> None:
+        self.inner = inner
+        self._act = act
+        self._go_on = go_on
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def send(self, content: bytes) -> int:
+        """Send all of it; or as much as is allowed, and hang."""
+        for number, byte in enumerate(content):
+            if self._act.most is not None and number >= self._act.most:
+                self._go_on.wait(DEADLINE)
+            self._go_on.wait(self._act.pause)
+            self.inner.sendall(bytes([byte]))
+        return len(content)
+
+
+class _Sent:
+    """What one C-STORE request brought."""
+
+    def __init__(self, dataset: bytes, entry: Entry) -> None:
+        self.dataset = dataset
+        self.entry = entry
+
+
+def _sent(event: evt.Event) -> _Sent:
+    request: Any = event.request
+    dataset: bytes = request.DataSet.getvalue()
+    # Odd files are sent on purpose, and the tests treat warnings as errors.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = dcmread(
+            BytesIO(event.encoded_dataset()),
+            specific_tags=["StudyInstanceUID", "SeriesInstanceUID"],
+            stop_before_pixels=True,
+        )
+    entry = Entry(
+        str(found.get("StudyInstanceUID", "")),
+        str(found.get("SeriesInstanceUID", "")),
+        str(request.AffectedSOPInstanceUID),
+        str(request.AffectedSOPClassUID),
+    )
+    return _Sent(dataset, entry)
+
+
+def _entry(sent: Entry, kept: Kept) -> Entry | None:
+    match kept:
+        case Kept.NOT:
+            return None
+        case Kept.RENAMED:
+            return sent.renamed(generate_uid(entropy_srcs=["renamed", sent.sop_instance_uid]))
+        case Kept.AS_SENT:
+            return sent
+
+
+def _answers(query: Dataset, entries: Sequence[Entry]) -> list[dict[str, object]]:
+    """Return the answers of a hierarchical query (DICOM PS3.4 C.4.1.3.1.1)."""
+    study, series = query.get("StudyInstanceUID", ""), query.get("SeriesInstanceUID", "")
+    wanted = [one for one in entries if study in ("", one.study_instance_uid)]
+    if query.QueryRetrieveLevel == "STUDY":
+        counts: dict[str, int] = {}
+        for one in wanted:
+            counts[one.study_instance_uid] = counts.get(one.study_instance_uid, 0) + 1
+        return [
+            {"StudyInstanceUID": uid, "NumberOfStudyRelatedInstances": count} for uid, count in counts.items()
+        ]
+    wanted = [one for one in wanted if series in ("", one.series_instance_uid)]
+    if query.QueryRetrieveLevel == "SERIES":
+        return [
+            {"SeriesInstanceUID": uid} for uid in dict.fromkeys(one.series_instance_uid for one in wanted)
+        ]
+    return [{"SOPInstanceUID": one.sop_instance_uid} for one in wanted]
+
+
+def _stores(association: Association, context_id: int) -> bool:
+    """Say whether the presentation context is one for storage."""
+    others = (Verification, StudyRootQueryRetrieveInformationModelFind)
+    return any(
+        context.context_id == context_id and context.abstract_syntax not in others
+        for context in association.accepted_contexts
+    )
+
+
+def _socket(association: Association) -> socket.socket:
+    connection: Any = association.dul.socket
+    found: socket.socket = connection.socket
+    return found
+
+
+def _end(connection: socket.socket, ending: Ending) -> None:
+    if ending is Ending.RESET:
+        # Closing without lingering sends RST.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        return
+    if ending in _ABORTS:
+        connection.sendall(struct.pack(">BBLBBBB", 0x07, 0, 4, 0, 0, _ABORTS[ending], 0))
+    elif ending is Ending.GARBAGE:
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _set_up(event: evt.Event) -> None:
+    connection = _socket(event.assoc)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)

@@ -1,0 +1,116 @@
+"""What the peer does, as data: with associations, with instances and with questions."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    MRImageStorage,
+)
+
+SUCCESS = 0x0000
+
+
+class Kept(Enum):
+    """What becomes of an instance that has come whole."""
+
+    AS_SENT = "as sent"
+    NOT = "not"
+    RENAMED = "under another SOP Instance UID"
+
+
+class Ending(Enum):
+    """How a connection is ended without a release."""
+
+    ABORT = "A-ABORT of the service user"
+    PROVIDER_ABORT = "A-ABORT of the service provider"
+    CLOSE = "the connection is closed"
+    RESET = "the connection is reset (RST)"
+    GARBAGE = "bytes that are no PDU, then the connection is closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Say this DIMSE status; STOW-RS says the same by the Failure or Warning Reason of that number.
+
+    Nothing is kept of what is refused, whatever `kept` says.
+    """
+
+    status: int = SUCCESS
+    kept: Kept = Kept.AS_SENT
+
+    @property
+    def stores(self) -> bool:
+        """Whether the status says that the instance is stored (DICOM PS3.7 C)."""
+        return self.status in (SUCCESS, 0x0001, 0x0107, 0x0116) or self.status >> 12 == 0xB
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """End the connection after so many bytes of the request, or after all of it where none are named."""
+
+    ending: Ending
+    after_bytes: int | None = None
+    kept: Kept = Kept.NOT
+    """Of a request that has come whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """Read nothing more after so many bytes, or answer nothing, until the peer is told to go on or ends."""
+
+    after_bytes: int | None = None
+    kept: Kept = Kept.NOT
+    """Of a request that has come whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trickle:
+    """Send the answer byte by byte, `pause` seconds apart, and hang after `most` bytes where given."""
+
+    pause: float = 0.001
+    most: int | None = None
+    kept: Kept = Kept.AS_SENT
+
+
+Act = Answer | Break | Hang | Trickle
+"""What is done with one instance."""
+
+
+class Listing(Enum):
+    """How questions for what is kept are answered."""
+
+    WHOLE = "whole"
+    EMPTY = "as if nothing was there"
+    SILENT = "not at all"
+    REFUSED = "with a failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Everything that the peer does; by default what a faultless archive does."""
+
+    rejection: tuple[int, int, int] | None = None
+    """Result, source and reason with which every association is rejected (DICOM PS3.8 9.3.4)."""
+    deaf: bool = False
+    """Whether an association request stays without any answer."""
+    sop_classes: tuple[str, ...] = (CTImageStorage, MRImageStorage)
+    transfer_syntaxes: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit)
+    answers_queries: bool = True
+    """Whether it accepts presentation contexts for queries."""
+    act: Act = field(default_factory=Answer)
+    every: int = 1
+    """The act is done with every n-th instance that came since the script was set; the others are stored."""
+    only: tuple[int, ...] = ()
+    """Or with these alone, counted from 1."""
+    refuses_duplicates: bool = False
+    """Whether an instance whose UID is kept already is answered with 0111."""
+    listing: Listing = Listing.WHOLE
+
+    def of_instance(self, ordinal: int) -> Act:
+        """Return what to do with an instance; they are counted from 1."""
+        chosen = ordinal in self.only if self.only else ordinal % self.every == 0
+        return self.act if chosen else Answer()
