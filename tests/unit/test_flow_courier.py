@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from understudy.adapters.ledger import Ledger
-from understudy.core.model import HolderKind, Instance, InstanceNumber, Outcome, Proof
+from understudy.core.model import Delivery, HolderKind, Instance, InstanceNumber, Outcome, Proof
 from understudy.core.obligations import ObligationState
 from understudy.core.views import LaneState
 from understudy.flow.courier import Lane, LanePolicy
@@ -327,3 +327,65 @@ def test_lanes_share_nothing(bench: Bench) -> None:
     assert bench.states() == ["proven"] * 5
     assert [row for row in dump(bench.ledger)["obligations"] if row[1] == VAULT] == before
     assert (other.view.state, bench.lane.view.state) == (LaneState.WAITING, LaneState.IDLE)
+
+
+def test_instances_that_were_not_sent_are_owed_as_before(bench: Bench) -> None:
+    bench.note(8)
+    bench.holder.away_after = 3
+    bench.lane.step()
+    views = bench.ledger.obligations(ROUTE, ObligationState.OWED, 10)
+    assert [view.attempts for view in views] == [0] * 5
+    bench.holder.away_after = None
+    bench.run(seconds=30)
+    assert bench.states() == ["proven"] * 8
+
+
+def test_holder_that_was_away_is_tried_with_one_instance_and_then_with_more(bench: Bench) -> None:
+    bench.note(20)
+    bench.holder.away = True
+    bench.lane.step()
+    bench.holder.away = False
+    bench.run(seconds=30)
+    assert bench.states() == ["proven"] * 20
+    # Each batch is looked for before and proven after: 1, 2, 4, 8 instances and the rest.
+    assert bench.holder.asked == [1, 1, 2, 2, 4, 4, 8, 8, 5, 5]
+
+
+def test_lane_that_is_to_stop_gives_back_what_it_has_not_sent(bench: Bench) -> None:
+    bench.note(8)
+
+    class Stopping(FakeHolder):
+        def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
+            return super().deliver(instances[:3])
+
+    bench.holder = Stopping()
+    bench.lane = bench.new_lane(bench.holder)
+    bench.lane.step()
+    assert bench.states() == ["sent"] * 3 + ["owed"] * 5
+
+
+def test_lane_keeps_still_outside_its_window(bench: Bench) -> None:
+    bench.note(1)
+    opens = NOW + 3600
+    bench.lane = Lane(
+        bench.holder,
+        bench.ledger,
+        bench.clock,
+        POLICY,
+        is_open=lambda: True,
+        fraction=lambda: 1.0,
+        in_window=lambda: bench.clock.now() >= opens,
+    )
+    bench.run(seconds=3000, step=600)
+    assert bench.holder.asked == []
+    assert "window" in bench.lane.view.reason
+    bench.run(seconds=600, step=600)
+    assert bench.states() == ["proven"]
+
+
+def test_instance_that_is_acknowledged_and_lost_is_sent_less_and_less_often(bench: Bench) -> None:
+    uids = bench.note(1)
+    bench.holder.unlisted = {uids[0]}
+    bench.run(seconds=3600, step=5)
+    # Patience of a minute, and pauses of 10, 20, 40, 80 and then 100 seconds.
+    assert len(bench.holder.delivered) in range(20, 28)

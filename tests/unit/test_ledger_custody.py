@@ -100,6 +100,7 @@ STRICT: list[tuple[ObligationEvent, Callable[[Ledger, InstanceNumber], object]]]
     (ObligationEvent.FAIL, lambda ledger, number: deliver(ledger, number, Outcome.UNKNOWN)),
     (ObligationEvent.REFUSE, lambda ledger, number: deliver(ledger, number, Outcome.REFUSED)),
     (ObligationEvent.PROVE, lambda ledger, number: ledger.prove(ROUTE, {number: PROOF}, now=LATER)),
+    (ObligationEvent.RELEASE, lambda ledger, number: ledger.give_back(ROUTE, [number], now=LATER)),
 ]
 """What only the lane does, about instances that nobody else touches: out of turn it is a fault."""
 
@@ -234,23 +235,66 @@ def test_failures_are_counted_and_given_to_the_back_off(ledger: Ledger) -> None:
     assert ledger.due(ROUTE, now=Timestamp(NOW + 30), limit=10, max_bytes=10**9)
 
 
+def test_given_back_is_due_as_before_and_counts_no_attempt(ledger: Ledger) -> None:
+    number = brought_to(ledger, ObligationState.IN_FLIGHT)
+    ledger.give_back(ROUTE, [number], now=LATER)
+    (view,) = ledger.obligations(ROUTE, None, 10)
+    assert (view.state, view.attempts, view.reason) == (ObligationState.OWED, 0, "")
+    assert [one.number for one in ledger.due(ROUTE, now=NOW, limit=10, max_bytes=10**9)] == [number]
+
+
+def in_ten_seconds(_attempt: int) -> Timestamp:
+    return Timestamp(NOW + 10)
+
+
 def test_absent_is_asked_for_again_until_patience_ends_and_then_owed_again(ledger: Ledger) -> None:
     number = brought_to(ledger, ObligationState.SENT)
     again = Timestamp(NOW + 5)
-    assert not ledger.absent(ROUTE, [number], now=NOW, ask_again=again, acknowledged_before=NOW)
+
+    def absent(now: Timestamp, acknowledged_before: Timestamp) -> int:
+        return ledger.absent(
+            ROUTE,
+            [number],
+            now=now,
+            ask_again=again,
+            acknowledged_before=acknowledged_before,
+            retry_at=in_ten_seconds,
+        )
+
+    assert absent(NOW, NOW) == 0
     assert ledger.sent(ROUTE, now=Timestamp(NOW + 4), limit=10) == []
     assert [one.number for one in ledger.sent(ROUTE, now=again, limit=10)] == [number]
-    after = Timestamp(NOW + 1)
-    assert ledger.absent(ROUTE, [number], now=again, ask_again=again, acknowledged_before=after) == 1
+    assert absent(again, Timestamp(NOW + 1)) == 1
     assert state_of(ledger, number) is ObligationState.OWED
+    assert ledger.due(ROUTE, now=Timestamp(NOW + 9), limit=10, max_bytes=10**9) == []
+    assert ledger.due(ROUTE, now=Timestamp(NOW + 10), limit=10, max_bytes=10**9)
     assert dump(ledger)["events"][-1][3] == "disprove"
+
+
+def test_instance_lost_again_and_again_is_sent_at_growing_intervals(ledger: Ledger) -> None:
+    number = brought_to(ledger, ObligationState.OWED)
+    attempts: list[int] = []
+
+    def retry_at(attempt: int) -> Timestamp:
+        attempts.append(attempt)
+        return NOW
+
+    for _ in range(3):
+        ledger.claim(ROUTE, [number], now=NOW, lease=60)
+        deliver(ledger, number, Outcome.DELIVERED)
+        ledger.absent(
+            ROUTE, [number], now=LATER, ask_again=LATER, acknowledged_before=LATER, retry_at=retry_at
+        )
+    assert attempts == [1, 2, 3]
 
 
 @pytest.mark.parametrize("state", [one for one in ObligationState if one is not ObligationState.SENT])
 def test_absent_says_nothing_of_what_was_not_acknowledged(ledger: Ledger, state: ObligationState) -> None:
     number = brought_to(ledger, state)
     before = dump(ledger)
-    assert not ledger.absent(ROUTE, [number], now=LATER, ask_again=LATER, acknowledged_before=LATER)
+    assert not ledger.absent(
+        ROUTE, [number], now=LATER, ask_again=LATER, acknowledged_before=LATER, retry_at=in_ten_seconds
+    )
     assert dump(ledger) == before
 
 

@@ -83,6 +83,18 @@ class Obligations(RuleBasedStateMachine):
 
     @precondition(lambda self: self.noted)
     @rule(pick=picks, holder=holders)
+    def give_back(self, pick: int, holder: HolderName) -> None:
+        number = self._pick(pick)
+        allowed = self._step(number, holder, ObligationEvent.RELEASE)
+        try:
+            self.ledger.give_back(holder, [number], now=NOW)
+        except IllegalTransitionError:
+            assert not allowed
+        else:
+            assert allowed
+
+    @precondition(lambda self: self.noted)
+    @rule(pick=picks, holder=holders)
     def prove(self, pick: int, holder: HolderName) -> None:
         number = self._pick(pick)
         allowed = self._step(number, holder, ObligationEvent.PROVE)

@@ -16,6 +16,7 @@ ALLOWED = {
     ("owed", "claim"): "in_flight",
     ("owed", "find"): "proven",
     ("owed", "waive"): "waived",
+    ("in_flight", "release"): "owed",
     ("in_flight", "acknowledge"): "sent",
     ("in_flight", "fail"): "owed",
     ("in_flight", "refuse"): "refused",

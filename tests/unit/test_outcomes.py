@@ -10,6 +10,7 @@ from understudy.core.outcomes import (
     Loss,
     Stow,
     Verdict,
+    hint_of,
     of_context,
     of_http,
     of_loss,
@@ -189,3 +190,17 @@ def test_every_row_names_its_section() -> None:
 def test_what_waits_for_a_person_always_says_what_can_be_done() -> None:
     waiting = (Outcome.REFUSED, Outcome.CONFLICT)
     assert all(row.hint for row in TABLE if row.outcome in waiting)
+
+
+def test_hint_is_found_again_by_the_reason() -> None:
+    for verdict in (of_status(0xC000), of_status(0x0122), of_context(4, "1.2", "1.3"), of_http(413)):
+        assert verdict.hint
+        assert hint_of(verdict.reason) == verdict.hint
+    assert hint_of("its stored file is gone") == ""
+
+
+def test_equal_words_have_equal_hints() -> None:
+    hints: dict[str, set[str]] = {}
+    for row in TABLE:
+        hints.setdefault(row.words, set()).add(row.hint)
+    assert [words for words, known in hints.items() if len(known) > 1] == []

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from understudy.core.retry import delay_before
+from understudy.core.retry import delay_before, head_start
 
 
 def test_delay_doubles_from_the_base_to_the_cap() -> None:
@@ -30,3 +30,9 @@ def test_delay_is_between_half_and_whole(attempt: int, base: float, cap: float, 
 def test_delay_before_the_first_failure_is_refused(attempt: int) -> None:
     with pytest.raises(ValueError, match="counts from 1"):
         delay_before(attempt, base=1, cap=60, fraction=0)
+
+
+def test_higher_level_comes_first_and_a_day_of_waiting_outweighs_it() -> None:
+    night, day = 12 * 3600.0, 25 * 3600.0
+    assert night - head_start(1) < 0.0 - head_start(0) < day - head_start(1)
+    assert head_start(2) > head_start(1) > head_start(0) == 0

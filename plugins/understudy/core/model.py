@@ -96,4 +96,3 @@ class Delivery:
     outcome: Outcome
     reason: str
     proof: Proof | None = None
-    hint: str = ""

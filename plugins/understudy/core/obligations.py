@@ -18,6 +18,7 @@ class ObligationEvent(Enum):
     """What can happen to an obligation."""
 
     CLAIM = "claim"
+    RELEASE = "release"
     ACKNOWLEDGE = "acknowledge"
     FAIL = "fail"
     REFUSE = "refuse"
@@ -34,6 +35,8 @@ _PROVEN, _REFUSED, _WAIVED = ObligationState.PROVEN, ObligationState.REFUSED, Ob
 
 TRANSITIONS: dict[tuple[ObligationState, ObligationEvent], ObligationState] = {
     (_OWED, ObligationEvent.CLAIM): _FLIGHT,
+    # It was not sent: what stopped the lane had nothing to do with it.
+    (_FLIGHT, ObligationEvent.RELEASE): _OWED,
     (_FLIGHT, ObligationEvent.ACKNOWLEDGE): _SENT,
     (_FLIGHT, ObligationEvent.FAIL): _OWED,
     (_FLIGHT, ObligationEvent.REFUSE): _REFUSED,

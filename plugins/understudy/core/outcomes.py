@@ -174,7 +174,7 @@ TABLE: tuple[Row, ...] = (
     # 200, 202 and 409 come with a body that speaks of each instance.
     Row(Answer.HTTP, 200, 202, _UNKNOWN, "its body says nothing of the instance", "PS3.18 10.5.3", _LOG),
     Row(Answer.HTTP, 300, 399, _RETRY, "it answers from another address", "PS3.18 8.5", _URL),
-    Row(Answer.HTTP, 400, 400, _REFUSED, "the request was not understood", "PS3.18 10.5.3", _OBJECT),
+    Row(Answer.HTTP, 400, 400, _REFUSED, "bad request", "PS3.18 10.5.3", _OBJECT),
     Row(Answer.HTTP, 401, 407, _RETRY, "access or address is wrong", "PS3.18 8.5", _URL),
     Row(Answer.HTTP, 409, 409, _REFUSED, "it stored none of the request", "PS3.18 10.5.3", _OBJECT),
     Row(
@@ -193,6 +193,14 @@ TABLE: tuple[Row, ...] = (
 
 
 _ROWS = {answer: tuple(row for row in TABLE if row.answer is answer) for answer in Answer}
+
+
+_HINTS = {row.words: row.hint for row in TABLE if row.hint}
+
+
+def hint_of(reason: str) -> str:
+    """Return what a person can do about the reason of a Verdict, empty where the table says nothing."""
+    return _HINTS.get(reason.partition(" (")[0], "")
 
 
 def of_status(status: int) -> Verdict:

@@ -48,7 +48,10 @@ class Holder(Protocol):
         ...
 
     def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
-        """Hand over instances of one study, yielding exactly one Delivery for each as it becomes known."""
+        """Hand over instances of one study, yielding one Delivery for each as it becomes known.
+
+        One without a Delivery was not sent.
+        """
         ...
 
 

@@ -1,4 +1,17 @@
-"""When to try again: capped exponential back-off with jitter, without an end."""
+"""When to try again, and what comes first: back-off without an end, and priority without starvation."""
+
+HEAD_START = 86_400.0
+"""Seconds of waiting that one level of priority is worth."""
+
+
+def head_start(level: int) -> float:
+    """Return by how many seconds the turn of an instance comes before the moment at which it is owed.
+
+    `level` counts from 0, the lowest. Whoever waits grows older, so a higher level is served first and delays
+    a lower one by a day a level at most. What failed is due when it is tried again and has no head start: it
+    comes behind what was not tried yet, for as long.
+    """
+    return level * HEAD_START
 
 
 def delay_before(attempt: int, *, base: float, cap: float, fraction: float) -> float:

@@ -1,8 +1,9 @@
 """The courier: one lane per holder that finds out first, delivers what is owed, and believes only a proof.
 
 Rule 1: lanes share nothing but the ledger; one that waits delays no other.
-Rule 2: whatever stops a lane in the middle of a batch, every instance of it gets an outcome; where the
-process ends, its successor releases the claims.
+Rule 2: whatever stops a lane in the middle of a batch, every instance of it gets an outcome or is given back;
+where the process ends, its successor releases the claims.
+Rule 3: a holder that is away is tried with one instance, by one lane, at growing intervals without an end.
 """
 
 import logging
@@ -48,16 +49,19 @@ class Lane:
         *,
         is_open: Callable[[], bool],
         fraction: Callable[[], float],
+        in_window: Callable[[], bool] = lambda: True,
     ) -> None:
         self.holder = holder
         self._ledger = ledger
         self._clock = clock
         self._policy = policy
         self._is_open = is_open
+        self._in_window = in_window
         self._fraction = fraction
         self._failures = 0
         self._most = policy.batch_instances
-        """Instances of the next batch: fewer after an unforeseen error, so that its cause ends up alone."""
+        """Instances of the next batch: halved after an unforeseen error, so that its cause ends up alone; one
+        to try a holder that was away, and doubled with every batch that went well."""
         self._lock = threading.Lock()
         self._view = LaneView(LaneState.IDLE, "", iso(clock.now()), None, 0.0)
         self._not_before = Timestamp(0.0)
@@ -73,6 +77,9 @@ class Lane:
         if not self._is_open():
             self._show(LaneState.PAUSED, "the mode keeps it still")
             return False
+        if not self._in_window():
+            self._show(LaneState.PAUSED, "it is outside its send window")
+            return False
         if self._clock.now() < self._not_before:
             return False
         try:
@@ -80,6 +87,7 @@ class Lane:
             worked = self._deliver() or worked
         except HolderUnavailableError as error:
             self._failures += 1
+            self._most = 1
             wait = self._delay(self._failures)
             self._not_before = Timestamp(self._clock.now() + wait)
             self._show(LaneState.WAITING, f"{error.reason}; {error.hint}", until=self._not_before)
@@ -107,6 +115,7 @@ class Lane:
                 now=now,
                 ask_again=Timestamp(now + self._policy.proof_interval),
                 acknowledged_before=Timestamp(now - self._policy.proof_patience),
+                retry_at=self._retry_at,
             )
             if lost:
                 _log.warning("prove holder=%s lost=%d", self.holder.name, lost)
@@ -148,21 +157,23 @@ class Lane:
 
     def _send(self, batch: Sequence[Instance]) -> None:
         claimed = self._claim(batch)
-        open_numbers = {instance.number for instance in claimed}
+        unsent = {instance.number for instance in claimed}
         pending: list[Delivery] = []
         try:
             for delivery in self.holder.deliver(claimed):
                 pending.append(delivery)
-                open_numbers.discard(delivery.number)
+                unsent.discard(delivery.number)
                 if len(pending) >= self._policy.record_every:
                     self._record(pending)
                     pending = []
-        except HolderUnavailableError as error:
-            pending += [Delivery(number, Outcome.UNKNOWN, error.reason) for number in sorted(open_numbers)]
+        except HolderUnavailableError:
+            self._give_back(unsent)
             raise
         except Exception as error:
-            self._blame(open_numbers, error)
+            self._blame(unsent, error)
             raise
+        else:
+            self._give_back(unsent)
         finally:
             if pending:
                 self._record(pending)
@@ -174,6 +185,11 @@ class Lane:
         )
         return [instance for instance in batch if instance.number in claimed]
 
+    def _give_back(self, numbers: Set[InstanceNumber]) -> None:
+        """Owe these as before the claim: they were not sent, and not for a fault of theirs."""
+        if numbers:
+            self._ledger.give_back(self.holder.name, sorted(numbers), now=self._clock.now())
+
     def _blame(self, numbers: Set[InstanceNumber], error: Exception) -> None:
         """Owe these again after an error that nobody foresaw; who runs the lane tells of the error."""
         self._most = max(1, min(self._most, len(numbers)) // 2)
@@ -182,18 +198,16 @@ class Lane:
 
     def _record(self, deliveries: Sequence[Delivery]) -> None:
         now = self._clock.now()
-        self._ledger.record(
-            self.holder.name,
-            deliveries,
-            now=now,
-            retry_at=lambda attempt: Timestamp(now + self._delay(attempt)),
-        )
+        self._ledger.record(self.holder.name, deliveries, now=now, retry_at=self._retry_at)
         counts: dict[str, int] = {}
         for delivery in deliveries:
             counts[delivery.outcome.value] = counts.get(delivery.outcome.value, 0) + 1
         _log.info(
             "deliver holder=%s %s", self.holder.name, " ".join(f"{k}={v}" for k, v in sorted(counts.items()))
         )
+
+    def _retry_at(self, attempt: int) -> Timestamp:
+        return Timestamp(self._clock.now() + self._delay(attempt))
 
     def _delay(self, attempt: int) -> float:
         return delay_before(

@@ -3,7 +3,7 @@
 import math
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 
 from understudy.core.model import (
@@ -40,7 +40,14 @@ class DicomDestination:
     """Delivers by C-STORE and proves by IMAGE-level C-FIND (core.ports.Holder)."""
 
     def __init__(
-        self, kind: HolderKind, peer: Peer, files: StoredFiles, clock: Clock, *, associations: int = 1
+        self,
+        kind: HolderKind,
+        peer: Peer,
+        files: StoredFiles,
+        clock: Clock,
+        *,
+        associations: int = 1,
+        pace: Callable[[int], bool] = lambda _size: True,
     ) -> None:
         self.name = HolderName(peer.name)
         self.kind = kind
@@ -48,6 +55,8 @@ class DicomDestination:
         self._files = files
         self._clock = clock
         self._associations = associations
+        self._pace = pace
+        """Waits until so many bytes may be sent; returns False where nothing more is to be sent."""
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         """Return an inventory proof for each instance whose SOP Instance UID the peer lists."""
@@ -64,7 +73,7 @@ class DicomDestination:
         """Send the stored files byte for byte over parallel associations, yielding the outcome of each.
 
         What the peer answers to one instance blames no other: after an association that it ended, the others
-        go over a new one. An instance without a Delivery before HolderUnavailableError was not sent.
+        go over a new one. An instance without a Delivery was not sent.
         """
         for part in _parts(instances):
             yield from self._deliver(_Parcel(part))
@@ -96,7 +105,7 @@ class DicomDestination:
         # An error of ours says more than one of the peer's. That one association of several could not be made
         # delays nothing where the others have sent everything.
         errors.sort(key=lambda error: isinstance(error, HolderUnavailableError))
-        if left:
+        if left and errors:
             raise errors[0]
 
     def _work(self, parcel: "_Parcel") -> None:
@@ -106,8 +115,10 @@ class DicomDestination:
             while parcel.has_more:
                 with self._peer.storing(parcel.pairs) as association:
                     while association.is_open and (instance := parcel.take()) is not None:
-                        delivery = self._store(association, instance)
-                        parcel.tell(delivery)
+                        if not self._pace(instance.size):
+                            parcel.stop()
+                            return
+                        parcel.tell(self._store(association, instance))
                     lost = not association.is_open
                 if lost and parcel.losses >= _MOST_LOSSES:
                     verdict = of_loss(Loss.NOT_SENT, f"{parcel.losses} associations in a row")
@@ -129,7 +140,7 @@ class DicomDestination:
             instance.sop_instance_uid, instance.sop_class_uid, instance.transfer_syntax_uid, content
         )
         verdict = association.store(file)
-        return Delivery(instance.number, verdict.outcome, verdict.reason, hint=verdict.hint)
+        return Delivery(instance.number, verdict.outcome, verdict.reason)
 
 
 class _Parcel:

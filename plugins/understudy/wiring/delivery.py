@@ -15,6 +15,7 @@ from understudy.core.modes import delivers_to_primary
 from understudy.core.ports import Holder, ObjectStore
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
+from understudy.flow.pace import Pacer
 from understudy.flow.vault import Vault, VaultSettings
 from understudy.wiring.base import STEP_INTERVAL, Base
 
@@ -40,7 +41,8 @@ def dicom_peer(name: str, target: config.Primary | config.Destination, base: Bas
 
 def dicom_destination(kind: HolderKind, peer: DicomPeer, base: Base) -> DicomDestination:
     """Return the DICOM party as a holder."""
-    return DicomDestination(kind, peer, base.files, base.clock, associations=_ASSOCIATIONS)
+    pace = Pacer(lambda: None, base.clock, base.workers.wait)
+    return DicomDestination(kind, peer, base.files, base.clock, associations=_ASSOCIATIONS, pace=pace)
 
 
 def configured_holders(base: Base) -> Iterator[Holder]:

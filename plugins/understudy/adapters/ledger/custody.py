@@ -41,6 +41,11 @@ class Custody:
             advance(connection, ObligationEvent.CLAIM, holder, owed, now, lease_until=now + lease)
             return owed
 
+    def give_back(self, holder: HolderName, numbers: Sequence[InstanceNumber], *, now: Timestamp) -> None:
+        """Owe again, as before the claim, what was claimed and not sent."""
+        with self._database.writing() as connection:
+            advance(connection, ObligationEvent.RELEASE, holder, numbers, now)
+
     def record(
         self,
         holder: HolderName,
@@ -83,29 +88,33 @@ class Custody:
         now: Timestamp,
         ask_again: Timestamp,
         acknowledged_before: Timestamp,
+        retry_at: Callable[[int], Timestamp],
     ) -> int:
         """Take note that the holder does not show acknowledged instances.
 
-        Those acknowledged before the given moment are owed again, the others are asked for again later.
-        Returns how many are owed again.
+        Those acknowledged before the given moment are owed again, and sent when `retry_at` says by the
+        failures so far; the others are asked for again later. Returns how many are owed again.
         """
         with self._database.writing() as connection:
             mine = and_(obligations.c.holder == holder, obligations.c.instance.in_(numbers))
             acknowledged = connection.execute(
-                select(obligations.c.instance, obligations.c.changed).where(
+                select(obligations.c.instance, obligations.c.changed, obligations.c.attempts).where(
                     mine, obligations.c.state == ObligationState.SENT.value
                 )
             ).all()
-            lost = [InstanceNumber(row.instance) for row in acknowledged if row.changed < acknowledged_before]
+            lost: dict[int, list[InstanceNumber]] = {}
+            for row in acknowledged:
+                if row.changed < acknowledged_before:
+                    lost.setdefault(row.attempts + 1, []).append(InstanceNumber(row.instance))
             connection.execute(
                 update(obligations)
                 .where(mine, obligations.c.state == ObligationState.SENT.value)
                 .values(due=ask_again)
             )
-            if lost:
-                reason = "the holder acknowledged it and does not have it"
-                disprove(connection, holder, lost, reason=reason, now=now, due=ask_again)
-            return len(lost)
+            reason = "the holder acknowledged it and does not have it"
+            for attempt, lost_then in sorted(lost.items()):
+                disprove(connection, holder, lost_then, reason=reason, now=now, due=retry_at(attempt))
+            return sum(map(len, lost.values()))
 
     def prove(self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp) -> None:
         """Record proofs for acknowledged instances."""

@@ -16,6 +16,7 @@ from understudy.core.model import (
     Timestamp,
 )
 from understudy.core.obligations import ObligationState
+from understudy.core.outcomes import hint_of
 from understudy.core.views import ObligationView, iso
 
 _INSTANCE_COLUMNS = [instances.c[name] for name in (*NewInstance.__dataclass_fields__, "number")]
@@ -290,6 +291,11 @@ def _instance(row: Any) -> Instance:
     return Instance(*row)
 
 
+def _hint(state: ObligationState, reason: str) -> str:
+    found = hint_of(reason) if state is ObligationState.REFUSED else ""
+    return found or _HINTS.get(state, "")
+
+
 def _view(row: Any) -> ObligationView:
     state = ObligationState(row.state)
     return ObligationView(
@@ -301,5 +307,5 @@ def _view(row: Any) -> ObligationView:
         due=iso(row.due),
         changed=iso(row.changed),
         reason=row.reason,
-        hint=_HINTS.get(state, ""),
+        hint=_hint(state, row.reason),
     )
