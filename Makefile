@@ -30,6 +30,12 @@ engine: ## make a Docker Engine with Compose v2 and buildx available
 image: engine ## build the appliance's image
 	@docker/build.sh $(IMAGE) docker/Dockerfile .
 
+.PHONY: sbom
+sbom: image ## copy the image's bill of materials and licences to build/sbom/
+	@mkdir -p build/sbom
+	@docker run --rm --network none --entrypoint tar $(IMAGE) -C /usr/share/doc/understudy -c . | tar -x --no-same-owner -C build/sbom
+	@echo 'sbom: build/sbom/sbom.cdx.json and build/sbom/licences.txt'
+
 .PHONY: lab-images
 lab-images: engine ## build the lab's images: DICOM parties, S3
 	@docker/build.sh $(LAB_IMAGE) docker/lab/dicom/Dockerfile docker/lab/dicom

@@ -1,5 +1,6 @@
 """The appliance alone, without any configuration: it serves at once, lets nobody in unasked, is confined."""
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -7,12 +8,20 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from tests import data
 from tests.stack import LAB_IMAGE, TEST_PROJECT, Stack, StackError, run, wait_until
 
 SERVICES = ("edge", "orthanc", "agent")
 READY_WITHIN = 20.0
+
+INSTALLED = """
+from importlib.metadata import distributions
+for found in distributions():
+    print(found.metadata["Name"].lower().replace("_", "-").replace(".", "-"), found.version)
+"""
 
 PATHS = (
     "/",
@@ -159,15 +168,27 @@ def test_service_is_confined(appliance: Stack, service: str) -> None:
     assert host["CapDrop"] == ["ALL"]
     assert not host["CapAdd"]
     assert not host["Privileged"]
-    assert "no-new-privileges:true" in host["SecurityOpt"]
-    assert host["Memory"] > 0
+    assert not host["Devices"]
+    assert {host["NetworkMode"], host["PidMode"], host["UTSMode"]} & {"host"} == set()
+    assert host["IpcMode"] == "private"
+    # No other profile in place of the Engine's: what holds is seen below.
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    assert all(mount["Type"] == "volume" or not mount["RW"] for mount in found["Mounts"])
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_service_has_no_rights_when_it_tries(appliance: Stack, service: str) -> None:
     assert appliance.shell(service, "id -u").strip() == "10001"
-    capabilities = appliance.shell(service, "grep -E '^Cap(Prm|Eff|Bnd|Amb)' /proc/self/status")
-    assert {line.split()[1] for line in capabilities.splitlines()} == {"0" * 16}
+    status = dict(
+        line.split(":\t", 1) for line in appliance.shell(service, "cat /proc/self/status").splitlines()
+    )
+    assert {status[f"Cap{kind}"] for kind in ("Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
+    assert status["NoNewPrivs"] == "1"
+    # 2: calls are filtered.
+    assert status["Seccomp"] == "2"
+    # The kernel alone would allow this call; the Engine's profile does not.
+    with pytest.raises(StackError, match="Operation not permitted"):
+        appliance.shell(service, "unshare --user true")
     # One by one, so that one folder that can be written is seen behind the others that cannot.
     written = appliance.shell(
         service,
@@ -178,6 +199,58 @@ def test_service_has_no_rights_when_it_tries(appliance: Stack, service: str) -> 
         """,
     )
     assert written.strip() == ""
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_service_finds_no_program_that_lends_rights(appliance: Stack, service: str) -> None:
+    assert appliance.shell(service, "find / -xdev -perm /6000 -type f 2>/dev/null || true") == ""
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_service_runs_nothing_from_tmp(appliance: Stack, service: str) -> None:
+    script = "printf '#!/bin/sh\\n' > /tmp/program; chmod +x /tmp/program; /tmp/program"
+    with pytest.raises(StackError, match="Permission denied"):
+        appliance.shell(service, script)
+
+
+@pytest.mark.parametrize(
+    ("service", "memory", "processes", "shares"),
+    [("edge", 256, 64, 1024), ("orthanc", 2048, 512, 1024), ("agent", 1024, 256, 64)],
+)
+def test_service_is_limited_by_the_kernel(
+    appliance: Stack, service: str, memory: int, processes: int, shares: int
+) -> None:
+    host = appliance.inspect(service)["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["CpuShares"]) == (memory << 20, memory << 20, shares)
+    # Version 2 of the control groups has other names for the same.
+    limits = appliance.shell(
+        service,
+        """
+        cd /sys/fs/cgroup
+        cat memory.max memory/memory.limit_in_bytes 2>/dev/null || true
+        cat pids.max pids/pids.max 2>/dev/null || true
+        ulimit -H -c
+        """,
+    )
+    assert limits.split() == [str(memory << 20), str(processes), "0"]
+
+
+def test_bill_of_materials_has_every_installed_package(appliance: Stack) -> None:
+    listed = json.loads(appliance.execute("agent", "cat", "/usr/share/doc/understudy/sbom.cdx.json"))
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(listed)) is None
+    debian = appliance.shell("agent", "dpkg-query --show --showformat='${Package} ${Version}\n'")
+    python = appliance.shell("agent", "python -c '" + INSTALLED + "'")
+    found: dict[str, set[str]] = {"deb": set(), "pypi": set(), "npm": set()}
+    for part in listed["components"]:
+        kind = part["purl"].split("/")[0].removeprefix("pkg:")
+        found[kind].add(f"{part['name']} {part['version']}")
+    assert found["deb"] == set(debian.splitlines())
+    assert found["pypi"] == set(python.splitlines())
+    assert {part.split()[0] for part in found["npm"]} == {"app", "swagger-ui-dist"}
+    # Debian's policy asks for a copyright file in every package, and a licence asks for its text.
+    missing = "for package in $(dpkg-query --show --showformat='${Package} '); do "
+    missing += "[ -s /usr/share/doc/$package/copyright ] || echo $package; done"
+    assert appliance.shell("agent", missing) == ""
 
 
 def test_only_the_edges_ports_are_published(appliance: Stack) -> None:

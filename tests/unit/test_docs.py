@@ -162,6 +162,22 @@ def test_command_that_does_not_exist_is_found() -> None:
     assert not parses(["surrender", "--now"])
 
 
+def existing_tests() -> set[str]:
+    """Return every test as FILE.py::NAME."""
+    files = [path for path in tracked() if path.name.startswith("test_") and path.suffix == ".py"]
+    return {
+        f"{path.name}::{name}"
+        for path in files
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+
+def test_claims_of_security_name_tests_that_exist() -> None:
+    named = set(re.findall(r"\btest_\w+\.py::test_\w+", (DOCS / "security.md").read_text(encoding="utf-8")))
+    assert len(named) > 40
+    assert sorted(named - existing_tests()) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
