@@ -168,6 +168,9 @@ class Destination(_Section):
     sop_classes: list[str] = Field(
         default=[], description="SOP Class UIDs (0008,0016) that it is sent; all if empty."
     )
+    owed_limit: Seconds | None = Field(
+        default=None, description="Seconds instead of Policy.OwedLimit for this destination."
+    )
 
 
 class Route(_Section):
@@ -305,6 +308,10 @@ class Policy(_Section):
         default=3, description="Seconds that a pack waits for more instances of its study."
     )
     pack_bytes: int = Field(default=64 * 2**20, ge=2**20, description="Bytes at which a pack closes.")
+    owed_limit: Seconds = Field(
+        default=900,
+        description="Seconds for which a holder may be owed an instance before an alarm is raised.",
+    )
     retry_base: Seconds = Field(default=1, description="Seconds before the first further attempt.")
     retry_cap: Seconds = Field(default=300, description="Seconds that no wait between attempts exceeds.")
     boot_seconds: Seconds = Field(
@@ -372,6 +379,11 @@ class Understudy(_Section):
     dicom_tls: DicomTls = Field(default=DicomTls(), description="DICOM over TLS.")
     edge: Edge = Field(default=Edge(), description="Limits of the association gate.")
     policy: Policy = Field(default=Policy(), description="Intervals and limits.")
+
+    def owed_limit(self, holder: str) -> float:
+        """Return the seconds that a holder may be owed anything before it is an alarm."""
+        own = (one.owed_limit for one in self.destinations if one.name == holder)
+        return next((limit for limit in own if limit is not None), self.policy.owed_limit)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -172,7 +172,12 @@ def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[
         (["heal"], "1 stored file to heal"),
         (["approve", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is on the allow-list"),
         (["revoke", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is approved no more"),
+        (["dead-letters"], "replay or waive it"),
+        (["dead-letters", "--holder", "cloud"], "nothing is refused"),
+        (["dead-letters", "--json"], '"instances":3'),
         (["replay", "--holder", "nas"], "1 instance owed to nas again"),
+        (["replay", "--study", "1.2.3", "--reason", "mended"], "1 instance owed again"),
+        (["waive", "--holder", "nas", "--reason", "test", "--study", "1.2"], "1 instance given up for nas"),
         (
             ["waive", "--holder", "nas", "--reason", "test", "1.2.3.4", "1.2.3.5"],
             "2 instances given up for nas",

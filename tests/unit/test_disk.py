@@ -7,11 +7,11 @@ import pytest
 from understudy.adapters.ledger import Ledger
 from understudy.core.disk import DAY, VolumeSpace, alarms, bytes_a_day, volume_view
 from understudy.core.model import Timestamp
-from understudy.core.views import DiskView, Fullness
+from understudy.core.views import DiskView, Fullness, iso
 from understudy.flow.disk import DiskWatch, WatchedVolume
 from understudy.plugin.volumes import Space, Volume
 
-from tests.unit.fakes import new_instance, note
+from tests.unit.fakes import Clock, new_instance, note
 
 GIGABYTE = 2**30
 NOW = Timestamp(1000 * DAY + 3600)
@@ -55,7 +55,7 @@ def test_days_left_are_until_the_last_mark() -> None:
 def test_alarms_name_the_volume_before_it_is_full() -> None:
     def what(*spaces: VolumeSpace, refusing: bool = False) -> list[str]:
         view = DiskView([volume_view(one, **MARKS) for one in spaces], refusing)
-        return [alarm.what for alarm in alarms(view, NOW)]
+        return [alarm.what for alarm in alarms(view, lambda _: iso(NOW))]
 
     assert what(space(0.5)) == []
     assert what(space(0.85)) == ["the volume storage is 85 % full"]
@@ -78,11 +78,6 @@ class _Ledger:
         return {999: 7 * GIGABYTE}
 
 
-class _Clock:
-    def now(self) -> Timestamp:
-        return NOW
-
-
 def test_watch_adds_up_what_shares_a_file_system_and_follows_the_flag(tmp_path: Path) -> None:
     def measured(folder: Path) -> Space:
         if folder.name == "gone":
@@ -96,8 +91,8 @@ def test_watch_adds_up_what_shares_a_file_system_and_follows_the_flag(tmp_path: 
         for name in ("storage", "index", "gone")
     )
     ledger, flag = _Ledger(), tmp_path / "refuse-intake"
-    own = Volume(tmp_path, 0, 1.0)
-    watch = DiskWatch(volumes, own, flag, ledger, _Clock(), measure=measured, **MARKS)
+    own, clock = Volume(tmp_path, 0, 1.0), Clock(NOW)
+    watch = DiskWatch(volumes, own, flag, ledger, clock, measure=measured, **MARKS)
     assert [volume.days_left for volume in watch.view().volumes] == [None, None]
     watch.step()
     watch.step()
@@ -110,7 +105,13 @@ def test_watch_adds_up_what_shares_a_file_system_and_follows_the_flag(tmp_path: 
     flag.touch()
     watch.step()
     assert watch.view().refusing
-    assert watch.alarms(watch.view())
+    (alarm,) = watch.alarms(watch.view())
+    clock.advance(60)
+    assert watch.alarms(watch.view()) == [alarm]
+    flag.unlink()
+    assert watch.alarms(watch.view()) == []
+    flag.touch()
+    assert watch.alarms(watch.view())[0].since == iso(clock.now())
 
 
 def test_ledger_sums_bytes_by_day_since_a_moment(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from understudy.adapters.boot import BootReport, BootReports, Unreadable, write_
 from understudy.adapters.ledger import Ledger
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import Delivery, Instance, NewInstance, Outcome, Timestamp
-from understudy.core.obligations import ObligationState
+from understudy.core.obligations import ObligationState, Selection
 from understudy.core.ports import HolderUnavailableError, OrthancUnavailableError
 from understudy.core.report import Report
 from understudy.core.views import DamageState, OperationState
@@ -19,7 +19,7 @@ from understudy.flow.heal import Healer, Surgery
 from understudy.flow.recover import Recovery
 from understudy.flow.scrub import Scrubber
 
-from tests.unit.fakes import NOW, ROUTE, Clock, deliver, new_instance, note, numbers_of
+from tests.unit.fakes import NOW, ROUTE, Clock, deliver, dump, new_instance, note, numbers_of
 
 RATE = 1000
 
@@ -328,6 +328,31 @@ def test_heal_takes_a_lane_that_cannot_read_a_file_for_a_finding(world: World) -
     world.healer.step()
     assert world.open_damages() == {"orthanc-1"}
     assert world.ledger.damages(limit=1)[0].found_by == "deliver"
+
+
+def test_heal_looks_once_for_what_a_person_deleted_and_says_so(world: World) -> None:
+    world.store(2)
+    number = numbers_of(world.ledger)[0]
+    world.ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    refusal = Delivery(number, Outcome.REFUSED, "its stored file is gone")
+    world.ledger.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
+    stored = world.stored[0]
+    world.remove(1)
+    del world.orthanc.listed["orthanc-1"]
+    world.healer.step()
+    once = dump(world.ledger)
+    for _ in range(3):
+        world.clock.advance(5)
+        world.healer.step()
+    assert dump(world.ledger) == once
+    assert world.ledger.damages(limit=10) == []
+    (letter,) = world.ledger.dead_letters(Selection())
+    assert (letter.holder, letter.reason) == (ROUTE, "it was deleted here; nobody is proven to have it")
+    # A person sends it again.
+    world.orthanc.store(stored, world.contents["orthanc-1"])
+    world.catch_up()
+    assert world.ledger.dead_letters(Selection()) == []
+    assert {view.state for view in world.ledger.obligations(ROUTE, None, 10)} == {ObligationState.OWED}
 
 
 def test_heal_with_other_bytes_is_a_new_version_and_no_loss(world: World) -> None:

@@ -39,6 +39,7 @@ HOLDER = HolderView(
     lane=LANE,
 )
 NO_GAPS = GapsView(0, 0, 0.0)
+OVERDUE = replace(HOLDER, owed=1, oldest_owed_seconds=901.0, owed_since=iso(NOW))
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def told(
         gaps=gaps,
         departures=departures,
         faults=faults,
-        now=NOW,
+        began=NOW,
     )
     assert all(alarm.hint for alarm in found)
     return [alarm.what for alarm in found]
@@ -99,7 +100,7 @@ def test_rpo_is_the_oldest_that_some_vault_lacks_and_routes_do_not_count() -> No
 
 def test_gaps_are_counted_and_aged() -> None:
     found = [Finding(STUDY, 3, Timestamp(NOW - 60)), Finding(STUDY, 1, Timestamp(NOW - 10))]
-    assert gaps_view(found, NOW) == GapsView(2, 4, 60.0)
+    assert gaps_view(found, NOW) == GapsView(2, 4, 60.0, iso(Timestamp(NOW - 60)))
     assert gaps_view([], NOW) == NO_GAPS
 
 
@@ -128,9 +129,10 @@ def test_planned_work_is_no_alarm() -> None:
 @pytest.mark.parametrize(
     ("holder", "expected"),
     [
-        (replace(HOLDER, refused=2), "archive refused 2 instances"),
+        (replace(HOLDER, refused=2, refused_since=iso(NOW)), "archive refused 2 instances"),
         (replace(HOLDER, lane=replace(LANE, state=LaneState.WAITING, reason="x")), "archive does not answer"),
-        (replace(HOLDER, oldest_owed_seconds=901.0), "archive is owed an instance for 901 s"),
+        (OVERDUE, "archive is owed an instance for more than 900 s"),
+        (replace(OVERDUE, owed_limit_seconds=60.0), "archive is owed an instance for more than 60 s"),
     ],
 )
 def test_holder_is_an_alarm(holder: HolderView, expected: str) -> None:
@@ -138,18 +140,48 @@ def test_holder_is_an_alarm(holder: HolderView, expected: str) -> None:
 
 
 def test_paused_lane_may_owe_for_long() -> None:
-    paused = replace(HOLDER, oldest_owed_seconds=10**6, lane=replace(LANE, state=LaneState.PAUSED))
-    assert told(holder=paused) == []
+    assert told(holder=replace(OVERDUE, lane=replace(LANE, state=LaneState.PAUSED))) == []
+
+
+def test_what_waits_for_a_person_alone_is_told_once() -> None:
+    refused = replace(OVERDUE, owed=0, refused=1, refused_since=iso(NOW))
+    assert told(holder=refused) == ["archive refused 1 instances"]
+
+
+def test_age_below_the_limit_is_no_alarm() -> None:
+    assert told(holder=replace(OVERDUE, oldest_owed_seconds=900.0)) == []
+    assert told(holder=replace(OVERDUE, owed_limit_seconds=3600.0)) == []
+
+
+def test_since_of_an_alarm_does_not_move_while_time_goes_on(ledger: Ledger) -> None:
+    note(ledger, *(new_instance(name) for name in range(1, 4)), now=NOW)
+    numbers = numbers_of(ledger)
+    ledger.claim(ROUTE, numbers[:1], now=NOW, lease=60)
+    deliver(ledger, numbers[0], Outcome.REFUSED)
+
+    def told_at(now: float) -> list[tuple[str, str]]:
+        moment = Timestamp(now)
+        gaps = gaps_view([Finding(STUDY, 3, NOW)], moment)
+        view = holder_view(ledger, FakeHolder(), LANE, moment, owed_limit=600)
+        found = alarms(
+            mode=Mode.STANDBY, primary=None, holders=[view], gaps=gaps, departures=[], faults=[], began=NOW
+        )
+        return [(alarm.what, alarm.since) for alarm in found]
+
+    first = told_at(NOW + 1000)
+    assert len(first) == 4
+    assert told_at(NOW + 5000.7) == first
+    assert {since for _, since in first} == {iso(NOW)}
 
 
 def test_old_gap_departures_and_faults_are_alarms_and_faults_come_first() -> None:
     fault = Alarm(iso(NOW), "the note stands still", "see the log")
     found = told(
-        gaps=GapsView(1, 3, 901.0),
+        gaps=GapsView(1, 3, 901.0, iso(NOW)),
         departures=(Finding(STUDY, 2, NOW), Finding(STUDY, 3, NOW)),
         faults=(fault,),
     )
     assert found[0] == "the note stands still"
     assert found[1].startswith("3 instances at the primary")
     assert "5 instances of 2 studies" in found[2]
-    assert told(gaps=GapsView(1, 3, 899.0)) == []
+    assert told(gaps=GapsView(1, 3, 899.0, iso(NOW))) == []

@@ -12,13 +12,14 @@ from understudy.core.errors import NotFoundError, StaleEpochError
 from understudy.core.gate import Allowed
 from understudy.core.model import HolderKind, HolderName
 from understudy.core.modes import Mode, ModeEvent, after, next_epoch
-from understudy.core.obligations import ObligationState
+from understudy.core.obligations import ObligationState, Selection
 from understudy.core.views import (
     Alarm,
     Condition,
     ConditionView,
     DamageState,
     DamageView,
+    DeadLetterView,
     DestinationView,
     ExplainedView,
     ExplanationView,
@@ -235,7 +236,7 @@ class FakeFacade:
         return replace(self.operation(number), state=OperationState.CANCELLED)
 
     def obligations(
-        self, holder: str | None, state: ObligationState | None, limit: int
+        self, selection: Selection, state: ObligationState | None, limit: int
     ) -> Sequence[ObligationView]:
         row = ObligationView(
             holder=HolderName("nas"),
@@ -248,16 +249,22 @@ class FakeFacade:
             reason="A900",
             hint="replay or waive it",
         )
-        matches = holder in (None, row.holder) and state in (None, row.state)
-        return [row][:limit] if matches else []
+        matches = selection.holder in (None, row.holder) and state in (None, row.state)
+        ours = selection.study_instance_uid in (None, row.study_instance_uid)
+        return [row][:limit] if matches and ours else []
 
-    def replay(self, who: str, holder: str, sop_instance_uids: Sequence[str] | None) -> int:
-        self.acts.append(("replay", who, holder))
-        return 1 if sop_instance_uids is None else len(sop_instance_uids)
+    def dead_letters(self, selection: Selection) -> Sequence[DeadLetterView]:
+        row = DeadLetterView(HolderName("nas"), "A900", "replay or waive it", 3, 1, NOW, NOW, "1.2.3.4")
+        return [row] if selection.holder in (None, row.holder) else []
 
-    def waive(self, who: str, holder: str, sop_instance_uids: Sequence[str], reason: str) -> int:
+    def replay(self, who: str, selection: Selection, *, reason: str, epoch: int | None) -> int:
+        self.acts.append(("replay", who, f"{selection.holder} {selection.study_instance_uid} {reason}"))
+        uids = selection.sop_instance_uids
+        return 1 if uids is None else len(uids)
+
+    def waive(self, who: str, holder: str, selection: Selection, *, reason: str, epoch: int | None) -> int:
         self.acts.append(("waive", who, f"{holder} {reason}"))
-        return len(sop_instance_uids)
+        return 1 if selection.sop_instance_uids is None else len(selection.sop_instance_uids)
 
     def explain(self, study_instance_uid: str) -> ExplainedView:
         if study_instance_uid != "1.2.3":

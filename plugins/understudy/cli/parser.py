@@ -36,6 +36,11 @@ def _json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print the agent's own answer, for programs")
 
 
+def _selecting(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--holder", metavar="NAME", help="of this holder only")
+    command.add_argument("--study", metavar="UID", help="of this Study Instance UID only")
+
+
 def _epoch(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--epoch", type=int, metavar="N", help="the epoch that you saw; the present one if absent"
@@ -64,13 +69,18 @@ def _looking(commands: Commands) -> None:
     operations.set_defaults(run=remote.operations)
 
     obligations = _add(commands, "obligations", "show what is owed to whom")
-    obligations.add_argument("--holder", metavar="NAME", help="of this holder only")
+    _selecting(obligations)
     obligations.add_argument(
         "--state", choices=[state.value for state in ObligationState], help="in this state only"
     )
     obligations.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
     _json(obligations)
     obligations.set_defaults(run=remote.obligations)
+
+    letters = _add(commands, "dead-letters", "show what was refused by reason, and what to do about it")
+    _selecting(letters)
+    _json(letters)
+    letters.set_defaults(run=remote.dead_letters)
 
     damages = _add(commands, "damages", "show stored files that were found missing or changed")
     damages.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
@@ -153,14 +163,18 @@ def _acting(commands: Commands) -> None:
     cancel.set_defaults(run=remote.cancel)
 
     replay = _add(commands, "replay", "owe refused instances again")
-    replay.add_argument("--holder", required=True, metavar="NAME", help="to whom")
+    _selecting(replay)
+    replay.add_argument("--reason", help="what was mended, for the event log")
+    _epoch(replay)
     replay.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="all refused ones if absent")
     replay.set_defaults(run=remote.replay)
 
     waive = _add(commands, "waive", "give up instances for one holder, for good")
     waive.add_argument("--holder", required=True, metavar="NAME", help="who will never have them")
+    waive.add_argument("--study", metavar="UID", help="all of this Study Instance UID")
     waive.add_argument("--reason", required=True, help="why, for the event log")
-    waive.add_argument("uids", nargs="+", metavar="SOP_INSTANCE_UID")
+    _epoch(waive)
+    waive.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="these, or those of --study")
     waive.set_defaults(run=remote.waive)
 
     back = _add(commands, "restore", "bring studies back out of a vault, every digest checked")

@@ -11,6 +11,7 @@ from understudy.cli.words import duration
 from understudy.core.views import (
     ApprovalView,
     DamageView,
+    DeadLetterView,
     ExplainedView,
     ModalityView,
     ModeView,
@@ -77,13 +78,31 @@ def operations(arguments: argparse.Namespace) -> int:
 def obligations(arguments: argparse.Namespace) -> int:
     """Show what is owed."""
     client = _client()
-    query = {"holder": arguments.holder, "state": arguments.state, "limit": arguments.limit}
+    query = {
+        "holder": arguments.holder,
+        "study_instance_uid": arguments.study,
+        "state": arguments.state,
+        "limit": arguments.limit,
+    }
     if arguments.json:
         return _raw(client.get("/obligations", **query))
     views = client.read(list[ObligationView], "/obligations", **query)
     from understudy.cli import show
 
     show.obligations(views)
+    return Exit.OK
+
+
+def dead_letters(arguments: argparse.Namespace) -> int:
+    """Show what was refused, by holder and reason."""
+    client = _client()
+    query = {"holder": arguments.holder, "study_instance_uid": arguments.study}
+    if arguments.json:
+        return _raw(client.get("/dead-letters", **query))
+    views = client.read(list[DeadLetterView], "/dead-letters", **query)
+    from understudy.cli import show
+
+    show.dead_letters(views)
     return Exit.OK
 
 
@@ -212,18 +231,24 @@ def _changed(content: bytes, word: str) -> int:
 
 def replay(arguments: argparse.Namespace) -> int:
     """Owe refused instances again."""
-    body: dict[str, object] = {"holder": arguments.holder, "sop_instance_uids": arguments.uids or None}
-    return _changed(_client().post("/obligations/replay", body), f"owed to {arguments.holder} again")
+    words = f"owed to {arguments.holder} again" if arguments.holder else "owed again"
+    return _changed(_client().post("/obligations/replay", _selected(arguments)), words)
 
 
 def waive(arguments: argparse.Namespace) -> int:
     """Give up instances for one holder."""
-    body: dict[str, object] = {
+    answer = _client().post("/obligations/waive", _selected(arguments))
+    return _changed(answer, f"given up for {arguments.holder}")
+
+
+def _selected(arguments: argparse.Namespace) -> dict[str, object]:
+    return {
         "holder": arguments.holder,
-        "sop_instance_uids": arguments.uids,
+        "sop_instance_uids": arguments.uids or None,
+        "study_instance_uid": arguments.study,
         "reason": arguments.reason,
+        "epoch": arguments.epoch,
     }
-    return _changed(_client().post("/obligations/waive", body), f"given up for {arguments.holder}")
 
 
 def _begun(client: Client, view: OperationView, arguments: argparse.Namespace) -> int:

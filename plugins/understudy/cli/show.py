@@ -14,6 +14,7 @@ from understudy.core.views import (
     Condition,
     DamageState,
     DamageView,
+    DeadLetterView,
     DiskView,
     ExplainedView,
     Fullness,
@@ -218,6 +219,26 @@ def obligations(views: Sequence[ObligationView]) -> None:
             moment(view.due),
             view.reason,
             view.hint,
+        )
+    new_console().print(table)
+
+
+def dead_letters(views: Sequence[DeadLetterView]) -> None:
+    """Print refused obligations by holder and reason."""
+    if not views:
+        new_console().print("nothing is refused")
+        return
+    columns = ("holder", ">instances", ">studies", "since", "reason", "hint", "such as SOP Instance UID")
+    table = new_table("Dead letters", *columns)
+    for view in views:
+        table.add_row(
+            view.holder,
+            count(view.instances),
+            count(view.studies),
+            moment(view.since),
+            view.reason,
+            view.hint,
+            view.sop_instance_uid,
         )
     new_console().print(table)
 

@@ -1,10 +1,10 @@
 """Disk: how full the volumes are, and how many days the room lasts at the pace of the last days."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from understudy.core.model import Timestamp
-from understudy.core.views import Alarm, DiskView, Fullness, VolumeView, iso
+from understudy.core.views import Alarm, DiskView, Fullness, VolumeView
 
 DAY = 86_400.0
 FORECAST_DAYS = 7
@@ -49,14 +49,13 @@ def volume_view(space: VolumeSpace, *, warn_percent: float, refuse_percent: floa
     return VolumeView(space.name, space.total, space.free, percent, state, days)
 
 
-def alarms(view: DiskView, now: Timestamp) -> list[Alarm]:
-    """Return what a person has to know of the disks."""
-    at = iso(now)
+def alarms(view: DiskView, since: Callable[[str], str]) -> list[Alarm]:
+    """Return what a person has to know of the disks; `since` says when each began."""
     found = []
     if view.refusing:
         found.append(
             Alarm(
-                at,
+                since("intake"),
                 "a disk is full: new images are refused for now, and senders keep them",
                 "make room or enlarge the volume named in the status; intake resumes by itself",
             )
@@ -64,8 +63,10 @@ def alarms(view: DiskView, now: Timestamp) -> list[Alarm]:
     for volume in view.volumes:
         full = f"the volume {volume.name} is {volume.used_percent:.0f} % full"
         if volume.state is not Fullness.FINE:
-            found.append(Alarm(at, full, "make room or enlarge it before it is at the last mark"))
+            found.append(
+                Alarm(since(volume.name), full, "make room or enlarge it before it is at the last mark")
+            )
         elif volume.days_left is not None and volume.days_left < _SOON:
             what = f"{full} and lasts {volume.days_left:.0f} more days at the pace of the last days"
-            found.append(Alarm(at, what, "enlarge it"))
+            found.append(Alarm(since(volume.name), what, "enlarge it"))
     return found

@@ -1,5 +1,7 @@
 """The states of an obligation: one table; no other transition exists."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -65,3 +67,12 @@ def target(event: ObligationEvent) -> ObligationState:
     """Return the one state that the event leads to."""
     (state,) = {state for (_, known), state in TRANSITIONS.items() if known is event}
     return state
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which obligations are meant: of a holder, of named instances, of a study; of any where None."""
+
+    holder: str | None = None
+    sop_instance_uids: Sequence[str] | None = None
+    study_instance_uid: str | None = None

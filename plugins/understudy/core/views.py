@@ -68,7 +68,11 @@ class LaneView:
 
 @dataclass(frozen=True, slots=True)
 class HolderView:
-    """One holder with its obligations by state; `oldest_owed_seconds` is the oldest unsettled one's age."""
+    """One holder with its obligations by state; `oldest_owed_seconds` is the oldest unsettled one's age.
+
+    `owed_since` and `refused_since` are when the oldest unsettled one was owed and the first refused one was
+    refused; None where there is none.
+    """
 
     name: HolderName
     kind: HolderKind
@@ -80,6 +84,10 @@ class HolderView:
     waived: int
     oldest_owed_seconds: float
     lane: LaneView
+    owed_since: str | None = None
+    refused_since: str | None = None
+    owed_limit_seconds: float = 900.0
+    """Age of the oldest at which an alarm is raised."""
 
 
 class OperationState(Enum):
@@ -125,6 +133,7 @@ class GapsView:
     studies: int
     instances: int
     oldest_seconds: float
+    since: str | None = None
 
 
 class DamageState(Enum):
@@ -257,6 +266,23 @@ class ObligationView:
     changed: str
     reason: str
     hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterView:
+    """Refused obligations that share holder and reason; `since` is when the first of them was refused.
+
+    `sop_instance_uid` is one of them, `hint` says what a person can do.
+    """
+
+    holder: HolderName
+    reason: str
+    hint: str
+    instances: int
+    studies: int
+    since: str
+    latest: str
+    sop_instance_uid: str
 
 
 @dataclass(frozen=True, slots=True)

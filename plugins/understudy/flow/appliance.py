@@ -12,11 +12,12 @@ from understudy.core.gate import Allowed
 from understudy.core.health import Health
 from understudy.core.model import StudyInstanceUid, Timestamp
 from understudy.core.modes import ModeEvent, WrongModeError
-from understudy.core.obligations import ObligationState
+from understudy.core.obligations import ObligationState, Selection
 from understudy.core.ports import Clock
 from understudy.core.views import (
     Alarm,
     DamageView,
+    DeadLetterView,
     ExplainedView,
     ModalityView,
     ModeView,
@@ -80,7 +81,11 @@ class Appliance:
         mode = self.ledger.mode()
         disk = self.disk.view()
         instances, studies = self.ledger.counts()
-        holders = [status.holder_view(self.ledger, lane.holder, lane.view, now) for lane in self.lanes]
+        limit = self.configuration.owed_limit
+        holders = [
+            status.holder_view(self.ledger, lane.holder, lane.view, now, owed_limit=limit(lane.holder.name))
+            for lane in self.lanes
+        ]
         gaps = status.gaps_view(self.ledger.read_gaps(), now)
         configured = self.configuration.primary
         primary = None
@@ -112,7 +117,7 @@ class Appliance:
                 gaps=gaps,
                 departures=self.ledger.read_departures(),
                 faults=[*self.faults(), *self.disk.alarms(disk), *self.recovery.alarms()],
-                now=now,
+                began=self.ledger.began(),
             ),
             files=self.recovery.files(),
             disk=disk,
@@ -209,20 +214,40 @@ class Appliance:
         )
 
     def obligations(
-        self, holder: str | None, state: ObligationState | None, limit: int
+        self, selection: Selection, state: ObligationState | None, limit: int
     ) -> Sequence[ObligationView]:
         """Return obligations."""
-        return self.ledger.obligations(holder, state, limit)
+        return self.ledger.obligations(selection.holder, state, limit, study=selection.study_instance_uid)
 
-    def replay(self, who: str, holder: str, sop_instance_uids: Sequence[str] | None) -> int:
+    def dead_letters(self, selection: Selection) -> Sequence[DeadLetterView]:
+        """Return refused obligations by holder and reason."""
+        return self.ledger.dead_letters(selection)
+
+    def replay(self, who: str, selection: Selection, *, reason: str, epoch: int | None) -> int:
         """Owe refused instances again."""
-        number = self.ledger.replay(holder, sop_instance_uids, who, self.clock.now())
+        number = self.ledger.replay(
+            selection.holder,
+            selection.sop_instance_uids,
+            who,
+            self.clock.now(),
+            study=selection.study_instance_uid,
+            reason=reason,
+            epoch=epoch,
+        )
         self.wake_all()
         return number
 
-    def waive(self, who: str, holder: str, sop_instance_uids: Sequence[str], reason: str) -> int:
-        """Give up named instances, with a reason."""
-        return self.ledger.waive(holder, sop_instance_uids, reason, who, self.clock.now())
+    def waive(self, who: str, holder: str, selection: Selection, *, reason: str, epoch: int | None) -> int:
+        """Give up for one holder what is selected, with a reason."""
+        return self.ledger.waive(
+            holder,
+            selection.sop_instance_uids,
+            reason,
+            who,
+            self.clock.now(),
+            study=selection.study_instance_uid,
+            epoch=epoch,
+        )
 
     def explain(self, study_instance_uid: str) -> ExplainedView:
         """Say which routes match the instances of a study that is here, and why."""

@@ -13,7 +13,7 @@ from typing import Protocol
 from understudy.core.disk import DAY, FORECAST_DAYS, VolumeSpace, alarms, bytes_a_day, volume_view
 from understudy.core.model import Timestamp
 from understudy.core.ports import Clock
-from understudy.core.views import Alarm, DiskView
+from understudy.core.views import Alarm, DiskView, iso
 from understudy.plugin.volumes import Space, Volume, measure
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class DiskWatch:
         self._marks = {"warn_percent": warn_percent, "refuse_percent": refuse_percent}
         self._measure = measure
         self._told = False
+        self._since: dict[str, Timestamp] = {}
+        """When what is wrong began, as `alarms` names it."""
         self._a_day = 0.0
         self._next_forecast = 0.0
 
@@ -105,4 +107,12 @@ class DiskWatch:
 
     def alarms(self, view: DiskView) -> list[Alarm]:
         """Return what a person has to know of it."""
-        return alarms(view, self._clock.now())
+        now = self._clock.now()
+        present: dict[str, Timestamp] = {}
+
+        def since(name: str) -> str:
+            return iso(present.setdefault(name, self._since.get(name, now)))
+
+        found = alarms(view, since)
+        self._since = present
+        return found

@@ -116,9 +116,15 @@ class Healer:
         return healed > 0
 
     def _owe_again(self, holder: HolderName) -> None:
-        """Look at files that a lane could not read: what reads well is owed again, the rest is damage."""
+        """Look at files that a lane could not read: what reads well is owed again."""
         good: list[InstanceNumber] = []
         for instance in self._ledger.refused_for_its_file(holder, _BATCH):
+            if self._index.file_of(instance.orthanc_id) is None:
+                # A person deleted it, and is not overruled: what it is still owed to has to be waived, or it
+                # has to be stored again.
+                self._ledger.deleted_here(instance.number)
+                _log.warning("heal deleted sop_instance_uid=%s", instance.sop_instance_uid)
+                continue
             reason = self._disk.damage(instance, lambda _: True)
             if reason == "":
                 good.append(instance.number)

@@ -165,10 +165,11 @@ class Recovery:
             found.append(
                 Alarm(at, f"the last start of Orthanc was not prepared: {boot.problem}", _PROBLEM_HINT)
             )
-        if view.damaged:
+        damaged_since = self._ledger.damaged_since()
+        if view.damaged and damaged_since is not None:
             found.append(
                 Alarm(
-                    at,
+                    iso(damaged_since),
                     f"{view.damaged} stored files are missing or changed and are not healed yet",
                     "`understudy damages` says which and what was tried; sending them again heals them",
                 )

@@ -20,13 +20,16 @@ from understudy.core.views import (
 )
 
 _OLD = 900.0
-"""Seconds after which something unsettled is an alarm: age tells of a queue that stands still."""
+"""Seconds after which a gap is an alarm."""
 
 
-def holder_view(ledger: Ledger, holder: Holder, lane: LaneView, now: Timestamp) -> HolderView:
-    """Return one holder with its numbers."""
+def holder_view(
+    ledger: Ledger, holder: Holder, lane: LaneView, now: Timestamp, *, owed_limit: float = 900.0
+) -> HolderView:
+    """Return one holder with its numbers; `owed_limit` are seconds that it may be owed anything."""
     tally = ledger.tally().get(holder.name, {})
     oldest = ledger.oldest_unsettled(holder.name)
+    refused = ledger.refused_since(holder.name)
     return HolderView(
         name=holder.name,
         kind=holder.kind,
@@ -38,6 +41,9 @@ def holder_view(ledger: Ledger, holder: Holder, lane: LaneView, now: Timestamp) 
         waived=tally.get(ObligationState.WAIVED, 0),
         oldest_owed_seconds=0.0 if oldest is None else max(0.0, now - oldest),
         lane=lane,
+        owed_since=None if oldest is None else iso(oldest),
+        refused_since=None if refused is None else iso(refused),
+        owed_limit_seconds=owed_limit,
     )
 
 
@@ -48,8 +54,10 @@ def primary_view(ae_title: str, host: str, port: int, health: Health) -> Primary
 
 def gaps_view(gaps: Sequence[Finding], now: Timestamp) -> GapsView:
     """Return the known gaps in numbers."""
-    oldest = min((gap.since for gap in gaps), default=now)
-    return GapsView(len(gaps), sum(gap.instances for gap in gaps), max(0.0, now - oldest))
+    oldest = min((gap.since for gap in gaps), default=None)
+    age = 0.0 if oldest is None else max(0.0, now - oldest)
+    total = sum(gap.instances for gap in gaps)
+    return GapsView(len(gaps), total, age, None if oldest is None else iso(oldest))
 
 
 def rpo_seconds(holders: Iterable[HolderView]) -> float:
@@ -67,14 +75,20 @@ def alarms(
     gaps: GapsView,
     departures: Sequence[Finding],
     faults: Sequence[Alarm],
-    now: Timestamp,
+    began: Timestamp,
 ) -> list[Alarm]:
-    """Return what a person has to know now, the most urgent first."""
+    """Return what a person has to know now, the most urgent first; `began` is when the ledger was begun.
+
+    `since` tells when what is wrong began, and is the same at every look.
+    """
     found: list[Alarm] = list(faults)
-    at = iso(now)
     if primary is None:
         found.append(
-            Alarm(at, "no primary is configured", "name it in orthanc-config/understudy.json and restart")
+            Alarm(
+                iso(began),
+                "no primary is configured",
+                "name it in orthanc-config/understudy.json and restart",
+            )
         )
     elif primary.condition is Condition.DOWN and mode is Mode.STANDBY:
         found.append(
@@ -93,29 +107,10 @@ def alarms(
             )
         )
     for holder in holders:
-        if holder.refused:
-            found.append(
-                Alarm(
-                    at,
-                    f"{holder.name} refused {holder.refused} instances",
-                    f"`understudy obligations --holder {holder.name} --state refused` says why; "
-                    "replay or waive them",
-                )
-            )
-        if holder.lane.state is LaneState.WAITING:
-            found.append(Alarm(holder.lane.since, f"{holder.name} does not answer", holder.lane.reason))
-        elif holder.oldest_owed_seconds > _OLD and holder.lane.state is not LaneState.PAUSED:
-            found.append(
-                Alarm(
-                    at,
-                    f"{holder.name} is owed an instance for {holder.oldest_owed_seconds:.0f} s",
-                    "see its lane",
-                )
-            )
-    if gaps.oldest_seconds > _OLD:
-        found.append(
-            Alarm(at, f"{gaps.instances} instances at the primary could not be pulled", "see the agent's log")
-        )
+        found += _of_holder(holder)
+    if gaps.since is not None and gaps.oldest_seconds > _OLD:
+        what = f"{gaps.instances} instances at the primary could not be pulled"
+        found.append(Alarm(gaps.since, what, "see the agent's log"))
     if departures:
         total = sum(departure.instances for departure in departures)
         found.append(
@@ -125,4 +120,23 @@ def alarms(
                 "nothing was deleted here; a failback would give them back",
             )
         )
+    return found
+
+
+def _of_holder(holder: HolderView) -> list[Alarm]:
+    """Return what is wrong with one holder: the age of what it is owed tells of a queue that stands still."""
+    found: list[Alarm] = []
+    lane = holder.lane
+    if holder.refused_since is not None:
+        hint = f"`understudy dead-letters --holder {holder.name}` says why; replay or waive them"
+        what = f"{holder.name} refused {holder.refused} instances"
+        found.append(Alarm(holder.refused_since, what, hint))
+    if lane.state is LaneState.WAITING:
+        found.append(Alarm(lane.since, f"{holder.name} does not answer", lane.reason))
+    waiting = holder.owed + holder.in_flight + holder.sent
+    too_old = holder.oldest_owed_seconds > holder.owed_limit_seconds and lane.state is not LaneState.PAUSED
+    if waiting and too_old and holder.owed_since is not None:
+        what = f"{holder.name} is owed an instance for more than {holder.owed_limit_seconds:.0f} s"
+        hint = lane.reason or f"`understudy obligations --holder {holder.name}` lists the oldest first"
+        found.append(Alarm(holder.owed_since, what, hint))
     return found

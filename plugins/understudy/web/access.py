@@ -16,6 +16,7 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("GET", "/operations"): Role.READER,
     ("GET", "/operations/{operation}"): Role.READER,
     ("GET", "/obligations"): Role.READER,
+    ("GET", "/dead-letters"): Role.READER,
     ("GET", "/modalities"): Role.READER,
     # It asks and changes nothing; the UID stands in the body, since no log has bodies.
     ("POST", "/routes/explain"): Role.READER,

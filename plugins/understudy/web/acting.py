@@ -130,15 +130,23 @@ def router(facade: Facade) -> APIRouter:
 
     @routes.post("/obligations/replay", summary="Owe refused instances again", responses=errors(404, 409))
     def replay(body: Replay, name: Who) -> Changed:
-        """Turn refused into owed for one holder, all of them or those listed; answer how many changed."""
-        return Changed(changed=facade.replay(name, body.holder, body.sop_instance_uids))
+        """Turn refused into owed, all of them or those that the keys agree on; answer how many changed.
+
+        What is owed already is left alone, so that a call may be repeated; 404 is for what nobody was owed.
+        """
+        changed = facade.replay(name, body.selection, reason=body.reason or "", epoch=body.epoch)
+        return Changed(changed=changed)
 
     @routes.post(
         "/obligations/waive", summary="Give up instances for one holder, for good", responses=errors(404, 409)
     )
     def waive(body: Waive, name: Who) -> Changed:
-        """Turn owed or refused into waived, with the reason in the event log; administrators only."""
-        return Changed(changed=facade.waive(name, body.holder, body.sop_instance_uids, body.reason))
+        """Turn owed or refused into waived, with the reason in the event log; administrators only.
+
+        What is waived already is left alone; 404 is for what the holder was never owed.
+        """
+        changed = facade.waive(name, body.holder, body.selection, reason=body.reason, epoch=body.epoch)
+        return Changed(changed=changed)
 
     @routes.post("/modalities/approve", summary="Put a device on the allow-list", responses=errors())
     def approve(body: Device, name: Who) -> ApprovalView:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from understudy.config import AeTitle, Network
 from understudy.core.gate import Allowed
 from understudy.core.modes import Mode
-from understudy.core.obligations import ObligationState
+from understudy.core.obligations import ObligationState, Selection
 from understudy.core.views import ApprovalView
 
 Reason = Annotated[
@@ -34,6 +34,14 @@ HolderText = Annotated[
 SopInstanceUids = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=64)]],
     Field(min_length=1, max_length=10_000, description="SOP Instance UIDs (0008,0018), 10000 at most."),
+]
+
+
+StudyText = Annotated[
+    str,
+    Field(
+        min_length=1, max_length=256, description="Study Instance UID (0020,000D).", examples=["1.2.840.1"]
+    ),
 ]
 
 
@@ -90,29 +98,48 @@ class Reasoned(_Body):
     epoch: Epoch
 
 
-class Replay(_Body):
-    """Owe refused instances again."""
-
-    holder: HolderText
-    sop_instance_uids: SopInstanceUids | None = Field(
-        default=None, description="Which instances; all refused ones if absent."
+class _Selecting(_Body):
+    sop_instance_uids: SopInstanceUids | None = Field(default=None, description="Of these instances only.")
+    study_instance_uid: StudyText | None = Field(default=None, description="Of this study only.")
+    epoch: Epoch | None = Field(
+        default=None, description="The epoch that you saw; another one is refused with 409.", examples=[7]
     )
 
 
-class Waive(_Body):
+class Replay(_Selecting):
+    """Owe refused instances again: all of them, or those that every key agrees on."""
+
+    holder: HolderText | None = Field(default=None, description="Of this holder only.")
+    reason: Reason | None = Field(default=None, description="What was mended, for the event log.")
+
+    @property
+    def selection(self) -> Selection:
+        """Which obligations are meant."""
+        return Selection(self.holder, self.sop_instance_uids, self.study_instance_uid)
+
+
+class Waive(_Selecting):
     """Give up instances for one holder, for good."""
 
     holder: HolderText
-    sop_instance_uids: SopInstanceUids
     reason: Reason
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.sop_instance_uids is None and self.study_instance_uid is None:
+            raise ValueError("sop_instance_uids or study_instance_uid is needed: nobody gives up everything")
+        return self
+
+    @property
+    def selection(self) -> Selection:
+        """Which obligations are meant."""
+        return Selection(self.holder, self.sop_instance_uids, self.study_instance_uid)
 
 
 class Explain(_Body):
     """Ask what the routes say to a study that is here."""
 
-    study_instance_uid: str = Field(
-        min_length=1, max_length=256, description="Study Instance UID (0020,000D).", examples=["1.2.840.1"]
-    )
+    study_instance_uid: StudyText
 
 
 class Device(_Body):
@@ -153,10 +180,23 @@ class OperationsQuery(_Query):
     limit: int = Field(default=50, ge=1, le=1000, description="How many at most, newest first.")
 
 
-class ObligationsQuery(_Query):
-    """Which obligations."""
+class LettersQuery(_Query):
+    """Which dead letters."""
 
     holder: str | None = Field(default=None, min_length=1, max_length=64, description="Of this holder only.")
+    study_instance_uid: str | None = Field(
+        default=None, min_length=1, max_length=256, description="Of this Study Instance UID only."
+    )
+
+    @property
+    def selection(self) -> Selection:
+        """Which obligations are meant."""
+        return Selection(self.holder, None, self.study_instance_uid)
+
+
+class ObligationsQuery(LettersQuery):
+    """Which obligations."""
+
     state: ObligationState | None = Field(default=None, description="In this state only.")
     limit: int = Field(default=100, ge=1, le=10_000, description="How many at most.")
 

@@ -6,9 +6,10 @@ from typing import Protocol
 
 from understudy.core.conflicts import ConflictView
 from understudy.core.gate import Allowed
-from understudy.core.obligations import ObligationState
+from understudy.core.obligations import ObligationState, Selection
 from understudy.core.views import (
     DamageView,
+    DeadLetterView,
     ExplainedView,
     ModalityView,
     ModeView,
@@ -72,12 +73,16 @@ class Facade(Protocol):
     def cancel(self, who: str, number: int) -> OperationView: ...
 
     def obligations(
-        self, holder: str | None, state: ObligationState | None, limit: int
+        self, selection: Selection, state: ObligationState | None, limit: int
     ) -> Sequence[ObligationView]: ...
 
-    def replay(self, who: str, holder: str, sop_instance_uids: Sequence[str] | None) -> int: ...
+    def dead_letters(self, selection: Selection) -> Sequence[DeadLetterView]: ...
 
-    def waive(self, who: str, holder: str, sop_instance_uids: Sequence[str], reason: str) -> int: ...
+    def replay(self, who: str, selection: Selection, *, reason: str, epoch: int | None) -> int: ...
+
+    def waive(
+        self, who: str, holder: str, selection: Selection, *, reason: str, epoch: int | None
+    ) -> int: ...
 
     def explain(self, study_instance_uid: str) -> ExplainedView: ...
 

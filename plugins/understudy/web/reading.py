@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 
 from understudy.core.views import (
     DamageView,
+    DeadLetterView,
     ExplainedView,
     ModalityView,
     ObligationView,
@@ -20,6 +21,7 @@ from understudy.web.bodies import (
     Explain,
     Health,
     HealthQuery,
+    LettersQuery,
     ObligationsQuery,
     OperationsQuery,
 )
@@ -97,7 +99,13 @@ def router(facade: Facade) -> APIRouter:
     def obligations(asked: Annotated[ObligationsQuery, Query()]) -> Sequence[ObligationView]:
         """Answer obligations with attempts, reason and what a person can do; `state=refused` are the dead
         letters."""
-        return facade.obligations(asked.holder, asked.state, asked.limit)
+        return facade.obligations(asked.selection, asked.state, asked.limit)
+
+    @routes.get("/dead-letters", summary="What was refused, and what to do about it", responses=errors())
+    def dead_letters(asked: Annotated[LettersQuery, Query()]) -> Sequence[DeadLetterView]:
+        """Answer refused obligations counted by holder and reason, with a hint and one example each, the
+        longest refused first; `GET /obligations?state=refused` lists them one by one."""
+        return facade.dead_letters(asked.selection)
 
     @routes.post(
         "/routes/explain", summary="Which routes match a study that is here, and why", responses=errors(404)

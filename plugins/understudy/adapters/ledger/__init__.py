@@ -10,6 +10,7 @@ from understudy.adapters.ledger.files import Files
 from understudy.adapters.ledger.findings import Finding, Findings
 from understudy.adapters.ledger.intake import Intake
 from understudy.adapters.ledger.journal import Journal, ModeRecord, Transaction
+from understudy.adapters.ledger.letters import Letters
 from understudy.adapters.ledger.migration import LedgerVersionError, MigrationError
 from understudy.adapters.ledger.packs import Packs
 from understudy.adapters.ledger.questions import Questions, unsettled_to
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-class Ledger(Intake, Custody, Conflicts, Questions, Findings, Files, Devices, Journal):
+class Ledger(Intake, Custody, Letters, Conflicts, Questions, Findings, Files, Devices, Journal):
     """Everything the ledger is asked and told, on one file; `packs` is the vaults' book on the same file."""
 
     def __init__(self, path: Path) -> None:

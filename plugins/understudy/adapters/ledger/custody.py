@@ -1,4 +1,4 @@
-"""Custody: what happens to an obligation from its claim to its proof, and to dead letters."""
+"""Custody: what happens to an obligation from its claim to its proof."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -16,9 +16,8 @@ from understudy.adapters.ledger.transitions import (
     disprove,
     prove,
 )
-from understudy.core.errors import NotFoundError, RefusedError
 from understudy.core.model import Delivery, HolderName, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
-from understudy.core.obligations import ObligationEvent, ObligationState, origins
+from understudy.core.obligations import ObligationEvent, ObligationState
 
 __all__ = ["Custody", "IllegalTransitionError"]
 
@@ -166,37 +165,6 @@ class Custody:
                 disprove(connection, holder, lost, reason=reason, now=now, due=due)
             return len(lost)
 
-    # Act on dead letters
-
-    def replay(self, holder: str, sop_instance_uids: Sequence[str] | None, who: str, now: Timestamp) -> int:
-        """Owe refused instances again, all of the holder's or the named ones; return how many."""
-        name = HolderName(holder)
-        with self._database.writing() as connection:
-            named = _named(connection, name, sop_instance_uids, ObligationEvent.REPLAY)
-            reason = f"replayed by {who}"
-            advance(connection, ObligationEvent.REPLAY, name, list(named), now, due=now, reason=reason)
-            append_event(connection, now, who, "replay", {"holder": holder, "instances": len(named)})
-            return len(named)
-
-    def waive(
-        self, holder: str, sop_instance_uids: Sequence[str], reason: str, who: str, now: Timestamp
-    ) -> int:
-        """Give up owed or refused instances, named one by one, with a reason; return how many."""
-        if not reason.strip():
-            raise RefusedError("a waiver needs a reason", "say why this holder need not have these instances")
-        name = HolderName(holder)
-        with self._database.writing() as connection:
-            named = _named(connection, name, sop_instance_uids, ObligationEvent.WAIVE)
-            advance(connection, ObligationEvent.WAIVE, name, list(named), now, reason=reason)
-            fields = {
-                "holder": holder,
-                "instances": len(named),
-                "reason": reason,
-                "uids": sorted(set(named.values())),
-            }
-            append_event(connection, now, who, "waive", fields)
-            return len(named)
-
 
 def _record_one(
     connection: Connection,
@@ -241,31 +209,6 @@ def _record_one(
                 "refuse",
                 {"holder": holder, "instance": delivery.number, "reason": delivery.reason},
             )
-
-
-def _named(
-    connection: Connection,
-    holder: HolderName,
-    sop_instance_uids: Sequence[str] | None,
-    event: ObligationEvent,
-) -> dict[InstanceNumber, str]:
-    """Return the obligations, all or those named, to which the event may happen, with SOP Instance UIDs."""
-    query = (
-        select(instances.c.number, instances.c.sop_instance_uid)
-        .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-        .where(
-            obligations.c.holder == holder, obligations.c.state.in_([state.value for state in origins(event)])
-        )
-    )
-    if sop_instance_uids is not None:
-        query = query.where(instances.c.sop_instance_uid.in_(sop_instance_uids))
-    named = {InstanceNumber(row.number): row.sop_instance_uid for row in connection.execute(query)}
-    if not named:
-        raise NotFoundError(
-            f"no such obligation to {holder}",
-            "GET /understudy/obligations lists what is owed or refused, and to whom",
-        )
-    return named
 
 
 def _replacing(connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]) -> set[int]:

@@ -12,12 +12,10 @@ from understudy.adapters.ledger.schema import damages, instances, obligations
 from understudy.adapters.ledger.transitions import SYSTEM, able, advance
 from understudy.core.model import HolderName, Instance, InstanceNumber, NewInstance, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState
+from understudy.core.refusals import FILE
 from understudy.core.views import DamageState, DamageView, iso
 
 _INSTANCE_COLUMNS = [instances.c[name] for name in (*NewInstance.__dataclass_fields__, "number")]
-FILE_REASON = "its stored file "
-"""How every reason begins that blames the stored file (adapters/storage.py)."""
-
 _PRESENT = instances.c.superseded_by.is_(None)
 
 
@@ -122,7 +120,7 @@ class Files:
                 _PRESENT,
                 obligations.c.holder == holder,
                 obligations.c.state == ObligationState.REFUSED.value,
-                obligations.c.reason.startswith(FILE_REASON),
+                obligations.c.reason.startswith(FILE),
             )
             .limit(limit)
         )
@@ -145,6 +143,13 @@ class Files:
             number = connection.execute(update(damages).where(is_open).values(due=now)).rowcount
             append_event(connection, now, who, "heal", {"asked_for": number})
             return number
+
+    def damaged_since(self) -> Timestamp | None:
+        """Return since when the oldest open damage is known, None where there is none."""
+        query = select(func.min(damages.c.since)).where(damages.c.state == DamageState.OPEN.value)
+        with self._database.reading() as connection:
+            value = connection.scalar(query)
+            return None if value is None else Timestamp(value)
 
     def damage_counts(self) -> dict[DamageState, int]:
         """Return how many damages are in each state that occurs."""

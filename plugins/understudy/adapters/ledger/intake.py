@@ -9,6 +9,7 @@ from sqlalchemy import Connection, exists, insert, literal, select, update
 from understudy.adapters.ledger.conflicts import record_conflict
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.journal import append_event, current_mode, write_cursor
+from understudy.adapters.ledger.letters import stored_again
 from understudy.adapters.ledger.schema import instances, obligations
 from understudy.adapters.ledger.transitions import SYSTEM, able, advance, owe, write_proof
 from understudy.core.conflicts import ConflictKind
@@ -105,6 +106,7 @@ def _note_one(
         number = same.number
         changes = {"attachment_uuid": instance.attachment_uuid, "superseded_by": None}
         connection.execute(update(instances).where(instances.c.number == number).values(**changes))
+        stored_again(connection, number, site.now)
     _supersede(connection, [row for row in versions if row.number != number], number, site)
     for holder in owed:
         due = Timestamp(site.now + site.primary_grace) if holder == site.primary else site.now

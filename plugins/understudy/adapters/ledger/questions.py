@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Integer, and_, cast, func, or_, select
 
 from understudy.adapters.ledger.database import Database
+from understudy.adapters.ledger.letters import meant
 from understudy.adapters.ledger.schema import instances, obligations, proofs, unsettled
 from understudy.core.model import (
     HolderName,
@@ -15,8 +16,8 @@ from understudy.core.model import (
     StudyInstanceUid,
     Timestamp,
 )
-from understudy.core.obligations import ObligationState
-from understudy.core.outcomes import hint_of
+from understudy.core.obligations import ObligationState, Selection
+from understudy.core.refusals import hint_of
 from understudy.core.views import ObligationView, iso
 
 _INSTANCE_COLUMNS = [instances.c[name] for name in (*NewInstance.__dataclass_fields__, "number")]
@@ -25,7 +26,6 @@ _MOST_LINGERS = 10
 """A study that goes on growing waits at most for so many times the linger."""
 
 _HINTS = {
-    ObligationState.REFUSED: "mend the cause, then replay; or waive it with a reason",
     ObligationState.OWED: "nothing to do: it is tried again by itself",
     ObligationState.IN_FLIGHT: "nothing to do: it is being sent",
     ObligationState.SENT: "nothing to do: its proof is awaited",
@@ -244,14 +244,13 @@ class Questions:
             return None if value is None else Timestamp(value)
 
     def obligations(
-        self, holder: str | None, state: ObligationState | None, limit: int
+        self, holder: str | None, state: ObligationState | None, limit: int, *, study: str | None = None
     ) -> list[ObligationView]:
-        """Return obligations, the longest unchanged first, of one holder and in one state where given."""
+        """Return obligations, the longest unchanged first, of one holder, state and study where given."""
         query = select(obligations, instances.c.sop_instance_uid, instances.c.study_instance_uid).join_from(
             obligations, instances, obligations.c.instance == instances.c.number
         )
-        if holder is not None:
-            query = query.where(obligations.c.holder == holder)
+        query = query.where(*meant(Selection(holder, None, study)))
         if state is not None:
             query = query.where(obligations.c.state == state.value)
         with self._database.reading() as connection:
@@ -291,11 +290,6 @@ def _instance(row: Any) -> Instance:
     return Instance(*row)
 
 
-def _hint(state: ObligationState, reason: str) -> str:
-    found = hint_of(reason) if state is ObligationState.REFUSED else ""
-    return found or _HINTS.get(state, "")
-
-
 def _view(row: Any) -> ObligationView:
     state = ObligationState(row.state)
     return ObligationView(
@@ -307,5 +301,5 @@ def _view(row: Any) -> ObligationView:
         due=iso(row.due),
         changed=iso(row.changed),
         reason=row.reason,
-        hint=_hint(state, row.reason),
+        hint=hint_of(row.reason) if state is ObligationState.REFUSED else _HINTS.get(state, ""),
     )

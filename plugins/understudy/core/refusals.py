@@ -1,0 +1,27 @@
+"""Why an obligation is refused, and what a person can do about it."""
+
+from understudy.core import outcomes
+
+FILE = "its stored file "
+"""How every reason begins that blames the stored file; once that reads well, it is owed again."""
+
+DELETED = "it was deleted here"
+"""How the reason begins where the instance is not in Orthanc any more; stored again, it is owed again."""
+
+_HINTS = {
+    FILE: "send it here again, or heal it from a vault: it is owed again by itself; or waive it",
+    DELETED: "send it here again, or restore it from a vault: it is owed again by itself; or waive it",
+}
+
+
+def deleted(held_by: list[str]) -> str:
+    """Return the reason for an instance that Orthanc lost to a deletion, with who is proven to have it."""
+    return f"{DELETED}; " + (f"{', '.join(held_by)} has it" if held_by else "nobody is proven to have it")
+
+
+def hint_of(reason: str) -> str:
+    """Return what a person can do about a refusal."""
+    for beginning, hint in _HINTS.items():
+        if reason.startswith(beginning):
+            return hint
+    return outcomes.hint_of(reason) or "mend the cause, then replay; or waive it with a reason"
