@@ -25,6 +25,7 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 from understudy.adapters import dictionary
 from understudy.core import rules
 from understudy.core.gate import network_of
+from understudy.core.schedule import Hours, longest_closed
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}")
 
@@ -157,6 +158,24 @@ def _pattern(text: str) -> rules.Test:
         raise ValueError(f"Regex cannot be used: {reason}") from None
 
 
+def _hours(text: str) -> str:
+    return str(Hours.parse(text))
+
+
+PartOfDay = Annotated[
+    str,
+    Field(description="Part of every day in TimeZone, over midnight too.", examples=["18:00-07:00"]),
+    AfterValidator(_hours),
+]
+
+
+class Bandwidth(_Section):
+    """A limit for a part of every day."""
+
+    hours: PartOfDay
+    bytes_per_second: int = Field(ge=1024, description="Bytes a second that are not exceeded then.")
+
+
 class Destination(_Section):
     """A DICOM party that routes lead to, by C-STORE."""
 
@@ -168,8 +187,18 @@ class Destination(_Section):
     sop_classes: list[str] = Field(
         default=[], description="SOP Class UIDs (0008,0016) that it is sent; all if empty."
     )
+    windows: list[PartOfDay] = Field(
+        default=[],
+        description="When it is sent to; all day if empty. What it is owed waits for the next; a batch that "
+        "has begun goes on to its end.",
+    )
+    bandwidth: list[Bandwidth] = Field(
+        default=[], description="Limits by hour; the tightest that holds counts, none if none does."
+    )
     owed_limit: Seconds | None = Field(
-        default=None, description="Seconds instead of Policy.OwedLimit for this destination."
+        default=None,
+        description="Seconds instead of Policy.OwedLimit for this destination; hours outside of its windows "
+        "do not count.",
     )
 
 
@@ -381,9 +410,15 @@ class Understudy(_Section):
     policy: Policy = Field(default=Policy(), description="Intervals and limits.")
 
     def owed_limit(self, holder: str) -> float:
-        """Return the seconds that a holder may be owed anything before it is an alarm."""
-        own = (one.owed_limit for one in self.destinations if one.name == holder)
-        return next((limit for limit in own if limit is not None), self.policy.owed_limit)
+        """Return the seconds that a holder may be owed anything before it is an alarm.
+
+        Time in which a destination's windows are closed does not count.
+        """
+        for one in self.destinations:
+            if one.name == holder:
+                closed = longest_closed([Hours.parse(window) for window in one.windows])
+                return (one.owed_limit or self.policy.owed_limit) + closed
+        return self.policy.owed_limit
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

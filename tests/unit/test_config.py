@@ -158,12 +158,28 @@ def test_words_of_ours_are_no_keywords_of_dicom() -> None:
         ({"Routes": [{"Name": "rule", "To": []}]}, "at least 1 item"),
         ({"TimeZone": "Europe/Wien"}, "no time zone"),
         ({"TimeZone": "../../etc/passwd"}, "no time zone"),
+        (
+            {"Destinations": [{"Name": "a", "AeTitle": "A", "Host": "a", "Windows": ["24:00-06:00"]}]},
+            "no part of a day",
+        ),
         ({"RouteMatching": "last"}, "'all' or 'first'"),
     ],
 )
 def test_route_that_leads_nowhere_is_refused(section: dict[str, object], told: str) -> None:
     (problem,) = problems(section)
     assert told in problem
+
+
+def test_owed_limit_is_the_destinations_own_and_leaves_out_the_hours_in_which_it_is_closed() -> None:
+    target = {"Name": "a", "AeTitle": "A", "Host": "a"}
+    for keys, expected in (
+        ({}, 900),
+        ({"OwedLimit": 60}, 60),
+        ({"Windows": ["20:00-08:00"]}, 900 + 12 * 3600),
+        ({"Windows": ["20:00-08:00"], "OwedLimit": 60}, 60 + 12 * 3600),
+    ):
+        assert parse({"Destinations": [target | keys]}).owed_limit("a") == expected
+    assert parse({"Policy": {"OwedLimit": 30}}).owed_limit("primary") == 30
 
 
 def test_all_faults_are_told_at_once() -> None:

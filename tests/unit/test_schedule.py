@@ -5,7 +5,14 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from understudy.core.schedule import MINUTES_OF_A_DAY, Hours, Limit, bytes_per_second, is_open
+from understudy.core.schedule import (
+    MINUTES_OF_A_DAY,
+    Hours,
+    Limit,
+    bytes_per_second,
+    in_window,
+    longest_closed,
+)
 
 MINUTES = some.integers(0, MINUTES_OF_A_DAY - 1)
 RANGES = some.tuples(MINUTES, MINUTES).filter(lambda pair: pair[0] != pair[1]).map(lambda pair: Hours(*pair))
@@ -33,10 +40,24 @@ def test_what_is_no_part_of_a_day_is_refused(text: str) -> None:
         Hours.parse(text)
 
 
-def test_without_windows_all_day_is_open() -> None:
-    assert is_open([], NOON)
-    assert not is_open([EVENING, LATE], NOON)
-    assert is_open([EVENING, LATE], NIGHT)
+def test_without_windows_all_day_in_window() -> None:
+    assert in_window([], NOON)
+    assert not in_window([EVENING, LATE], NOON)
+    assert in_window([EVENING, LATE], NIGHT)
+
+
+@pytest.mark.parametrize(
+    ("windows", "hours"),
+    [
+        ([], 0),
+        (["22:00-06:00"], 16),
+        (["06:00-22:00"], 8),
+        (["22:00-06:00", "12:00-13:00"], 9),
+        (["00:00-12:00", "12:00-00:00"], 0),
+    ],
+)
+def test_longest_closed_is_the_longest_wait_for_a_window(windows: list[str], hours: int) -> None:
+    assert longest_closed([Hours.parse(one) for one in windows]) == hours * 3600
 
 
 def test_tightest_limit_counts_and_none_is_none() -> None:

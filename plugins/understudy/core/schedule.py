@@ -55,7 +55,7 @@ def minute_of(local: datetime) -> int:
     return local.hour * 60 + local.minute
 
 
-def is_open(windows: Sequence[Hours], local: datetime) -> bool:
+def in_window(windows: Sequence[Hours], local: datetime) -> bool:
     """Say whether one of the windows is open; where there is none, all day is."""
     return not windows or any(minute_of(local) in window for window in windows)
 
@@ -64,3 +64,16 @@ def bytes_per_second(limits: Iterable[Limit], local: datetime) -> int | None:
     """Return the tightest limit that holds now, None where none does."""
     minute = minute_of(local)
     return min((limit.bytes_per_second for limit in limits if minute in limit.hours), default=None)
+
+
+def longest_closed(windows: Sequence[Hours]) -> float:
+    """Return the seconds for which no window is open at most, 0 where there is none."""
+    if not windows:
+        return 0.0
+    longest = run = 0
+    # Twice round the clock: what is closed over midnight is one piece.
+    for minute in range(2 * MINUTES_OF_A_DAY):
+        closed = not any(minute % MINUTES_OF_A_DAY in window for window in windows)
+        run = run + 1 if closed else 0
+        longest = max(longest, run)
+    return 60.0 * min(longest, MINUTES_OF_A_DAY)

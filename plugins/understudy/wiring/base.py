@@ -3,7 +3,9 @@
 import random
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from understudy import config
 from understudy.adapters import edge_config
@@ -63,6 +65,10 @@ class Base:
     def policy(self) -> config.Policy:
         """Limits and intervals."""
         return self.configuration.policy
+
+    def local(self) -> datetime:
+        """Return the time now in the site's time zone."""
+        return datetime.fromtimestamp(self.clock.now(), ZoneInfo(self.configuration.time_zone))
 
     def write_report(self, operation: int, report: Report) -> str:
         """Keep the report of an operation on the disk and return the path under which it is served."""

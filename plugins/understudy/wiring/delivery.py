@@ -1,7 +1,7 @@
 """Wires delivery: routes and vaults as holders, and the lane that takes to each holder what it is owed."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from understudy import config
@@ -13,6 +13,7 @@ from understudy.adapters.s3 import S3Store, read_credentials
 from understudy.core.model import HolderKind, HolderName
 from understudy.core.modes import delivers_to_primary
 from understudy.core.ports import Holder, ObjectStore
+from understudy.core.schedule import Hours, Limit, bytes_per_second, in_window
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
 from understudy.flow.pace import Pacer
@@ -39,16 +40,19 @@ def dicom_peer(name: str, target: config.Primary | config.Destination, base: Bas
     )
 
 
-def dicom_destination(kind: HolderKind, peer: DicomPeer, base: Base) -> DicomDestination:
-    """Return the DICOM party as a holder."""
-    pace = Pacer(lambda: None, base.clock, base.workers.wait)
+def dicom_destination(
+    kind: HolderKind, peer: DicomPeer, base: Base, limits: Sequence[Limit] = ()
+) -> DicomDestination:
+    """Return the DICOM party as a holder, sent to within these limits."""
+    pace = Pacer(lambda: bytes_per_second(limits, base.local()), base.clock, base.workers.wait)
     return DicomDestination(kind, peer, base.files, base.clock, associations=_ASSOCIATIONS, pace=pace)
 
 
 def configured_holders(base: Base) -> Iterator[Holder]:
     """Yield the routes' destinations, then the vaults; raises KeysError, with a hint."""
     for target in base.configuration.destinations:
-        yield dicom_destination(HolderKind.ROUTE, dicom_peer(target.name, target, base), base)
+        limits = [Limit(Hours.parse(one.hours), one.bytes_per_second) for one in target.bandwidth]
+        yield dicom_destination(HolderKind.ROUTE, dicom_peer(target.name, target, base), base, limits)
     for vault in base.configuration.vaults:
         yield _vault(vault, base)
 
@@ -67,7 +71,21 @@ def wire_lane(holder: Holder, base: Base) -> Lane:
     def is_open() -> bool:
         return holder.kind is not HolderKind.PRIMARY or delivers_to_primary(base.ledger.mode().mode)
 
-    lane = Lane(holder, base.ledger, base.clock, policy, is_open=is_open, fraction=random.random)
+    windows = [
+        Hours.parse(window)
+        for target in base.configuration.destinations
+        if target.name == holder.name
+        for window in target.windows
+    ]
+    lane = Lane(
+        holder,
+        base.ledger,
+        base.clock,
+        policy,
+        is_open=is_open,
+        fraction=random.random,
+        in_window=lambda: in_window(windows, base.local()),
+    )
     base.workers.add(f"lane-{holder.name}", lane.step, STEP_INTERVAL)
     return lane
 
