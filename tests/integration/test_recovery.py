@@ -226,6 +226,52 @@ def test_file_that_the_primary_does_not_have_is_healed_from_a_vault(lab: Lab) ->
     assert lab.settled(deadline=60).epoch == epoch
 
 
+def letters(lab: Lab, study: str) -> list[tuple[str, str, int]]:
+    found = lab.get(f"/understudy/dead-letters?study_instance_uid={study}")
+    return [(row["holder"], row["reason"], row["instances"]) for row in found]
+
+
+def test_what_was_deleted_before_it_was_delivered_is_a_dead_letter_until_it_comes_again(lab: Lab) -> None:
+    made = data.ct_series(lab.data / "deleted", seed="deleted", instances=2, rows=64, columns=64)
+    study, deleted = made.study_instance_uid, made.sop_instance_uids[0]
+    lab.stop("archive")
+    lab.send_all(made.paths[0].parent, calling="CT1", to=PRIMARY)
+    wait_until(
+        lab.status,
+        lambda seen: seen.holders["archive"].owed == 2 and seen.holders["cloud"].unproven == 0,
+        deadline=90,
+        what="owed to the archive alone",
+    )
+    explained = lab.post("/understudy/routes/explain", {"study_instance_uid": study})
+    (one,) = explained["explanations"]
+    assert (one["instances"], "archive" in one["owed"]) == (2, True)
+    assert one["routes"][0]["conditions"] == [{"asks": "Modality is CT", "values": ["CT"], "holds": True}]
+    orthanc_id = next(
+        item["ID"]
+        for item in lab.client().post("/tools/lookup", content=deleted).json()
+        if item["Type"] == "Instance"
+    )
+    lab.client().delete(f"/instances/{orthanc_id}").raise_for_status()
+    lab.start("archive")
+    letter = ("archive", "it was deleted here; cloud, local, primary has it", 1)
+    for _ in range(2):
+        wait_until(
+            lambda: letters(lab, study), lambda seen: seen == [letter], deadline=60, what="a dead letter"
+        )
+        # Tried again while it is not here, it comes back as a letter.
+        assert lab.post("/understudy/obligations/replay", {"study_instance_uid": study}) == {"changed": 1}
+    wait_until(lambda: letters(lab, study), lambda seen: seen == [letter], deadline=60, what="a dead letter")
+    assert any("archive refused 1 instances" in alarm for alarm in lab.status().alarms)
+    assert deleted not in {row["sop_instance_uid"] for row in lab.get("/understudy/damages")}
+    assert set(made.sop_instance_uids) - lab.uids_at_archive() == {deleted}
+    # The primary gets it once more and forwards it.
+    lab.delete_at_primary(deleted)
+    lab.send_all(made.paths[0].parent, calling="CT1", to=PRIMARY)
+    wait_until(lab.status, settled, deadline=90, what="everything proven")
+    assert letters(lab, study) == []
+    assert set(made.sop_instance_uids) <= lab.uids_at_archive()
+
+
 def test_orthanc_killed_answers_again_within_5_s(lab: Lab) -> None:
     """The process is killed, not the container: Docker restarts nothing that it was told to kill."""
     pid = lab.inspect("orthanc")["State"]["Pid"]
