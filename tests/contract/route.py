@@ -9,6 +9,7 @@ from understudy.adapters.dicom import DicomPeer
 from understudy.adapters.ledger import Ledger
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import Delivery, HolderKind, HolderName, Instance, InstanceNumber, Outcome
+from understudy.core.ports import Holder
 from understudy.core.views import LaneState, ObligationView
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
@@ -30,6 +31,33 @@ PATIENCE = 120.0
 """Seconds that a transport waits where the peer answers: more than a busy machine needs."""
 IMPATIENCE = 0.5
 """Seconds that it waits where the peer hangs: what these tests cost."""
+
+
+def destination(
+    archive: Archive,
+    storage: Storage,
+    clock: Clock,
+    *,
+    name: HolderName = ROUTE,
+    timeout: float = PATIENCE,
+    associations: int = 1,
+) -> DicomDestination:
+    """Return the archive as a holder of what is stored."""
+    peer = DicomPeer(
+        name,
+        ae_title=archive.ae_title,
+        host=archive.host,
+        port=archive.port,
+        calling_ae_title="STANDBY",
+        timeout=timeout,
+    )
+    files = StorageArea(storage.root)
+    return DicomDestination(HolderKind.ROUTE, peer, files, clock, associations=associations)
+
+
+def lane_to(holder: Holder, ledger: Ledger, clock: Clock) -> Lane:
+    """Return the lane to a holder, always open and without jitter."""
+    return Lane(holder, ledger, clock, POLICY, is_open=lambda: True, fraction=lambda: 1.0)
 
 
 class Witness(Ledger):
@@ -63,22 +91,10 @@ class Route:
 
     def wait(self, timeout: float) -> None:
         """Wait so many seconds for the peer from now on."""
-        peer = DicomPeer(
-            ROUTE,
-            ae_title=self.archive.ae_title,
-            host=self.archive.host,
-            port=self.archive.port,
-            calling_ae_title="STANDBY",
-            timeout=timeout,
+        holder = destination(
+            self.archive, self.storage, self.clock, timeout=timeout, associations=self._associations
         )
-        holder = DicomDestination(
-            HolderKind.ROUTE,
-            peer,
-            StorageArea(self.storage.root),
-            self.clock,
-            associations=self._associations,
-        )
-        self.lane = Lane(holder, self.ledger, self.clock, POLICY, is_open=lambda: True, fraction=lambda: 1.0)
+        self.lane = lane_to(holder, self.ledger, self.clock)
 
     def owe(self, count: int, *, size: int = 32) -> list[str]:
         """Owe so many instances, of `size` rows and columns, and return their SOP Instance UIDs."""
