@@ -1,57 +1,82 @@
 """Delivery with proof to a second Orthanc, beside Orthanc's own store job on the same files."""
 
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 from tests.bench.intake import make_series
 from tests.bench.measured import Figure, medians
-from tests.bench.parts import FOLDER, Stock, inside, network, settle_disk, stock, timed
+from tests.bench.parts import FOLDER, Stock, inside, network, paused, settle_disk, stock, timed
 from tests.stack import StackError
+
+_JOBS = 4
+"""Store jobs at a time of the tuned peer."""
 
 
 def deliver(instances: int, rounds: int) -> list[Figure]:
     """Measure instances/s to a receiver with TCP_NODELAY and to one without; each starts empty.
 
-    Ours is finished when the receiver is proven to have every instance; the job proves nothing.
+    Ours is finished when the receiver is proven to have every instance; the jobs prove nothing.
     """
     folder = FOLDER / "deliver"
     sets = [folder / str(turn) for turn in range(rounds)]
     ours: dict[bool, list[float]] = {True: [], False: []}
     theirs: dict[bool, list[float]] = {True: [], False: []}
+    four: list[float] = []
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         make_series(sets, instances)
         attached = stack.enter_context(network())
         source = stack.enter_context(stock("source", attached))
+        jobs = {"ConcurrentJobs": str(_JOBS)}
+        tuned_source = stack.enter_context(stock("tuned-source", attached, tuned=True, changes=jobs))
         for data in sets:
-            known = [
-                str(
-                    source.client.post("/instances", content=file.read_bytes())
-                    .raise_for_status()
-                    .json()["ID"]
-                )
-                for file in sorted(data.glob("*.dcm"))
-            ]
+            known, known_tuned = _uploaded(source, data), _uploaded(tuned_source, data)
             for tuned in (True, False):
                 with stock("receiver", attached, tuned=tuned) as receiver:
                     settle_disk()
-                    done = inside("deliver", {"host": receiver.address}, attached=attached, data=data)
+                    with paused([source.container, tuned_source.container]):
+                        done = inside("deliver", {"host": receiver.address}, attached=attached, data=data)
                     ours[tuned].append(_checked(receiver, instances) / float(done["seconds"]))
                 with stock("receiver", attached, tuned=tuned) as receiver:
                     settle_disk()
-                    seconds = _store_job(source, receiver, known)
+                    seconds = _store_jobs(source, receiver, [known])
                     theirs[tuned].append(_checked(receiver, instances) / seconds)
-    against = "Orthanc's store job with defaults, without proof"
+            with stock("receiver", attached, tuned=True) as receiver:
+                settle_disk()
+                seconds = _store_jobs(
+                    tuned_source, receiver, [known_tuned[one::_JOBS] for one in range(_JOBS)]
+                )
+                four.append(_checked(receiver, instances) / seconds)
+    job = "Orthanc's store job with defaults, without proof"
+    jobs_of = f"{_JOBS} store jobs at a time of an Orthanc with TCP_NODELAY, without proof"
     return [
-        medians("deliver_stock_job", ours[True], theirs[True], "instances/s", against, goal=8),
-        medians("deliver_untuned_receiver", ours[False], theirs[False], "instances/s", against, goal=4),
+        medians("deliver_stock_job", ours[True], theirs[True], "instances/s", job, goal=8),
+        medians("deliver_untuned_receiver", ours[False], theirs[False], "instances/s", job, goal=4),
+        medians("deliver_four_tuned_jobs", ours[True], four, "instances/s", jobs_of, goal=0.8),
     ]
 
 
-def _store_job(source: Stock, receiver: Stock, known: list[str]) -> float:
+def _uploaded(source: Stock, data: Path) -> list[str]:
+    """Give the source the files by REST and return its identifiers of them."""
+    return [
+        str(source.client.post("/instances", content=file.read_bytes()).raise_for_status().json()["ID"])
+        for file in sorted(data.glob("*.dcm"))
+    ]
+
+
+def _store_jobs(source: Stock, receiver: Stock, shares: Sequence[list[str]]) -> float:
+    """Send each share by a store job of its own, all at once, and return the seconds until all have ended."""
     modality = {"AET": "PRIMARY", "Host": receiver.address, "Port": 4242}
     source.client.put("/modalities/receiver", json=modality).raise_for_status()
-    return timed(lambda: source.post("/modalities/receiver/store", {"Resources": known, "Synchronous": True}))
+
+    def send(share: list[str]) -> None:
+        source.post("/modalities/receiver/store", {"Resources": share, "Synchronous": True})
+
+    with ThreadPoolExecutor(len(shares)) as pool:
+        return timed(lambda: list(pool.map(send, shares)))
 
 
 def _checked(receiver: Stock, instances: int) -> int:
