@@ -89,6 +89,23 @@ class _Section(BaseModel):
     model_config = ConfigDict(alias_generator=to_pascal, extra="forbid", frozen=True)
 
 
+class Tls(_Section):
+    """TLS towards a DICOM party, 1.2 at least; a relative path begins in the configuration folder."""
+
+    authorities: Path = Field(description="PEM file of the authorities that sign its certificate.")
+    certificate: Path | None = Field(
+        default=None, description="PEM file of our certificate, with its chain, where it asks for one."
+    )
+    key: Path | None = Field(default=None, description="PEM file of its private key, without a passphrase.")
+    server_name: str = Field(default="", description="Name in its certificate, where that is not `Host`.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.certificate is None) is not (self.key is None):
+            raise ValueError("Certificate and Key belong together")
+        return self
+
+
 class Primary(_Section):
     """The clinic's PACS, which this appliance stands by for."""
 
@@ -100,6 +117,7 @@ class Primary(_Section):
         default=None,
         description="AE title under which the primary knows this appliance for C-MOVE; ours if absent.",
     )
+    tls: Tls | None = Field(default=None, description="TLS towards it; in plain text if absent.")
 
 
 class Condition(_Section):
@@ -200,6 +218,7 @@ class Destination(_Section):
         description="Seconds instead of Policy.OwedLimit for this destination; hours outside of its windows "
         "do not count.",
     )
+    tls: Tls | None = Field(default=None, description="TLS towards it; in plain text if absent.")
 
 
 class Route(_Section):

@@ -259,3 +259,12 @@ def test_schema_describes_every_key() -> None:
         if "description" not in key and "$ref" not in key and "anyOf" not in key
     ]
     assert undescribed == []
+
+
+def test_tls_with_a_certificate_and_no_key_is_refused() -> None:
+    tls = {"Authorities": "clinic.pem", "Certificate": "ours.pem"}
+    destination = {"Name": "archive", "AeTitle": "ARCHIVE", "Host": "192.0.2.20", "Tls": tls}
+    with pytest.raises(ConfigurationError, match="Certificate and Key belong together"):
+        parse({"Destinations": [destination]})
+    whole = {**destination, "Tls": {**tls, "Key": "ours.key"}}
+    assert parse({"Destinations": [whole]}).destinations[0].tls is not None

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+from understudy.adapters.tls import ClientTls, TlsSettingsError
 from understudy.core.outcomes import Loss
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -83,12 +84,11 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a peer listens, and how it is spoken to; `tls` and the name that its certificate has to bear."""
+    """Where a peer listens, and how it is spoken to: in plain text where there is no `tls`."""
 
     host: str
     port: int
-    tls: ssl.SSLContext | None = None
-    server_name: str = ""
+    tls: ClientTls | None = None
 
 
 class Association:
@@ -121,6 +121,14 @@ class Association:
         association = cls(_connected(address, timeout), timeout)
         try:
             association._negotiate(calling, called, contexts)
+        except AssociationLostError as error:
+            if error.loss is not Loss.CLOSED:
+                raise
+            if address.tls is None:
+                raise AssociationLostError(Loss.CLOSED, f"{error.detail}; it may want TLS") from error
+            # With TLS 1.3 the peer looks at our certificate when the handshake is over for us.
+            detail = f"it hung up after the handshake, maybe on our certificate: {error.detail}"
+            raise AssociationLostError(Loss.UNTRUSTED, detail) from error
         except BaseException:
             association._close()
             raise
@@ -364,27 +372,36 @@ def _connected(address: Address, timeout: float) -> socket.socket:
     try:
         # A PDU's header and body may be written apart: with Nagle's algorithm the second would wait.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if address.tls is None:
-            return connection
-        name = address.server_name or address.host
-        return address.tls.wrap_socket(connection, server_hostname=name)
-    except (ssl.SSLError, ssl.CertificateError) as error:
+        return connection if address.tls is None else _secured(connection, address.host, address.tls)
+    except BaseException:
         connection.close()
+        raise
+
+
+def _secured(connection: socket.socket, host: str, tls: ClientTls) -> ssl.SSLSocket:
+    try:
+        return tls.context().wrap_socket(connection, server_hostname=tls.server_name or host)
+    except TlsSettingsError as error:
+        raise AssociationLostError(Loss.UNTRUSTED, str(error)) from error
+    except ssl.SSLError as error:
         raise AssociationLostError(Loss.UNTRUSTED, _tls_words(error)) from error
     except OSError as error:
-        connection.close()
         words = error.strerror or "it did not answer"
         raise AssociationLostError(Loss.UNTRUSTED, f"{words} in the TLS handshake") from error
 
 
-def _tls_words(error: ssl.SSLError | ssl.CertificateError) -> str:
+def _tls_words(error: ssl.SSLError) -> str:
     """Return what OpenSSL found wrong, in its own words without source lines."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not to be trusted: {error.verify_message}"
-    reason = getattr(error, "reason", None) or str(error)
-    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING"):
+    reason = error.reason or str(error)
+    if reason in _PLAIN:
         return "it does not speak TLS"
     return reason.replace("_", " ").lower()
+
+
+_PLAIN = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
+"""What OpenSSL says of a peer that answers in plain text, or hangs up."""
 
 
 def _acknowledge(connection: socket.socket) -> None:

@@ -23,6 +23,7 @@ from understudy.adapters.association import (
 from understudy.adapters.dimse import Message
 from understudy.adapters.part10 import BrokenFileError, head_length
 from understudy.adapters.storage import PARSE_ERRORS
+from understudy.adapters.tls import ClientTls
 from understudy.core.model import Outcome, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Verdict, of_context, of_loss, of_rejection, of_status
 from understudy.core.ports import FileToSend, HolderUnavailableError, MoveResult
@@ -48,7 +49,15 @@ class DicomPeer:
     """
 
     def __init__(
-        self, name: str, *, ae_title: str, host: str, port: int, calling_ae_title: str, timeout: float
+        self,
+        name: str,
+        *,
+        ae_title: str,
+        host: str,
+        port: int,
+        calling_ae_title: str,
+        timeout: float,
+        tls: ClientTls | None = None,
     ) -> None:
         self.name = name
         self.ae_title = ae_title
@@ -56,6 +65,7 @@ class DicomPeer:
         self.port = port
         self._calling = calling_ae_title
         self._timeout = timeout
+        self._tls = tls
 
     def echo(self) -> None:
         """Ask whether it answers (C-ECHO, DICOM PS3.4 A)."""
@@ -191,7 +201,7 @@ class DicomPeer:
     @contextmanager
     def _association(self, what: str, contexts: Sequence[Context]) -> Iterator[Association]:
         """Give an association; what goes wrong in it is told as HolderUnavailableError."""
-        address = Address(self.host, self.port)
+        address = Address(self.host, self.port, self._tls)
         established = False
         try:
             with Association.request(

@@ -7,6 +7,7 @@ Orthanc answers success to a copy of what its index lists and keeps the broken f
 import hashlib
 import io
 import os
+import ssl
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from understudy.adapters.files import write_durably
 from understudy.adapters.orthanc import Orthanc
 from understudy.adapters.part10 import DEFLATED, BrokenFileError, dcmtk_head, examine_stream, head_length
 from understudy.adapters.storage import PARSE_ERRORS
+from understudy.adapters.tls import ClientTls, TlsSettingsError
 from understudy.core.model import Instance
 from understudy.core.packing import Member
 from understudy.core.ports import HolderUnavailableError, OrthancUnavailableError, TargetError
@@ -42,7 +44,15 @@ class GetSource:
     """A peer that gives back single instances by C-GET (DICOM PS3.4 C.4.3)."""
 
     def __init__(
-        self, name: str, *, ae_title: str, host: str, port: int, calling_ae_title: str, timeout: float
+        self,
+        name: str,
+        *,
+        ae_title: str,
+        host: str,
+        port: int,
+        calling_ae_title: str,
+        timeout: float,
+        tls: ClientTls | None = None,
     ) -> None:
         self.name = name
         self._ae_title = ae_title
@@ -50,6 +60,7 @@ class GetSource:
         self._port = port
         self._calling = calling_ae_title
         self._timeout = timeout
+        self._tls = tls
 
     def fetch(self, instance: Instance) -> bytes | None:
         """Return the data set in the instance's own transfer syntax, None where the peer does not give it.
@@ -78,6 +89,7 @@ class GetSource:
             ae_title=self._ae_title,
             ext_neg=[build_role(instance.sop_class_uid, scp_role=True)],
             evt_handlers=[(evt.EVT_C_STORE, keep)],
+            tls_args=self._tls_arguments(),
         )
         if not association.is_established:
             raise HolderUnavailableError(self.name, "no association for C-GET", "see that it allows us C-GET")
@@ -95,6 +107,15 @@ class GetSource:
         if status is None:
             raise HolderUnavailableError(self.name, "no answer to C-GET", "look at its log")
         return received[0] if len(received) == 1 else None
+
+    def _tls_arguments(self) -> tuple[ssl.SSLContext, str] | None:
+        if self._tls is None:
+            return None
+        try:
+            return self._tls.context(), self._tls.server_name or self._host
+        except TlsSettingsError as error:
+            hint = "mend the files that the configuration names for it"
+            raise HolderUnavailableError(self.name, str(error), hint) from error
 
     def _get(self, answers: Iterator[tuple[Dataset, Dataset | None]]) -> int | None:
         status: int | None = None

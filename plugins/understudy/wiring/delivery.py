@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from understudy import config
 from understudy.adapters import keys as keys_volume
@@ -10,6 +11,7 @@ from understudy.adapters.dicom import DicomPeer
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer
 from understudy.adapters.s3 import S3Store, read_credentials
+from understudy.adapters.tls import ClientTls
 from understudy.core.model import HolderKind, HolderName
 from understudy.core.modes import delivers_to_primary
 from understudy.core.ports import Holder, ObjectStore
@@ -37,6 +39,19 @@ def dicom_peer(name: str, target: config.Primary | config.Destination, base: Bas
         port=target.port,
         calling_ae_title=base.configuration.ae_title,
         timeout=base.policy.network_timeout,
+        tls=client_tls(target.tls, base.places.configuration),
+    )
+
+
+def client_tls(section: config.Tls | None, folder: Path) -> ClientTls | None:
+    """Return how a party is spoken to over TLS, None where it is not."""
+    if section is None:
+        return None
+    return ClientTls(
+        folder / section.authorities,
+        None if section.certificate is None else folder / section.certificate,
+        None if section.key is None else folder / section.key,
+        section.server_name,
     )
 
 

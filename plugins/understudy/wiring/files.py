@@ -16,6 +16,7 @@ from understudy.flow.recover import Recovery
 from understudy.flow.scrub import Scrubber
 from understudy.plugin.volumes import FLAG_FILE, Volume
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
+from understudy.wiring.delivery import client_tls
 
 _log = logging.getLogger(__name__)
 
@@ -96,5 +97,6 @@ def _sources(base: Base) -> list[GetSource]:
             port=primary.port,
             calling_ae_title=base.configuration.ae_title,
             timeout=base.policy.network_timeout,
+            tls=client_tls(primary.tls, base.places.configuration),
         )
     ]
