@@ -14,8 +14,8 @@ from rich.console import Console
 
 from tests.bench.deliver import deliver
 from tests.bench.intake import IntakeSize, intake
-from tests.bench.ledger import ledger
-from tests.bench.measured import Figure, keep, show
+from tests.bench.ledger import USUAL, ledger
+from tests.bench.measured import Figure, keep, label, show
 from tests.bench.parts import FOLDER, remove_leftovers
 from tests.bench.scale import scale
 from tests.bench.vault import vault
@@ -38,7 +38,7 @@ def benches() -> list[Bench]:
     """Return every bench in the order in which they run."""
     rounds = int(os.environ.get("BENCH_ROUNDS", "3"))
     size = float(os.environ.get("BENCH_SIZE", "1"))
-    rows = int(os.environ.get("BENCH_SCALE", "100000"))
+    scales = [int(number) for number in os.environ.get("BENCH_SCALE", "1000000 10000000").split()]
     fill = int(os.environ.get("BENCH_FILL", "250000"))
 
     def sized(instances: int) -> int:
@@ -50,9 +50,14 @@ def benches() -> list[Bench]:
         Bench("intake_8", "intake over eight associations", 150, lambda: intake("intake_8", eight, rounds)),
         Bench("deliver", "delivery with proof", 150, lambda: deliver(sized(100), rounds)),
         Bench("vault", "the vault in a directory and in S3", 120, lambda: vault(sized(400), rounds)),
-        Bench("ledger", f"the ledger with {rows} instances", rows / 700, lambda: ledger(rows)),
+        *(_ledger(number) for number in scales),
         Bench("scale", f"{fill} instances in the index", 60 + fill / 350, lambda: scale(fill, rounds)),
     ]
+
+
+def _ledger(instances: int) -> Bench:
+    name = "ledger" if instances == USUAL else f"ledger_{label(instances)}"
+    return Bench(name, f"the ledger with {instances} instances", instances / 2500, lambda: ledger(instances))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -154,6 +154,36 @@ def unproven(ledger: Ledger) -> list[tuple[Any, ...]]:
     return [row for row in tables["obligations"] if row[2] == "proven" and (row[0], row[1]) not in kept]
 
 
+def miscounted(ledger: Ledger) -> dict[str, tuple[Any, ...]]:
+    """Return, by table of counts, what it tells and what its rows are where they differ: nowhere."""
+    told = dump(ledger)
+    with ledger.database.reading() as connection:
+        counted = {
+            name: sorted((tuple(row) for row in connection.exec_driver_sql(query)), key=repr)
+            for name, query in _COUNTED.items()
+        }
+    # A count that has come down to nothing may stay.
+    return {
+        name: (rows, counted[name])
+        for name in _COUNTED
+        if (rows := [row for row in told[name] if name == "senders" or row[-1]]) != counted[name]
+    }
+
+
+_COUNTED = {
+    "studies": """SELECT study_instance_uid, sum(superseded_by IS NULL) FROM instances
+        GROUP BY 1 HAVING sum(superseded_by IS NULL)""",
+    "senders": """SELECT calling_ae_title, called_ae_title, max(remote_address), count(*), min(received_at),
+        max(received_at) FROM instances GROUP BY 1, 2""",
+    "days": "SELECT CAST(received_at / 86400 AS INTEGER), sum(size) FROM instances GROUP BY 1",
+    "tallies": """SELECT holder, state, superseded_by IS NULL, count(*)
+        FROM obligations JOIN instances ON number = instance GROUP BY 1, 2, 3""",
+    "ages": """SELECT holder, since, count(*) FROM obligations
+        WHERE state IN ('owed', 'in_flight', 'sent', 'refused') GROUP BY 1, 2""",
+    "batches": "SELECT 1 WHERE 0",
+}
+
+
 @contextmanager
 def crash_after(ledger: Ledger, statements: int, *, only_writes: bool = False) -> Iterator[Callable[[], int]]:
     """Raise CrashError after so many SQL statements; give how many there were."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, exists, select, update
 
+from understudy.adapters.ledger.counts import tallies
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.journal import append_event
 from understudy.adapters.ledger.schema import instances, obligations, proofs
@@ -60,24 +61,21 @@ class Custody:
 
     def release(self, *, now: Timestamp, everything: bool = False) -> int:
         """Return lapsed claims, or after a restart all of them, to owed; return how many there were."""
-        lapsed = obligations.c.state == ObligationState.IN_FLIGHT.value
-        if not everything:
-            lapsed = and_(lapsed, obligations.c.lease_until <= now)
+        reason = "the appliance stopped in the middle of sending: outcome unknown"
+        released = 0
         with self._database.writing() as connection:
-            rows = connection.execute(
-                select(obligations.c.instance, obligations.c.holder).where(lapsed)
-            ).all()
-            for row in rows:
-                advance(
-                    connection,
-                    ObligationEvent.FAIL,
-                    row.holder,
-                    [row.instance],
-                    now,
-                    due=now,
-                    reason="the appliance stopped in the middle of sending: outcome unknown",
+            for holder in connection.scalars(select(tallies.c.holder).distinct()).all():
+                lapsed = select(obligations.c.instance).where(
+                    obligations.c.holder == holder, obligations.c.state == ObligationState.IN_FLIGHT.value
                 )
-            return len(rows)
+                if not everything:
+                    lapsed = lapsed.where(obligations.c.lease_until <= now)
+                numbers = connection.scalars(lapsed).all()
+                advance(
+                    connection, ObligationEvent.FAIL, HolderName(holder), numbers, now, due=now, reason=reason
+                )
+                released += len(numbers)
+        return released
 
     def absent(
         self,
@@ -213,13 +211,19 @@ def _record_one(
 
 def _replacing(connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]) -> set[int]:
     """Return those that took the place of another content, except of one that the holder itself had sent."""
-    received = select(proofs.c.instance).where(
-        proofs.c.holder == holder, proofs.c.kind == ProofKind.RECEIVED.value
+    earlier = instances.alias("earlier")
+    received = exists().where(
+        proofs.c.instance == earlier.c.number,
+        proofs.c.holder == holder,
+        proofs.c.kind == ProofKind.RECEIVED.value,
     )
     found: set[int] = set()
     for chunk in chunks(numbers):
-        query = select(instances.c.superseded_by).where(
-            instances.c.superseded_by.in_(chunk), instances.c.number.not_in(received)
+        # All versions of an instance have one identifier, which has an index.
+        query = (
+            select(instances.c.number)
+            .join_from(instances, earlier, earlier.c.orthanc_id == instances.c.orthanc_id)
+            .where(instances.c.number.in_(chunk), earlier.c.superseded_by == instances.c.number, ~received)
         )
         found |= set(connection.scalars(query))
     return found

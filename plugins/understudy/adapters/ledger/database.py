@@ -9,6 +9,12 @@ from sqlalchemy import Connection, Engine, create_engine, event
 
 from understudy.adapters.ledger.migration import bring_up_to_date
 
+_CACHE = 16_384
+"""KiB of pages that one connection keeps: a page of the feed changes a page of an index for each instance."""
+
+_CHECKPOINT = 8_192
+"""Pages of the log that are written back together, of 4 KiB: one that changed many times is written once."""
+
 
 class Database:
     """Transactions on the ledger file: `reading` sees one snapshot, `writing` is serialised and durable."""
@@ -48,7 +54,14 @@ class Database:
 
 
 def _engine(path: Path, *, foreign_keys: bool = True) -> Engine:
-    pragmas = ("journal_mode=WAL", "synchronous=FULL", f"foreign_keys={foreign_keys}", "busy_timeout=30000")
+    pragmas = (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"foreign_keys={foreign_keys}",
+        "busy_timeout=30000",
+        f"cache_size=-{_CACHE}",
+        f"wal_autocheckpoint={_CHECKPOINT}",
+    )
 
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         # The driver's own transaction handling is turned off: `_begin` says which kind of transaction it is.
@@ -56,7 +69,7 @@ def _engine(path: Path, *, foreign_keys: bool = True) -> Engine:
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
 
-    engine = create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=16)
+    engine = create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=16, pool_use_lifo=True)
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", _begin)
     return engine

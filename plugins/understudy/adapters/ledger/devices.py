@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import and_, func, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from understudy.adapters.ledger.counts import senders
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.journal import append_event
-from understudy.adapters.ledger.schema import approvals, devices, instances
+from understudy.adapters.ledger.schema import approvals, devices
 from understudy.core.gate import Allowed, GateOutcome, Seen
 from understudy.core.model import Timestamp
 from understudy.core.views import ModalityView, iso
@@ -116,18 +117,18 @@ class Devices:
         the edge's address alone, so instances are counted by the pair of AE titles; the address that Orthanc
         saw is shown only for a pair that no report of the edge names.
         """
-        pair = (instances.c.calling_ae_title, instances.c.called_ae_title)
-        first, last = func.min(instances.c.received_at), func.max(instances.c.received_at)
-        sent = select(*pair, func.max(instances.c.remote_address), func.count(), first, last).group_by(*pair)
         with self._database.reading() as connection:
             reported = connection.execute(select(devices)).all()
-            senders = {(row[0], row[1]): row for row in connection.execute(sent)}
+            sent = {
+                (row.calling_ae_title, row.called_ae_title): row
+                for row in connection.execute(select(senders))
+            }
         views = [
             ModalityView(
                 calling_ae_title=row.calling_ae_title,
                 called_ae_title=row.called_ae_title,
                 remote_address=row.remote_address,
-                instances=senders[pair_of][3] if (pair_of := (row[0], row[1])) in senders else 0,
+                instances=sent[pair].number if (pair := (row[0], row[1])) in sent else 0,
                 first_seen=iso(Timestamp(row.first_seen)),
                 last_seen=iso(Timestamp(row.last_seen)),
                 known=known(row.remote_address, row.calling_ae_title, row.called_ae_title),
@@ -139,17 +140,17 @@ class Devices:
             )
             for row in reported
         ]
-        unreported = senders.keys() - {(row.calling_ae_title, row.called_ae_title) for row in reported}
+        unreported = sent.keys() - {(row.calling_ae_title, row.called_ae_title) for row in reported}
         views += [
             ModalityView(
-                calling_ae_title=calling,
-                called_ae_title=called,
-                remote_address=address,
-                instances=number,
-                first_seen=iso(Timestamp(begun)),
-                last_seen=iso(Timestamp(ended)),
-                known=known(address, calling, called),
+                calling_ae_title=row.calling_ae_title,
+                called_ae_title=row.called_ae_title,
+                remote_address=row.remote_address,
+                instances=row.number,
+                first_seen=iso(Timestamp(row.first)),
+                last_seen=iso(Timestamp(row.last)),
+                known=known(row.remote_address, row.calling_ae_title, row.called_ae_title),
             )
-            for calling, called, address, number, begun, ended in (senders[pair] for pair in unreported)
+            for row in (sent[pair] for pair in unreported)
         ]
         return sorted(views, key=lambda view: view.last_seen, reverse=True)

@@ -1,17 +1,32 @@
 """Intake: new instances and new versions of known ones, with what they owe."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, exists, insert, literal, select, update
+from sqlalchemy import Column, Connection, exists, func, insert, literal, select, update
 
+from understudy.adapters.ledger.columns import insert_rows
 from understudy.adapters.ledger.conflicts import record_conflict
+from understudy.adapters.ledger.counts import counted_together, studies, tallies
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.journal import append_event, current_mode, write_cursor
 from understudy.adapters.ledger.letters import stored_again
-from understudy.adapters.ledger.schema import instances, obligations
-from understudy.adapters.ledger.transitions import SYSTEM, able, advance, owe, write_proof
+from understudy.adapters.ledger.schema import instances, obligations, proofs
+from understudy.adapters.ledger.transitions import (
+    CHUNK,
+    OBLIGATION,
+    PROOF,
+    SYSTEM,
+    able,
+    advance,
+    obligation,
+    owe,
+    proof_row,
+    write_proof,
+)
 from understudy.core.conflicts import ConflictKind
 from understudy.core.model import HolderName, InstanceNumber, NewInstance, Proof, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState, origins
@@ -27,6 +42,17 @@ class _Site:
     epoch: int
     now: Timestamp
 
+    def due(self, holder: HolderName) -> Timestamp:
+        """Return when the holder may first be given what it is owed."""
+        return Timestamp(self.now + self.primary_grace) if holder == self.primary else self.now
+
+
+_FIELDS = tuple(NewInstance.__dataclass_fields__)
+_FIELDS_OF = attrgetter(*_FIELDS)
+
+Noted = tuple[NewInstance, Sequence[HolderName], Proof | None]
+"""An instance, whom it is owed to, and the proof that the primary has it where it came from there."""
+
 
 class Intake:
     """The ledger's entrance."""
@@ -35,7 +61,7 @@ class Intake:
 
     def note(
         self,
-        noted: Sequence[tuple[NewInstance, Sequence[HolderName], Proof | None]],
+        noted: Sequence[Noted],
         *,
         primary: HolderName | None,
         primary_grace: float,
@@ -50,11 +76,13 @@ class Intake:
         """
         with self._database.writing() as connection:
             site = _Site(primary, primary_grace, vaults, current_mode(connection).epoch, now)
+            unheard, others = _sorted_out(connection, noted)
+            _note_unheard(connection, unheard, site)
             fresh = sum(
-                _note_one(connection, instance, owed, received, site) for instance, owed, received in noted
+                _note_one(connection, instance, owed, received, site) for instance, owed, received in others
             )
             write_cursor(connection, "changes", cursor)
-            return fresh
+            return len(unheard) + fresh
 
     def owe_all(self, holder: HolderName, *, now: Timestamp) -> int:
         """Owe every instance to a holder that was named after it came; return how many were not yet owed."""
@@ -72,12 +100,70 @@ class Intake:
         )
         columns = ["instance", "holder", "state", "attempts", "since", "due", "changed"]
         with self._database.writing() as connection:
+            # Else every start reads the whole ledger, for every holder.
+            if _owed_all(connection, holder):
+                return 0
             number = connection.execute(
                 insert(obligations).from_select([*columns, "reason"], missing.add_columns(literal("")))
             ).rowcount
             if number:
                 append_event(connection, now, SYSTEM, "owe", {"holder": holder, "instances": number})
             return number
+
+
+def _owed_all(connection: Connection, holder: HolderName) -> bool:
+    """Say whether the holder was ever owed as many present versions as there are."""
+    present = select(func.coalesce(func.sum(studies.c.number), 0))
+    owed = select(func.coalesce(func.sum(tallies.c.number), 0)).where(
+        tallies.c.holder == holder, tallies.c.present
+    )
+    return connection.scalar(present) == connection.scalar(owed)
+
+
+def _sorted_out(connection: Connection, noted: Sequence[Noted]) -> tuple[list[Noted], list[Noted]]:
+    """Return what has nothing to do with anything that is known or comes with it, and the others."""
+    orthanc_ids = Counter(instance.orthanc_id for instance, _, _ in noted)
+    uids = Counter(instance.sop_instance_uid for instance, _, _ in noted)
+    known_ids = _known(connection, instances.c.orthanc_id, list(orthanc_ids))
+    known_uids = _known(connection, instances.c.sop_instance_uid, list(uids))
+    unheard: list[Noted] = []
+    others: list[Noted] = []
+    for one in noted:
+        orthanc_id, uid = one[0].orthanc_id, one[0].sop_instance_uid
+        alone = orthanc_ids[orthanc_id] == uids[uid] == 1
+        known = orthanc_id in known_ids or uid in known_uids
+        (unheard if alone and not known else others).append(one)
+    return unheard, others
+
+
+def _known(connection: Connection, column: Column[str], values: Sequence[str]) -> set[str]:
+    """Return those of the values that some version has."""
+    return {
+        value
+        for start in range(0, len(values), CHUNK)
+        for value in connection.scalars(select(column).where(column.in_(values[start : start + CHUNK])))
+    }
+
+
+def _note_unheard(connection: Connection, noted: Sequence[Noted], site: _Site) -> None:
+    """Record instances that nothing known has to be compared with, a table a statement."""
+    if not noted:
+        return
+    last = connection.scalar(select(func.max(instances.c.number))) or 0
+    rows: list[Sequence[object]] = []
+    owing: list[Sequence[object]] = []
+    proven: list[Sequence[object]] = []
+    for number, (instance, owed, received) in enumerate(noted, last + 1):
+        rows.append((*_FIELDS_OF(instance), number, site.epoch))
+        for holder in dict.fromkeys(owed):
+            owing.append(obligation(number, holder, ObligationState.OWED, site.due(holder), site.now))
+        if received is not None and site.primary is not None and site.primary not in owed:
+            owing.append(obligation(number, site.primary, ObligationState.PROVEN, site.now, site.now))
+            proven.append(proof_row(number, site.primary, received))
+    with counted_together(connection):
+        insert_rows(connection, instances, (*_FIELDS, "number", "epoch"), rows)
+        insert_rows(connection, obligations, OBLIGATION, owing)
+    insert_rows(connection, proofs, PROOF, proven)
 
 
 def _note_one(
@@ -109,7 +195,7 @@ def _note_one(
         stored_again(connection, number, site.now)
     _supersede(connection, [row for row in versions if row.number != number], number, site)
     for holder in owed:
-        due = Timestamp(site.now + site.primary_grace) if holder == site.primary else site.now
+        due = site.due(holder)
         owe(connection, number, holder, ObligationState.OWED, due, site.now)
         if same is not None and same.superseded_by is not None:
             _owe_again(connection, number, holder, due, site.now)

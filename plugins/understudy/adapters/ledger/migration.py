@@ -17,6 +17,8 @@ from sqlalchemy import Connection, Engine, inspect, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DBAPIError
 
+# Tables, triggers and statistics of a new file are all known to the metadata, once these are imported.
+from understudy.adapters.ledger import counts, planner  # noqa: F401
 from understudy.adapters.ledger.copying import copy_ledger
 from understudy.adapters.ledger.schema import ledger_facts, metadata
 

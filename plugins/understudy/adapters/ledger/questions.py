@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Integer, and_, cast, func, or_, select
+from sqlalchemy import Connection, and_, func, or_, select
 
+from understudy.adapters.ledger.counts import ages, days, senders, studies, tallies
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.letters import meant
-from understudy.adapters.ledger.schema import instances, obligations, proofs, unsettled
+from understudy.adapters.ledger.schema import instances, obligations, proofs
 from understudy.core.model import (
     HolderName,
     Instance,
@@ -16,11 +17,13 @@ from understudy.core.model import (
     StudyInstanceUid,
     Timestamp,
 )
-from understudy.core.obligations import ObligationState, Selection
+from understudy.core.obligations import UNSETTLED, ObligationState, Selection
 from understudy.core.refusals import hint_of
 from understudy.core.views import ObligationView, iso
 
 _INSTANCE_COLUMNS = [instances.c[name] for name in (*NewInstance.__dataclass_fields__, "number")]
+
+_UNSETTLED = [state.value for state in UNSETTLED]
 
 _MOST_LINGERS = 10
 """A study that goes on growing waits at most for so many times the linger."""
@@ -39,10 +42,9 @@ class Questions:
 
     def bytes_by_day(self, since: Timestamp) -> dict[int, int]:
         """Return the bytes received by day since 1970, from the day of `since` on."""
-        day = cast(instances.c.received_at / 86_400, Integer)
-        query = select(day, func.sum(instances.c.size)).where(instances.c.received_at >= since).group_by(day)
+        query = select(days.c.day, days.c.bytes).where(days.c.day >= int(since // 86_400))
         with self._database.reading() as connection:
-            return {int(number): int(total) for number, total in connection.execute(query)}
+            return {row.day: row.bytes for row in connection.execute(query)}
 
     def due(
         self, holder: HolderName, *, now: Timestamp, limit: int, max_bytes: int, linger: float = 0.0
@@ -141,7 +143,8 @@ class Questions:
             .join_from(obligations, instances, obligations.c.instance == instances.c.number)
             .where(obligations.c.holder == holder, obligations.c.state == state.value)
             .where(instances.c.superseded_by.is_(None))
-            .group_by(instances.c.study_instance_uid)
+            # Not by the column itself: its index would be read whole to find a handful of obligations.
+            .group_by(instances.c.study_instance_uid.concat(""))
         )
         with self._database.reading() as connection:
             return {StudyInstanceUid(row.study_instance_uid): row.found for row in connection.execute(query)}
@@ -203,12 +206,10 @@ class Questions:
 
     def counts(self) -> tuple[int, int]:
         """Return the number of instances (present versions) and of studies."""
-        query = select(func.count(), func.count(instances.c.study_instance_uid.distinct())).where(
-            instances.c.superseded_by.is_(None)
-        )
+        query = select(func.sum(studies.c.number), func.count()).where(studies.c.number > 0)
         with self._database.reading() as connection:
             row = connection.execute(query).one()
-            return row[0], row[1]
+            return row[0] or 0, row[1]
 
     def tally(self) -> dict[HolderName, dict[ObligationState, int]]:
         """Return the number of obligations of every holder in every state that occurs.
@@ -216,29 +217,26 @@ class Questions:
         Earlier versions of an instance count only while they are unsettled: proven is what is held now.
         """
         query = (
-            select(obligations.c.holder, obligations.c.state, func.count())
-            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-            .where(or_(instances.c.superseded_by.is_(None), unsettled))
-            .group_by(obligations.c.holder, obligations.c.state)
+            select(tallies.c.holder, tallies.c.state, func.sum(tallies.c.number))
+            .where(tallies.c.number > 0, or_(tallies.c.present, tallies.c.state.in_(_UNSETTLED)))
+            .group_by(tallies.c.holder, tallies.c.state)
         )
-        tallies: dict[HolderName, dict[ObligationState, int]] = {}
+        found: dict[HolderName, dict[ObligationState, int]] = {}
         with self._database.reading() as connection:
             for holder, state, number in connection.execute(query):
-                tallies.setdefault(HolderName(holder), {})[ObligationState(state)] = number
-        return tallies
+                found.setdefault(HolderName(holder), {})[ObligationState(state)] = number
+        return found
 
     def oldest_unsettled(self, holder: HolderName) -> Timestamp | None:
         """Return since when the holder's longest unsettled obligation is owed, None where nothing is."""
-        query = select(func.min(obligations.c.since)).where(obligations.c.holder == holder, unsettled)
+        query = select(func.min(ages.c.since)).where(ages.c.holder == holder)
         with self._database.reading() as connection:
             value = connection.scalar(query)
             return None if value is None else Timestamp(value)
 
     def last_store(self, *, except_from: str) -> Timestamp | None:
         """Return when an instance last came over C-STORE from anybody but this AE title, None if never."""
-        query = select(func.max(instances.c.received_at)).where(
-            instances.c.calling_ae_title.not_in([except_from, ""])
-        )
+        query = select(func.max(senders.c.last)).where(senders.c.calling_ae_title.not_in([except_from, ""]))
         with self._database.reading() as connection:
             value = connection.scalar(query)
             return None if value is None else Timestamp(value)
@@ -261,7 +259,8 @@ class Questions:
 
 def unsettled_to(connection: Connection, holder: HolderName) -> int:
     """Return how many obligations to the holder are not settled, within a transaction."""
-    query = select(func.count()).where(obligations.c.holder == holder, unsettled)
+    # Counted anew and not looked up: on it rests that nothing is settled while something is owed.
+    query = select(func.count()).where(obligations.c.holder == holder, obligations.c.state.in_(_UNSETTLED))
     return connection.scalar(query) or 0
 
 

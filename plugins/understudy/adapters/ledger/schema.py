@@ -13,10 +13,10 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
-    bindparam,
 )
 
-from understudy.core.obligations import UNSETTLED, ObligationState
+from understudy.adapters.ledger.columns import Hexadecimal
+from understudy.core.obligations import ObligationState
 
 metadata = MetaData()
 
@@ -31,8 +31,8 @@ instances = Table(
     "instances",
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("orthanc_id", String, nullable=False),
-    Column("attachment_uuid", String, nullable=False),
+    Column("orthanc_id", Hexadecimal(8, 8, 8, 8, 8), nullable=False),
+    Column("attachment_uuid", Hexadecimal(8, 4, 4, 4, 12), nullable=False),
     Column("sop_instance_uid", String, nullable=False),
     Column("sop_class_uid", String, nullable=False),
     Column("series_instance_uid", String, nullable=False),
@@ -40,7 +40,7 @@ instances = Table(
     Column("transfer_syntax_uid", String, nullable=False),
     Column("modality", String, nullable=False),
     Column("size", Integer, nullable=False),
-    Column("md5", String, nullable=False),
+    Column("md5", Hexadecimal(32), nullable=False),
     Column("calling_ae_title", String, nullable=False),
     Column("called_ae_title", String, nullable=False),
     Column("remote_address", String, nullable=False),
@@ -52,7 +52,6 @@ instances = Table(
 )
 Index("instances_by_study", instances.c.study_instance_uid)
 Index("instances_by_sop", instances.c.sop_instance_uid)
-Index("instances_by_sender", instances.c.calling_ae_title, instances.c.received_at)
 
 # Two contents under one SOP Instance UID.
 conflicts = Table(
@@ -88,16 +87,6 @@ obligations = Table(
     sqlite_with_rowid=False,
 )
 Index("obligations_by_state", obligations.c.holder, obligations.c.state, obligations.c.due)
-
-_UNSETTLED = [state.value for state in ObligationState if state in UNSETTLED]
-# Written into the statement: SQLite finds a partial index only by what it can read there.
-unsettled = obligations.c.state.in_(bindparam("unsettled", _UNSETTLED, expanding=True, literal_execute=True))
-Index(
-    "obligations_unsettled",
-    obligations.c.holder,
-    obligations.c.since,
-    sqlite_where=obligations.c.state.in_(_UNSETTLED),
-)
 
 proofs = Table(
     "proofs",

@@ -7,9 +7,10 @@ Rule 2: no row is proven without a proof row written in the same transaction.
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from understudy.adapters.ledger.columns import insert_rows
 from understudy.adapters.ledger.journal import append_event
 from understudy.adapters.ledger.schema import obligations, proofs
 from understudy.core.model import HolderName, InstanceNumber, Proof, Timestamp
@@ -92,17 +93,19 @@ def owe(
     now: Timestamp,
 ) -> bool:
     """Begin an obligation where there is none; return whether there was none."""
-    statement = upsert(obligations).values(
-        instance=number,
-        holder=holder,
-        state=state.value,
-        attempts=0,
-        since=now,
-        due=due,
-        changed=now,
-        reason="",
-    )
+    row = obligation(number, holder, state, due, now)
+    statement = upsert(obligations).values(dict(zip(OBLIGATION, row, strict=True)))
     return connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
+
+
+OBLIGATION = ("instance", "holder", "state", "attempts", "since", "due", "changed", "reason")
+
+
+def obligation(
+    number: int, holder: HolderName, state: ObligationState, due: float, now: Timestamp
+) -> tuple[object, ...]:
+    """Return the columns OBLIGATION of one that begins now."""
+    return number, holder, state.value, 0, now, due, now, ""
 
 
 def prove(
@@ -136,15 +139,16 @@ def disprove(
 
 def write_proof(connection: Connection, number: int, holder: HolderName, proof: Proof) -> None:
     """Keep a proof."""
-    connection.execute(
-        insert(proofs).values(
-            instance=number,
-            holder=holder,
-            kind=proof.kind.value,
-            at=proof.at,
-            evidence=json.dumps(dict(proof.evidence), sort_keys=True, separators=(",", ":")),
-        )
-    )
+    insert_rows(connection, proofs, PROOF, [proof_row(number, holder, proof)])
+
+
+PROOF = ("instance", "holder", "kind", "at", "evidence")
+
+
+def proof_row(number: int, holder: HolderName, proof: Proof) -> tuple[object, ...]:
+    """Return the columns PROOF of one."""
+    evidence = json.dumps(dict(proof.evidence), sort_keys=True, separators=(",", ":"))
+    return number, holder, proof.kind.value, proof.at, evidence
 
 
 def chunks(numbers: Sequence[int]) -> list[Sequence[int]]:
