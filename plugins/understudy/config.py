@@ -205,6 +205,12 @@ class Destination(_Section):
     sop_classes: list[str] = Field(
         default=[], description="SOP Class UIDs (0008,0016) that it is sent; all if empty."
     )
+    transfer_syntax: Literal["keep", "accepted"] = Field(
+        default="keep",
+        description="keep: the stored bytes, or the instance is refused. accepted: where it does not take "
+        "the stored transfer syntax, a copy without compression that Orthanc makes; the stored file stays as "
+        "it is.",
+    )
     windows: list[PartOfDay] = Field(
         default=[],
         description="When it is sent to; all day if empty. What it is owed waits for the next; a batch that "

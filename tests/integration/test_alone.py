@@ -1,5 +1,6 @@
 """The appliance alone, without any configuration: it serves at once, lets nobody in unasked, is confined."""
 
+import io
 import json
 import os
 import time
@@ -7,9 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pydicom
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
+from pydicom.uid import generate_uid
+from understudy.flow.destination import PLAIN_SYNTAXES
 
 from tests import data
 from tests.stack import LAB_IMAGE, TEST_PROJECT, Stack, StackError, run, wait_until
@@ -21,6 +27,23 @@ INSTALLED = """
 from importlib.metadata import distributions
 for found in distributions():
     print(found.metadata["Name"].lower().replace("_", "-").replace(".", "-"), found.version)
+"""
+
+TRANSCODE = """
+import sys
+from understudy.adapters.orthanc import Orthanc
+from understudy.adapters.transcoding import Transcoder
+from understudy.core.model import Instance, InstanceNumber, NewInstance
+from understudy.core.ports import UnreadableFileError
+secret = open("/var/lib/understudy-keys/service/agent").read().strip()
+orthanc = Orthanc("http://orthanc:8042", "agent", secret, timeout=30)
+(found,) = orthanc.describe([sys.argv[1]])
+fields = {name: getattr(found, name) for name in NewInstance.__dataclass_fields__}
+try:
+    content = Transcoder(orthanc)(Instance(**fields, number=InstanceNumber(1)), sys.argv[2])
+except UnreadableFileError as error:
+    content = f"{error.reason}, permanent={error.permanent}".encode()
+sys.stdout.buffer.write(content)
 """
 
 PATHS = (
@@ -139,6 +162,44 @@ def test_health_answers_its_bare_status_code_to_anybody(stranger: httpx.Client) 
     assert answer.content == b""
     assert stranger.get("/understudy/health", params={"role": "active"}).status_code == 503
     assert stranger.post("/understudy/health").status_code == 401
+
+
+def stored(appliance: Stack, name: str, *, pixels: bytes | None = None) -> tuple[str, bytes]:
+    """Store one of pydicom's files under a UID of its own; return Orthanc's name for it, and the file."""
+    dataset = pydicom.dcmread(str(get_testdata_file(name)))
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[name])
+    if pixels is not None:
+        dataset.PixelData = encapsulate([pixels])
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    answer = appliance.client().post("/instances", content=buffer.getvalue()).raise_for_status().json()
+    orthanc_id = str(answer["ID"])
+    return orthanc_id, appliance.client().get(f"/instances/{orthanc_id}/file").content
+
+
+@pytest.mark.parametrize(
+    "name", ["MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm"]
+)
+def test_copy_for_a_peer_without_compression_has_the_same_pixels_and_the_file_stays(
+    appliance: Stack, name: str
+) -> None:
+    plain = pydicom.dcmread(str(get_testdata_file("MR_small.dcm"))).pixel_array
+    orthanc_id, before = stored(appliance, name)
+    for syntax in PLAIN_SYNTAXES:
+        content = appliance.execute("agent", "python3", "-c", TRANSCODE, orthanc_id, syntax)
+        copy = pydicom.dcmread(io.BytesIO(content))
+        assert copy.file_meta.TransferSyntaxUID == syntax
+        assert copy.SOPInstanceUID == pydicom.dcmread(io.BytesIO(before)).SOPInstanceUID
+        assert (copy.pixel_array == plain).all()
+    assert appliance.client().get(f"/instances/{orthanc_id}/file").content == before
+
+
+def test_what_orthanc_cannot_transcode_is_told_and_never_sent_as_it_is(appliance: Stack) -> None:
+    orthanc_id, _ = stored(appliance, "MR_small_jp2klossless.dcm", pixels=b"no code stream at all")
+    content = appliance.execute("agent", "python3", "-c", TRANSCODE, orthanc_id, PLAIN_SYNTAXES[0])
+    assert content.startswith(b"it cannot be transcoded")
+    assert content.endswith(b"permanent=True")
 
 
 def test_method_override_past_the_edge_deletes_for_the_agent(appliance: Stack, series: data.Series) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import Delivery, HolderKind, Instance, Outcome, ProofKind
-from understudy.core.outcomes import Loss, Verdict, of_loss, of_status
-from understudy.core.ports import MAX_CONTEXTS, FileToSend, HolderUnavailableError
-from understudy.flow.destination import DicomDestination
+from understudy.core.outcomes import Loss, Verdict, of_context, of_loss, of_status
+from understudy.core.ports import MAX_CONTEXTS, FileToSend, HolderUnavailableError, UnreadableFileError
+from understudy.flow.destination import PLAIN_SYNTAXES, DicomDestination, Transcode
 
 from tests.unit.fakes import Clock, FakePeer, UnforeseenError
 from tests.vault_parts import Storage
@@ -32,6 +32,9 @@ class StoringPeer(FakePeer):
     sent: list[list[str]] = field(default_factory=list)
     """SOP Instance UIDs by association."""
     pairs: list[int] = field(default_factory=list)
+    unknown_syntaxes: set[str] = field(default_factory=set)
+    contents: dict[str, bytes] = field(default_factory=dict)
+    """By SOP Instance UID, the file that it was sent."""
     at_once: int = 0
     together: threading.Barrier | None = None
     """Where given, every association waits at its first instance for the others."""
@@ -45,7 +48,7 @@ class StoringPeer(FakePeer):
                 raise HolderUnavailableError(self.name, "local limit exceeded", "fewer")
             self.at_once += 1
             self.pairs.append(len(set(pairs)))
-            line = Line(self, [])
+            line = Line(self, [], frozenset(pairs))
             self.sent.append(line.sent)
         try:
             yield line
@@ -63,13 +66,21 @@ class Line:
 
     peer: StoringPeer
     sent: list[str]
+    pairs: frozenset[tuple[str, str]]
     is_open: bool = True
+
+    def accepts(self, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
+        assert (sop_class_uid, transfer_syntax_uid) in self.pairs
+        return transfer_syntax_uid not in self.peer.unknown_syntaxes
 
     def store(self, file: FileToSend) -> Verdict:
         if self.peer.together is not None and not self.sent:
             self.peer.together.wait(10)
         if file.sop_instance_uid in self.peer.poison:
             raise UnforeseenError
+        if not self.accepts(file.sop_class_uid, file.transfer_syntax_uid):
+            return of_context(4, file.sop_class_uid, file.transfer_syntax_uid)
+        self.peer.contents[file.sop_instance_uid] = file.content
         self.sent.append(file.sop_instance_uid)
         if file.sop_instance_uid in self.peer.aborts_at:
             self.is_open = False
@@ -86,9 +97,11 @@ class Bench:
         self.peer = StoringPeer(name="archive", ae_title="ARCHIVE")
         self.destination = self.new_destination(1)
 
-    def new_destination(self, associations: int) -> DicomDestination:
+    def new_destination(self, associations: int, transcode: Transcode | None = None) -> DicomDestination:
         area = StorageArea(self.storage.root)
-        return DicomDestination(HolderKind.ROUTE, self.peer, area, Clock(), associations=associations)
+        return DicomDestination(
+            HolderKind.ROUTE, self.peer, area, Clock(), associations=associations, transcode=transcode
+        )
 
     def keep(self, count: int, *, study: str = "1.2.3") -> list[Instance]:
         return [
@@ -242,3 +255,81 @@ def test_deliver_sends_nothing_more_when_all_is_to_stop(bench: Bench) -> None:
     assert [delivery.number for delivery in deliveries] == [one.number for one in instances[:3]]
     assert asked == [one.size for one in instances[:4]]
     assert bench.peer.at_once == 0
+
+
+EXPLICIT, IMPLICIT = PLAIN_SYNTAXES
+COMPRESSED = "1.2.840.10008.1.2.4.70"
+
+
+def transcode(instance: Instance, syntax: str) -> bytes:
+    return f"{instance.sop_instance_uid} in {syntax}".encode()
+
+
+def compressed(bench: Bench, count: int = 2) -> list[Instance]:
+    return [replace(instance, transfer_syntax_uid=COMPRESSED) for instance in bench.keep(count)]
+
+
+def test_stored_bytes_are_sent_wherever_the_peer_takes_them(bench: Bench) -> None:
+    instances = compressed(bench)
+    found = list(bench.new_destination(1, transcode).deliver(instances))
+    assert {delivery.outcome for delivery in found} == {Outcome.DELIVERED}
+    assert bench.peer.contents["1.2.3.0"] == b"1.2.3 0"
+
+
+@pytest.mark.parametrize(("unknown", "sent"), [([COMPRESSED], EXPLICIT), ([COMPRESSED, EXPLICIT], IMPLICIT)])
+def test_copy_is_sent_where_the_peer_does_not_take_the_stored_syntax(
+    bench: Bench, unknown: list[str], sent: str
+) -> None:
+    bench.peer.unknown_syntaxes = set(unknown)
+    instances = [*compressed(bench), *bench.keep(1, study="1.2.4")]
+    found = {one.number: one for one in bench.new_destination(2, transcode).deliver(instances)}
+    assert bench.peer.contents["1.2.3.0"] == f"1.2.3.0 in {sent}".encode()
+    first = found[instances[0].number]
+    assert (first.outcome, first.reason) == (
+        Outcome.DELIVERED_ALTERED,
+        f"transcoded from {COMPRESSED} to {sent}",
+    )
+    as_it_is = instances[2].transfer_syntax_uid not in unknown
+    assert (found[instances[2].number].outcome is Outcome.DELIVERED) is as_it_is
+
+
+def test_without_leave_to_transcode_the_instance_is_refused(bench: Bench) -> None:
+    bench.peer.unknown_syntaxes = {COMPRESSED}
+    found = list(bench.destination.deliver(compressed(bench)))
+    assert {delivery.outcome for delivery in found} == {Outcome.REFUSED}
+    assert bench.peer.contents == {}
+
+
+def test_peer_that_takes_no_syntax_at_all_refuses_and_is_sent_nothing(bench: Bench) -> None:
+    bench.peer.unknown_syntaxes = {COMPRESSED, EXPLICIT, IMPLICIT}
+    found = list(bench.new_destination(1, transcode).deliver(compressed(bench)))
+    assert {delivery.outcome for delivery in found} == {Outcome.REFUSED}
+    assert all("transfer syntax not supported" in delivery.reason for delivery in found)
+
+
+@pytest.mark.parametrize(("permanent", "outcome"), [(True, Outcome.REFUSED), (False, Outcome.RETRY)])
+def test_copy_that_cannot_be_made_is_told(bench: Bench, permanent: bool, outcome: Outcome) -> None:
+    def failing(instance: Instance, syntax: str) -> bytes:
+        raise UnreadableFileError("it cannot be transcoded", permanent=permanent)
+
+    bench.peer.unknown_syntaxes = {COMPRESSED}
+    found = list(bench.new_destination(1, failing).deliver(compressed(bench)))
+    assert {(one.outcome, one.reason) for one in found} == {(outcome, "it cannot be transcoded")}
+
+
+def test_damaged_file_is_told_though_orthanc_might_still_give_a_copy(bench: Bench) -> None:
+    bench.peer.unknown_syntaxes = {COMPRESSED}
+    instances = [replace(instance, md5="0" * 32) for instance in compressed(bench)]
+    found = list(bench.new_destination(1, transcode).deliver(instances))
+    assert all("differs from its MD5" in delivery.reason for delivery in found)
+
+
+def test_contexts_of_the_copies_count_as_well(bench: Bench) -> None:
+    instances = [
+        replace(instance, sop_class_uid=f"1.2.840.{number}", transfer_syntax_uid=COMPRESSED)
+        for number, instance in enumerate(bench.keep(100))
+    ]
+    assert len(list(bench.new_destination(1, transcode).deliver(instances))) == 100
+    # Three contexts a SOP class: its own syntax and the two that a copy can have.
+    assert bench.peer.pairs == [126, 126, 48]
+    assert max(bench.peer.pairs) <= MAX_CONTEXTS

@@ -238,6 +238,10 @@ class StoreAssociation:
         """Whether further files can be sent over it."""
         return self._association.is_open
 
+    def accepts(self, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
+        """Say whether the peer takes this pair, which has to be one that the association was made for."""
+        return self._association.answers[Context(sop_class_uid, (transfer_syntax_uid,))].result == 0
+
     def store(self, file: FileToSend) -> Verdict:
         """Send one file's data set byte for byte and return what became of it."""
         wanted = Context(file.sop_class_uid, (file.transfer_syntax_uid,))

@@ -68,6 +68,17 @@ class Orthanc:
         info = self._find(f"/instances/{orthanc_id}/attachments/dicom/info")
         return None if info is None else str(info["Uuid"])
 
+    def transcoded(self, orthanc_id: str, transfer_syntax_uid: str) -> bytes | None:
+        """Return the instance's file in another transfer syntax, None where Orthanc does not give it.
+
+        Orthanc keeps the stored file as it is (Orthanc Book, "Transcoding").
+        """
+        path = f"/instances/{orthanc_id}/file?transcode={transfer_syntax_uid}"
+        response = self._call("GET", path, None)
+        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            _answer(response)
+        return None if response.is_error else response.content
+
     def delete(self, orthanc_id: str) -> None:
         """Delete an instance; one that is gone already is none."""
         response = self._call("DELETE", f"/instances/{orthanc_id}", None)

@@ -77,6 +77,10 @@ class Storing(Protocol):
         """Whether further files can be sent over it."""
         ...
 
+    def accepts(self, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
+        """Say whether the peer takes this pair, which has to be one that the association was made for."""
+        ...
+
     def store(self, file: FileToSend) -> Verdict:
         """Send one file and return what became of it; raises nothing that the peer could cause."""
         ...

@@ -3,7 +3,7 @@
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 
 from understudy.core.model import (
@@ -32,6 +32,13 @@ from understudy.core.ports import (
 _WORTH_AN_ASSOCIATION = 4
 """Instances below which a further association would cost more time than it saves."""
 
+PLAIN_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+"""What a file can be transcoded to: Explicit and Implicit VR Little Endian; everybody takes the latter, or
+nothing at all (DICOM PS3.5 10.1)."""
+
+Transcode = Callable[[Instance, str], bytes]
+"""Returns the instance's file in another transfer syntax, or raises UnreadableFileError."""
+
 _MOST_LOSSES = 3
 """Associations that end in a row, without an answer to any instance, before the peer is left alone."""
 
@@ -48,6 +55,7 @@ class DicomDestination:
         *,
         associations: int = 1,
         pace: Callable[[int], bool] = lambda _size: True,
+        transcode: Transcode | None = None,
     ) -> None:
         self.name = HolderName(peer.name)
         self.kind = kind
@@ -57,6 +65,8 @@ class DicomDestination:
         self._associations = associations
         self._pace = pace
         """Waits until so many bytes may be sent; returns False where nothing more is to be sent."""
+        self._transcode = transcode
+        """None where the stored bytes are sent or nothing."""
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         """Return an inventory proof for each instance whose SOP Instance UID the peer lists."""
@@ -72,11 +82,13 @@ class DicomDestination:
     def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
         """Send the stored files byte for byte over parallel associations, yielding the outcome of each.
 
+        Where the peer does not take a file's transfer syntax it is sent a transcoded copy, if we may.
+
         What the peer answers to one instance blames no other: after an association that it ended, the others
         go over a new one. An instance without a Delivery was not sent.
         """
-        for part in _parts(instances):
-            yield from self._deliver(_Parcel(part))
+        for part, pairs in _parts(instances, PLAIN_SYNTAXES if self._transcode else ()):
+            yield from self._deliver(_Parcel(part, pairs))
 
     def _deliver(self, parcel: "_Parcel") -> Iterator[Delivery]:
         number = min(self._associations, math.ceil(parcel.size / _WORTH_AN_ASSOCIATION))
@@ -131,23 +143,38 @@ class DicomDestination:
             parcel.told.put(error)
 
     def _store(self, association: Storing, instance: Instance) -> Delivery:
+        syntax = self._syntax(association, instance)
+        stored = syntax == instance.transfer_syntax_uid
         try:
+            # What is stored is looked at in any case: a copy of a damaged file would hide the damage.
             content = self._files.read(instance)
+            if self._transcode is not None and not stored:
+                content = self._transcode(instance, syntax)
         except UnreadableFileError as error:
             outcome = Outcome.REFUSED if error.permanent else Outcome.RETRY
             return Delivery(instance.number, outcome, error.reason)
-        file = FileToSend(
-            instance.sop_instance_uid, instance.sop_class_uid, instance.transfer_syntax_uid, content
+        verdict = association.store(
+            FileToSend(instance.sop_instance_uid, instance.sop_class_uid, syntax, content)
         )
-        verdict = association.store(file)
-        return Delivery(instance.number, verdict.outcome, verdict.reason)
+        if stored or verdict.outcome is not Outcome.DELIVERED:
+            return Delivery(instance.number, verdict.outcome, verdict.reason)
+        reason = f"transcoded from {instance.transfer_syntax_uid} to {syntax}"
+        return Delivery(instance.number, Outcome.DELIVERED_ALTERED, reason)
+
+    def _syntax(self, association: Storing, instance: Instance) -> str:
+        """Return the transfer syntax to send the instance in: its own wherever that can be."""
+        own, sop_class = instance.transfer_syntax_uid, instance.sop_class_uid
+        if self._transcode is None or association.accepts(sop_class, own):
+            return own
+        return next((one for one in PLAIN_SYNTAXES if association.accepts(sop_class, one)), own)
 
 
 class _Parcel:
     """Instances that the workers share; each is taken once."""
 
-    def __init__(self, instances: Sequence[Instance]) -> None:
-        self.pairs = {(instance.sop_class_uid, instance.transfer_syntax_uid) for instance in instances}
+    def __init__(self, instances: Sequence[Instance], pairs: Collection[tuple[str, str]]) -> None:
+        self.pairs = pairs
+        """Of SOP class and transfer syntax, to propose."""
         self.size = len(instances)
         self.told: SimpleQueue[Delivery | Exception | None] = SimpleQueue()
         """Outcomes as they become known, and for each worker its end, with an error if there was one."""
@@ -180,19 +207,24 @@ class _Parcel:
             self._stopped = True
 
 
-def _parts(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
-    """Yield the instances in parts that one association has contexts enough for."""
+def _parts(
+    instances: Sequence[Instance], others: Sequence[str]
+) -> Iterator[tuple[list[Instance], set[tuple[str, str]]]]:
+    """Yield the instances in parts that one association has contexts enough for, with the pairs of each.
+
+    Each SOP class is paired with the transfer syntaxes of its instances, and with `others`.
+    """
     part: list[Instance] = []
     pairs: set[tuple[str, str]] = set()
     for instance in instances:
-        pair = (instance.sop_class_uid, instance.transfer_syntax_uid)
-        if pair not in pairs and len(pairs) == MAX_CONTEXTS:
-            yield part
+        needed = {(instance.sop_class_uid, one) for one in (instance.transfer_syntax_uid, *others)}
+        if len(pairs | needed) > MAX_CONTEXTS:
+            yield part, pairs
             part, pairs = [], set()
         part.append(instance)
-        pairs.add(pair)
+        pairs |= needed
     if part:
-        yield part
+        yield part, pairs
 
 
 def inventory_proof(ae_title: str, study: StudyInstanceUid, listed: int, clock: Clock) -> Proof:

@@ -12,12 +12,13 @@ from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer
 from understudy.adapters.s3 import S3Store, read_credentials
 from understudy.adapters.tls import ClientTls
+from understudy.adapters.transcoding import Transcoder
 from understudy.core.model import HolderKind, HolderName
 from understudy.core.modes import delivers_to_primary
 from understudy.core.ports import Holder, ObjectStore
 from understudy.core.schedule import Hours, Limit, bytes_per_second, in_window
 from understudy.flow.courier import Lane, LanePolicy
-from understudy.flow.destination import DicomDestination
+from understudy.flow.destination import DicomDestination, Transcode
 from understudy.flow.pace import Pacer
 from understudy.flow.vault import Vault, VaultSettings
 from understudy.wiring.base import STEP_INTERVAL, Base
@@ -56,18 +57,27 @@ def client_tls(section: config.Tls | None, folder: Path) -> ClientTls | None:
 
 
 def dicom_destination(
-    kind: HolderKind, peer: DicomPeer, base: Base, limits: Sequence[Limit] = ()
+    kind: HolderKind,
+    peer: DicomPeer,
+    base: Base,
+    *,
+    limits: Sequence[Limit] = (),
+    transcode: Transcode | None = None,
 ) -> DicomDestination:
     """Return the DICOM party as a holder, sent to within these limits."""
     pace = Pacer(lambda: bytes_per_second(limits, base.local()), base.clock, base.workers.wait)
-    return DicomDestination(kind, peer, base.files, base.clock, associations=_ASSOCIATIONS, pace=pace)
+    return DicomDestination(
+        kind, peer, base.files, base.clock, associations=_ASSOCIATIONS, pace=pace, transcode=transcode
+    )
 
 
 def configured_holders(base: Base) -> Iterator[Holder]:
     """Yield the routes' destinations, then the vaults; raises KeysError, with a hint."""
     for target in base.configuration.destinations:
         limits = [Limit(Hours.parse(one.hours), one.bytes_per_second) for one in target.bandwidth]
-        yield dicom_destination(HolderKind.ROUTE, dicom_peer(target.name, target, base), base, limits)
+        transcode = Transcoder(base.orthanc) if target.transfer_syntax == "accepted" else None
+        peer = dicom_peer(target.name, target, base)
+        yield dicom_destination(HolderKind.ROUTE, peer, base, limits=limits, transcode=transcode)
     for vault in base.configuration.vaults:
         yield _vault(vault, base)
 

@@ -1,0 +1,47 @@
+"""Transcoding by our own Orthanc; the stored file stays as it is, and what comes back is looked at."""
+
+from io import BytesIO
+from typing import Protocol
+
+from understudy.adapters.part10 import BrokenFileError, examine_stream
+from understudy.core.model import Instance
+from understudy.core.ports import OrthancUnavailableError, UnreadableFileError
+
+
+class Copies(Protocol):
+    """Orthanc, as far as it makes copies."""
+
+    def transcoded(self, orthanc_id: str, transfer_syntax_uid: str) -> bytes | None:
+        """Return the instance's file in another transfer syntax, None where Orthanc does not give it.
+
+        Raises OrthancUnavailableError.
+        """
+        ...
+
+
+class Transcoder:
+    """Gives copies of stored files in another transfer syntax."""
+
+    def __init__(self, orthanc: Copies) -> None:
+        self._orthanc = orthanc
+
+    def __call__(self, instance: Instance, transfer_syntax_uid: str) -> bytes:
+        """Return the copy, or raise UnreadableFileError.
+
+        It has to be the same SOP Instance: one with another UID, as a lossy compression would have, is none.
+        """
+        wish = f"transcoded from {instance.transfer_syntax_uid} to {transfer_syntax_uid}"
+        try:
+            content = self._orthanc.transcoded(instance.orthanc_id, transfer_syntax_uid)
+        except OrthancUnavailableError as error:
+            raise UnreadableFileError(f"it cannot be {wish} now: {error}", permanent=False) from error
+        if content is None:
+            raise UnreadableFileError(f"it cannot be {wish} by Orthanc", permanent=True)
+        try:
+            copy = examine_stream(BytesIO(content), len(content))
+        except BrokenFileError as error:
+            raise UnreadableFileError(f"it is broken when {wish}: {error}", permanent=True) from error
+        found = (copy.sop_instance_uid, copy.transfer_syntax_uid)
+        if found != (instance.sop_instance_uid, transfer_syntax_uid):
+            raise UnreadableFileError(f"it is another object when {wish}", permanent=True)
+        return content
