@@ -1,4 +1,4 @@
-"""A destination that misbehaves as it is told: an archive on DICOM (`archive`).
+"""A destination that misbehaves as it is told: an archive on DICOM (`archive`) or DICOMweb (`web`).
 
 Rule 1: what it does is data (`script`), changed by the test at any moment; what it did is a record (`record`)
 on which the test waits. Nothing here decides by chance or by the clock.

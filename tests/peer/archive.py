@@ -1,73 +1,54 @@
-"""The peer on DICOM: an SCP of C-STORE, C-FIND and C-ECHO that misbehaves by its script (pynetdicom)."""
+"""The peer on DICOM: an SCP of C-STORE, C-FIND, C-ECHO and storage commitment, by its script (pynetdicom)."""
 
 import socket
 import struct
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from socketserver import BaseServer
 from types import TracebackType
 from typing import Any, Self
 
-from pydicom import Dataset, dcmread
-from pydicom.uid import generate_uid
+from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     Verification,
 )
 from pynetdicom.transport import ThreadedAssociationServer
 
-from tests.peer.record import DEADLINE, Entry, Moment, Record
-from tests.peer.script import Act, Answer, Break, Ending, Hang, Kept, Listing, Script, Trickle
+from tests.peer.acting import Acting, Sent
+from tests.peer.commitment import Commitments
+from tests.peer.ending import end
+from tests.peer.record import DEADLINE, Entry, Moment
+from tests.peer.script import Act, Break, Ending, Hang, Listing, Script, Trickle
 
 _P_DATA = 0x04
 _CONTEXT_ID = 10
 """Where a P-DATA-TF PDU has the presentation context of its first value (DICOM PS3.8 9.3.5)."""
-_PENDING, _REFUSED, _DUPLICATE = 0xFF00, 0xA700, 0x0111
+_PENDING, _REFUSED = 0xFF00, 0xA700
 _POLL = 0.01
 """Seconds until the listener sees that it is to end."""
 _BUFFER = 2**16
 """Bytes that the system takes of what is not read: a sender soon feels that the peer hangs."""
-_ABORTS = {Ending.ABORT: 0, Ending.PROVIDER_ABORT: 2}
-"""Source of an A-ABORT (DICOM PS3.8 9.3.8)."""
 
 
-class Archive:
+class Archive(Acting):
     """Listens on a free port of this machine while it is entered; `script` may be replaced at any moment."""
 
     def __init__(
         self, script: Script | None = None, *, ae_title: str = "ARCHIVE", host: str = "127.0.0.1"
     ) -> None:
+        super().__init__(script)
         self.ae_title = ae_title
         self.host = host
         self.port = 0
-        self.record = Record()
-        self._lock = threading.Lock()
-        self._script = script or Script()
-        self._instances = 0
+        self.commitments = Commitments(self.record, ae_title)
         self._requests: dict[Association, _Request] = {}
-        self._go_on = threading.Event()
         self._server: Any = None
         self._thread: threading.Thread
-
-    @property
-    def script(self) -> Script:
-        """What it does now."""
-        with self._lock:
-            return self._script
-
-    @script.setter
-    def script(self, script: Script) -> None:
-        """Do this from now on; whoever hangs goes on."""
-        with self._lock:
-            self._script = script
-            self._instances = 0
-            self._go_on.set()
-            self._go_on = threading.Event()
 
     def __enter__(self) -> Self:
         entity = AE(ae_title=self.ae_title)
@@ -83,6 +64,7 @@ class Archive:
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_FIND, self._on_find),
+            (evt.EVT_N_ACTION, self._on_commitment),
             (evt.EVT_CONN_CLOSE, lambda _event: self.record.note(Moment.CLOSED)),
         ]
         self._server = entity.make_server(
@@ -100,30 +82,25 @@ class Archive:
         BaseServer.shutdown(self._server)
         self._server.server_close()
         self._thread.join()
+        self.commitments.join()
 
     # Associations
 
     def _on_requested(self, event: evt.Event) -> None:
         script = self.script
         if script.deaf:
-            self._hang()
+            self.hang()
         if script.rejection is not None:
             # Said here: pynetdicom closes the connection before its own answer has left.
             _socket(event.assoc).sendall(struct.pack(">BBLBBBB", 0x03, 0, 4, 0, *script.rejection))
             event.assoc.is_rejected = True
             self.record.note(Moment.REJECTED)
             return
-        contexts = [build_context(Verification)]
+        contexts = [build_context(Verification), build_context(StorageCommitmentPushModel)]
         if script.answers_queries:
             contexts.append(build_context(StudyRootQueryRetrieveInformationModelFind))
         contexts += [build_context(one, list(script.transfer_syntaxes)) for one in script.sop_classes]
         event.assoc.acceptor.supported_contexts = contexts
-
-    def _hang(self) -> None:
-        with self._lock:
-            go_on = self._go_on
-        self.record.note(Moment.HANGING)
-        go_on.wait(DEADLINE)
 
     # Instances
 
@@ -139,47 +116,25 @@ class Archive:
         if after is not None and request.came >= after and not request.done:
             request.done = True
             if isinstance(request.act, Hang):
-                self._hang()
+                self.hang()
             else:
                 self._break(event.assoc, request.act.ending)
 
     def _request(self, association: Association) -> "_Request":
-        with self._lock:
-            if association not in self._requests:
-                self._instances += 1
-                self._requests[association] = _Request(self._script.of_instance(self._instances))
-            return self._requests[association]
+        if association not in self._requests:
+            self._requests[association] = _Request(self.next_act())
+        return self._requests[association]
 
     def _on_store(self, event: evt.Event) -> int:
         request = self._request(event.assoc)
-        try:
-            return self._store(event, request)
-        finally:
-            with self._lock:
-                self._requests.pop(event.assoc, None)
-
-    def _store(self, event: evt.Event, request: "_Request") -> int:
+        del self._requests[event.assoc]
         act = request.act
-        sent = _sent(event)
-        if (
-            isinstance(act, Answer)
-            and self.script.refuses_duplicates
-            and sent.entry.sop_instance_uid in self.record.kept
-        ):
-            act = Answer(_DUPLICATE)
-        status = act.status if isinstance(act, Answer) else 0x0000
-        keeps = not isinstance(act, Answer) or act.stores
-        answers = isinstance(act, Answer | Trickle)
-        self.record.arrived(
-            sent.dataset,
-            sent.entry.sop_instance_uid,
-            status if answers else None,
-            _entry(sent.entry, act.kept) if keeps else None,
-        )
+        stored: Any = event.request
+        status = self.take(Sent.read(event.encoded_dataset(), stored.DataSet.getvalue()), act)
         if isinstance(act, Break) and not request.done:
             self._break(event.assoc, act.ending)
         elif isinstance(act, Hang) and not request.done:
-            self._hang()
+            self.hang()
         else:
             self._drip(event.assoc, act if isinstance(act, Trickle) else None)
         return status
@@ -190,18 +145,21 @@ class Archive:
         if isinstance(connection.socket, _Tap):
             connection.socket = connection.socket.inner
         if act is not None:
-            connection.socket = _Tap(connection.socket, act, self._go_on)
+            connection.socket = _Tap(connection.socket, act, self.go_on)
 
     def _break(self, association: Association, ending: Ending) -> None:
-        _end(_socket(association), ending)
+        end(_socket(association), ending)
         self.record.note(Moment.BROKEN)
 
     # Questions
 
+    def _on_commitment(self, event: evt.Event) -> tuple[int, None]:
+        return self.commitments.asked(event, self.script), None
+
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         listing = self.script.listing
         if listing is Listing.SILENT:
-            self._hang()
+            self.hang()
         if listing is Listing.REFUSED:
             yield _REFUSED, None
             return
@@ -248,44 +206,6 @@ class _Tap:
         return len(content)
 
 
-class _Sent:
-    """What one C-STORE request brought."""
-
-    def __init__(self, dataset: bytes, entry: Entry) -> None:
-        self.dataset = dataset
-        self.entry = entry
-
-
-def _sent(event: evt.Event) -> _Sent:
-    request: Any = event.request
-    dataset: bytes = request.DataSet.getvalue()
-    # Odd files are sent on purpose, and the tests treat warnings as errors.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = dcmread(
-            BytesIO(event.encoded_dataset()),
-            specific_tags=["StudyInstanceUID", "SeriesInstanceUID"],
-            stop_before_pixels=True,
-        )
-    entry = Entry(
-        str(found.get("StudyInstanceUID", "")),
-        str(found.get("SeriesInstanceUID", "")),
-        str(request.AffectedSOPInstanceUID),
-        str(request.AffectedSOPClassUID),
-    )
-    return _Sent(dataset, entry)
-
-
-def _entry(sent: Entry, kept: Kept) -> Entry | None:
-    match kept:
-        case Kept.NOT:
-            return None
-        case Kept.RENAMED:
-            return sent.renamed(generate_uid(entropy_srcs=["renamed", sent.sop_instance_uid]))
-        case Kept.AS_SENT:
-            return sent
-
-
 def _answers(query: Dataset, entries: Sequence[Entry]) -> list[dict[str, object]]:
     """Return the answers of a hierarchical query (DICOM PS3.4 C.4.1.3.1.1)."""
     study, series = query.get("StudyInstanceUID", ""), query.get("SeriesInstanceUID", "")
@@ -307,7 +227,7 @@ def _answers(query: Dataset, entries: Sequence[Entry]) -> list[dict[str, object]
 
 def _stores(association: Association, context_id: int) -> bool:
     """Say whether the presentation context is one for storage."""
-    others = (Verification, StudyRootQueryRetrieveInformationModelFind)
+    others = (Verification, StudyRootQueryRetrieveInformationModelFind, StorageCommitmentPushModel)
     return any(
         context.context_id == context_id and context.abstract_syntax not in others
         for context in association.accepted_contexts
@@ -318,19 +238,6 @@ def _socket(association: Association) -> socket.socket:
     connection: Any = association.dul.socket
     found: socket.socket = connection.socket
     return found
-
-
-def _end(connection: socket.socket, ending: Ending) -> None:
-    if ending is Ending.RESET:
-        # Closing without lingering sends RST.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
-        return
-    if ending in _ABORTS:
-        connection.sendall(struct.pack(">BBLBBBB", 0x07, 0, 4, 0, 0, _ABORTS[ending], 0))
-    elif ending is Ending.GARBAGE:
-        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    connection.shutdown(socket.SHUT_RDWR)
 
 
 def _set_up(event: evt.Event) -> None:

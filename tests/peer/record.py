@@ -4,7 +4,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 DEADLINE = 300.0
@@ -21,6 +21,8 @@ class Moment(Enum):
     BROKEN = "connection broken off"
     ASKED = "query has come"
     CLOSED = "connection closed"
+    COMMITMENT = "commitment asked for"
+    REPORTED = "commitment reported and the report answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,6 @@ class Entry:
     series_instance_uid: str
     sop_instance_uid: str
     sop_class_uid: str
-
-    def renamed(self, sop_instance_uid: str) -> "Entry":
-        """Return the same under another SOP Instance UID."""
-        return replace(self, sop_instance_uid=sop_instance_uid)
 
 
 class Record:

@@ -1,5 +1,6 @@
-"""What the peer does, as data: with associations, with instances and with questions."""
+"""What the peer does, as data: with associations, instances, questions and requests for commitment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -89,6 +90,16 @@ class Listing(Enum):
     REFUSED = "with a failure"
 
 
+class Reporting(Enum):
+    """How a storage commitment is reported (DICOM PS3.4 J.3.3)."""
+
+    SAME_ASSOCIATION = "on the association of the request; on another one where that has ended"
+    OTHER_ASSOCIATION = "on an association that the peer opens"
+    TWICE = "twice, each on an association that the peer opens"
+    WHEN_TOLD = "when the test says so, on an association that the peer opens"
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """Everything that the peer does; by default what a faultless archive does."""
@@ -109,6 +120,15 @@ class Script:
     refuses_duplicates: bool = False
     """Whether an instance whose UID is kept already is answered with 0111."""
     listing: Listing = Listing.WHOLE
+    reporting: Reporting = Reporting.SAME_ASSOCIATION
+    commitment_status: int = SUCCESS
+    """What a request for commitment is answered with; no report follows a failure."""
+    uncommitted: Mapping[str, int] = field(default_factory=dict)
+    """Failure reasons to report, by SOP Instance UID; what is not kept fails with 0112 (no such instance)."""
+    http_status: int | None = None
+    """What every request of DICOMweb is answered with, without a body; nothing is kept of it."""
+    unmentioned: frozenset[str] = frozenset()
+    """SOP Instance UIDs that a report, or the body of an answer to STOW-RS, leaves out."""
 
     def of_instance(self, ordinal: int) -> Act:
         """Return what to do with an instance; they are counted from 1."""
