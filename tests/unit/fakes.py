@@ -186,22 +186,26 @@ _COUNTED = {
 
 @contextmanager
 def crash_after(ledger: Ledger, statements: int, *, only_writes: bool = False) -> Iterator[Callable[[], int]]:
-    """Raise CrashError after so many SQL statements; give how many there were."""
+    """Raise CrashError after so many SQL statements, the last before the commit; give how many there were."""
     seen = 0
 
     def count(*arguments: Any) -> None:
         nonlocal seen
-        if only_writes and arguments[2].split(maxsplit=1)[0] not in ("INSERT", "UPDATE", "DELETE"):
+        # A commit comes with its connection alone.
+        statement = arguments[2] if len(arguments) > 1 else "COMMIT"
+        if only_writes and statement.split(maxsplit=1)[0] not in ("INSERT", "UPDATE", "DELETE"):
             return
         seen += 1
         if seen == statements:
             raise CrashError(f"after statement {seen}")
 
-    event.listen(ledger.database.engine, "after_cursor_execute", count)
+    for name in ("after_cursor_execute", "commit"):
+        event.listen(ledger.database.engine, name, count)
     try:
         yield lambda: seen
     finally:
-        event.remove(ledger.database.engine, "after_cursor_execute", count)
+        for name in ("after_cursor_execute", "commit"):
+            event.remove(ledger.database.engine, name, count)
 
 
 @dataclass

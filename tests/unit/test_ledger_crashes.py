@@ -1,0 +1,119 @@
+"""The process ends after any statement of an act, or just before its commit: done again, it ends the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from understudy.adapters.ledger import Ledger
+from understudy.adapters.ledger.copying import copy_ledger
+from understudy.core.model import Delivery, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
+from understudy.core.modes import ModeEvent
+from understudy.core.obligations import ObligationState
+
+from tests.unit.fakes import (
+    NOW,
+    PRIMARY,
+    PROOF,
+    ROUTE,
+    STUDY,
+    VAULT,
+    CrashError,
+    crash_after,
+    deliver,
+    dump,
+    miscounted,
+    new_instance,
+    note,
+    unproven,
+)
+
+LATER = Timestamp(NOW + 100)
+OWED, OTHER_OWED, SENT, REFUSED, PROVEN, *FLYING = (InstanceNumber(number) for number in range(1, 11))
+"""Instances by the state of what the route is owed; five are on their way."""
+
+DELIVERIES = [
+    Delivery(FLYING[0], Outcome.DELIVERED, "stored"),
+    Delivery(FLYING[1], Outcome.DELIVERED, "stored", Proof(ProofKind.CHECKSUM, NOW, {"pack": "p"})),
+    Delivery(FLYING[2], Outcome.RETRY, "busy"),
+    Delivery(FLYING[3], Outcome.REFUSED, "no"),
+    Delivery(FLYING[4], Outcome.UNKNOWN, "no answer"),
+]
+
+ACTS: dict[str, Callable[[Ledger], object]] = {
+    "claim": lambda ledger: ledger.claim(ROUTE, [OWED, OTHER_OWED], now=LATER, lease=60),
+    "deliver": lambda ledger: ledger.record(ROUTE, DELIVERIES, now=LATER, retry_at=lambda _attempt: LATER),
+    "give_back": lambda ledger: ledger.give_back(ROUTE, FLYING, now=LATER),
+    "release": lambda ledger: ledger.release(now=LATER, everything=True),
+    "prove": lambda ledger: ledger.prove(ROUTE, {SENT: PROOF}, now=LATER),
+    "find": lambda ledger: ledger.find(ROUTE, {OWED: PROOF, OTHER_OWED: PROOF}, now=LATER),
+    "absent": lambda ledger: ledger.absent(
+        ROUTE,
+        [SENT],
+        now=LATER,
+        ask_again=LATER,
+        acknowledged_before=LATER,
+        retry_at=lambda _attempt: LATER,
+    ),
+    "disprove": lambda ledger: ledger.disprove(ROUTE, [SENT, PROVEN], reason="gone", now=LATER, due=LATER),
+    "replay": lambda ledger: ledger.replay(ROUTE, None, "ann", LATER),
+    "waive": lambda ledger: ledger.waive(ROUTE, ["1.2.3.4.4"], "not wanted", "ann", LATER),
+    "owe_all": lambda ledger: ledger.owe_all(VAULT, now=LATER),
+    "note": lambda ledger: note(
+        ledger, new_instance(1, content="B"), new_instance(11), new_instance(12), owed=[ROUTE, PRIMARY]
+    ),
+    "promote": lambda ledger: ledger.change_mode(
+        ModeEvent.PROMOTE, epoch=0, who="ann", fields={"reason": "down"}, now=LATER
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a ledger with an obligation in every state."""
+    path = tmp_path_factory.mktemp("template") / "ledger.sqlite"
+    ledger = Ledger(path)
+    ledger.start(NOW)
+    note(ledger, *(new_instance(name) for name in range(1, 11)))
+    ledger.claim(ROUTE, [SENT, REFUSED, *FLYING], now=NOW, lease=60)
+    deliver(ledger, SENT, Outcome.DELIVERED)
+    deliver(ledger, REFUSED, Outcome.REFUSED)
+    ledger.find(ROUTE, {PROVEN: PROOF}, now=NOW)
+    assert set(ledger.states_of(ROUTE, STUDY).values()) == set(ObligationState) - {ObligationState.WAIVED}
+    ledger.close()
+    return path
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_act_broken_off_after_any_statement_ends_the_same(
+    tmp_path: Path, template: Path, act: Callable[[Ledger], object]
+) -> None:
+    def begun(name: str) -> Ledger:
+        copy_ledger(template, tmp_path / name)
+        return Ledger(tmp_path / name)
+
+    undisturbed = begun("undisturbed")
+    before = dump(undisturbed)
+    act(undisturbed)
+    expected = dump(undisturbed)
+    undisturbed.close()
+    assert expected != before
+    crashes = 0
+    while True:
+        ledger = begun(f"{crashes}")
+        try:
+            with crash_after(ledger, crashes + 1):
+                act(ledger)
+        except CrashError:
+            crashes += 1
+        else:
+            ledger.close()
+            break
+        ledger.close()
+        again = Ledger(tmp_path / f"{crashes - 1}")
+        assert dump(again) == before, f"after {crashes}"
+        act(again)
+        assert dump(again) == expected, f"after {crashes}"
+        assert (miscounted(again), unproven(again), again.broken_event()) == ({}, [], None)
+        again.close()
+    # At least BEGIN, a statement and the commit.
+    assert crashes >= 3
