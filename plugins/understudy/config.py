@@ -90,7 +90,7 @@ class _Section(BaseModel):
 
 
 class Tls(_Section):
-    """TLS towards a DICOM party, 1.2 at least; a relative path begins in the configuration folder."""
+    """TLS towards another party, 1.2 at least; a relative path begins in the configuration folder."""
 
     authorities: Path = Field(description="PEM file of the authorities that sign its certificate.")
     certificate: Path | None = Field(
@@ -195,12 +195,26 @@ class Bandwidth(_Section):
 
 
 class Destination(_Section):
-    """A DICOM party that routes lead to, by C-STORE."""
+    """A party that routes lead to: by C-STORE to `Host`, or by STOW-RS to `Url`."""
 
     name: Name
-    ae_title: AeTitle
-    host: Host
+    ae_title: AeTitle | None = Field(
+        default=None,
+        description="Its AE title; what came from there is never sent back. Needed with `Host`.",
+    )
+    host: Host | None = Field(default=None, description="Host name or IP address; for C-STORE.")
     port: Port = 104
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="URL of its DICOMweb service; for STOW-RS, proven by QIDO-RS.",
+        examples=["https://archive.example.org/dicom-web"],
+    )
+    credentials_file: Path | None = Field(
+        default=None,
+        description='JSON file {"username", "password"} or {"token"} for `Url`; a relative path begins in '
+        "the configuration folder.",
+    )
     addresses: Addresses = []
     sop_classes: list[str] = Field(
         default=[], description="SOP Class UIDs (0008,0016) that it is sent; all if empty."
@@ -224,7 +238,23 @@ class Destination(_Section):
         description="Seconds instead of Policy.OwedLimit for this destination; hours outside of its windows "
         "do not count.",
     )
-    tls: Tls | None = Field(default=None, description="TLS towards it; in plain text if absent.")
+    tls: Tls | None = Field(
+        default=None,
+        description="TLS towards it. Without it, `Host` is spoken to in plain text, and an https `Url` needs "
+        "a certificate of a public authority.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.host is None) is (self.url is None):
+            raise ValueError("exactly one of Host and Url is needed")
+        if self.host is not None and self.ae_title is None:
+            raise ValueError("AeTitle is needed with Host")
+        if self.url is None and self.credentials_file is not None:
+            raise ValueError("CredentialsFile is for Url alone")
+        if self.url is not None and self.transfer_syntax == "accepted":
+            raise ValueError("TransferSyntax accepted is for Host alone: over Url nothing is negotiated")
+        return self
 
 
 class Route(_Section):

@@ -268,3 +268,24 @@ def test_tls_with_a_certificate_and_no_key_is_refused() -> None:
         parse({"Destinations": [destination]})
     whole = {**destination, "Tls": {**tls, "Key": "ours.key"}}
     assert parse({"Destinations": [whole]}).destinations[0].tls is not None
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({}, "exactly one of Host and Url"),
+        ({"Host": "192.0.2.20", "Url": "https://archive.example.org"}, "exactly one of Host and Url"),
+        ({"Host": "192.0.2.20"}, "AeTitle is needed with Host"),
+        ({"Host": "192.0.2.20", "AeTitle": "A", "CredentialsFile": "a.json"}, "for Url alone"),
+        ({"Url": "archive.example.org"}, "pattern"),
+        ({"Url": "https://archive.example.org", "TransferSyntax": "accepted"}, "for Host alone"),
+    ],
+)
+def test_destination_is_reached_one_way(keys: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        parse({"Destinations": [{"Name": "archive", **keys}]})
+
+
+def test_destination_over_dicomweb_needs_no_ae_title() -> None:
+    url = {"Name": "cloud", "Url": "https://archive.example.org/dicom-web", "CredentialsFile": "a.json"}
+    assert parse({"Destinations": [url]}).destinations[0].ae_title is None

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from understudy.adapters.tls import ClientTls, TlsSettingsError
+from understudy.adapters.tls import ClientTls, TlsSettingsError, tls_words
 from understudy.core.outcomes import Loss
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -275,7 +275,7 @@ class Association:
 
     def _failed(self, error: OSError) -> AssociationLostError:
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-            return self._lost(Loss.UNTRUSTED, _tls_words(error))
+            return self._lost(Loss.UNTRUSTED, tls_words(error))
         return self._lost(Loss.CLOSED, error.strerror or type(error).__name__)
 
     def _ended(self, kind: int, body: bytes) -> AssociationLostError:
@@ -384,24 +384,10 @@ def _secured(connection: socket.socket, host: str, tls: ClientTls) -> ssl.SSLSoc
     except TlsSettingsError as error:
         raise AssociationLostError(Loss.UNTRUSTED, str(error)) from error
     except ssl.SSLError as error:
-        raise AssociationLostError(Loss.UNTRUSTED, _tls_words(error)) from error
+        raise AssociationLostError(Loss.UNTRUSTED, tls_words(error)) from error
     except OSError as error:
         words = error.strerror or "it did not answer"
         raise AssociationLostError(Loss.UNTRUSTED, f"{words} in the TLS handshake") from error
-
-
-def _tls_words(error: ssl.SSLError) -> str:
-    """Return what OpenSSL found wrong, in its own words without source lines."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not to be trusted: {error.verify_message}"
-    reason = error.reason or str(error)
-    if reason in _PLAIN:
-        return "it does not speak TLS"
-    return reason.replace("_", " ").lower()
-
-
-_PLAIN = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
-"""What OpenSSL says of a peer that answers in plain text, or hangs up."""
 
 
 def _acknowledge(connection: socket.socket) -> None:

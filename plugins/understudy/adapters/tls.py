@@ -34,3 +34,17 @@ class ClientTls:
             # What OpenSSL cannot make use of is an OSError too.
             raise TlsSettingsError(f"{file.name} of ours cannot be used: {error.strerror}") from error
         return context
+
+
+def tls_words(error: ssl.SSLError) -> str:
+    """Return what OpenSSL found wrong, in its own words without source lines."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not to be trusted: {error.verify_message}"
+    reason = error.reason or str(error)
+    if reason in _PLAIN:
+        return "it does not speak TLS"
+    return reason.replace("_", " ").lower()
+
+
+_PLAIN = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
+"""What OpenSSL says of a peer that answers in plain text, or hangs up."""

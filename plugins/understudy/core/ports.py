@@ -82,7 +82,10 @@ class Storing(Protocol):
         ...
 
     def store(self, file: FileToSend) -> Verdict:
-        """Send one file and return what became of it; raises nothing that the peer could cause."""
+        """Send one file and return what became of it.
+
+        Raises HolderUnavailableError where the peer says something of itself and not of the file.
+        """
         ...
 
 
@@ -95,14 +98,28 @@ class MoveResult:
     failed: int
 
 
-class Peer(Protocol):
-    """A remote DICOM AE as we call it; each call raises HolderUnavailableError where it cannot be done."""
+class Receiver(Protocol):
+    """Who takes instances and tells which of a study it has, or raises HolderUnavailableError."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def ae_title(self) -> str: ...
+    def ae_title(self) -> str:
+        """What proofs name it by: its AE title, or the address of a DICOMweb server."""
+        ...
+
+    def instances(self, study: StudyInstanceUid) -> Set[SopInstanceUid]:
+        """Return the SOP Instance UIDs that it lists for a study."""
+        ...
+
+    def storing(self, pairs: Collection[tuple[str, str]]) -> AbstractContextManager[Storing]:
+        """Give an association for files of at most MAX_CONTEXTS pairs of SOP class and transfer syntax."""
+        ...
+
+
+class Peer(Receiver, Protocol):
+    """A remote DICOM AE as we call it; each call raises HolderUnavailableError where it cannot be done."""
 
     @property
     def host(self) -> str: ...
@@ -118,10 +135,6 @@ class Peer(Protocol):
         """Return every study, or the one asked for, with its count of instances, None if it has no count."""
         ...
 
-    def instances(self, study: StudyInstanceUid) -> Set[SopInstanceUid]:
-        """Return the SOP Instance UIDs that it lists for a study."""
-        ...
-
     def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
         """Ask it to send a study to the AE title `destination` and wait for the end."""
         ...
@@ -130,10 +143,6 @@ class Peer(Protocol):
         self, study: StudyInstanceUid, instances: Collection[SopInstanceUid], destination: str
     ) -> MoveResult:
         """Ask it for instances of a study one by one, and wait for the end of each."""
-        ...
-
-    def storing(self, pairs: Collection[tuple[str, str]]) -> AbstractContextManager[Storing]:
-        """Give an association for files of at most MAX_CONTEXTS pairs of SOP class and transfer syntax."""
         ...
 
 

@@ -128,13 +128,14 @@ class Destination:
 
     holder: HolderName
     ae_title: str
+    """Empty where it has none."""
     addresses: Sequence[str] = ()
     """Networks from which it calls itself."""
     sop_classes: frozenset[str] = frozenset()
 
     def refusal(self, subject: Subject) -> str:
         """Return why it is never sent this instance, empty where it may be: the loop guard stands here."""
-        if subject.instance.calling_ae_title == self.ae_title:
+        if self.ae_title and subject.instance.calling_ae_title == self.ae_title:
             return f"it came from {self.ae_title} itself"
         address = subject.source_address
         if address and self.addresses and test_of(SOURCE_ADDRESS, self.addresses)(address):

@@ -1,4 +1,4 @@
-"""A DICOM destination as holder: a route's archive, or the primary in a failback."""
+"""A DICOM or DICOMweb destination as holder: a route's archive, or the primary in a failback."""
 
 import math
 import threading
@@ -23,7 +23,7 @@ from understudy.core.ports import (
     Clock,
     FileToSend,
     HolderUnavailableError,
-    Peer,
+    Receiver,
     StoredFiles,
     Storing,
     UnreadableFileError,
@@ -44,12 +44,12 @@ _MOST_LOSSES = 3
 
 
 class DicomDestination:
-    """Delivers by C-STORE and proves by IMAGE-level C-FIND (core.ports.Holder)."""
+    """Delivers by C-STORE or STOW-RS, proves by IMAGE-level C-FIND or QIDO-RS (core.ports.Holder)."""
 
     def __init__(
         self,
         kind: HolderKind,
-        peer: Peer,
+        peer: Receiver,
         files: StoredFiles,
         clock: Clock,
         *,

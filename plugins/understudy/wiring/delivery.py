@@ -8,6 +8,7 @@ from pathlib import Path
 from understudy import config
 from understudy.adapters import keys as keys_volume
 from understudy.adapters.dicom import DicomPeer
+from understudy.adapters.dicomweb import DicomWebServer
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer
 from understudy.adapters.s3 import S3Store, read_credentials
@@ -15,7 +16,7 @@ from understudy.adapters.tls import ClientTls
 from understudy.adapters.transcoding import Transcoder
 from understudy.core.model import HolderKind, HolderName
 from understudy.core.modes import delivers_to_primary
-from understudy.core.ports import Holder, ObjectStore
+from understudy.core.ports import Holder, ObjectStore, Receiver
 from understudy.core.schedule import Hours, Limit, bytes_per_second, in_window
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination, Transcode
@@ -31,16 +32,34 @@ _ROUTE_BATCH_BYTES = 256 * 2**20
 _PACK_INSTANCES = 2000
 
 
-def dicom_peer(name: str, target: config.Primary | config.Destination, base: Base) -> DicomPeer:
+def dicom_peer(
+    name: str, ae_title: str, host: str, port: int, tls: config.Tls | None, base: Base
+) -> DicomPeer:
     """Return the client of a DICOM party."""
     return DicomPeer(
         name,
-        ae_title=target.ae_title,
-        host=target.host,
-        port=target.port,
+        ae_title=ae_title,
+        host=host,
+        port=port,
         calling_ae_title=base.configuration.ae_title,
         timeout=base.policy.network_timeout,
-        tls=client_tls(target.tls, base.places.configuration),
+        tls=client_tls(tls, base.places.configuration),
+    )
+
+
+def _receiver(target: config.Destination, base: Base) -> Receiver:
+    if target.url is None:
+        # The configuration's own checks say that both are there.
+        return dicom_peer(
+            target.name, target.ae_title or "", target.host or "", target.port, target.tls, base
+        )
+    folder = base.places.configuration
+    return DicomWebServer(
+        target.name,
+        target.url,
+        timeout=base.policy.network_timeout,
+        tls=client_tls(target.tls, folder),
+        credentials=None if target.credentials_file is None else folder / target.credentials_file,
     )
 
 
@@ -58,13 +77,13 @@ def client_tls(section: config.Tls | None, folder: Path) -> ClientTls | None:
 
 def dicom_destination(
     kind: HolderKind,
-    peer: DicomPeer,
+    peer: Receiver,
     base: Base,
     *,
     limits: Sequence[Limit] = (),
     transcode: Transcode | None = None,
 ) -> DicomDestination:
-    """Return the DICOM party as a holder, sent to within these limits."""
+    """Return the party as a holder, sent to within these limits."""
     pace = Pacer(lambda: bytes_per_second(limits, base.local()), base.clock, base.workers.wait)
     return DicomDestination(
         kind, peer, base.files, base.clock, associations=_ASSOCIATIONS, pace=pace, transcode=transcode
@@ -76,8 +95,8 @@ def configured_holders(base: Base) -> Iterator[Holder]:
     for target in base.configuration.destinations:
         limits = [Limit(Hours.parse(one.hours), one.bytes_per_second) for one in target.bandwidth]
         transcode = Transcoder(base.orthanc) if target.transfer_syntax == "accepted" else None
-        peer = dicom_peer(target.name, target, base)
-        yield dicom_destination(HolderKind.ROUTE, peer, base, limits=limits, transcode=transcode)
+        receiver = _receiver(target, base)
+        yield dicom_destination(HolderKind.ROUTE, receiver, base, limits=limits, transcode=transcode)
     for vault in base.configuration.vaults:
         yield _vault(vault, base)
 

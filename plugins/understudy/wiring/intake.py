@@ -69,8 +69,8 @@ def _rules(configuration: config.Understudy) -> Rules:
         destinations={
             HolderName(item.name): Destination(
                 HolderName(item.name),
-                item.ae_title,
-                item.addresses or edge_config.addresses_of(item.host),
+                item.ae_title or "",
+                item.addresses or edge_config.addresses_of(item.host or ""),
                 frozenset(item.sop_classes),
             )
             for item in configuration.destinations

@@ -22,7 +22,7 @@ _MIRROR_INTERVAL = 1.0
 
 def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[DicomDestination, PrimaryParts]:
     """Return the primary as a holder and what watches it, and give the latter its workers."""
-    peer = dicom_peer(PRIMARY, target, base)
+    peer = dicom_peer(PRIMARY, target.ae_title, target.host, target.port, target.tls, base)
     parts = _parts(base, target, peer, noter)
     base.workers.add("probe", _probing(base, parts), base.policy.probe_interval)
     base.workers.add("mirror", _mirroring(base, parts), _MIRROR_INTERVAL)

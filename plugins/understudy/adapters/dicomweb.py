@@ -1,0 +1,260 @@
+"""A DICOMweb server as destination: STOW-RS with the outcome of every instance, and QIDO-RS (DICOM PS3.18).
+
+Each instance is a request of its own, so that its answer speaks of it alone.
+"""
+
+import base64
+import json
+import ssl
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from understudy.adapters.tls import ClientTls, TlsSettingsError, tls_words
+from understudy.core.model import SopInstanceUid, StudyInstanceUid
+from understudy.core.outcomes import Loss, Stow, Verdict, of_http, of_loss, of_stow
+from understudy.core.ports import FileToSend, HolderUnavailableError
+
+_JSON = "application/dicom+json"
+_MAX_ANSWER = 2**24
+"""Bytes of an answer beyond which it is not read."""
+_PAGE = 1000
+"""Instances that one question of QIDO-RS asks for."""
+
+_SOP_INSTANCE_UID = "00080018"
+_REFERENCED, _FAILED = "00081199", "00081198"
+_REFERENCED_UID, _WARNING_REASON, _FAILURE_REASON = "00081155", "00081196", "00081197"
+
+_HEARD = (200, 202, 400, 409)
+"""Statuses whose body may speak of the instance (DICOM PS3.18 table 10.5.3-1)."""
+_OF_THE_INSTANCE = frozenset({400, 409, 413, 415, 500, *range(200, 300)})
+"""Statuses that the instance may have caused; any other says something of the server."""
+
+_FILES_HINT = "mend the files that the configuration names for it"
+
+
+class DicomWebServer:
+    """One server; each call raises HolderUnavailableError where it does not play along."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        timeout: float,
+        tls: ClientTls | None = None,
+        credentials: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        self._tls = tls
+        self._credentials = credentials
+
+    @property
+    def ae_title(self) -> str:
+        """What proofs name it by."""
+        return self.url
+
+    def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:
+        """Return the SOP Instance UIDs of a study, asked page by page (QIDO-RS, DICOM PS3.18 10.6)."""
+        found: set[SopInstanceUid] = set()
+        with self._client() as client:
+            while True:
+                page = self._page(client, study, len(found))
+                if not page - found:
+                    return found
+                found |= page
+
+    @contextmanager
+    def storing(self, pairs: Collection[tuple[str, str]]) -> Iterator["StowConnection"]:
+        """Give a connection for STOW-RS; nothing is negotiated, so any pairs will do."""
+        with self._client() as client:
+            yield StowConnection(self, client, self._timeout)
+
+    def unavailable(self, reason: str, hint: str) -> HolderUnavailableError:
+        """Return the error that says so of this server."""
+        return HolderUnavailableError(self.name, reason, hint)
+
+    def _page(self, client: httpx.Client, study: StudyInstanceUid, offset: int) -> set[SopInstanceUid]:
+        # In the query and not in the path, where a UID in no standard form could lead elsewhere.
+        query = {
+            "StudyInstanceUID": study,
+            "includefield": _SOP_INSTANCE_UID,
+            "limit": _PAGE,
+            "offset": offset,
+        }
+        try:
+            status, body = _exchange(client, self._timeout, "GET", "/instances", params=query)
+        except httpx.HTTPError as error:
+            verdict = _lost(error)
+            raise self.unavailable(f"QIDO-RS: {verdict.reason}", verdict.hint) from error
+        if status == 204:
+            return set()
+        if status != 200:
+            verdict = of_http(status)
+            raise self.unavailable(f"QIDO-RS: {verdict.reason}", verdict.hint)
+        uids = [_value(item, _SOP_INSTANCE_UID) for item in _items(body)]
+        if not all(uids) or (not uids and body.strip() != b"[]"):
+            raise self.unavailable("it sent an answer to QIDO-RS that cannot be read", "look at its log")
+        return {SopInstanceUid(str(uid)) for uid in uids}
+
+    @contextmanager
+    def _client(self) -> Iterator[httpx.Client]:
+        headers = {"Accept": _JSON}
+        try:
+            verify: ssl.SSLContext | bool = True if self._tls is None else self._tls.context()
+            if self._credentials is not None:
+                headers["Authorization"] = _authorization(self._credentials)
+        except TlsSettingsError as error:
+            raise self.unavailable(str(error), _FILES_HINT) from error
+        except (OSError, ValueError) as error:
+            words = getattr(error, "strerror", None) or str(error)
+            raise self.unavailable(f"the credentials cannot be used: {words}", _FILES_HINT) from error
+        with httpx.Client(
+            base_url=self.url,
+            verify=verify,
+            timeout=self._timeout,
+            headers=headers,
+            follow_redirects=False,
+            trust_env=False,
+        ) as client:
+            yield client
+
+
+class StowConnection:
+    """A connection over which instances are stored, one request each."""
+
+    def __init__(self, server: DicomWebServer, client: httpx.Client, timeout: float) -> None:
+        self._server = server
+        self._client = client
+        self._timeout = timeout
+        self.is_open = True
+        """Whether further files can be sent over it."""
+
+    def accepts(self, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
+        """Say that it may be sent: what the server takes is told by its answer alone."""
+        return True
+
+    def store(self, file: FileToSend) -> Verdict:
+        """Send one file as it is and return what became of it.
+
+        Raises HolderUnavailableError where the server says something of itself and not of the instance.
+        """
+        boundary = uuid.uuid4().hex
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        headers = {"Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'}
+        content = b"".join((head, file.content, f"\r\n--{boundary}--\r\n".encode()))
+        try:
+            status, body = _exchange(
+                self._client, self._timeout, "POST", "/studies", content=content, headers=headers
+            )
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+            verdict = _lost(error)
+            raise self._server.unavailable(f"STOW-RS: {verdict.reason}", verdict.hint) from error
+        except httpx.HTTPError as error:
+            self.is_open = False
+            return _lost(error)
+        if status not in _OF_THE_INSTANCE:
+            verdict = of_http(status)
+            raise self._server.unavailable(f"STOW-RS: {verdict.reason}", verdict.hint)
+        heard = _heard(body, file.sop_instance_uid) if status in _HEARD else None
+        return heard or (of_stow(Stow.NOT_MENTIONED, None) if _items(body) else of_http(status))
+
+
+def _exchange(
+    client: httpx.Client, timeout: float, method: str, path: str, **request: Any
+) -> tuple[int, bytes]:
+    """Return status and body, which have to come within the time-out once the request is sent."""
+    body = bytearray()
+    with client.stream(method, path, **request) as response:
+        deadline = time.monotonic() + timeout
+        for part in response.iter_bytes():
+            body += part
+            if len(body) > _MAX_ANSWER or time.monotonic() > deadline:
+                raise httpx.ReadTimeout("an answer without an end")
+        return response.status_code, bytes(body)
+
+
+def _heard(body: bytes, sop_instance_uid: str) -> Verdict | None:
+    """Return what the body says of the instance, None where it says nothing; a failure counts before all."""
+    for document in _items(body):
+        for item in _sequence(document, _FAILED):
+            if _value(item, _REFERENCED_UID) == sop_instance_uid:
+                return of_stow(Stow.FAILED, _number(item, _FAILURE_REASON))
+    for document in _items(body):
+        for item in _sequence(document, _REFERENCED):
+            if _value(item, _REFERENCED_UID) == sop_instance_uid:
+                reason = _number(item, _WARNING_REASON)
+                return of_stow(Stow.REFERENCED if reason is None else Stow.WARNED, reason)
+    return None
+
+
+def _items(body: bytes) -> Sequence[Mapping[str, Any]]:
+    """Return the data sets of a DICOM JSON document, none where it is none (DICOM PS3.18 F.2)."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return ()
+    items = document if isinstance(document, list) else [document]
+    return items if all(isinstance(item, dict) for item in items) else ()
+
+
+def _sequence(item: Mapping[str, Any], tag: str) -> Sequence[Mapping[str, Any]]:
+    values = _values(item, tag)
+    return [value for value in values if isinstance(value, dict)]
+
+
+def _values(item: Mapping[str, Any], tag: str) -> Sequence[Any]:
+    attribute = item.get(tag)
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    return values if isinstance(values, list) else ()
+
+
+def _value(item: Mapping[str, Any], tag: str) -> object:
+    values = _values(item, tag)
+    return values[0] if values else None
+
+
+def _number(item: Mapping[str, Any], tag: str) -> int | None:
+    value = _value(item, tag)
+    return value if isinstance(value, int) and 0 <= value <= 0xFFFF else None
+
+
+def _lost(error: httpx.HTTPError) -> Verdict:
+    """Return what a request without an answer means."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return of_loss(Loss.UNTRUSTED, tls_words(cause))
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return of_loss(Loss.UNREACHABLE, str(error) or "it does not answer")
+    if isinstance(error, httpx.TimeoutException):
+        return of_loss(Loss.TIMED_OUT)
+    if isinstance(error, httpx.RemoteProtocolError):
+        return of_loss(Loss.GARBLED)
+    return of_loss(Loss.CLOSED)
+
+
+def _authorization(path: Path) -> str:
+    """Return the header's value for the account in a JSON file {"username", "password"} or {"token"}.
+
+    Raises OSError, and ValueError whose text holds nothing of the file.
+    """
+    try:
+        account = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        # The parser's message could quote a secret.
+        raise ValueError("it is no JSON") from None
+    if isinstance(account, dict) and set(account) == {"token"}:
+        return f"Bearer {account['token']}"
+    if isinstance(account, dict) and set(account) == {"username", "password"}:
+        pair = f"{account['username']}:{account['password']}"
+        return "Basic " + base64.b64encode(pair.encode()).decode("ascii")
+    raise ValueError("it holds neither username and password nor a token")
