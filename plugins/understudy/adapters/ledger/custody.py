@@ -1,6 +1,7 @@
 """Custody: what happens to an obligation from its claim to its proof."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, exists, select, update
 
@@ -55,9 +56,16 @@ class Custody:
         retry_at: Callable[[int], Timestamp],
     ) -> None:
         """Record what became of instances in flight; `retry_at` gives the next try by the failures so far."""
+        told = list(deliveries)
         with self._database.writing() as connection:
-            for delivery in deliveries:
-                _record_one(connection, holder, delivery, now, retry_at)
+            for step, numbers in _steps(connection, holder, told, now, retry_at).items():
+                advance(connection, step.event, holder, numbers, now, due=step.due, reason=step.reason)
+                if step.event is ObligationEvent.REFUSE:
+                    for number in numbers:
+                        fields = {"holder": holder, "instance": number, "reason": step.reason}
+                        append_event(connection, now, SYSTEM, "refuse", fields)
+            proven = {one.number: one.proof for one in told if one.proof is not None}
+            prove(connection, ObligationEvent.PROVE, holder, proven, now)
 
     def release(self, *, now: Timestamp, everything: bool = False) -> int:
         """Return lapsed claims, or after a restart all of them, to owed; return how many there were."""
@@ -116,8 +124,7 @@ class Custody:
     def prove(self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp) -> None:
         """Record proofs for acknowledged instances."""
         with self._database.writing() as connection:
-            for number, proof in found.items():
-                prove(connection, ObligationEvent.PROVE, holder, number, proof, now)
+            prove(connection, ObligationEvent.PROVE, holder, found, now)
 
     def find(
         self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp
@@ -134,13 +141,12 @@ class Custody:
             owed = able(connection, ObligationEvent.FIND, holder, list(found))
             replacing = _replacing(connection, holder, owed)
             believed = {
-                number
+                number: found[number]
                 for number in owed
                 if number not in replacing or found[number].kind is not ProofKind.INVENTORY
             }
-            for number in sorted(believed):
-                prove(connection, ObligationEvent.FIND, holder, number, found[number], now)
-            return believed
+            prove(connection, ObligationEvent.FIND, holder, believed, now)
+            return set(believed)
 
     def disprove(
         self,
@@ -164,49 +170,59 @@ class Custody:
             return len(lost)
 
 
-def _record_one(
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What happens to all obligations with the same outcome for the same reason."""
+
+    event: ObligationEvent
+    reason: str
+    due: Timestamp | None
+
+
+def _steps(
     connection: Connection,
     holder: HolderName,
-    delivery: Delivery,
+    deliveries: Sequence[Delivery],
     now: Timestamp,
     retry_at: Callable[[int], Timestamp],
-) -> None:
-    numbers = [delivery.number]
-    outcome = delivery.outcome
-    if outcome is Outcome.CONFLICT:
-        # Where it took the place of another content, that is what the holder has: no proof will settle it.
-        outcome = Outcome.REFUSED if _replacing(connection, holder, numbers) else Outcome.UNKNOWN
-    match outcome:
-        case Outcome.DELIVERED | Outcome.DELIVERED_ALTERED:
-            reason = "" if outcome is Outcome.DELIVERED else f"altered: {delivery.reason}"
-            advance(connection, ObligationEvent.ACKNOWLEDGE, holder, numbers, now, due=now, reason=reason)
-            if delivery.proof is not None:
-                prove(connection, ObligationEvent.PROVE, holder, delivery.number, delivery.proof, now)
-        case Outcome.RETRY | Outcome.UNKNOWN:
-            attempts = connection.scalar(
-                select(obligations.c.attempts).where(
-                    obligations.c.instance == delivery.number, obligations.c.holder == holder
-                )
-            )
-            due = retry_at((attempts or 0) + 1)
-            advance(
-                connection,
-                ObligationEvent.FAIL,
-                holder,
-                numbers,
-                now,
-                due=due,
-                reason=delivery.reason,
-            )
-        case Outcome.REFUSED:
-            advance(connection, ObligationEvent.REFUSE, holder, numbers, now, reason=delivery.reason)
-            append_event(
-                connection,
-                now,
-                SYSTEM,
-                "refuse",
-                {"holder": holder, "instance": delivery.number, "reason": delivery.reason},
-            )
+) -> Mapping[_Step, list[InstanceNumber]]:
+    """Return what follows from the outcomes, each step with those that it happens to."""
+    # Where it took the place of another content, that is what the holder has: no proof will settle it.
+    conflicts = [one.number for one in deliveries if one.outcome is Outcome.CONFLICT]
+    refused = _replacing(connection, holder, conflicts)
+    failures = _attempts(connection, holder, [one.number for one in deliveries])
+    again: dict[int, Timestamp] = {}
+    steps: dict[_Step, list[InstanceNumber]] = {}
+    for one in deliveries:
+        match one.outcome:
+            case Outcome.DELIVERED:
+                step = _Step(ObligationEvent.ACKNOWLEDGE, "", now)
+            case Outcome.DELIVERED_ALTERED:
+                step = _Step(ObligationEvent.ACKNOWLEDGE, f"altered: {one.reason}", now)
+            case Outcome.REFUSED:
+                step = _Step(ObligationEvent.REFUSE, one.reason, None)
+            case Outcome.CONFLICT if one.number in refused:
+                step = _Step(ObligationEvent.REFUSE, one.reason, None)
+            case _:
+                attempt = failures.get(one.number, 0) + 1
+                if attempt not in again:
+                    again[attempt] = retry_at(attempt)
+                step = _Step(ObligationEvent.FAIL, one.reason, again[attempt])
+        steps.setdefault(step, []).append(one.number)
+    return steps
+
+
+def _attempts(
+    connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]
+) -> Mapping[InstanceNumber, int]:
+    """Return the failures so far of those that have had any."""
+    found: dict[InstanceNumber, int] = {}
+    for chunk in chunks(numbers):
+        query = select(obligations.c.instance, obligations.c.attempts).where(
+            obligations.c.holder == holder, obligations.c.instance.in_(chunk), obligations.c.attempts > 0
+        )
+        found |= {InstanceNumber(row.instance): row.attempts for row in connection.execute(query)}
+    return found
 
 
 def _replacing(connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]) -> set[int]:

@@ -5,7 +5,8 @@ Rule 2: no row is proven without a proof row written in the same transaction.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -112,13 +113,13 @@ def prove(
     connection: Connection,
     event: ObligationEvent,
     holder: HolderName,
-    number: InstanceNumber,
-    proof: Proof,
+    found: Mapping[InstanceNumber, Proof],
     now: Timestamp,
 ) -> None:
-    """Write the proof and let the event, PROVE or FIND, happen."""
-    write_proof(connection, number, holder, proof)
-    advance(connection, event, holder, [number], now)
+    """Write the proofs and let the event, PROVE or FIND, happen."""
+    rows = [proof_row(number, holder, proof) for number, proof in sorted(found.items(), key=itemgetter(0))]
+    insert_rows(connection, proofs, PROOF, rows)
+    advance(connection, event, holder, list(found), now)
 
 
 def disprove(
