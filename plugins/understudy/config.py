@@ -83,6 +83,12 @@ def _time_zone(name: str) -> str:
 
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Seconds = Annotated[float, Field(gt=0, description="Seconds.")]
+Associations = Annotated[
+    int,
+    Field(
+        ge=1, le=16, description="Associations at a time by which it is sent to; over DICOMweb connections."
+    ),
+]
 
 
 class _Section(BaseModel):
@@ -117,6 +123,7 @@ class Primary(_Section):
         default=None,
         description="AE title under which the primary knows this appliance for C-MOVE; ours if absent.",
     )
+    associations: Associations = 4
     tls: Tls | None = Field(default=None, description="TLS towards it; in plain text if absent.")
 
 
@@ -238,6 +245,7 @@ class Destination(_Section):
         description="Seconds instead of Policy.OwedLimit for this destination; hours outside of its windows "
         "do not count.",
     )
+    associations: Associations = 4
     tls: Tls | None = Field(
         default=None,
         description="TLS towards it. Without it, `Host` is spoken to in plain text, and an https `Url` needs "

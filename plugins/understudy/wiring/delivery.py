@@ -24,9 +24,6 @@ from understudy.flow.pace import Pacer
 from understudy.flow.vault import Vault, VaultSettings
 from understudy.wiring.base import STEP_INTERVAL, Base
 
-_ASSOCIATIONS = 4
-"""Of one lane at a time."""
-
 _ROUTE_BATCH = 500
 _ROUTE_BATCH_BYTES = 256 * 2**20
 _PACK_INSTANCES = 2000
@@ -80,13 +77,14 @@ def dicom_destination(
     peer: Receiver,
     base: Base,
     *,
+    associations: int,
     limits: Sequence[Limit] = (),
     transcode: Transcode | None = None,
 ) -> DicomDestination:
     """Return the party as a holder, sent to within these limits."""
     pace = Pacer(lambda: bytes_per_second(limits, base.local()), base.clock, base.workers.wait)
     return DicomDestination(
-        kind, peer, base.files, base.clock, associations=_ASSOCIATIONS, pace=pace, transcode=transcode
+        kind, peer, base.files, base.clock, associations=associations, pace=pace, transcode=transcode
     )
 
 
@@ -96,7 +94,14 @@ def configured_holders(base: Base) -> Iterator[Holder]:
         limits = [Limit(Hours.parse(one.hours), one.bytes_per_second) for one in target.bandwidth]
         transcode = Transcoder(base.orthanc) if target.transfer_syntax == "accepted" else None
         receiver = _receiver(target, base)
-        yield dicom_destination(HolderKind.ROUTE, receiver, base, limits=limits, transcode=transcode)
+        yield dicom_destination(
+            HolderKind.ROUTE,
+            receiver,
+            base,
+            associations=target.associations,
+            limits=limits,
+            transcode=transcode,
+        )
     for vault in base.configuration.vaults:
         yield _vault(vault, base)
 
