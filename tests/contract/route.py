@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.adapters.dicom import DicomPeer
+from understudy.adapters.dicomweb import DicomWebServer
 from understudy.adapters.ledger import Ledger
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import Delivery, HolderKind, HolderName, Instance, InstanceNumber, Outcome
@@ -15,6 +16,7 @@ from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
 
 from tests.peer.archive import Archive
+from tests.peer.web import WebArchive
 from tests.unit.fakes import NOW, ROUTE, Clock, note, unproven
 from tests.vault_parts import Storage
 
@@ -34,7 +36,7 @@ IMPATIENCE = 0.5
 
 
 def destination(
-    archive: Archive,
+    archive: Archive | WebArchive,
     storage: Storage,
     clock: Clock,
     *,
@@ -43,14 +45,18 @@ def destination(
     associations: int = 1,
 ) -> DicomDestination:
     """Return the archive as a holder of what is stored."""
-    peer = DicomPeer(
-        name,
-        ae_title=archive.ae_title,
-        host=archive.host,
-        port=archive.port,
-        calling_ae_title="STANDBY",
-        timeout=timeout,
-    )
+    peer: DicomPeer | DicomWebServer
+    if isinstance(archive, WebArchive):
+        peer = DicomWebServer(name, archive.url, timeout=timeout)
+    else:
+        peer = DicomPeer(
+            name,
+            ae_title=archive.ae_title,
+            host=archive.host,
+            port=archive.port,
+            calling_ae_title="STANDBY",
+            timeout=timeout,
+        )
     files = StorageArea(storage.root)
     return DicomDestination(HolderKind.ROUTE, peer, files, clock, associations=associations)
 
@@ -77,7 +83,7 @@ class Route:
     """A route that owes generated CT instances of one study; the clock is the only part that is not real."""
 
     def __init__(
-        self, folder: Path, archive: Archive, *, timeout: float = PATIENCE, associations: int = 1
+        self, folder: Path, archive: Archive | WebArchive, *, timeout: float = PATIENCE, associations: int = 1
     ) -> None:
         (folder / "storage").mkdir()
         self.storage = Storage(folder / "storage")
@@ -168,7 +174,7 @@ class Route:
 
 @contextmanager
 def serving(
-    folder: Path, archive: Archive, *, timeout: float = PATIENCE, associations: int = 1
+    folder: Path, archive: Archive | WebArchive, *, timeout: float = PATIENCE, associations: int = 1
 ) -> Iterator[Route]:
     """Give a route to the archive, and look after it that its ledger is sound."""
     route = Route(folder, archive, timeout=timeout, associations=associations)

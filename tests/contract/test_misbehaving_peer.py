@@ -15,6 +15,7 @@ from understudy.core.model import Outcome
 from tests.contract.route import IMPATIENCE, PATIENCE, Route, serving
 from tests.peer.archive import Archive
 from tests.peer.script import Act, Answer, Break, Ending, Hang, Kept, Listing, Script, Trickle
+from tests.peer.web import WebArchive
 from tests.unit.fakes import ROUTE
 
 DELIVERED, ALTERED, CONFLICT = Outcome.DELIVERED, Outcome.DELIVERED_ALTERED, Outcome.CONFLICT
@@ -30,12 +31,22 @@ LONG_ENOUGH = 200.0
 """Seconds of the clock after which what was acknowledged and lost has been owed and sent again."""
 
 
+Kind = type[Archive] | type[WebArchive]
+
+
+@pytest.fixture(params=[Archive, WebArchive], ids=["DICOM", "DICOMweb"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Over what the peer is spoken to."""
+    found: Kind = request.param
+    return found
+
+
 @contextmanager
 def route_to(
-    folder: Path, script: Script, *, timeout: float = PATIENCE, associations: int = 1
+    folder: Path, script: Script, kind: Kind = Archive, *, timeout: float = PATIENCE, associations: int = 1
 ) -> Iterator[Route]:
     with (
-        Archive(script) as archive,
+        kind(script) as archive,
         serving(folder, archive, timeout=timeout, associations=associations) as route,
     ):
         yield route
@@ -67,8 +78,8 @@ def replay(route: Route) -> None:
     route.ledger.replay(ROUTE, None, "ann", route.clock.now())
 
 
-def test_peer_that_plays_along_gets_everything_once(tmp_path: Path) -> None:
-    with route_to(tmp_path, Script()) as route:
+def test_peer_that_plays_along_gets_everything_once(tmp_path: Path, kind: Kind) -> None:
+    with route_to(tmp_path, Script(), kind) as route:
         uids = route.owe(COUNT)
         route.run()
         assert list(route.outcomes().values()) == [[DELIVERED]] * COUNT
@@ -105,10 +116,10 @@ def test_peer_that_plays_along_gets_everything_once(tmp_path: Path) -> None:
     ],
 )
 def test_status_of_every_third_instance_is_its_outcome_and_blames_no_other(
-    tmp_path: Path, status: int, outcome: Outcome
+    tmp_path: Path, kind: Kind, status: int, outcome: Outcome
 ) -> None:
     state = {ALTERED: "proven", RETRY: "owed", REFUSED: "refused"}[outcome]
-    with route_to(tmp_path, every_third(Answer(status))) as route:
+    with route_to(tmp_path, every_third(Answer(status)), kind) as route:
         uids = route.owe(COUNT)
         route.run()
         assert list(route.outcomes().values()) == thirds([DELIVERED], [outcome])
@@ -139,10 +150,11 @@ def test_poison_among_500_waits_for_a_person_and_499_are_proven(tmp_path: Path) 
 
 def test_duplicate_that_is_listed_late_is_a_conflict_and_proven_without_another_delivery(
     tmp_path: Path,
+    kind: Kind,
 ) -> None:
     # It stores and ends the connection, and its index is behind: we cannot know that it has the instance.
     begin = Script(act=Break(Ending.CLOSE, kept=Kept.AS_SENT), listing=Listing.EMPTY)
-    with route_to(tmp_path, begin) as route:
+    with route_to(tmp_path, begin, kind) as route:
         (uid,) = route.owe(1)
         route.run()
         route.archive.script = Script(refuses_duplicates=True, listing=Listing.EMPTY)
@@ -155,8 +167,8 @@ def test_duplicate_that_is_listed_late_is_a_conflict_and_proven_without_another_
         assert route.deliveries() == {uid: 2}
 
 
-def test_duplicate_that_is_never_listed_is_a_conflict_and_never_proven(tmp_path: Path) -> None:
-    with route_to(tmp_path, Script(act=Answer(0x0111), only=(2, 4, 5, 6))) as route:
+def test_duplicate_that_is_never_listed_is_a_conflict_and_never_proven(tmp_path: Path, kind: Kind) -> None:
+    with route_to(tmp_path, Script(act=Answer(0x0111), only=(2, 4, 5, 6)), kind) as route:
         first, second, third = route.owe(3)
         route.run(seconds=80)
         # After 10, 20 and 40 seconds, and not at every step.
@@ -165,8 +177,10 @@ def test_duplicate_that_is_never_listed_is_a_conflict_and_never_proven(tmp_path:
         mend(route, seconds=LONG_ENOUGH)
 
 
-def test_acknowledged_and_lost_is_delivered_and_owed_again_until_it_is_there(tmp_path: Path) -> None:
-    with route_to(tmp_path, every_third(Answer(kept=Kept.NOT))) as route:
+def test_acknowledged_and_lost_is_delivered_and_owed_again_until_it_is_there(
+    tmp_path: Path, kind: Kind
+) -> None:
+    with route_to(tmp_path, every_third(Answer(kept=Kept.NOT)), kind) as route:
         route.owe(COUNT)
         route.run()
         assert list(route.outcomes().values()) == [[DELIVERED]] * COUNT
@@ -178,8 +192,8 @@ def test_acknowledged_and_lost_is_delivered_and_owed_again_until_it_is_there(tmp
         assert list(route.deliveries().values()) == thirds(1, 2)
 
 
-def test_instance_that_is_kept_under_another_uid_is_never_proven(tmp_path: Path) -> None:
-    with route_to(tmp_path, Script(act=Answer(0xB000, kept=Kept.RENAMED))) as route:
+def test_instance_that_is_kept_under_another_uid_is_never_proven(tmp_path: Path, kind: Kind) -> None:
+    with route_to(tmp_path, Script(act=Answer(0xB000, kept=Kept.RENAMED)), kind) as route:
         (uid,) = route.owe(1)
         route.run(seconds=LONG_ENOUGH)
         assert set(route.outcomes()[uid]) == {ALTERED}
@@ -188,8 +202,8 @@ def test_instance_that_is_kept_under_another_uid_is_never_proven(tmp_path: Path)
         mend(route, seconds=LONG_ENOUGH)
 
 
-def test_index_that_is_behind_leaves_everything_delivered_and_unproven(tmp_path: Path) -> None:
-    with route_to(tmp_path, Script(listing=Listing.EMPTY)) as route:
+def test_index_that_is_behind_leaves_everything_delivered_and_unproven(tmp_path: Path, kind: Kind) -> None:
+    with route_to(tmp_path, Script(listing=Listing.EMPTY), kind) as route:
         uids = route.owe(COUNT)
         route.run(seconds=30)
         assert list(route.outcomes().values()) == [[DELIVERED]] * COUNT
@@ -285,23 +299,25 @@ def test_peer_that_cannot_be_asked_lets_the_lane_wait_and_gets_nothing(
     ],
 )
 def test_end_in_place_of_an_answer_is_unknown_and_found_out_before_it_is_sent_again(
-    tmp_path: Path, ending: Ending, words: str, kept: Kept
+    tmp_path: Path, kind: Kind, ending: Ending, words: str, kept: Kept
 ) -> None:
-    with route_to(tmp_path, every_third(Break(ending, kept=kept))) as route:
+    with route_to(tmp_path, every_third(Break(ending, kept=kept)), kind) as route:
         route.owe(COUNT)
         route.run()
         assert list(route.outcomes().values()) == thirds([DELIVERED], [UNKNOWN])
         assert route.states() == thirds("proven", "owed")
-        assert [words in view.reason for view in route.obligations()] == thirds(False, True)
+        if kind is Archive:
+            # HTTP tells less: there are no aborts.
+            assert [words in view.reason for view in route.obligations()] == thirds(False, True)
         mend(route, seconds=20)
         assert list(route.deliveries().values()) == thirds(1, 1 if kept is Kept.AS_SENT else 2)
 
 
 @pytest.mark.parametrize("ending", list(Ending))
 def test_end_in_the_middle_of_a_data_set_is_unknown_and_the_others_go_over_a_new_association(
-    tmp_path: Path, ending: Ending
+    tmp_path: Path, kind: Kind, ending: Ending
 ) -> None:
-    with route_to(tmp_path, every_third(Break(ending, after_bytes=MIDDLE))) as route:
+    with route_to(tmp_path, every_third(Break(ending, after_bytes=MIDDLE)), kind) as route:
         uids = route.owe(COUNT, size=LARGE)
         route.run()
         assert list(route.outcomes().values()) == thirds([DELIVERED], [UNKNOWN])
@@ -311,8 +327,8 @@ def test_end_in_the_middle_of_a_data_set_is_unknown_and_the_others_go_over_a_new
         assert route.deliveries() == dict.fromkeys(uids, 1)
 
 
-def test_ends_on_parallel_associations_lose_nothing(tmp_path: Path) -> None:
-    with route_to(tmp_path, every_third(Break(Ending.RESET)), associations=4) as route:
+def test_ends_on_parallel_associations_lose_nothing(tmp_path: Path, kind: Kind) -> None:
+    with route_to(tmp_path, every_third(Break(Ending.RESET)), kind, associations=4) as route:
         route.owe(24)
         route.run()
         found = [outcomes for outcomes in route.outcomes().values() if outcomes]
@@ -331,9 +347,9 @@ def test_ends_on_parallel_associations_lose_nothing(tmp_path: Path) -> None:
     ids=["no answer", "part of an answer"],
 )
 def test_hanging_in_place_of_an_answer_is_unknown_after_the_timeout(
-    tmp_path: Path, act: Callable[[Kept], Act], kept: Kept
+    tmp_path: Path, kind: Kind, act: Callable[[Kept], Act], kept: Kept
 ) -> None:
-    with route_to(tmp_path, every_third(act(kept)), timeout=IMPATIENCE) as route:
+    with route_to(tmp_path, every_third(act(kept)), kind, timeout=IMPATIENCE) as route:
         route.owe(COUNT)
         route.run()
         assert list(route.outcomes().values()) == thirds([DELIVERED], [UNKNOWN])
@@ -345,8 +361,11 @@ def test_hanging_in_place_of_an_answer_is_unknown_after_the_timeout(
 
 def test_peer_that_stops_reading_in_the_middle_of_a_data_set_is_unknown_after_the_timeout(
     tmp_path: Path,
+    kind: Kind,
 ) -> None:
-    with route_to(tmp_path, Script(act=Hang(after_bytes=MIDDLE), only=(2,)), timeout=IMPATIENCE) as route:
+    with route_to(
+        tmp_path, Script(act=Hang(after_bytes=MIDDLE), only=(2,)), kind, timeout=IMPATIENCE
+    ) as route:
         # Larger than the buffers of a connection.
         first, second, third = route.owe(3, size=2 * LARGE)
         route.run()
@@ -356,10 +375,80 @@ def test_peer_that_stops_reading_in_the_middle_of_a_data_set_is_unknown_after_th
         mend(route, seconds=20)
 
 
-def test_answer_that_trickles_in_within_the_timeout_is_an_answer(tmp_path: Path) -> None:
-    with route_to(tmp_path, every_third(Trickle())) as route:
+def test_answer_that_trickles_in_within_the_timeout_is_an_answer(tmp_path: Path, kind: Kind) -> None:
+    with route_to(tmp_path, every_third(Trickle()), kind) as route:
         uids = route.owe(COUNT)
         route.run()
         assert list(route.outcomes().values()) == [[DELIVERED]] * COUNT
         assert route.deliveries() == dict.fromkeys(uids, 1)
         mend(route)
+
+
+# What DICOMweb alone has
+
+
+@pytest.mark.parametrize("status", [301, 401, 404, 429, 503])
+def test_http_status_that_speaks_of_the_server_lets_the_lane_wait_and_blames_no_instance(
+    tmp_path: Path, status: int
+) -> None:
+    with route_to(tmp_path, Script(http_status=status), WebArchive) as route:
+        uids = route.owe(3)
+        route.run()
+        assert f"HTTP status {status}" in route.waits_because
+        assert route.outcomes_known == 0
+        assert route.states() == ["owed"] * 3
+        assert [view.attempts for view in route.obligations()] == [0] * 3
+        mend(route, seconds=10)
+        assert route.deliveries() == dict.fromkeys(uids, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (200, UNKNOWN),
+        (202, UNKNOWN),
+        (400, REFUSED),
+        (409, REFUSED),
+        (413, REFUSED),
+        (415, REFUSED),
+        (500, RETRY),
+    ],
+)
+def test_http_status_without_a_body_is_the_outcome_of_its_instance(
+    tmp_path: Path, status: int, outcome: Outcome
+) -> None:
+    with route_to(tmp_path, Script(http_status=status), WebArchive) as route:
+        uids = route.owe(2)
+        route.run()
+        assert list(route.outcomes().values()) == [[outcome]] * 2
+        assert route.states() == ["refused" if outcome is REFUSED else "owed"] * 2
+        if outcome is REFUSED:
+            replay(route)
+        mend(route, seconds=10)
+        assert route.deliveries() == dict.fromkeys(uids, 1)
+
+
+def test_instance_that_the_body_leaves_out_is_unknown_and_found_out(tmp_path: Path) -> None:
+    with route_to(tmp_path, Script(), WebArchive) as route:
+        uids = route.owe(3)
+        route.archive.script = Script(unmentioned=frozenset({uids[1]}))
+        route.run()
+        assert list(route.outcomes().values()) == [[DELIVERED], [UNKNOWN], [DELIVERED]]
+        mend(route, seconds=10)
+        assert route.deliveries() == dict.fromkeys(uids, 1)
+
+
+@pytest.mark.parametrize(
+    ("listing", "words"),
+    [(Listing.REFUSED, "HTTP status 503"), (Listing.SILENT, "no answer in time")],
+)
+def test_server_that_cannot_be_asked_lets_the_lane_wait_and_gets_nothing(
+    tmp_path: Path, listing: Listing, words: str
+) -> None:
+    with route_to(tmp_path, Script(listing=listing), WebArchive, timeout=IMPATIENCE) as route:
+        route.owe(2)
+        route.run()
+        assert words in route.waits_because
+        assert route.states() == ["owed"] * 2
+        assert route.archive.record.arrivals == []
+        mend(route, seconds=10)
