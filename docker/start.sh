@@ -34,16 +34,14 @@ start_orthanc() {
     # start without its accounts and devices.
     understudy prepare-orthanc --render "$generated/generated.json" ||
         { [ -s "$generated/generated.json" ] || fail "the configuration could not be rendered: the lines above say why"; }
-    # DCMTK recurses into nested sequences: with 8 MB a file nested 50,000 deep ends the process. Only the address space of
-    # each thread grows; where the host promises no more than it has (overcommit 2) even that is refused.
-    [ "$(</proc/sys/vm/overcommit_memory)" = 2 ] || ulimit -S -s 262144 || printf 'start: the stack stays at %s kB\n' "$(ulimit -s)" >&2
     # Orthanc names the patient of an instance whose UIDs are missing. The ID may go over several lines.
-    exec Orthanc "$generated" 2> >(exec sed -u -n -E -e ':top' -e '/Store has failed because required tags/{
+    exec env LD_PRELOAD=/opt/understudy/lib/reception.so UNDERSTUDY_PARKING=/var/lib/orthanc/storage/understudy/parking \
+        Orthanc "$generated" 2> >(exec sed -u -n -E -e ':top' -e '/Store has failed because required tags/{
         s/PatientID=.*/PatientID=(not logged)/
         p
         :rest
         n
-        /^[EWIT][0-9]{4} /!b rest
+        /^([EWIT][0-9]{4}|reception:) /!b rest
         b top
     }' -e p >&2)
 }

@@ -22,6 +22,7 @@ from understudy.plugin.durability import (
     write_ahead_log,
 )
 from understudy.plugin.identity import Identity, identify
+from understudy.plugin.parking import PARKING, Parking
 from understudy.plugin.recovery import NotNowError, Recovery, RefusedFileError
 from understudy.plugin.recovery import Orthanc as RecoveringOrthanc
 from understudy.plugin.roles import Method, Role, allowed, stores
@@ -56,12 +57,12 @@ class Plugin:
         self._versions = Versions(
             storage, Index(_instances, _stored_file, _identity, _metadata), orthanc.LogWarning
         )
+        self._parking = Parking(storage / "understudy" / PARKING)
         self._durability = DurableAcknowledgement(
             sync=self._sync,
             monotonic=time.monotonic,
             log_error=orthanc.LogError,
-            # No clean stop: it would wait for the store under way, and that one must not be answered.
-            end_process=partial(os._exit, SYNC_FAILED_STATUS),
+            end_process=self._end_process,
         )
         self._guard = IntakeGuard(
             _volumes(configuration), agent_socket.with_name(FLAG_FILE), orthanc.LogWarning
@@ -95,18 +96,24 @@ class Plugin:
         Called for every kind of store, before Orthanc looks at it. What escapes from here would be taken for
         consent (ReceivedInstanceCallback.cpp).
         """
-        # What comes by C-STORE was parsed by now, in a thread with a stack of another size.
-        if origin != orthanc.InstanceOrigin.DICOM_PROTOCOL and (found := fault(content)) is not None:
+        # What comes by C-STORE was parsed by now (docker/reception).
+        by_rest = origin != orthanc.InstanceOrigin.DICOM_PROTOCOL
+        if by_rest and (found := fault(content)) is not None:
             orthanc.LogError(f"store refused because={found}")
             return REFUSE
+        uid = sop_instance_uid(content)
+        if uid is not None and (parked := self._parking.begin(uid, by_rest=by_rest)) is not None:
+            orthanc.LogError(f"store refused instance={parked.sop_instance_uid} because=parked")
+            return REFUSE
         try:
-            uid = sop_instance_uid(content) or _parsed_sop_instance_uid(content)
+            uid = uid or _parsed_sop_instance_uid(content)
             if uid is None:
                 self._versions.abandon()
             elif self._versions.before_store(uid, content):
                 # Orthanc answers an identical copy from its index, which has to be on the disk by then.
                 self._sync()
         except (NotKeptError, OSError) as error:
+            self._parking.end()
             orthanc.LogError(f"store refused because=earlier_version_not_kept: {error}")
             return REFUSE
         return KEEP_AS_IS
@@ -115,6 +122,7 @@ class Plugin:
         """Make the store durable before it is answered, and keep it where another one is on its way."""
         self._durability.after_store()
         try:
+            self._parking.stored()
             self._versions.after_store(orthanc_id, instance.GetInstanceData, partial(_own_metadata, instance))
         except (NotKeptError, OSError, orthanc.OrthancException) as error:
             self._durability.refuse()
@@ -135,6 +143,8 @@ class Plugin:
 
     def filter_http(self, uri: str, **request: Any) -> bool:
         """Return whether the call is allowed; False answers 403."""
+        # What this thread was storing before has come to its end, however that was answered.
+        self._parking.end()
         caller = identify(request["headers"])
         if caller is None:
             return False
@@ -170,6 +180,11 @@ class Plugin:
         else:
             # Orthanc itself says text/plain here; a Content-Type of ours would be a second one.
             output.SendHttpStatus(answer.status, answer.body)
+
+    def _end_process(self) -> None:
+        """End Orthanc without a clean stop, which would wait for the store under way and answer it."""
+        self._parking.disown()
+        os._exit(SYNC_FAILED_STATUS)
 
     def _wake(self) -> None:
         """Publish the counters and wake the agent; runs in the waker's thread."""

@@ -7,9 +7,7 @@ that a log which shows it shows the fault.
 
 import gzip
 import hashlib
-import io
 import struct
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,12 +22,13 @@ FORGED = "understudy.forged mode standby -> active"
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
-DEPTHS = (10, 48, 49, 50, 64, 99, 100, 1000, 50_000)
+DEPTHS = (10, 32, 33, 49, 50, 64, 100, 1000, 50_000)
 BOMB = 2**30
 """Bytes that a bomb inflates to: more than Orthanc's parser may keep, and half of its container's memory."""
 
 _LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 _PIXELS = 0x7FE00010
+_BLOCK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +98,38 @@ def nested(depth: int) -> bytes:
     return (begin + item) * depth + end * depth
 
 
-def _compressed(size: int, bits: int, before: bytes = b"") -> bytes:
-    """Return the bytes `before` and so many zeros, compressed."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, bits)
-    block = bytes(2**20)
-    pieces = [packer.compress(before), *(packer.compress(block) for _ in range(size // len(block)))]
-    return b"".join([*pieces, packer.flush()])
+def _deflated(before: bytes, zeros: int) -> bytes:
+    """Return the bytes and so many zeros as one deflated stream.
+
+    A block that follows a full flush says the same wherever it stands (RFC 1951), so it is made once.
+    """
+
+    def flushed(content: bytes) -> bytes:
+        packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+        return packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH)
+
+    end = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS).flush()
+    return flushed(before) + flushed(bytes(_BLOCK)) * (zeros // _BLOCK) + end
+
+
+def _check_sum(zeros: int) -> int:
+    block, found = bytes(_BLOCK), 0
+    for _ in range(zeros // _BLOCK):
+        found = zlib.crc32(block, found)
+    return found
+
+
+def _gzip(deflated: bytes, check_sum: int, size: int) -> bytes:
+    """Return a gzip member (RFC 1952)."""
+    return b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + deflated + struct.pack("<II", check_sum, size)
+
+
+def _zip(name: bytes, deflated: bytes, check_sum: int, size: int) -> bytes:
+    """Return an archive of one file (APPNOTE.TXT 4.3)."""
+    fields = struct.pack("<HHHHHIIIHH", 20, 0, 8, 0, 33, check_sum, len(deflated), size, len(name), 0)
+    local = b"PK\3\4" + fields + name + deflated
+    central = b"PK\1\2" + struct.pack("<H", 20) + fields + struct.pack("<HHHII", 0, 0, 0, 0, 0) + name
+    return local + central + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local), 0)
 
 
 class _Maker:
@@ -211,20 +236,17 @@ def _lying(seed: str) -> Iterator[Hostile]:
 
 
 def _bombs(size: int, seed: str) -> Iterator[Hostile]:
-    maker = _Maker("deflate-bomb", seed)
-    maker.elements[_PIXELS] = element(_PIXELS, "OW", b"", size)
-    content = header(maker.uid, DEFLATED) + _compressed(size, -zlib.MAX_WBITS, maker.data_set())
-    yield Hostile(maker.name, content, maker.uid, transfer_syntax=DEFLATED)
-    body = _compressed(size, zlib.MAX_WBITS | 16)
-    yield Hostile("gzip-bomb", body, "", headers={"Content-Encoding": "gzip"})
-    archive = io.BytesIO()
-    with (
-        zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed,
-        packed.open("bomb.dcm", "w", force_zip64=True) as member,
-    ):
-        for _ in range(size // 2**20):
-            member.write(bytes(2**20))
-    yield Hostile("zip-bomb", archive.getvalue(), "", headers={"Content-Type": "application/zip"})
+    for name, zeros in (("deflate-bomb", size), ("deflate-good", 0)):
+        maker = _Maker(name, seed)
+        if zeros:
+            maker.elements[_PIXELS] = element(_PIXELS, "OW", b"", zeros)
+        data_set = _deflated(maker.data_set(), zeros)
+        # One of an odd length gets a zero more (DICOM PS3.5 A.5).
+        content = header(maker.uid, DEFLATED) + data_set + bytes(len(data_set) % 2)
+        yield Hostile(maker.name, content, maker.uid, transfer_syntax=DEFLATED)
+    bomb = (_deflated(b"", size), _check_sum(size), size)
+    yield Hostile("gzip-bomb", _gzip(*bomb), "", headers={"Content-Encoding": "gzip"})
+    yield Hostile("zip-bomb", _zip(b"bomb.dcm", *bomb), "", headers={"Content-Type": "application/zip"})
     small = gzip.compress(_Maker("gzip-good", seed).made().content)
     yield Hostile("gzip-good", small, uid_of(seed, "gzip-good"), headers={"Content-Encoding": "gzip"})
 

@@ -81,7 +81,7 @@ def _ports() -> dict[str, str]:
     """Return the ports that the environment names, else the documented ones."""
     return {
         "UNDERSTUDY_DICOM_PORT": os.environ.get("UNDERSTUDY_DICOM_PORT", "4242"),
-        "UNDERSTUDY_DICOM_TLS_PORT": os.environ.get("UNDERSTUDY_DICOM_TLS_PORT", "2762"),
+        "UNDERSTUDY_DICOM_TLS_PORT": os.environ.get("UNDERSTUDY_DICOM_TLS_PORT", "127.0.0.1:2762"),
         "UNDERSTUDY_HTTPS_PORT": os.environ.get("UNDERSTUDY_HTTPS_PORT", "8443"),
     }
 

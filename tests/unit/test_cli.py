@@ -331,6 +331,27 @@ def test_quarantine_lists_file_size_and_reason(
     assert capsys.readouterr().out == "a  3 bytes: it is cut\n"
 
 
+def test_quarantine_lists_what_is_parked_and_releases_it(
+    folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNDERSTUDY_STORAGE", str(folders / "storage"))
+    assert run(["quarantine", "--release", "1.2.3"]) == 1
+    assert "lists those that are" in capsys.readouterr().err
+    parking = folders / "storage" / "understudy" / "parking"
+    parking.mkdir(parents=True)
+    (parking / "suspects").write_text("2 1700000000 CT1 1.2.3\n1 1700000000 US 1.2.4\n")
+
+    assert run(["quarantine"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("1.2.3  from CT1: parked, Orthanc ended 2 times")
+    assert "1.2.4" not in shown, "a suspect is still accepted"
+
+    assert run(["quarantine", "--release", "1.2.3"]) == 0
+    assert run(["quarantine"]) == 0
+    assert "parked" not in capsys.readouterr().out
+    assert (parking / "suspects").read_text() == "1 1700000000 US 1.2.4\n"
+
+
 def test_users_are_added_listed_and_removed(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["init"])
     capsys.readouterr()

@@ -459,3 +459,19 @@ def test_recover_raises_an_alarm_while_anything_is_in_quarantine(world: World) -
     (alarm,) = world.recovery.alarms()
     assert alarm.what.startswith("1 files")
     assert world.recovery.files().quarantined == 1
+
+
+def test_recover_raises_an_alarm_while_anything_is_parked(world: World) -> None:
+    boot(world, parked=1)
+    folder = world.storage / "understudy" / "parking"
+    folder.mkdir()
+    (folder / "suspects").write_text("2 1700000000 CT1 1.2.3\n1 1700000000 US 1.2.4\n")
+    world.recovery.step()
+    (alarm,) = world.recovery.alarms()
+    assert alarm.what.startswith("1 instances are parked")
+    assert world.recovery.files().parked == 1
+    with world.ledger.database.reading() as connection:
+        (fields,) = (
+            connection.exec_driver_sql("SELECT fields FROM events WHERE kind = 'recover'").scalars().all()
+        )
+    assert '"parked":1' in fields

@@ -29,6 +29,7 @@ from understudy.adapters.orthanc_index import (
     statistics_in_force,
 )
 from understudy.adapters.part10 import BrokenFileError, examine
+from understudy.plugin.parking import PARKING, boot_id, count_ends, suspects
 from understudy.plugin.recovery import (
     NOTE_SUFFIX,
     QUARANTINE,
@@ -77,6 +78,8 @@ class BootReport:
     recoverable: int = 0
     quarantined: int = 0
     unreadable: int = 0
+    parked: int = 0
+    """Instances that were on their way when Orthanc ended, for the second time."""
     seconds: float = 0.0
     listed: tuple[Unreadable, ...] = ()
     """The first of the unreadable rows."""
@@ -260,6 +263,11 @@ def prepare(storage: Path, index: Path, *, seconds: float, now: float) -> BootRe
         found = sort_files(storage, index, seconds=seconds)
     except (UnusableIndexError, OSError) as error:
         problems.append(f"the storage area was not compared with the index: {error}")
+    parked = 0
+    try:
+        parked = len(count_ends(storage / OURS / PARKING, boot_id(), now))
+    except OSError as error:
+        problems.append(f"what was on its way when Orthanc ended was not counted: {error}")
     (storage / OURS / RESULT_FILE).unlink(missing_ok=True)
     report = BootReport(
         at=now,
@@ -271,6 +279,7 @@ def prepare(storage: Path, index: Path, *, seconds: float, now: float) -> BootRe
         recoverable=found.recoverable,
         quarantined=found.quarantined,
         unreadable=len(found.unreadable),
+        parked=parked,
         seconds=round(time.monotonic() - began, 3),
         listed=found.unreadable[:_LISTED],
     )
@@ -347,6 +356,10 @@ class BootReports:
             return 0
         names = (path.name for path in folder.iterdir())
         return sum(1 for name in names if not name.startswith(".") and not name.endswith(NOTE_SUFFIX))
+
+    def parked(self) -> int:
+        """Return how many instances are refused because Orthanc ended on them twice."""
+        return sum(suspect.parked for suspect in suspects(self._storage / OURS / PARKING).values())
 
     def waiting(self) -> int:
         """Return how many files wait to be read in."""

@@ -10,6 +10,8 @@ from understudy.cli.errors import CommandError, Exit, telling
 from understudy.cli.places import places
 from understudy.config import ConfigurationError, Understudy, load, schema_json
 from understudy.core.errors import RefusedError
+from understudy.core.model import Timestamp
+from understudy.core.views import iso
 
 # Adapters are imported inside the functions: `status` and `health` must start fast, and cryptography alone
 # takes longer to load than they take to answer.
@@ -151,7 +153,7 @@ def prepare_orthanc(arguments: argparse.Namespace) -> int:
     print(
         f"boot statistics_in_force={str(report.statistics_in_force).lower()} folders={report.folders} "
         f"left={report.folders_left} recoverable={report.recoverable} quarantined={report.quarantined} "
-        f"unreadable={report.unreadable} seconds={report.seconds}",
+        f"unreadable={report.unreadable} parked={report.parked} seconds={report.seconds}",
         file=sys.stderr,
     )
     if report.problem:
@@ -159,12 +161,36 @@ def prepare_orthanc(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def quarantine(_: argparse.Namespace) -> int:
-    """Print every file that boot recovery set aside, with the reason."""
-    from understudy.adapters.boot import quarantined
+def quarantine(arguments: argparse.Namespace) -> int:
+    """Print every file that was set aside and every instance that is parked, or release one of these."""
+    from understudy.adapters.boot import OURS, quarantined
+    from understudy.plugin.parking import PARKING, forget, suspects
 
-    for name, size, reason in quarantined(places().storage):
+    storage = places().storage
+    folder = storage / OURS / PARKING
+    if arguments.release is not None:
+        try:
+            known = folder.is_dir() and forget(folder, arguments.release)
+        except OSError as error:
+            raise CommandError(
+                f"it cannot be released here: {error}",
+                "only the service orthanc may write there: docker compose exec orthanc understudy quarantine "
+                "--release UID",
+            ) from error
+        if not known:
+            raise CommandError(
+                f"no instance {arguments.release} is parked", "`understudy quarantine` lists those that are"
+            )
+        print(f"{arguments.release} is released: it is accepted when it is sent again")
+        return Exit.OK
+    for name, size, reason in quarantined(storage):
         print(f"{name}  {size} bytes: {reason}")
+    for suspect in suspects(folder).values():
+        if suspect.parked:
+            print(
+                f"{suspect.sop_instance_uid}  from {suspect.calling_ae_title}: parked, Orthanc ended "
+                f"{suspect.ends} times while it was on its way, last before {iso(Timestamp(suspect.last))}"
+            )
     return Exit.OK
 
 

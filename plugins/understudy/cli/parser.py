@@ -237,7 +237,10 @@ def _setting_up(commands: Commands) -> None:
     )
     prepare.set_defaults(run=local.prepare_orthanc)
 
-    aside = _add(commands, "quarantine", "list the files that boot recovery set aside, and why")
+    aside = _add(commands, "quarantine", "list the files that were set aside and what is parked, and why")
+    aside.add_argument(
+        "--release", metavar="UID", help="accept this parked instance again; in the service orthanc"
+    )
     aside.set_defaults(run=local.quarantine)
 
     schema = _add(commands, "config-schema", "print the JSON Schema of our section of the configuration")

@@ -172,6 +172,8 @@ class FilesView:
     recovered: int = 0
     """Of the last start."""
     quarantined: int = 0
+    parked: int = 0
+    """Instances that are refused because Orthanc ended on them twice."""
     damaged: int = 0
     """Missing or changed, and not healed."""
     healed: int = 0

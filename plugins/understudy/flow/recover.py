@@ -58,6 +58,9 @@ class Boot(Protocol):
     def unreadable(self) -> int: ...
 
     @property
+    def parked(self) -> int: ...
+
+    @property
     def listed(self) -> Sequence[Row]: ...
 
 
@@ -73,6 +76,8 @@ class Reports(Protocol):
         ...
 
     def in_quarantine(self) -> int: ...
+
+    def parked(self) -> int: ...
 
     def waiting(self) -> int: ...
 
@@ -112,12 +117,13 @@ class Recovery:
             "recoverable": boot.recoverable,
             "quarantined": boot.quarantined,
             "unreadable": boot.unreadable,
+            "parked": boot.parked,
             "folders_left": boot.folders_left,
             "statistics_in_force": boot.statistics_in_force,
             "finished": finished,
             **result,
         }
-        if boot.recoverable or boot.quarantined or boot.unreadable or boot.problem:
+        if boot.recoverable or boot.quarantined or boot.unreadable or boot.parked or boot.problem:
             self._ledger.log("understudy", KIND, fields, self._clock.now())
             _log.warning("recover %s", " ".join(f"{name}={value}" for name, value in fields.items()))
         self._ledger.write_fact(_TOLD, state)
@@ -147,6 +153,7 @@ class Recovery:
             recovering=self._reports.waiting(),
             recovered=result.get("stored", 0) + result.get("already_there", 0),
             quarantined=self._reports.in_quarantine(),
+            parked=self._reports.parked(),
             damaged=counts.get(DamageState.OPEN, 0),
             healed=counts.get(DamageState.HEALED, 0),
             statistics_in_force=boot is None or boot.statistics_in_force,
@@ -180,6 +187,14 @@ class Recovery:
                     at,
                     f"{view.quarantined} files are in quarantine",
                     "`understudy quarantine` says which and why; the manual (intake) what to do with them",
+                )
+            )
+        if view.parked:
+            found.append(
+                Alarm(
+                    at,
+                    f"{view.parked} instances are parked: Orthanc ended on each of them twice",
+                    "`understudy quarantine` says which and who sends them; the manual (intake) what to do",
                 )
             )
         if boot is not None and any(not row.is_dicom for row in boot.listed):

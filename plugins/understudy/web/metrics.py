@@ -107,6 +107,7 @@ class _Snapshot(Collector):
             ("files_recovering", "Files without an index row that are being read in.", files.recovering),
             ("files_recovered", "Files that the last start of Orthanc read in.", files.recovered),
             ("files_quarantined", "Files that boot recovery set aside.", files.quarantined),
+            ("instances_parked", "Instances refused because Orthanc ended on them twice.", files.parked),
             ("files_damaged", "Stored files that are missing or changed and not healed.", files.damaged),
             ("files_healed", "Stored files that were healed, since the ledger began.", files.healed),
             ("files_scrubbed", "Stored files that the present scrub has verified.", files.scrubbed),
