@@ -273,6 +273,21 @@ class Route(_Section):
         default=[], description="What has to hold, all of it; every instance fits if empty."
     )
     to: list[Name] = Field(min_length=1, description="Names of destinations.")
+    priority: Literal["high", "medium", "low"] = Field(
+        default="medium",
+        description="What a destination is sent first; a day of waiting outweighs one level.",
+    )
+    send: Literal["at_once", "when_stable"] = Field(
+        default="at_once",
+        description="when_stable: once its study has not grown for Policy.StableAge seconds; it has no "
+        "priority then, and comes after what is sent at once.",
+    )
+
+    @model_validator(mode="after")
+    def _one_order(self) -> Self:
+        if self.send == "when_stable" and "priority" in self.model_fields_set:
+            raise ValueError("a route that waits until the study is stable has no Priority")
+        return self
 
 
 class DirectoryVault(_Section):
@@ -435,6 +450,11 @@ class Policy(_Section):
         ge=0,
         description="Bytes that are kept back on the index and state volumes, at most a twentieth of each, "
         "and given up at RefusePercent so that a full appliance can delete and recover; 0 keeps none.",
+    )
+    stable_age: Seconds = Field(
+        default=60,
+        description="Seconds without a new instance after which a study counts as complete for routes that "
+        "send when it is stable; an instance waits ten times as long at most.",
     )
     network_timeout: Seconds = Field(default=30, description="Seconds until a silent peer is given up.")
 

@@ -25,7 +25,7 @@ from understudy.core.model import (
     Timestamp,
 )
 from understudy.core.ports import Changes, HolderUnavailableError, MoveResult, Storing
-from understudy.core.rules import Rules
+from understudy.core.rules import Debt, Rules
 from understudy.flow.route import Router
 
 NOW = Timestamp(1_700_000_000.0)
@@ -114,7 +114,7 @@ def note(
 ) -> int:
     """Note instances that all owe the same."""
     return ledger.note(
-        [(instance, owed, received) for instance in instances],
+        [(instance, [Debt(holder) for holder in owed], received) for instance in instances],
         primary=PRIMARY,
         primary_grace=grace,
         vaults=[VAULT],

@@ -156,6 +156,11 @@ def test_words_of_ours_are_no_keywords_of_dicom() -> None:
     [
         ({"Routes": [{"Name": "rule", "To": ["archive"]}]}, "leads to 'archive', which is no destination"),
         ({"Routes": [{"Name": "rule", "To": []}]}, "at least 1 item"),
+        (
+            {"Routes": [{"Name": "rule", "To": ["a"], "Priority": "high", "Send": "when_stable"}]},
+            "has no Priority",
+        ),
+        ({"Routes": [{"Name": "rule", "To": ["a"], "Priority": "urgent"}]}, "'high', 'medium' or 'low'"),
         ({"TimeZone": "Europe/Wien"}, "no time zone"),
         ({"TimeZone": "../../etc/passwd"}, "no time zone"),
         (

@@ -22,6 +22,7 @@ from understudy.core.model import (
 )
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import UnreadableFileError
+from understudy.core.rules import Debt
 from understudy.flow.conflicts import Conflicts
 
 VAULT = HolderName("nas")
@@ -108,7 +109,7 @@ class World:
 
     def note(self, instance: NewInstance) -> None:
         self.ledger.note(
-            [(instance, [VAULT], None)],
+            [(instance, [Debt(VAULT)], None)],
             primary=None,
             primary_grace=0,
             vaults=[VAULT],

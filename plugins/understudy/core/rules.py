@@ -37,9 +37,9 @@ KNOWN = frozenset({*NOTED, SOURCE_ADDRESS, WEEKDAY, TIME_OF_DAY})
 class Priority(IntEnum):
     """What is sent first to a destination, in the words of DICOM (PS3.7 E.1, Priority)."""
 
-    HIGH = 0
+    LOW = 0
     MEDIUM = 1
-    LOW = 2
+    HIGH = 2
 
 
 class Matching(Enum):
@@ -162,8 +162,9 @@ class Debt:
     """What an instance owes to one holder."""
 
     holder: HolderName
-    priority: Priority = Priority.MEDIUM
+    priority: Priority = Priority.LOW
     when_stable: bool = False
+    """Whether it waits for its study; then it has no head start over others, whatever its priority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,7 @@ class Rules:
             known = debts.get(debt.holder, debt)
             debts[debt.holder] = Debt(
                 debt.holder,
-                min(known.priority, debt.priority),
+                max(known.priority, debt.priority),
                 known.when_stable and debt.when_stable,
             )
         if self.primary is not None and not self.came_from_primary(subject.instance):

@@ -5,8 +5,9 @@ import threading
 from collections.abc import Sequence
 
 from understudy.adapters.ledger import Ledger
-from understudy.core.model import HolderName, NewInstance, Proof, ProofKind, Timestamp
+from understudy.core.model import NewInstance, Proof, ProofKind, Timestamp
 from understudy.core.ports import Clock, Feed
+from understudy.core.rules import Debt
 from understudy.flow.route import Router
 
 _log = logging.getLogger(__name__)
@@ -19,7 +20,14 @@ class Noter:
     """Writes every stored instance into the ledger; a crash repeats the last page, which changes nothing."""
 
     def __init__(
-        self, feed: Feed, ledger: Ledger, router: Router, clock: Clock, *, primary_grace: float
+        self,
+        feed: Feed,
+        ledger: Ledger,
+        router: Router,
+        clock: Clock,
+        *,
+        primary_grace: float,
+        stable_age: float = 0.0,
     ) -> None:
         self._feed = feed
         self._ledger = ledger
@@ -27,6 +35,7 @@ class Noter:
         self._rules = router.rules
         self._clock = clock
         self._primary_grace = primary_grace
+        self._stable_age = stable_age
         self._one_at_a_time = threading.Lock()
 
     def catch_up(self) -> int:
@@ -82,16 +91,17 @@ class Noter:
             vaults=self._rules.vaults,
             cursor=cursor,
             now=now,
+            stable_age=self._stable_age,
         )
 
-    def _owed(self, instance: NewInstance, now: Timestamp) -> list[HolderName]:
+    def _owed(self, instance: NewInstance, now: Timestamp) -> list[Debt]:
         debts, unread = self._router.owed(instance)
         if unread and self._ledger.unknown([instance.orthanc_id]):
             # A route that asks for an attribute of its file does not match: that has to be found in the log.
             fields = {"sop_instance_uid": instance.sop_instance_uid, "because": unread}
             self._ledger.log("understudy", "unread", fields, now)
             _log.warning("route unread sop_instance_uid=%s because=%s", instance.sop_instance_uid, unread)
-        return [debt.holder for debt in debts]
+        return debts
 
     def _received(self, instance: NewInstance, now: Timestamp) -> Proof | None:
         """Return the proof that the primary has the instance, where it was the primary that sent it."""

@@ -7,7 +7,7 @@ from understudy import config
 from understudy.adapters import dictionary, edge_config
 from understudy.adapters.versions import KeptVersions
 from understudy.core.model import HolderName
-from understudy.core.rules import Destination, Matching, Route, Rules
+from understudy.core.rules import Destination, Matching, Priority, Route, Rules
 from understudy.flow.conflicts import Conflicts
 from understudy.flow.note import Noter
 from understudy.flow.route import Router
@@ -33,7 +33,14 @@ def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts]:
         zone=ZoneInfo(base.configuration.time_zone),
         names_patient=dictionary.names_patient,
     )
-    noter = Noter(base.orthanc, base.ledger, router, base.clock, primary_grace=base.policy.primary_grace)
+    noter = Noter(
+        base.orthanc,
+        base.ledger,
+        router,
+        base.clock,
+        primary_grace=base.policy.primary_grace,
+        stable_age=base.policy.stable_age,
+    )
     base.workers.add("note", _waking_lanes(noter.catch_up, base), _NOTE_INTERVAL)
     base.workers.add("reconcile", _waking_lanes(noter.reconcile, base), _RECONCILE_INTERVAL)
     versions = KeptVersions(base.places.storage)
@@ -63,6 +70,8 @@ def _rules(configuration: config.Understudy) -> Rules:
                 route.name,
                 [condition.compiled() for condition in route.when],
                 [HolderName(name) for name in route.to],
+                Priority[route.priority.upper()],
+                route.send == "when_stable",
             )
             for route in configuration.routes
         ],

@@ -26,6 +26,7 @@ from understudy.core.model import (
     Timestamp,
 )
 from understudy.core.obligations import ObligationState
+from understudy.core.rules import Debt
 from understudy.flow.appliance import Appliance
 from understudy.flow.courier import Lane
 from understudy.flow.loop import Loop
@@ -90,9 +91,9 @@ def _stored(file: Path) -> NewInstance:
 
 def note(appliance: Appliance, instances: Sequence[NewInstance], holders: Sequence[str], cursor: int) -> None:
     """Note instances as owed to the holders, for long enough that no pack waits for more."""
-    names = [HolderName(holder) for holder in holders]
+    debts = [Debt(HolderName(holder)) for holder in holders]
     appliance.ledger.note(
-        [(instance, names, None) for instance in instances],
+        [(instance, debts, None) for instance in instances],
         primary=None,
         primary_grace=0,
         vaults=[],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Column, Connection, exists, func, insert, literal, select, update
+from sqlalchemy import Column, Connection, and_, exists, func, insert, literal, select, update
 
 from understudy.adapters.ledger.columns import insert_rows
 from understudy.adapters.ledger.conflicts import record_conflict
@@ -30,6 +30,8 @@ from understudy.adapters.ledger.transitions import (
 from understudy.core.conflicts import ConflictKind
 from understudy.core.model import HolderName, InstanceNumber, NewInstance, Proof, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState, origins
+from understudy.core.retry import head_start
+from understudy.core.rules import Debt
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +41,27 @@ class _Site:
     primary: HolderName | None
     primary_grace: float
     vaults: Collection[HolderName]
+    stable_age: float
     epoch: int
     now: Timestamp
 
-    def due(self, holder: HolderName) -> Timestamp:
-        """Return when the holder may first be given what it is owed."""
-        return Timestamp(self.now + self.primary_grace) if holder == self.primary else self.now
+    def due(self, debt: Debt) -> Timestamp:
+        """Return when the holder may first be given what it is owed: in the past, where that comes first."""
+        if debt.holder == self.primary:
+            return Timestamp(self.now + self.primary_grace)
+        if debt.when_stable:
+            return Timestamp(self.now + self.stable_age)
+        return Timestamp(self.now - head_start(debt.priority))
 
+
+_MOST_STABLE_AGES = 10
+"""A study that goes on growing is waited for at most for so many times the age at which it is stable."""
 
 _FIELDS = tuple(NewInstance.__dataclass_fields__)
 _FIELDS_OF = attrgetter(*_FIELDS)
 
-Noted = tuple[NewInstance, Sequence[HolderName], Proof | None]
-"""An instance, whom it is owed to, and the proof that the primary has it where it came from there."""
+Noted = tuple[NewInstance, Sequence[Debt], Proof | None]
+"""An instance, what it owes, and the proof that the primary has it where it came from there."""
 
 
 class Intake:
@@ -68,21 +78,23 @@ class Intake:
         vaults: Collection[HolderName],
         cursor: int,
         now: Timestamp,
+        stable_age: float = 0.0,
     ) -> int:
         """Record new instances with what they owe and the feed's cursor in one transaction.
 
-        Each element names the holders that are owed the instance, and the proof that the primary has it where
-        it came from there. Returns how many were new. Repeating a call changes nothing.
+        Each element names what the instance owes, and the proof that the primary has it where it came from
+        there. What waits for its study is due when that has not grown for `stable_age` seconds. Returns how
+        many were new. Repeating a call changes nothing.
         """
         with self._database.writing() as connection:
-            site = _Site(primary, primary_grace, vaults, current_mode(connection).epoch, now)
+            epoch = current_mode(connection).epoch
+            site = _Site(primary, primary_grace, vaults, stable_age, epoch, now)
             unheard, others = _sorted_out(connection, noted)
             _note_unheard(connection, unheard, site)
-            fresh = sum(
-                _note_one(connection, instance, owed, received, site) for instance, owed, received in others
-            )
+            fresh = unheard + [one for one in others if _note_one(connection, *one, site)]
+            _wait_for_studies(connection, fresh, site)
             write_cursor(connection, "changes", cursor)
-            return len(unheard) + fresh
+            return len(fresh)
 
     def owe_all(self, holder: HolderName, *, now: Timestamp) -> int:
         """Owe every instance to a holder that was named after it came; return how many were not yet owed."""
@@ -155,9 +167,10 @@ def _note_unheard(connection: Connection, noted: Sequence[Noted], site: _Site) -
     proven: list[Sequence[object]] = []
     for number, (instance, owed, received) in enumerate(noted, last + 1):
         rows.append((*_FIELDS_OF(instance), number, site.epoch))
-        for holder in dict.fromkeys(owed):
-            owing.append(obligation(number, holder, ObligationState.OWED, site.due(holder), site.now))
-        if received is not None and site.primary is not None and site.primary not in owed:
+        debts = {debt.holder: debt for debt in owed}
+        for holder, debt in debts.items():
+            owing.append(obligation(number, holder, ObligationState.OWED, site.due(debt), site.now))
+        if received is not None and site.primary is not None and site.primary not in debts:
             owing.append(obligation(number, site.primary, ObligationState.PROVEN, site.now, site.now))
             proven.append(proof_row(number, site.primary, received))
     with counted_together(connection):
@@ -169,10 +182,11 @@ def _note_unheard(connection: Connection, noted: Sequence[Noted], site: _Site) -
 def _note_one(
     connection: Connection,
     instance: NewInstance,
-    owed: Sequence[HolderName],
+    owed: Sequence[Debt],
     received: Proof | None,
     site: _Site,
-) -> int:
+) -> bool:
+    """Record one instance beside what is known of it; return whether it was new."""
     versions = connection.execute(
         select(
             instances.c.number, instances.c.md5, instances.c.attachment_uuid, instances.c.superseded_by
@@ -180,7 +194,7 @@ def _note_one(
     ).all()
     same = next((row for row in versions if row.md5 == instance.md5), None)
     if same is not None and same.attachment_uuid == instance.attachment_uuid and same.superseded_by is None:
-        return 0
+        return False
     if same is None:
         values = {name: getattr(instance, name) for name in NewInstance.__dataclass_fields__}
         number = connection.scalar(
@@ -194,18 +208,41 @@ def _note_one(
         connection.execute(update(instances).where(instances.c.number == number).values(**changes))
         stored_again(connection, number, site.now)
     _supersede(connection, [row for row in versions if row.number != number], number, site)
-    for holder in owed:
-        due = site.due(holder)
-        owe(connection, number, holder, ObligationState.OWED, due, site.now)
+    for debt in owed:
+        due = site.due(debt)
+        owe(connection, number, debt.holder, ObligationState.OWED, due, site.now)
         if same is not None and same.superseded_by is not None:
-            _owe_again(connection, number, holder, due, site.now)
+            _owe_again(connection, number, debt.holder, due, site.now)
     if (
         received is not None
         and site.primary is not None
         and owe(connection, number, site.primary, ObligationState.PROVEN, site.now, site.now)
     ):
         write_proof(connection, number, site.primary, received)
-    return 1 if same is None else 0
+    return same is None
+
+
+def _wait_for_studies(connection: Connection, fresh: Sequence[Noted], site: _Site) -> None:
+    """Let what waits for a study wait on, since the study has grown; it was owed so long ago at most."""
+    grown = {
+        (debt.holder, instance.study_instance_uid)
+        for instance, owed, _ in fresh
+        for debt in owed
+        if debt.when_stable
+    }
+    for holder, study in sorted(grown):
+        of_study = select(instances.c.number).where(instances.c.study_instance_uid == study)
+        waiting = and_(
+            obligations.c.holder == holder,
+            obligations.c.instance.in_(of_study),
+            obligations.c.state == ObligationState.OWED.value,
+            obligations.c.attempts == 0,
+            # What is due already is not held back.
+            obligations.c.due > site.now,
+        )
+        latest = obligations.c.since + _MOST_STABLE_AGES * site.stable_age
+        due = func.min(site.now + site.stable_age, latest)
+        connection.execute(update(obligations).where(waiting).values(due=due))
 
 
 def _supersede(connection: Connection, earlier: Sequence[Any], number: int, site: _Site) -> None:

@@ -297,7 +297,8 @@ def _view(row: Any) -> ObligationView:
         sop_instance_uid=row.sop_instance_uid,
         study_instance_uid=row.study_instance_uid,
         attempts=row.attempts,
-        due=iso(row.due),
+        # Before it was owed there was nothing to do: that is its head start over others.
+        due=iso(max(row.due, row.since)),
         changed=iso(row.changed),
         reason=row.reason,
         hint=hint_of(row.reason) if state is ObligationState.REFUSED else _HINTS.get(state, ""),

@@ -1,4 +1,4 @@
-"""What the configuration says of a destination reaches its lane."""
+"""What the configuration says of routes and destinations reaches rules and lanes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from understudy.config import parse
 from understudy.core.model import Timestamp
+from understudy.core.rules import Matching, Priority
 from understudy.core.views import LaneState
 from understudy.wiring.base import Base, Places, open_base
 from understudy.wiring.delivery import configured_holders, wire_lane
+from understudy.wiring.intake import wire_intake
 
 from tests.unit.fakes import ROUTE, Clock, FakeHolder
 
@@ -47,6 +49,35 @@ def test_lane_keeps_to_the_windows_in_the_sites_time(base: Base) -> None:
     other = wire_lane(FakeHolder(name=ROUTE.__class__("other")), replace(base, clock=Clock(at(12))))
     other.step()
     assert other.view.state is LaneState.IDLE
+
+
+def test_routes_reach_the_rules_with_all_that_they_say(base: Base) -> None:
+    text = {
+        "Destinations": [
+            ARCHIVE | {"SopClasses": ["1.2.3"]},
+            {"Name": "pacs", "AeTitle": "PACS2", "Host": "pacs"},
+        ],
+        "Routes": [
+            {
+                "Name": "er",
+                "When": [{"Of": "Modality", "Equals": "CT"}],
+                "To": ["archive"],
+                "Priority": "high",
+            },
+            {"Name": "rest", "To": ["archive", "pacs"], "Send": "when_stable"},
+        ],
+        "RouteMatching": "first",
+    }
+    _, router, _ = wire_intake(replace(base, configuration=parse(text)))
+    first, second = router.rules.routes
+    assert (first.name, first.priority, first.when_stable) == ("er", Priority.HIGH, False)
+    assert first.conditions[0].holds(["CT"])
+    assert (second.destinations, second.when_stable) == (["archive", "pacs"], True)
+    assert router.rules.matching is Matching.FIRST
+    archive, pacs = router.rules.destinations.values()
+    assert (archive.ae_title, list(archive.addresses)) == ("ARCHIVE", ["192.0.2.30/32"])
+    assert archive.sop_classes == {"1.2.3"}
+    assert (pacs.addresses, pacs.sop_classes) == ([], frozenset())
 
 
 def test_destination_is_paced_in_the_hours_of_its_limit(base: Base) -> None:
