@@ -7,7 +7,7 @@ import pytest
 from understudy.adapters.ledger import Ledger
 from understudy.core.model import Delivery, HolderKind, Instance, InstanceNumber, Outcome, Proof
 from understudy.core.obligations import ObligationState
-from understudy.core.views import LaneState
+from understudy.core.views import LaneState, iso
 from understudy.flow.courier import Lane, LanePolicy
 
 from tests.unit.fakes import (
@@ -135,6 +135,8 @@ def test_lane_waits_longer_and_longer_for_a_holder_that_is_away(bench: Bench) ->
             assert not bench.lane.step()
         waits.append(bench.clock.now() - began)
     assert waits == [10, 20, 40, 80, 100]
+    # It has been away since the first failure, however often it was tried.
+    assert bench.lane.view.since == iso(NOW)
     # No instance is to blame.
     assert [view.attempts for view in bench.ledger.obligations(ROUTE, None, 10)] == [0, 0]
     bench.holder.away = False

@@ -217,6 +217,9 @@ class Lane:
     def _show(
         self, state: LaneState, reason: str, *, until: Timestamp | None = None, rate: float | None = None
     ) -> None:
+        if self._failures and state is LaneState.WORKING:
+            # One more try of a holder that is away ends no alarm: how it ends is shown.
+            return
         with self._lock:
             before = self._view
             since = before.since if before.state is state else iso(self._clock.now())
