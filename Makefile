@@ -10,12 +10,14 @@ VENV := .venv
 IMAGE := understudy:local
 LAB_IMAGE := understudy-lab:local
 S3_IMAGE := understudy-s3:local
+TARGET_IMAGE := understudy-target:local
 COMPOSE := docker compose -f docker/compose.yml
 LAB := $(COMPOSE) -f docker/compose.lab.yml
 # A project of its own: the demo begins with empty volumes, and an appliance started by `make up` has data to keep.
 DEMO := $(LAB) --project-name understudy-demo
 SHELL_SCRIPTS = $(shell git ls-files '*.sh' .ci/run)
 DOCKERFILES = $(shell git ls-files '*Dockerfile')
+YAML_FILES = $(shell git ls-files '*.yml')
 
 .PHONY: help
 help: ## show this list
@@ -41,6 +43,10 @@ lab-images: engine ## build the lab's images: DICOM parties, S3
 	@docker/build.sh $(LAB_IMAGE) docker/lab/dicom/Dockerfile docker/lab/dicom
 	@docker/build.sh $(S3_IMAGE) docker/lab/s3/Dockerfile docker/lab/s3
 
+.PHONY: target-image
+target-image: engine
+	@docker/build.sh $(TARGET_IMAGE) tests/ansible/Dockerfile tests/ansible
+
 # The stamp is newer than the lock it was installed from.
 $(VENV)/installed: tests/requirements.lock
 	@tests/tools/venv.sh $(PYTHON) $(VENV)
@@ -56,14 +62,20 @@ browser:
 tracer:
 	@tests/tools/packages.sh strace
 
+.PHONY: ssh
+ssh:
+	@tests/tools/packages.sh ssh=openssh-client openssl
+
 .PHONY: lint
-lint: venv ## check style, types, shell scripts and Dockerfiles
-	@echo 'lint: ruff, mypy, shellcheck, hadolint'
+lint: venv ## check style, types, shell scripts, Dockerfiles and plays
+	@echo 'lint: ruff, mypy, shellcheck, hadolint, yamllint, ansible-lint'
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/shellcheck $(SHELL_SCRIPTS)
 	@$(VENV)/bin/hadolint $(DOCKERFILES)
+	@$(VENV)/bin/yamllint --strict $(YAML_FILES)
+	@cd ansible && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ansible-lint -q
 
 .PHONY: test
 test: venv ## lint, then run all tests; starts and stops all they need
@@ -79,6 +91,10 @@ checked: lint
 .PHONY: built
 built:
 	@$(MAKE) --jobs=1 image lab-images browser tracer
+
+.PHONY: ansible-test
+ansible-test: venv image lab-images target-image ssh ## run the plays against a host in a container: what `make test` leaves out
+	@$(VENV)/bin/pytest tests/ansible -m 'longer or not longer'
 
 .PHONY: drills
 drills: venv image lab-images tracer ## power cuts, kills, a siege and full disks, at full length
@@ -110,7 +126,7 @@ down: ## stop appliance, lab and demo; their data stays
 .PHONY: clean
 clean: ## remove appliance, lab and demo with ALL their data, the images and the tools' environment
 	@command -v docker >/dev/null || exit 0; $(LAB) down --remove-orphans --volumes; $(DEMO) down --remove-orphans --volumes; \
-	for image in $(IMAGE) $(LAB_IMAGE) $(S3_IMAGE); do docker image rm "$$image" >/dev/null 2>&1 || true; done
+	for image in $(IMAGE) $(LAB_IMAGE) $(S3_IMAGE) $(TARGET_IMAGE); do docker image rm "$$image" >/dev/null 2>&1 || true; done
 	@rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .PHONY: lock
@@ -120,3 +136,4 @@ lock: ## renew the locked versions of all Python dependencies
 .PHONY: docs
 docs: venv ## renew the generated parts of the reference pages
 	@PYTHONPATH=plugins $(VENV)/bin/python -m tests.tools.reference_pages
+	@$(VENV)/bin/python -m tests.tools.role_readmes

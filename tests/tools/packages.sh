@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes Debian's programs of these names available to the tests (usage: packages.sh PROGRAM...; package and program share a name).
+# Makes Debian's programs available to the tests (usage: packages.sh PROGRAM[=PACKAGE]...; the package has the program's name if not said).
 set -euo pipefail
 
 say() { printf 'packages: %s\n' "$*" >&2; }
 
 missing=()
 for program in "$@"; do
-    command -v "$program" >/dev/null || missing+=("$program")
+    command -v "${program%%=*}" >/dev/null || missing+=("${program#*=}")
 done
 if [ ${#missing[@]} = 0 ]; then
     exit 0

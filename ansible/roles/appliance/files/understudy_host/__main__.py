@@ -1,0 +1,112 @@
+"""The command `understudy-host`, which units and plays run as root."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from understudy_host import certificate
+from understudy_host.backup import back_up
+from understudy_host.check_config import check_config
+from understudy_host.compose import Compose, status
+from understudy_host.decommission import decommission
+from understudy_host.diagnose import diagnose
+from understudy_host.metrics import write_metrics
+from understudy_host.places import HostError, Places, RefusedError, image_of
+from understudy_host.supervise import supervise
+from understudy_host.update import MAY_UPDATE, update
+
+FAILED, REFUSED = 1, 3
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb; 0 done, 1 failed, 3 refused and nothing changed."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        said = _run(parsed, Places())
+    except HostError as error:
+        print(error, file=sys.stderr)
+        return REFUSED if isinstance(error, RefusedError) else FAILED
+    if said:
+        print(said)
+    return 0
+
+
+def _run(parsed: argparse.Namespace, places: Places) -> str:
+    match parsed.verb:
+        case "supervise":
+            supervise(places)
+            return ""
+        case "stop":
+            Compose(places).stop()
+            return ""
+        case "check-config":
+            return check_config(places, parsed.image or image_of(places), parsed.candidate)
+        case "update":
+            return update(places, parsed.image, without_status=parsed.without_status)
+        case "back-up":
+            return str(back_up(places, parsed.recipient))
+        case "metrics":
+            return str(write_metrics(places))
+        case "diagnose":
+            missing = diagnose(places, parsed.target)
+            return f"not to be had: {', '.join(missing)}" if missing else ""
+        case "certificate-holds":
+            return certificate.holds(
+                places, sys.stdin.read(), days=parsed.days, names=parsed.names.split(",")
+            )
+        case "request-certificate":
+            return certificate.request(places, parsed.names.split(","))
+        case "install-certificate":
+            return certificate.install(places, sys.stdin.read())
+        case "decommission":
+            return decommission(places)
+        case _:
+            return may_maintain(places)
+
+
+def may_maintain(places: Places) -> str:
+    """Say that the host may be maintained now, or raise RefusedError while it stands in for the PACS."""
+    try:
+        mode = status(places)["mode"]
+    except HostError:
+        # An appliance that does not run needs its updates all the more.
+        return "the agent does not answer: nothing is served that maintenance could disturb"
+    if mode not in MAY_UPDATE:
+        raise RefusedError(f"the appliance is {mode}: maintenance waits")
+    return f"the appliance is {mode}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="understudy-host", description=__doc__)
+    verbs = top.add_subparsers(dest="verb", required=True)
+    for name, text in (
+        ("supervise", "start the appliance and watch it (for systemd)"),
+        ("stop", "stop the services in order (for systemd)"),
+        ("metrics", "write the host's metrics for node exporter"),
+        ("decommission", "remove the services; refused while anything is unproven"),
+        ("may-maintain", "exit 0 unless the appliance stands in for the PACS"),
+    ):
+        verbs.add_parser(name, help=text)
+    check = verbs.add_parser("check-config", help="check the configuration with the image's own checker")
+    check.add_argument("--image", help="by this image; the running one if absent")
+    check.add_argument("candidate", nargs="?", type=Path, help="a file in the place of understudy.json")
+    change = verbs.add_parser("update", help="replace the image; rolled back by itself")
+    change.add_argument("--without-status", action="store_true", help="although the agent does not answer")
+    change.add_argument("image")
+    keep = verbs.add_parser("back-up", help="write an encrypted copy of configuration and keys")
+    keep.add_argument("--recipient", action="append", default=[], help="age recipient; the vault's if absent")
+    holds = verbs.add_parser(
+        "certificate-holds", help="exit 3 unless the authority on standard input signed it"
+    )
+    holds.add_argument("--days", type=int, required=True, help="for so long at least")
+    holds.add_argument("--names", required=True, help="for these names and addresses")
+    ask = verbs.add_parser("request-certificate", help="make a key, and print a request for its certificate")
+    ask.add_argument("--names", required=True, help="names and addresses, separated by commas")
+    verbs.add_parser("install-certificate", help="install the chain on standard input with that key")
+    collect = verbs.add_parser("diagnose", help="collect what helps to find a fault")
+    collect.add_argument("target", type=Path)
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,45 @@
+"""Keeps encrypted copies of configuration and keys: what a new host needs to be this appliance again."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from understudy_host.compose import run
+from understudy_host.places import HostError, Places, image_of
+
+KEPT = 14
+
+
+def back_up(places: Places, recipients: Sequence[str] = ()) -> Path:
+    """Write a tar archive, encrypted with age, and return its path; the identity from the safe opens it.
+
+    Without recipients the vault's own is taken. The ledger is not in it: it can be made anew.
+    """
+    readers = list(recipients) or [_vault_recipient(places)]
+    folders = [places.configuration, places.project, places.volume("keys")]
+    archive = run(
+        ["tar", "--create", "--directory", "/", *(str(folder.relative_to("/")) for folder in folders)]
+    )
+    age = [part for reader in readers for part in ("--recipient", reader)]
+    confined = ["--rm", "--interactive", "--network", "none", "--read-only", "--cap-drop", "ALL"]
+    encrypted = run(
+        ["docker", "run", *confined, "--entrypoint", "age", image_of(places), *age], stdin=archive
+    )
+    places.backups.mkdir(parents=True, exist_ok=True)
+    path = places.backups / time.strftime("configuration-%Y%m%d-%H%M%S.tar.age")
+    aside = path.with_suffix(".part")
+    aside.touch(mode=0o600)
+    aside.write_bytes(encrypted)
+    aside.rename(path)
+    for old in sorted(places.backups.glob("configuration-*.tar.age"))[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def _vault_recipient(places: Places) -> str:
+    try:
+        return (places.volume("keys") / "vault-recipient").read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise HostError(
+            "the appliance has no recipient of its own: name one in appliance_backup_recipients"
+        ) from None

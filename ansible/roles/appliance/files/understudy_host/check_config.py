@@ -1,0 +1,27 @@
+"""Lets the image's own checker look at a configuration before it lands."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from understudy_host.compose import run
+from understudy_host.places import Places
+
+
+def check_config(places: Places, image: str, candidate: Path | None = None) -> str:
+    """Return the checker's word; raise HostError with every problem.
+
+    `candidate` stands for understudy.json; the other files are those that are there.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in places.configuration.glob("*.json"):
+            shutil.copyfile(file, folder / file.name)
+        if candidate is not None:
+            shutil.copyfile(candidate, folder / "understudy.json")
+        folder.chmod(0o755)
+        for file in folder.iterdir():
+            file.chmod(0o644)
+        confined = ["--rm", "--network", "none", "--read-only", "--cap-drop", "ALL"]
+        mount = ["--volume", f"{folder}:/etc/understudy/config:ro", "--entrypoint", "understudy"]
+        return run(["docker", "run", *confined, *mount, image, "check-config"]).decode().strip()

@@ -1,0 +1,121 @@
+"""The compose project of the appliance, and the agent inside it."""
+
+import http.client
+import json
+import re
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from understudy_host.places import HostError, Places
+
+SERVICES = ("edge", "orthanc", "agent")
+"""In the order in which they stop: nobody is let in any more before intake and account end."""
+
+_ANSWER_SECONDS = 10
+
+
+class Health(Enum):
+    """What Docker says of a service; `ABSENT` where no container runs."""
+
+    HEALTHY = "healthy"
+    STARTING = "starting"
+    UNHEALTHY = "unhealthy"
+    ABSENT = "absent"
+
+
+def run(command: Sequence[str], *, stdin: bytes | None = None, timeout: float | None = None) -> bytes:
+    """Run a command and return what it wrote; raise HostError with its last lines where it failed."""
+    try:
+        done = subprocess.run(list(command), input=stdin, capture_output=True, check=False, timeout=timeout)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError(f"{' '.join(command[:6])}: {error}") from error
+    if done.returncode:
+        told = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
+        raise HostError(f"{' '.join(command[:6])}: exit {done.returncode}: {told[-1500:]}")
+    return done.stdout
+
+
+class Compose:
+    """The project in its folder; every call names what it works on."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def up(self, *services: str, seconds: int) -> None:
+        """Start services, all if none is named, and wait until they are healthy; raise HostError if not."""
+        wait = ("--detach", "--wait", "--wait-timeout", str(seconds))
+        self._compose("up", "--no-build", "--pull", "never", "--remove-orphans", *wait, *services)
+
+    def stop(self) -> None:
+        """Stop the services one after the other; each has its own time to finish what runs."""
+        for service in SERVICES:
+            self._compose("stop", service)
+
+    def restart(self, service: str) -> None:
+        """Restart one service."""
+        self._compose("restart", service)
+
+    def remove(self) -> None:
+        """Remove containers and networks; the volumes' data stays."""
+        self._compose("down", "--remove-orphans", "--volumes")
+
+    def health(self) -> Mapping[str, Health]:
+        """Return what Docker says of each service."""
+        seen = dict.fromkeys(SERVICES, Health.ABSENT)
+        for line in self._compose("ps", "--format", "json").decode().splitlines():
+            container = json.loads(line)
+            if container["Service"] in seen and container["State"] == "running":
+                seen[container["Service"]] = Health(container["Health"] or "starting")
+        return seen
+
+    def last_words(self, *services: str, lines: int = 5) -> str:
+        """Return how each of the services is, and the last lines that it has logged."""
+        told = []
+        for service in services:
+            state = self._compose("ps", "--all", "--format", "{{.Status}}", service).decode().strip()
+            log = self._compose("logs", "--no-color", "--no-log-prefix", "--tail", str(lines), service)
+            told.append(f"{service}: {state}: {_printable(log.decode('utf-8', 'replace'))}")
+        return "\n".join(told)
+
+    def _compose(self, *arguments: str) -> bytes:
+        folder = str(self._places.project)
+        return run(["docker", "compose", "--progress", "quiet", "--project-directory", folder, *arguments])
+
+
+def _printable(text: str) -> str:
+    """Return the text without what would move a terminal's cursor."""
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).strip()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_ANSWER_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def status(places: Places) -> dict[str, Any]:
+    """Return the agent's status; raise HostError where it does not answer."""
+    connection = _UnixConnection(places.agent_socket)
+    try:
+        connection.request(
+            "GET", "/understudy/status", headers={"X-Understudy-User": "host", "X-Understudy-Role": "reader"}
+        )
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise HostError(f"the agent answers {answer.status} when asked for its status")
+        read: dict[str, Any] = json.loads(content)
+        return read
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise HostError(f"the agent does not answer: {error}") from error
+    finally:
+        connection.close()

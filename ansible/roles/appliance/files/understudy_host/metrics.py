@@ -1,0 +1,44 @@
+"""Writes what the agent cannot know into files that node exporter reads (textfile collector)."""
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+from understudy_host.compose import SERVICES, Compose, Health, run
+from understudy_host.places import HostError, Places
+
+
+def write_metrics(places: Places) -> Path:
+    """Replace the file of metrics and return its path."""
+    path = places.textfiles / "understudy.prom"
+    aside = path.with_suffix(".new")
+    aside.write_text("\n".join(_lines(places)) + "\n", encoding="ascii")
+    aside.chmod(0o644)
+    aside.replace(path)
+    return path
+
+
+def _lines(places: Places) -> Iterator[str]:
+    yield "# HELP understudy_certificate_expiry_timestamp_seconds When the certificate ends."
+    yield "# TYPE understudy_certificate_expiry_timestamp_seconds gauge"
+    yield f"understudy_certificate_expiry_timestamp_seconds {certificate_end(places):.0f}"
+    health = Compose(places).health()
+    yield "# HELP understudy_service_healthy Whether Docker calls the service healthy."
+    yield "# TYPE understudy_service_healthy gauge"
+    for service in SERVICES:
+        yield f'understudy_service_healthy{{service="{service}"}} {int(health[service] is Health.HEALTHY)}'
+    backups = [file.stat().st_mtime for file in places.backups.glob("configuration-*.tar.age")]
+    if backups:
+        yield "# HELP understudy_backup_timestamp_seconds When configuration and keys were backed up last."
+        yield "# TYPE understudy_backup_timestamp_seconds gauge"
+        yield f"understudy_backup_timestamp_seconds {max(backups):.0f}"
+
+
+def certificate_end(places: Places) -> float:
+    """Return when the appliance's certificate ends, in seconds since 1970."""
+    certificate = places.volume("keys") / "tls" / "https.pem"
+    told = run(["openssl", "x509", "-noout", "-enddate", "-in", str(certificate)]).decode().strip()
+    name, _, end = told.partition("=")
+    if name != "notAfter":
+        raise HostError(f"{certificate}: openssl names no end of the certificate")
+    return float(ssl.cert_time_to_seconds(end))

@@ -1,0 +1,81 @@
+"""Where the host keeps what belongs to the appliance; the play makes these folders."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class HostError(Exception):
+    """Something on the host failed or was refused; the message says what, why and what to do."""
+
+
+class RefusedError(HostError):
+    """It was refused; nothing changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folders of one host."""
+
+    project: Path = Path("/opt/understudy")
+    """compose.yml, compose.override.yml and .env."""
+    configuration: Path = Path("/etc/understudy/config")
+    data: Path = Path("/srv/understudy")
+    """One folder a volume, each with a folder `data`: where a disk is not mounted that is missing, so that
+    nothing is ever written beside the disk."""
+    backups: Path = Path("/srv/understudy/backup")
+    textfiles: Path = Path("/var/lib/prometheus/node-exporter")
+
+    def volume(self, name: str) -> Path:
+        """Return the folder that a volume of the compose project lies in."""
+        return self.data / name / "data"
+
+    @property
+    def environment(self) -> Path:
+        """The file that compose reads its variables from."""
+        return self.project / ".env"
+
+    @property
+    def journal(self) -> Path:
+        """The record of an update that is under way."""
+        return self.project / "update.json"
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where the agent listens."""
+        return self.volume("sockets") / "agent.sock"
+
+
+def image_of(places: Places) -> str:
+    """Return the image that the appliance runs."""
+    for line in places.environment.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition("=")
+        if name == "UNDERSTUDY_IMAGE":
+            return value
+    raise HostError(f"{places.environment} names no UNDERSTUDY_IMAGE: run the play again")
+
+
+def set_image(places: Places, image: str) -> None:
+    """Name the image that the appliance is to run from the next start on."""
+    lines = places.environment.read_text(encoding="utf-8").splitlines()
+    changed = [
+        f"UNDERSTUDY_IMAGE={image}" if line.startswith("UNDERSTUDY_IMAGE=") else line for line in lines
+    ]
+    replace_durably(places.environment, "\n".join(changed) + "\n", mode=0o640)
+
+
+def replace_durably(path: Path, text: str, *, mode: int) -> None:
+    """Replace a file so that a power cut leaves the old content or the new."""
+    aside = path.with_name(f".{path.name}.new")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(aside, mode)
+    aside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,64 @@
+"""Owns the compose project for systemd: starts it, tells that it runs, and restarts what hangs."""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from understudy_host import update
+from understudy_host.compose import Compose, Health
+from understudy_host.places import HostError, Places
+
+START_SECONDS = 240
+LOOK_SECONDS = 10
+PATIENCE_SECONDS = 180
+"""A service that Docker calls unhealthy for so long hangs, and is restarted; what ends Docker restarts.
+Long enough for a busy machine: a needless restart would break off associations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Since when each service has been unhealthy."""
+
+    since: Mapping[str, float]
+
+    def look(self, seen: Mapping[str, Health], now: float) -> tuple["Patience", list[str]]:
+        """Return what is to be remembered, and the services to restart now."""
+        since = {
+            service: self.since.get(service, now)
+            for service, health in seen.items()
+            if health is Health.UNHEALTHY
+        }
+        overdue = [service for service, begun in since.items() if now - begun >= PATIENCE_SECONDS]
+        return Patience({service: at for service, at in since.items() if service not in overdue}), overdue
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify); nothing where it does not listen."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as there:
+            there.connect("\0" + address[1:] if address.startswith("@") else address)
+            there.send(state.encode())
+
+
+def supervise(places: Places) -> None:
+    """Start the appliance and watch it until systemd ends this process."""
+    compose = Compose(places)
+    update.recover(places, compose)
+    compose.up(seconds=START_SECONDS)
+    notify("READY=1")
+    patience = Patience({})
+    while True:
+        time.sleep(LOOK_SECONDS)
+        try:
+            patience, overdue = patience.look(compose.health(), time.monotonic())
+            for service in overdue:
+                print(f"{service} was unhealthy for {PATIENCE_SECONDS} s: it is restarted", flush=True)
+                compose.restart(service)
+        except HostError as error:
+            # Without this sign of life systemd restarts us: the Engine may hang.
+            print(error, flush=True)
+            continue
+        notify("WATCHDOG=1")

@@ -1,0 +1,150 @@
+"""Replaces the image: refused unless it may, ledger and index copied first, rolled back by itself.
+
+Rule 1: the intent is on the disk before the first step. After a power cut the next start rolls back.
+Rule 2: nobody is let in before the new intake and agent are healthy. So until then the copies of ledger and
+index are the whole truth, and putting them back loses nothing; after it they are never put back.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from understudy_host.check_config import check_config
+from understudy_host.compose import SERVICES, Compose, run, status
+from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably, set_image
+
+COPIED = ("state", "index")
+BEFORE_THE_EDGE = ("orthanc", "agent")
+MAY_UPDATE = ("standby", "maintenance")
+HEALTHY_SECONDS = 120
+KEPT = 2
+"""Copies of earlier updates that stay."""
+
+
+@contextmanager
+def _alone(places: Places) -> Iterator[None]:
+    """Let one process at a time replace the image or roll back."""
+    folder = os.open(places.project, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """An update under way."""
+
+    previous: str
+    following: str
+    copy: str
+    """Folder of the copies; complete where `copied`."""
+    copied: bool = False
+    opened: bool = False
+    """Whether the edge was started with the new image: from then on the copies may be too old."""
+
+
+def update(places: Places, image: str, *, without_status: bool = False) -> str:
+    """Run `image` from now on and return what was done; raise RefusedError, or HostError after a rollback."""
+    previous = image_of(places)
+    if image == previous:
+        return f"unchanged: {image} runs already"
+    _refuse_unless_allowed(places, without_status)
+    try:
+        check_config(places, image)
+    except HostError as error:
+        raise RefusedError(f"the new image does not accept the configuration: {error}") from error
+    with _alone(places):
+        return _replace(places, Compose(places), previous, image)
+
+
+def _replace(places: Places, compose: Compose, previous: str, image: str) -> str:
+    copy = places.backups / time.strftime("update-%Y%m%d-%H%M%S")
+    journal = Journal(previous, image, str(copy))
+    _write(places, journal)
+    begun = time.monotonic()
+    try:
+        compose.stop()
+        _copy(places, copy)
+        journal = Journal(previous, image, str(copy), copied=True)
+        _write(places, journal)
+        set_image(places, image)
+        compose.up(*BEFORE_THE_EDGE, seconds=HEALTHY_SECONDS)
+        journal = Journal(previous, image, str(copy), copied=True, opened=True)
+        _write(places, journal)
+        compose.up(seconds=HEALTHY_SECONDS)
+    except HostError as error:
+        reason = f"{error}\n{compose.last_words(*(SERVICES if journal.opened else BEFORE_THE_EDGE))}"
+        _roll_back(places, compose, journal)
+        raise HostError(f"rolled back to {previous}, which serves again. The reason: {reason}") from error
+    places.journal.unlink()
+    _forget(places)
+    return f"updated: {image} serves after {time.monotonic() - begun:.0f} s; before it {previous}"
+
+
+def recover(places: Places, compose: Compose) -> None:
+    """Roll back an update that a power cut or a kill interrupted; nothing where there was none."""
+    with _alone(places):
+        if not places.journal.exists():
+            return
+        journal = Journal(**json.loads(places.journal.read_text(encoding="utf-8")))
+        print(
+            f"the update to {journal.following} was interrupted: rolls back to {journal.previous}", flush=True
+        )
+        _roll_back(places, compose, journal)
+
+
+def _refuse_unless_allowed(places: Places, without_status: bool) -> None:
+    try:
+        mode = status(places)["mode"]
+    except HostError as error:
+        if without_status:
+            return
+        raise RefusedError(
+            f"{error}: whether the appliance stands in for the PACS cannot be told. Mend it first; if the "
+            "update is what mends it: update_without_status"
+        ) from error
+    if mode not in MAY_UPDATE:
+        raise RefusedError(
+            f"the appliance is {mode}: it stands in for the PACS now. Update after failback and settle"
+        )
+
+
+def _copy(places: Places, copy: Path) -> None:
+    """Copy what only the appliance knows, with owners and modes; the services have to be stopped."""
+    copy.mkdir(parents=True, mode=0o700)
+    for name in COPIED:
+        run(["cp", "--archive", "--reflink=auto", str(places.volume(name)), str(copy / name)])
+    os.sync()
+
+
+def _put_back(places: Places, copy: Path) -> None:
+    for name in COPIED:
+        run(["find", str(places.volume(name)), "-mindepth", "1", "-delete"])
+        run(["cp", "--archive", "--reflink=auto", f"{copy / name}/.", str(places.volume(name))])
+    os.sync()
+
+
+def _roll_back(places: Places, compose: Compose, journal: Journal) -> None:
+    compose.stop()
+    if journal.copied and not journal.opened:
+        _put_back(places, Path(journal.copy))
+    set_image(places, journal.previous)
+    compose.up(seconds=HEALTHY_SECONDS)
+    places.journal.unlink()
+
+
+def _write(places: Places, journal: Journal) -> None:
+    replace_durably(places.journal, json.dumps(asdict(journal)), mode=0o600)
+
+
+def _forget(places: Places) -> None:
+    for old in sorted(places.backups.glob("update-*"))[:-KEPT]:
+        shutil.rmtree(old)

@@ -1,0 +1,138 @@
+"""A wrong inventory stops the play before anything changes, and every error is listed."""
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.ansible.target import PLAYS, Played, played
+
+IMAGE = "registry.example.org/understudy@sha256:" + "0" * 64
+VAULT = {
+    "Name": "cloud",
+    "Endpoint": "https://s3.example.org",
+    "Bucket": "understudy",
+    "CredentialsFile": "/etc/understudy/config/s3-writer.secret",
+    "RetentionDays": 3650,
+}
+
+
+def host(address: str, site: str, **variables: Any) -> dict[str, Any]:
+    section = {"Site": site, **variables.pop("section", {})}
+    return {"ansible_host": address, "appliance_image": IMAGE, "appliance_config": section, **variables}
+
+
+def site(folder: Path, hosts: Mapping[str, Mapping[str, Any]], *options: str) -> Played:
+    """Run site.yml with an inventory of these hosts; nobody answers at their addresses."""
+    path = folder / "hosts.yml"
+    path.write_text(yaml.safe_dump({"standbys": {"hosts": hosts}}), encoding="utf-8")
+    return played("site.yml", path, *options)
+
+
+def test_wrong_inventory_lists_every_error_and_reaches_no_host(tmp_path: Path) -> None:
+    hosts = {
+        "north": host("192.0.2.1", "north", section={"AeTitle": "BACK\\SLASH", "Primry": {}}),
+        "south": host("192.0.2.1", "south", section={"Vaults": [VAULT]}),
+        "east": host("192.0.2.3", "west", appliance_secrets={"s3-writer.secret": "{{ vault_writer }}"}),
+        "west": host("192.0.2.4", "west", appliance_confg={}, host_ssh_networks=["192.0.2.1/24"]),
+    }
+    refused = site(tmp_path, hosts)
+    told = " ".join(refused.said.split())
+    assert refused.code == 2
+    for problem in (
+        "north: appliance_config: Understudy.AeTitle:",
+        "north: appliance_config: Understudy.Primry: Extra inputs are not permitted",
+        "south: appliance_secrets: the secret s3-writer.secret is missing",
+        "east: appliance_secrets.s3-writer.secret: it cannot be worked out",
+        "west: appliance_confg: the role appliance knows no such variable",
+        "west: host_ssh_networks: 192.0.2.1/24 has host bits set",
+        "north, south: they have one address, 192.0.2.1",
+        "east, west: they have one site name, appliance_config.Site",
+    ):
+        assert problem in told, problem
+    assert "Look at the system" not in refused.said
+    assert sum(refused.changed.values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"appliance_image": "understudy:latest"}, "names no digest"),
+        ({"appliance_image": ""}, "name the image by its digest"),
+        ({"appliance_image_file": "nowhere.tar"}, "is no archive of one image"),
+        ({"appliance_dicom_port": "many"}, "unable to convert to int"),
+        ({"appliance_users": [{"name": "anna", "role": "king"}]}, "must be one of: admin, operator, reader"),
+        ({"appliance_tls_certificate": "PEM"}, "appliance_tls_key: it is missing"),
+        ({"appliance_secrets": {"more.json": "x"}}, "would be read as a section"),
+        ({"takeover_method": "keepalived", "takeover_address": "192.0.2.10"}, "with its prefix length"),
+        ({"takeover_address": "nowhere"}, "takeover_address:"),
+        ({"takeover_address": "192.0.2.1/24"}, "they have one address, 192.0.2.1"),
+        ({"host_disks": [{"device": "/dev/sdb"}]}, "missing required arguments: path"),
+    ],
+)
+def test_wrong_variable_is_told(variables: Mapping[str, Any], problem: str) -> None:
+    hosts = {"north": host("192.0.2.1", "north"), "south": host("192.0.2.2", "south", **variables)}
+    assert any(problem in told for told in problems(hosts)), problems(hosts)
+
+
+def test_sound_inventory_has_no_problem() -> None:
+    assert problems({"north": host("192.0.2.1", "north"), "south": host("192.0.2.2", "south")}) == []
+
+
+def problems(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Ask the filter itself, without the second that a play needs."""
+    told: list[str] = filters()["understudy_problems"](list(hosts), hosts, str(PLAYS))
+    return told
+
+
+def filters() -> Mapping[str, Any]:
+    spec = importlib.util.spec_from_file_location(
+        "understudy_filters", PLAYS / "filter_plugins" / "understudy.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Mapping[str, Any] = module.FilterModule().filters()
+    return found
+
+
+def test_example_inventory_is_in_order(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("example", encoding="ascii")
+    inventory = PLAYS / "inventories" / "example"
+    told = played("check.yml", inventory, "--vault-password-file", str(password)).succeeded()
+    assert "The inventory is in order." in told.said
+
+
+def test_example_secrets_are_encrypted() -> None:
+    vault = (PLAYS / "inventories" / "example" / "group_vars" / "standbys" / "vault.yml").read_text(
+        encoding="ascii"
+    )
+    assert vault.startswith("$ANSIBLE_VAULT;1.1;AES256")
+
+
+def test_signed_certificate_is_the_authoritys_and_names_what_was_asked(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    assert openssl is not None
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([openssl, *arguments], cwd=tmp_path, capture_output=True, check=True, text=True)
+        return done.stdout
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    run("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=clinics", "-days", "10")
+    request = run(
+        "req", "-new", *key, "-keyout", "key", "-subj", "/CN=x", "-addext", "subjectAltName=DNS:standby"
+    )
+    authority = [(tmp_path / name).read_text(encoding="ascii") for name in ("ca.pem", "ca.key")]
+    (tmp_path / "signed.pem").write_text(
+        filters()["understudy_sign"](request, *authority, 30), encoding="ascii"
+    )
+    assert "signed.pem: OK" in run("verify", "-CAfile", "ca.pem", "-purpose", "sslserver", "signed.pem")
+    assert "DNS:standby" in run("x509", "-noout", "-ext", "subjectAltName", "-in", "signed.pem")

@@ -1,0 +1,95 @@
+"""The address of the PACS: taken on promote, never while somebody has it, given back on settle."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from tests.ansible import clients
+from tests.ansible.conftest import DICOM, Standby
+from tests.stack import IMAGE, TEST_PROJECT, run, wait_until
+
+pytestmark = pytest.mark.longer
+
+ADDRESS = "172.31.251.99"
+"""The address that the modalities call; here that of an old PACS, and nobody's at first."""
+MOVES_WITHIN = 3.0
+
+
+@pytest.fixture(scope="module")
+def taking_over(standby: Standby) -> Iterator[Standby]:
+    """The standby, told to take the address over."""
+    variables: Mapping[str, Any] = {
+        **standby.variables,
+        "takeover_method": "keepalived",
+        "takeover_address": f"{ADDRESS}/24",
+    }
+    standby.host.play("site.yml", variables).succeeded()
+    again = standby.host.play("site.yml", variables).succeeded()
+    assert again.changed == {"standby": 0}, again.changed_tasks
+    yield standby
+    standby.host.play("site.yml", {**variables, "takeover_method": "none"}).succeeded()
+
+
+def addresses(standby: Standby) -> str:
+    return standby.host.execute("ip", "-brief", "address", "show", "eth0")
+
+
+def back_to_standby(standby: Standby) -> None:
+    """Give back and settle."""
+    standby.understudy("failback", "--wait")
+    wait_until(
+        lambda: standby.understudy("settle", "--override-quiet", "end of a test"),
+        lambda said: "standby" in said,
+        deadline=60,
+        what="settled",
+    )
+
+
+def test_address_moves_on_promote_and_returns_on_settle(taking_over: Standby) -> None:
+    assert ADDRESS not in addresses(taking_over)
+    taking_over.understudy("promote", "--force", "--accept-loss", "--reason", "test of the takeover")
+    promoted = time.monotonic()
+    wait_until(
+        lambda: clients.is_open(ADDRESS, DICOM, seconds=0.2),
+        bool,
+        deadline=MOVES_WITHIN,
+        what="the address served",
+        pause=0.05,
+    )
+    print(f"takeover: the address served {time.monotonic() - promoted:.2f} s after promote had answered")
+    assert clients.echo(ADDRESS, DICOM, calling="CT1", called="PRIMARY") == 0
+    back_to_standby(taking_over)
+    wait_until(
+        lambda: addresses(taking_over),
+        lambda seen: ADDRESS not in seen,
+        deadline=MOVES_WITHIN,
+        what="the address given back",
+    )
+
+
+def test_address_that_answers_is_not_taken_until_it_is_free(taking_over: Standby) -> None:
+    old = f"{TEST_PROJECT}-old-pacs"
+    begin = ["docker", "run", "--detach", "--rm", "--name", old, "--network", taking_over.host.network]
+    run([*begin, "--ip", ADDRESS, "--entrypoint", "sleep", IMAGE, "infinity"])
+    try:
+        taking_over.understudy(
+            "promote", "--force", "--accept-loss", "--reason", "the old PACS is still there"
+        )
+        wait_until(
+            lambda: taking_over.host.execute("journalctl", "--unit", "understudy-takeover", "--lines", "3"),
+            lambda said: f"takeover refused address={ADDRESS}" in said,
+            deadline=10,
+            what="the refusal",
+        )
+        assert ADDRESS not in addresses(taking_over)
+    finally:
+        run(["docker", "rm", "--force", old])
+    wait_until(
+        lambda: addresses(taking_over),
+        lambda seen: ADDRESS in seen,
+        deadline=15,
+        what="the free address taken",
+    )
+    back_to_standby(taking_over)

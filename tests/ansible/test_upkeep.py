@@ -1,0 +1,218 @@
+"""What IT does between outages: certificates, people, backup, diagnostics, and an end that loses nothing."""
+
+import base64
+import re
+import socket
+import ssl
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests import data
+from tests.ansible import clients
+from tests.ansible.conftest import DICOM, GATEWAY, HTTPS, Standby
+from tests.stack import IMAGE, run, wait_until
+
+pytestmark = pytest.mark.longer
+
+
+def openssl(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["openssl", *arguments], cwd=folder, capture_output=True, check=True, text=True
+    ).stdout
+
+
+def test_authority_of_the_clinics_signs_and_renews(standby: Standby, tmp_path: Path) -> None:
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    for name in ("one", "two"):
+        out = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
+        openssl(tmp_path, "req", "-x509", *key, *out, "-subj", f"/CN=clinics {name}", "-days", "30")
+
+    def variables(name: str, **more: object) -> dict[str, object]:
+        certificate, private = ((tmp_path / f"{name}.{kind}").read_text() for kind in ("pem", "key"))
+        authority = {"appliance_tls_ca_certificate": certificate, "appliance_tls_ca_key": private}
+        return {
+            **standby.variables,
+            **authority,
+            "appliance_tls_days": 20,
+            "appliance_tls_renew_days": 5,
+            **more,
+        }
+
+    def presented(name: str) -> str:
+        context = ssl.create_default_context(cafile=str(tmp_path / f"{name}.pem"))
+        with (
+            socket.create_connection((standby.host.address, HTTPS), 10) as plain,
+            context.wrap_socket(plain, server_hostname=standby.host.address) as line,
+        ):
+            certificate = line.getpeercert()
+            assert certificate is not None
+            return str(certificate["serialNumber"])
+
+    standby.host.play("site.yml", variables("one"), "--tags", "appliance").succeeded()
+    first = presented("one")
+    again = standby.host.play("site.yml", variables("one"), "--tags", "appliance").succeeded()
+    assert again.changed == {"standby": 0}, again.changed_tasks
+    standby.host.play(
+        "site.yml", variables("one", appliance_tls_renew_days=25), "--tags", "appliance"
+    ).succeeded()
+    assert presented("one") != first
+    standby.host.play("site.yml", variables("two"), "--tags", "appliance").succeeded()
+    presented("two")
+    said = standby.host.execute("understudy-host", "metrics")
+    metrics = standby.host.execute("cat", said.strip())
+    (end,) = re.findall(r"^understudy_certificate_expiry_timestamp_seconds (\d+)$", metrics, re.MULTILINE)
+    now = int(standby.host.execute("date", "+%s"))
+    assert 19 * 86_400 < int(end) - now < 21 * 86_400
+
+
+@contextmanager
+def fleet() -> Iterator[tuple[str, list[tuple[str | None, str | None]]]]:
+    """A place that Prometheus writes to; yield its address, and who wrote in which encoding."""
+    wrote: list[tuple[str | None, str | None]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            wrote.append((self.headers["Authorization"], self.headers["Content-Encoding"]))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((GATEWAY, 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{GATEWAY}:{server.server_port}/write", wrote
+        server.shutdown()
+
+
+def test_measurements_reach_the_place_that_sees_all_clinics(standby: Standby) -> None:
+    with fleet() as (address, wrote):
+        there = {"monitoring_remote_write": address, "monitoring_remote_user": "clinics"}
+        variables = {**standby.variables, **there, "monitoring_remote_password": "word"}
+        standby.host.play("site.yml", variables, "--tags", "monitoring").succeeded()
+        again = standby.host.play("site.yml", variables, "--tags", "monitoring").succeeded()
+        assert again.changed == {"standby": 0}, again.changed_tasks
+        query = ("promtool", "query", "instant", "http://127.0.0.1:9090")
+        wait_until(
+            lambda: standby.host.execute(*query, 'understudy_mode{mode="standby"} * up{job="understudy"}'),
+            lambda said: "=> 1 @" in said,
+            deadline=90,
+            what="the mode in Prometheus",
+        )
+        assert "understudy_service_healthy" in standby.host.execute(*query, "understudy_service_healthy == 1")
+        login = "Basic " + base64.b64encode(b"clinics:word").decode()
+        wait_until(lambda: wrote, lambda seen: (login, "snappy") in seen, deadline=90, what="a remote write")
+
+
+def test_people_come_and_go(standby: Standby) -> None:
+    anna = {"appliance_users": [{"name": "anna", "role": "operator"}]}
+    added = standby.host.play("site.yml", {**standby.variables, **anna}, "--tags", "appliance").succeeded()
+    assert "anna: " in added.said
+    assert re.search(r"^anna +operator$", standby.understudy("user", "list"), re.MULTILINE)
+    gone = {**standby.variables, "appliance_users_removed": ["anna"]}
+    standby.host.play("site.yml", gone, "--tags", "appliance").succeeded()
+    assert "anna" not in standby.understudy("user", "list")
+
+
+def test_backup_of_configuration_and_keys_opens_with_the_identity_alone(
+    standby: Standby, tmp_path: Path
+) -> None:
+    path = standby.host.execute("understudy-host", "back-up").strip()
+    run(["docker", "cp", f"{standby.host.name}:{path}", str(tmp_path / "backup")])
+    assert b"wrong" not in (tmp_path / "backup").read_bytes()
+    (identity,) = re.findall(r"AGE-SECRET-KEY-1\w+", standby.first.said)
+    (tmp_path / "identity").write_text(identity + "\n", encoding="ascii")
+    (tmp_path / "identity").chmod(0o644)
+    age = [
+        "docker",
+        "run",
+        "--rm",
+        "--interactive",
+        # The folder of a test is for its owner alone.
+        "--user",
+        "0",
+        "--volume",
+        f"{tmp_path}:/safe:ro",
+        "--entrypoint",
+        "age",
+    ]
+    opened = run(
+        [*age, IMAGE, "--decrypt", "--identity", "/safe/identity"], stdin=(tmp_path / "backup").read_bytes()
+    )
+    (tmp_path / "opened.tar").write_bytes(opened)
+    with tarfile.open(tmp_path / "opened.tar") as archive:
+        names = archive.getnames()
+    assert "etc/understudy/config/understudy.json" in names
+    assert "srv/understudy/keys/data/users.cfg" in names
+
+
+def test_diagnostics_hold_no_secret_and_no_patient(standby: Standby, tmp_path: Path) -> None:
+    patient = data.Patient(patient_id="ID-4711-SECRET", name="Zwetschge^Adelheid", birth_date="19230405")
+    series = data.ct_series(tmp_path, seed="diagnostics", instances=2, rows=16, columns=16, patient=patient)
+    assert clients.store(standby.host.address, DICOM, series.paths, calling="CT1") == [0, 0]
+    secret = {
+        "appliance_secrets": {"s3-writer.secret": {"access_key": "A", "secret_key": "very-secret-word"}}
+    }
+    standby.host.play("site.yml", {**standby.variables, **secret}, "--tags", "appliance").succeeded()
+    to = f"diagnostics_to={tmp_path}"
+    standby.host.play("diagnostics.yml", standby.variables, "--extra-vars", to).succeeded()
+    with tarfile.open(tmp_path / "standby.tar.gz") as archive:
+        files = {
+            member.name: file.read()
+            for member in archive
+            if (file := archive.extractfile(member)) is not None
+        }
+    assert b'"mode"' in files["diagnostics/status"]
+    assert b"ward-seven" in files["diagnostics/understudy.json"]
+    assert len(files["diagnostics/orthanc.log"]) > 100
+    everything = b"\n".join(files.values())
+    keys = standby.host.execute("sh", "-c", "cat /srv/understudy/keys/data/service/*").split()
+    secrets = ["very-secret-word", standby.login[1], "AGE-SECRET-KEY-1", "PRIVATE KEY", "$6$", *keys]
+    for word in (*secrets, patient.patient_id, "Zwetschge", "Adelheid", patient.birth_date):
+        assert word.encode() not in everything, word
+
+
+def test_decommission_is_refused_while_anything_is_unproven_then_takes_all_away(
+    standby: Standby, tmp_path: Path
+) -> None:
+    """The last test of this host."""
+    host = standby.host
+    site = ("--extra-vars", f"decommission_site=ward-seven decommission_to={tmp_path}")
+    unnamed = host.play("decommission.yml", standby.variables)
+    assert unnamed.code == 2
+    assert "Name the site that is to end" in unnamed.said
+    # The vault cannot be written: what arrives now is owed to it.
+    host.execute("chmod", "000", "/srv/understudy/vault/data")
+    series = data.ct_series(tmp_path, seed="decommission", instances=1, rows=16, columns=16)
+    assert clients.store(host.address, DICOM, series.paths, calling="CT1") == [0]
+    owed = "not everything is proven at local"
+    wait_until(
+        lambda: host.execute("sh", "-c", "understudy obligations --state owed --json"),
+        lambda said: series.sop_instance_uids[0] in said,
+        deadline=30,
+        what="an instance that is owed to the vault",
+    )
+    refused = host.play("decommission.yml", standby.variables, *site)
+    assert refused.code == 2
+    assert owed in " ".join(refused.said.split())
+    assert clients.echo(host.address, DICOM, calling="CT1") == 0
+    host.execute("chmod", "750", "/srv/understudy/vault/data")
+    done = wait_until(
+        lambda: host.play("decommission.yml", standby.variables, *site),
+        lambda played: played.code == 0,
+        deadline=180,
+        what="decommissioned",
+        pause=5,
+    )
+    assert "the data stays in /srv/understudy" in done.said
+    assert list(tmp_path.glob("standby-configuration-*.tar.age"))
+    assert not clients.is_open(host.address, DICOM)
+    assert host.execute("docker", "ps", "--all", "--quiet") == ""
