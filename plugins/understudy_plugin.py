@@ -183,8 +183,10 @@ class Plugin:
 
     def _end_process(self) -> None:
         """End Orthanc without a clean stop, which would wait for the store under way and answer it."""
-        self._parking.disown()
-        os._exit(SYNC_FAILED_STATUS)
+        try:
+            self._parking.disown()
+        finally:
+            os._exit(SYNC_FAILED_STATUS)
 
     def _wake(self) -> None:
         """Publish the counters and wake the agent; runs in the waker's thread."""

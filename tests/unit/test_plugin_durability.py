@@ -151,11 +151,15 @@ def test_file_system_that_takes_no_change_fails_the_sync(
 def test_full_file_system_or_one_without_nameless_files_is_alive(
     error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried: list[Path] = []
+
     def refuse(path: Path, flags: int, mode: int = 0o777) -> int:
+        tried.append(path)
         raise OSError(error, os.strerror(error), path)
 
     monkeypatch.setattr(os, "open", refuse)
     prove_alive(tmp_path)
+    assert tried == [tmp_path]
 
 
 def test_one_folder_of_each_file_system_is_enough(tmp_path: Path) -> None:

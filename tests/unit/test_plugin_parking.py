@@ -1,5 +1,6 @@
 """Parking: whom the end of Orthanc makes a suspect, who is parked, who gets away."""
 
+import errno
 import os
 import re
 import threading
@@ -212,3 +213,40 @@ def test_the_reception_has_the_same_limits_and_slots() -> None:
 
 def test_the_host_names_its_run() -> None:
     assert len(boot_id()) == 36
+
+
+def test_disk_that_takes_no_notes_hinders_neither_a_store_nor_the_end_of_orthanc(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = Parking(folder)
+    tried: list[str] = []
+
+    def refuse(name: str) -> None:
+        def call(*_: object) -> int:
+            tried.append(name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, name, call)
+
+    refuse("pwrite")
+    refuse("ftruncate")
+    assert stores.begin("1.1", by_rest=True) is None
+    stores.stored()
+    stores.disown()
+    assert tried == ["pwrite", "pwrite", "ftruncate"]
+
+
+def test_parked_instance_stays_parked_where_the_list_cannot_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(folder, "store CT1 1.1")
+    ended(folder, "alone CT1 1.1")
+    stores = Parking(folder)
+
+    def refuse(_folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(parking, "suspects", refuse)
+    refused = stores.begin("1.1", by_rest=False)
+    assert refused is not None
+    assert refused.sop_instance_uid == "1.1"

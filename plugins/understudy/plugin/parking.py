@@ -9,6 +9,8 @@ Rule 2: after one end an instance is a suspect. The reception works on suspects 
 counts for the one that it worked on, and for nothing that came at the same moment.
 Rule 3: a suspect that is stored is none any more. A parked instance is refused until a person releases it;
 its sender was never told success and keeps it.
+Rule 4: what the disk of the notes does not take is not noted. Neither a store nor the end of Orthanc that a
+failed sync demands hangs on it.
 
 A slot: `HOW CALLING UID`, where HOW is `store` or `alone`. A line of `suspects`: `ENDS LAST CALLING UID`.
 """
@@ -175,7 +177,8 @@ class Parking:
         self.end()
         if uid in self._suspects and self._suspects[uid].parked:
             # A person may have released it.
-            self._suspects = suspects(self._folder)
+            with suppress(OSError):
+                self._suspects = suspects(self._folder)
             if uid in self._suspects and self._suspects[uid].parked:
                 return self._suspects[uid]
         with self._lock:
@@ -206,9 +209,11 @@ class Parking:
     def disown(self) -> None:
         """Orthanc is about to end by our own will: nothing that is on its way is suspect."""
         if self._notes is not None:
-            os.ftruncate(self._notes, 0)
+            with suppress(OSError):
+                os.ftruncate(self._notes, 0)
 
     def _note(self, slot: int, text: str) -> None:
         if self._notes is not None:
             record = text.encode("ascii")[:SLOT_BYTES].ljust(SLOT_BYTES, b"\0")
-            os.pwrite(self._notes, record, SLOT_BYTES * (1 + slot))
+            with suppress(OSError):
+                os.pwrite(self._notes, record, SLOT_BYTES * (1 + slot))
