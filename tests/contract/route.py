@@ -17,7 +17,7 @@ from understudy.flow.destination import DicomDestination
 
 from tests.peer.archive import Archive
 from tests.peer.web import WebArchive
-from tests.unit.fakes import NOW, ROUTE, Clock, note, unproven
+from tests.unit.fakes import NOW, ROUTE, Clock, note, unproven, work
 from tests.vault_parts import Storage
 
 POLICY = LanePolicy(
@@ -109,18 +109,8 @@ class Route:
         return [instance.sop_instance_uid for instance in self.instances]
 
     def run(self, *, seconds: float = 0.0, step: float = 5.0) -> None:
-        """Work as the lane's loop does: again while there is work, and every `step` seconds of the clock."""
-        left = seconds
-        while True:
-            for _ in range(100):
-                if not self.lane.step():
-                    break
-            else:
-                raise AssertionError("the lane never comes to rest")
-            if left <= 0:
-                return
-            self.clock.advance(step)
-            left -= step
+        """Work as the lane's loop does (`work`)."""
+        work(self.lane, self.clock, seconds=seconds, step=step)
 
     # What the ledger holds
 

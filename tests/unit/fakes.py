@@ -26,6 +26,7 @@ from understudy.core.model import (
 )
 from understudy.core.ports import Changes, HolderUnavailableError, MoveResult, Storing
 from understudy.core.rules import Debt, Rules
+from understudy.flow.courier import Lane
 from understudy.flow.route import Router
 
 NOW = Timestamp(1_700_000_000.0)
@@ -136,6 +137,21 @@ def deliver(ledger: Ledger, number: InstanceNumber, outcome: Outcome, holder: Ho
         now=NOW,
         retry_at=lambda _attempt: Timestamp(NOW + 10),
     )
+
+
+def work(lane: Lane, clock: "Clock", *, seconds: float = 0.0, step: float = 5.0) -> None:
+    """Work as the lane's loop does: again while there is work, and every `step` seconds of the clock."""
+    left = seconds
+    while True:
+        for _ in range(100):
+            if not lane.step():
+                break
+        else:
+            raise AssertionError("the lane never comes to rest")
+        if left <= 0:
+            return
+        clock.advance(step)
+        left -= step
 
 
 def dump(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:

@@ -24,6 +24,7 @@ from tests.unit.fakes import (
     note,
     numbers_of,
     unproven,
+    work,
 )
 
 POLICY = LanePolicy(
@@ -62,18 +63,8 @@ class Bench:
         return [found[number].value for number in numbers_of(self.ledger)]
 
     def run(self, *, seconds: float = 0.0, step: float = 5.0) -> None:
-        """Work as the loop does: again while there is work, and every `step` seconds."""
-        left = seconds
-        while True:
-            for _ in range(100):
-                if not self.lane.step():
-                    break
-            else:
-                raise AssertionError("the lane never comes to rest")
-            if left <= 0:
-                return
-            self.clock.advance(step)
-            left -= step
+        """Work as the lane's loop does (`work`)."""
+        work(self.lane, self.clock, seconds=seconds, step=step)
 
 
 @pytest.fixture
