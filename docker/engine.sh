@@ -55,7 +55,13 @@ start_engine() {
             fail "docker.service does not start: see 'journalctl -u docker.service'"
     else
         say "starts dockerd in the background (no systemd here), log: $dockerd_log"
-        setsid nohup dockerd </dev/null >>"$dockerd_log" 2>&1 &
+        (
+            # What the caller has open would stay open in dockerd for good: `make -j` waits at its end until nobody holds its job pipe.
+            for descriptor in /proc/self/fd/*; do
+                [ "${descriptor##*/}" -le 2 ] || eval "exec ${descriptor##*/}>&-"
+            done
+            exec setsid nohup dockerd
+        ) </dev/null >>"$dockerd_log" 2>&1 &
         local dockerd_pid=$!
     fi
     local deadline=$((SECONDS + 60))

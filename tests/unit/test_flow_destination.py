@@ -1,6 +1,7 @@
 """A DICOM destination: what is sent, in what parts, and what the answers mean."""
 
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,8 @@ class StoringPeer(FakePeer):
     contents: dict[str, bytes] = field(default_factory=dict)
     """By SOP Instance UID, the file that it was sent."""
     at_once: int = 0
+    seconds: float = 0.0
+    """What it takes for one instance."""
     together: threading.Barrier | None = None
     """Where given, every association waits at its first instance for the others."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -78,6 +81,7 @@ class Line:
             self.peer.together.wait(10)
         if file.sop_instance_uid in self.peer.poison:
             raise UnforeseenError
+        time.sleep(self.peer.seconds)
         if not self.accepts(file.sop_class_uid, file.transfer_syntax_uid):
             return of_context(4, file.sop_class_uid, file.transfer_syntax_uid)
         self.peer.contents[file.sop_instance_uid] = file.content
@@ -199,7 +203,7 @@ def test_peer_that_ends_every_association_is_left_alone_soon(bench: Bench) -> No
 
 def test_fault_of_ours_is_raised_and_ends_the_other_associations(bench: Bench) -> None:
     instances = bench.keep(400)
-    bench.peer.poison = {instances[0].sop_instance_uid}
+    bench.peer.poison, bench.peer.seconds = {instances[0].sop_instance_uid}, 0.05
     with pytest.raises(UnforeseenError):
         list(bench.new_destination(4).deliver(instances))
     assert len(bench.peer.uids()) < 399
@@ -207,6 +211,7 @@ def test_fault_of_ours_is_raised_and_ends_the_other_associations(bench: Bench) -
 
 
 def test_deliver_that_nobody_reads_to_the_end_ends_its_associations(bench: Bench) -> None:
+    bench.peer.seconds = 0.05
     deliveries = bench.new_destination(4).deliver(bench.keep(400))
     next(deliveries)
     deliveries.close()  # type: ignore[attr-defined]
