@@ -217,6 +217,25 @@ def test_delivery_with_its_own_proof_is_proven_in_one_step(ledger: Ledger) -> No
     assert [row[3] for row in dump(ledger)["proofs"]] == ["checksum"]
 
 
+def test_reason_of_a_failure_goes_when_the_instance_is_found(ledger: Ledger) -> None:
+    note(ledger, new_instance(1))
+    (number,) = numbers_of(ledger)
+    ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    deliver(ledger, number, Outcome.UNKNOWN)
+    assert [view.reason for view in ledger.obligations(ROUTE, None, 1)] == ["because"]
+    ledger.find(ROUTE, {number: PROOF}, now=NOW)
+    assert [view.reason for view in ledger.obligations(ROUTE, None, 1)] == [""]
+
+
+def test_alteration_stays_told_when_the_instance_is_proven(ledger: Ledger) -> None:
+    note(ledger, new_instance(1))
+    (number,) = numbers_of(ledger)
+    ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    deliver(ledger, number, Outcome.DELIVERED_ALTERED)
+    ledger.prove(ROUTE, {number: PROOF}, now=NOW)
+    assert [view.reason for view in ledger.obligations(ROUTE, None, 1)] == ["altered: because"]
+
+
 def test_failures_are_counted_and_given_to_the_back_off(ledger: Ledger) -> None:
     number = brought_to(ledger, ObligationState.OWED)
     seen: list[int] = []

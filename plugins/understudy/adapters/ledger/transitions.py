@@ -119,7 +119,9 @@ def prove(
     """Write the proofs and let the event, PROVE or FIND, happen."""
     rows = [proof_row(number, holder, proof) for number, proof in sorted(found.items(), key=itemgetter(0))]
     insert_rows(connection, proofs, PROOF, rows)
-    advance(connection, event, holder, list(found), now)
+    # What was found after a failure: why that failed says nothing any more. An acknowledgement left its own.
+    reason = "" if event is ObligationEvent.FIND else None
+    advance(connection, event, holder, list(found), now, reason=reason)
 
 
 def disprove(
