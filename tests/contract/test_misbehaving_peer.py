@@ -14,6 +14,7 @@ from understudy.core.model import Outcome
 
 from tests.contract.route import IMPATIENCE, PATIENCE, Route, serving
 from tests.peer.archive import Archive
+from tests.peer.record import Moment
 from tests.peer.script import Act, Answer, Break, Ending, Hang, Kept, Listing, Script, Trickle
 from tests.peer.web import WebArchive
 from tests.unit.fakes import ROUTE
@@ -109,8 +110,7 @@ def test_peer_that_plays_along_gets_everything_once(tmp_path: Path, kind: Kind) 
         (0x0122, REFUSED),
         (0x0124, REFUSED),
         (0xA900, REFUSED),
-        (0xC000, REFUSED),
-        (0xCFFF, REFUSED),
+        (0xC122, REFUSED),
         (0x1234, REFUSED),
         (0xFE00, REFUSED),
     ],
@@ -136,16 +136,56 @@ def test_status_of_every_third_instance_is_its_outcome_and_blames_no_other(
 
 
 def test_poison_among_500_waits_for_a_person_and_499_are_proven(tmp_path: Path) -> None:
-    with route_to(tmp_path, Script(act=Answer(0xC000), only=(1,)), associations=4) as route:
-        uids = route.owe(500, size=2)
+    with route_to(tmp_path, Script(), associations=4) as route:
+        first, *others = route.owe(500, size=2)
+        route.archive.script = Script(poison={first: 0xC000})
         route.run()
-        assert sorted(route.states()) == ["proven"] * 499 + ["refused"]
-        assert route.deliveries() == dict.fromkeys(uids, 1)
+        assert route.states() == ["refused"] + ["proven"] * 499
+        assert route.deliveries() == {first: 2} | dict.fromkeys(others, 1)
         (poison,) = [view for view in route.obligations() if view.state.value == "refused"]
         assert "cannot understand it" in poison.reason
         assert "replay" in poison.hint
         replay(route)
         mend(route)
+
+
+@pytest.mark.parametrize("status", [0xC000, 0xCFFF])
+def test_instance_that_is_not_understood_is_refused_when_it_is_not_alone_either(
+    tmp_path: Path, status: int
+) -> None:
+    with route_to(tmp_path, Script()) as route:
+        first, second, third = route.owe(3)
+        route.archive.script = Script(poison={second: status})
+        route.run()
+        assert route.outcomes() == {first: [DELIVERED], second: [REFUSED], third: [DELIVERED]}
+        assert route.deliveries() == {first: 1, second: 2, third: 1}
+        route.run(seconds=LONG_ENOUGH, step=50)
+        assert route.deliveries()[second] == 2, "sent again though refused"
+        replay(route)
+        mend(route)
+
+
+def test_instance_that_is_understood_alone_is_delivered_over_an_association_of_its_own(
+    tmp_path: Path,
+) -> None:
+    with route_to(tmp_path, Script(act=Answer(0xC000), only=(2,))) as route:
+        first, second, third = route.owe(3)
+        began = route.archive.record.times(Moment.ASSOCIATED)
+        route.run()
+        assert list(route.outcomes().values()) == [[DELIVERED]] * 3
+        assert route.deliveries() == {first: 1, second: 2, third: 1}
+        # For two questions and two times of storing.
+        assert route.archive.record.times(Moment.ASSOCIATED) - began == 4
+        mend(route)
+
+
+def test_instance_that_is_not_understood_over_http_was_alone_and_is_refused(tmp_path: Path) -> None:
+    with route_to(tmp_path, Script(), WebArchive) as route:
+        first, second = route.owe(2)
+        route.archive.script = Script(poison={first: 0xC000})
+        route.run()
+        assert route.outcomes() == {first: [REFUSED], second: [DELIVERED]}
+        assert route.deliveries() == {first: 1, second: 1}
 
 
 def test_duplicate_that_is_listed_late_is_a_conflict_and_proven_without_another_delivery(

@@ -81,6 +81,8 @@ class Acting:
         uid = sent.entry.sop_instance_uid
         if isinstance(act, Answer) and self.script.refuses_duplicates and uid in self.record.kept:
             act = Answer(_DUPLICATE)
+        if uid in self.script.poison:
+            act = Answer(self.script.poison[uid])
         status = act.status if isinstance(act, Answer) else SUCCESS
         keeps = not isinstance(act, Answer) or act.stores
         told = status if isinstance(act, Answer | Trickle) else None

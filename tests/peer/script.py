@@ -117,6 +117,8 @@ class Script:
     """The act is done with every n-th instance that came since the script was set; the others are stored."""
     only: tuple[int, ...] = ()
     """Or with these alone, counted from 1."""
+    poison: Mapping[str, int] = field(default_factory=dict)
+    """Statuses that instances are refused with, by SOP Instance UID, whatever else is to be done."""
     refuses_duplicates: bool = False
     """Whether an instance whose UID is kept already is answered with 0111."""
     listing: Listing = Listing.WHOLE

@@ -53,7 +53,7 @@ def obligation_table() -> str:
 def outcome_table() -> str:
     """Return the table of outcomes."""
     rows = [
-        [row.answer.value, _code(row), f"`{row.outcome.value}`", row.words, row.hint, row.section]
+        [row.answer.value, _code(row), _outcome(row), row.words, row.hint, row.section]
         for row in outcomes.TABLE
     ]
     return _table(("answer", "code", "outcome", "meaning", "what a person can do", "standard"), rows)
@@ -88,6 +88,10 @@ def renewed(page: str, text: str) -> str:
         _, end, after = rest.partition(marks[1])
         text = before + begin + make() + "\n" + end + after
     return text
+
+
+def _outcome(row: outcomes.Row) -> str:
+    return f"`{row.outcome.value}`" + (", the second time" if row.doubted else "")
 
 
 def _code(row: outcomes.Row) -> str:

@@ -136,7 +136,7 @@ def outcomes(deliveries: list[Delivery]) -> dict[int, Outcome]:
 
 
 def test_deliver_translates_every_answer(bench: Bench) -> None:
-    bench.peer.statuses = [0x0000, 0xB000, 0xA700, 0xC000, 0x0111]
+    bench.peer.statuses = [0x0000, 0xB000, 0xA700, 0xA900, 0x0111]
     deliveries = list(bench.destination.deliver(bench.keep(5)))
     assert [delivery.outcome for delivery in deliveries] == [
         Outcome.DELIVERED,
@@ -145,6 +145,29 @@ def test_deliver_translates_every_answer(bench: Bench) -> None:
         Outcome.REFUSED,
         Outcome.CONFLICT,
     ]
+
+
+@pytest.mark.parametrize(("again", "outcome"), [(0xC000, Outcome.REFUSED), (0x0000, Outcome.DELIVERED)])
+def test_doubted_refusal_is_what_the_instance_gets_alone(bench: Bench, again: int, outcome: Outcome) -> None:
+    instances = bench.keep(3)
+    bench.peer.statuses = [0x0000, 0xC001, 0x0000, again]
+    found = outcomes(list(bench.destination.deliver(instances)))
+    first, second, third = (instance.sop_instance_uid for instance in instances)
+    assert bench.peer.sent == [[first, second, third], [second]]
+    assert found[instances[1].number] is outcome
+    assert len(found) == 3
+
+
+def test_doubted_instance_that_cannot_be_sent_alone_now_was_not_sent(bench: Bench) -> None:
+    instances = bench.keep(3)
+    bench.peer.statuses = [0xC000]
+    bench.peer.most = 1
+    deliveries = bench.destination.deliver(instances)
+    told = [next(deliveries), next(deliveries)]
+    bench.peer.most = 0
+    with pytest.raises(HolderUnavailableError):
+        next(deliveries)
+    assert set(outcomes(told)) == {instance.number for instance in instances[1:]}
 
 
 def test_deliver_proposes_at_most_as_many_contexts_as_an_association_has(bench: Bench) -> None:

@@ -54,6 +54,12 @@ def test_status_refused_is_the_rest_with_a_hint(status: int) -> None:
     assert of_status(status).hint
 
 
+def test_status_is_doubted_where_the_receiver_does_not_understand() -> None:
+    assert {status for status in ALL if of_status(status).doubted} == {*range(0xC000, 0xD000)} - {0xC122}
+    # A request of STOW-RS has one instance: it was alone already.
+    assert not any(of_stow(Stow.FAILED, status).doubted for status in ALL)
+
+
 def test_reason_names_the_status_in_hexadecimal() -> None:
     assert all(f"0x{status:04X}" in of_status(status).reason for status in ALL)
 

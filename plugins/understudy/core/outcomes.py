@@ -52,11 +52,14 @@ class Verdict:
     outcome: Outcome
     reason: str
     hint: str = ""
+    doubted: bool = False
+    """Whether the instance is sent once more, alone on an association, before this is believed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: answers with a code from `low` to `high` mean this."""
+    """One line of the table: answers with a code from `low` to `high` mean this, where they are `doubted`
+    only when an association of its own brings the same."""
 
     answer: Answer
     low: int
@@ -65,6 +68,7 @@ class Row:
     words: str
     section: str
     hint: str = ""
+    doubted: bool = False
 
 
 _DELIVERED, _ALTERED, _CONFLICT = Outcome.DELIVERED, Outcome.DELIVERED_ALTERED, Outcome.CONFLICT
@@ -111,7 +115,10 @@ TABLE: tuple[Row, ...] = (
     Row(Answer.STATUS, 0xA800, 0xA8FF, _REFUSED, "SOP class not supported", "PS3.18 I.2", _CLASS),
     Row(Answer.STATUS, 0xA900, 0xA9FF, _REFUSED, "does not match its SOP class", "PS3.4 B.2.3", _OBJECT),
     Row(Answer.STATUS, 0xC122, 0xC122, _REFUSED, "transfer syntax not supported", "PS3.18 I.2", _SYNTAX),
-    Row(Answer.STATUS, 0xC000, 0xCFFF, _REFUSED, "cannot understand it", "PS3.4 B.2.3", _OBJECT),
+    # A receiver in trouble says so too, and some go on saying it until the association ends.
+    Row(
+        Answer.STATUS, 0xC000, 0xCFFF, _REFUSED, "cannot understand it", "PS3.4 B.2.3", _OBJECT, doubted=True
+    ),
     Row(Answer.STATUS, 0x0000, 0xFFFF, _REFUSED, "a status that the standard does not know", "PS3.7 C", _LOG),
     # Of an association that was accepted, for the pair of SOP class and transfer syntax.
     Row(Answer.CONTEXT, 1, 1, _REFUSED, "rejected by the user", "PS3.8 9.3.3.2", _CLASS),
@@ -261,4 +268,5 @@ def _row(answer: Answer, code: int) -> Row:
 
 def _verdict(answer: Answer, code: int, detail: str) -> Verdict:
     row = _row(answer, code)
-    return Verdict(row.outcome, f"{row.words} ({detail})" if detail else row.words, row.hint)
+    words = f"{row.words} ({detail})" if detail else row.words
+    return Verdict(row.outcome, words, row.hint, row.doubted)

@@ -4,6 +4,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 from understudy.core.model import (
@@ -85,12 +86,19 @@ class DicomDestination:
         Where the peer does not take a file's transfer syntax it is sent a transcoded copy, if we may.
 
         What the peer answers to one instance blames no other: after an association that it ended, the others
-        go over a new one. An instance without a Delivery was not sent.
+        go over a new one. A refusal that is doubted counts when an association of its own brings it again. An
+        instance without a Delivery was not sent.
         """
-        for part, pairs in _parts(instances, PLAIN_SYNTAXES if self._transcode else ()):
-            yield from self._deliver(_Parcel(part, pairs))
+        syntaxes = PLAIN_SYNTAXES if self._transcode else ()
+        doubted: list[Instance] = []
+        for part, pairs in _parts(instances, syntaxes):
+            yield from self._deliver(_Parcel(part, pairs), doubted)
+        for instance in doubted:
+            for part, pairs in _parts([instance], syntaxes):
+                yield from self._deliver(_Parcel(part, pairs), None)
 
-    def _deliver(self, parcel: "_Parcel") -> Iterator[Delivery]:
+    def _deliver(self, parcel: "_Parcel", doubted: list[Instance] | None) -> Iterator[Delivery]:
+        """Yield the outcomes; instances whose refusal is doubted come into the list, where there is one."""
         number = min(self._associations, math.ceil(parcel.size / _WORTH_AN_ASSOCIATION))
         workers = [
             threading.Thread(target=self._work, args=(parcel,), name=f"{self.name}-{one}", daemon=True)
@@ -103,9 +111,12 @@ class DicomDestination:
         try:
             while ended < number:
                 told = parcel.told.get()
-                if isinstance(told, Delivery):
+                if isinstance(told, _Told):
                     left -= 1
-                    yield told
+                    if told.doubted and doubted is not None:
+                        doubted.append(told.instance)
+                    else:
+                        yield told.delivery
                     continue
                 ended += 1
                 if told is not None:
@@ -142,7 +153,7 @@ class DicomDestination:
         finally:
             parcel.told.put(error)
 
-    def _store(self, association: Storing, instance: Instance) -> Delivery:
+    def _store(self, association: Storing, instance: Instance) -> "_Told":
         syntax = self._syntax(association, instance)
         stored = syntax == instance.transfer_syntax_uid
         try:
@@ -152,14 +163,15 @@ class DicomDestination:
                 content = self._transcode(instance, syntax)
         except UnreadableFileError as error:
             outcome = Outcome.REFUSED if error.permanent else Outcome.RETRY
-            return Delivery(instance.number, outcome, error.reason)
+            return _Told(instance, Delivery(instance.number, outcome, error.reason))
         verdict = association.store(
             FileToSend(instance.sop_instance_uid, instance.sop_class_uid, syntax, content)
         )
-        if stored or verdict.outcome is not Outcome.DELIVERED:
-            return Delivery(instance.number, verdict.outcome, verdict.reason)
-        reason = f"transcoded from {instance.transfer_syntax_uid} to {syntax}"
-        return Delivery(instance.number, Outcome.DELIVERED_ALTERED, reason)
+        outcome, reason = verdict.outcome, verdict.reason
+        if outcome is Outcome.DELIVERED and not stored:
+            outcome = Outcome.DELIVERED_ALTERED
+            reason = f"transcoded from {instance.transfer_syntax_uid} to {syntax}"
+        return _Told(instance, Delivery(instance.number, outcome, reason), verdict.doubted)
 
     def _syntax(self, association: Storing, instance: Instance) -> str:
         """Return the transfer syntax to send the instance in: its own wherever that can be."""
@@ -169,6 +181,15 @@ class DicomDestination:
         return next((one for one in PLAIN_SYNTAXES if association.accepts(sop_class, one)), own)
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What was said of one instance, and whether it is to be said again before it is believed."""
+
+    instance: Instance
+    delivery: Delivery
+    doubted: bool = False
+
+
 class _Parcel:
     """Instances that the workers share; each is taken once."""
 
@@ -176,7 +197,7 @@ class _Parcel:
         self.pairs = pairs
         """Of SOP class and transfer syntax, to propose."""
         self.size = len(instances)
-        self.told: SimpleQueue[Delivery | Exception | None] = SimpleQueue()
+        self.told: SimpleQueue[_Told | Exception | None] = SimpleQueue()
         """Outcomes as they become known, and for each worker its end, with an error if there was one."""
         self.losses = 0
         """Instances in a row whose association ended before they were answered."""
@@ -195,11 +216,11 @@ class _Parcel:
         with self._lock:
             return self._waiting.popleft() if self._waiting and not self._stopped else None
 
-    def tell(self, delivery: Delivery) -> None:
+    def tell(self, told: _Told) -> None:
         """Hand an outcome to the lane."""
         with self._lock:
-            self.losses = self.losses + 1 if delivery.outcome is Outcome.UNKNOWN else 0
-        self.told.put(delivery)
+            self.losses = self.losses + 1 if told.delivery.outcome is Outcome.UNKNOWN else 0
+        self.told.put(told)
 
     def stop(self) -> None:
         """Let the workers come to an end after what they are sending."""
