@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import JPEGBaseline8Bit
 from understudy.core.model import Outcome
+from understudy.core.obligations import Selection
 
 from tests.contract.route import IMPATIENCE, PATIENCE, Route, serving
 from tests.peer.archive import Archive
@@ -232,14 +233,23 @@ def test_acknowledged_and_lost_is_delivered_and_owed_again_until_it_is_there(
         assert list(route.deliveries().values()) == thirds(1, 2)
 
 
-def test_instance_that_is_kept_under_another_uid_is_never_proven(tmp_path: Path, kind: Kind) -> None:
-    with route_to(tmp_path, Script(act=Answer(0xB000, kept=Kept.RENAMED)), kind) as route:
-        (uid,) = route.owe(1)
-        route.run(seconds=LONG_ENOUGH)
-        assert set(route.outcomes()[uid]) == {ALTERED}
-        assert uid not in route.archive.record.kept
-        assert route.states() != ["proven"]
-        mend(route, seconds=LONG_ENOUGH)
+@pytest.mark.parametrize(("status", "outcome"), [(0x0000, DELIVERED), (0xB000, ALTERED)])
+def test_instance_that_is_kept_under_another_uid_waits_for_a_person_after_three_copies(
+    tmp_path: Path, kind: Kind, status: int, outcome: Outcome
+) -> None:
+    with route_to(tmp_path, every_third(Answer(status, kept=Kept.RENAMED)), kind) as route:
+        route.owe(COUNT)
+        route.run()
+        route.archive.script = Script(act=Answer(status, kept=Kept.RENAMED))
+        route.run(seconds=7200, step=60)
+        assert list(route.outcomes().values()) == thirds([DELIVERED], [outcome] * 3)
+        assert list(route.deliveries().values()) == thirds(1, 3)
+        assert route.states() == thirds("proven", "refused")
+        (letter,) = route.ledger.dead_letters(Selection(ROUTE))
+        assert letter.reason.startswith("unproven: acknowledged 3 times")
+        assert "another SOP Instance UID" in letter.hint
+        replay(route)
+        mend(route)
 
 
 def test_index_that_is_behind_leaves_everything_delivered_and_unproven(tmp_path: Path, kind: Kind) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from understudy.adapters.ledger import Ledger
 from understudy.core.model import Delivery, HolderKind, Instance, InstanceNumber, Outcome, Proof
-from understudy.core.obligations import ObligationState
+from understudy.core.obligations import ObligationState, Selection
 from understudy.core.views import LaneState, iso
 from understudy.flow.courier import Lane, LanePolicy
 
@@ -376,9 +376,26 @@ def test_lane_keeps_still_outside_its_window(bench: Bench) -> None:
     assert bench.states() == ["proven"]
 
 
-def test_instance_that_is_acknowledged_and_lost_is_sent_less_and_less_often(bench: Bench) -> None:
-    uids = bench.note(1)
-    bench.holder.unlisted = {uids[0]}
-    bench.run(seconds=3600, step=5)
-    # Patience of a minute, and pauses of 10, 20, 40, 80 and then 100 seconds.
-    assert len(bench.holder.delivered) in range(20, 28)
+def test_instance_that_is_acknowledged_and_never_listed_is_left_to_a_person(bench: Bench) -> None:
+    first, second = bench.note(2)
+    bench.holder.unlisted = {first}
+    bench.run(seconds=400)
+    assert bench.holder.delivered == [first, second, first, first]
+    assert bench.states() == ["sent", "proven"]
+    bench.run(seconds=1200)
+    assert bench.states() == ["refused", "proven"]
+    (letter,) = bench.ledger.dead_letters(Selection())
+    assert letter.reason.startswith("unproven: acknowledged 3 times")
+    bench.holder.unlisted = set()
+    bench.ledger.replay(ROUTE, None, "ann", bench.clock.now())
+    bench.run()
+    assert bench.holder.delivered == [first, second, first, first]
+    assert bench.states() == ["proven", "proven"]
+
+
+def test_holder_that_shows_nothing_is_asked_less_and_less_often(bench: Bench) -> None:
+    (first,) = bench.note(1)
+    bench.holder.unlisted = {first}
+    bench.run(seconds=1300)
+    # 260 questions, if it was asked every 5 seconds.
+    assert len(bench.holder.asked) < 100

@@ -9,6 +9,7 @@ from understudy.adapters.ledger.copying import copy_ledger
 from understudy.core.model import Delivery, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
 from understudy.core.modes import ModeEvent
 from understudy.core.obligations import ObligationState
+from understudy.core.proving import Absence
 
 from tests.unit.fakes import (
     NOW,
@@ -50,8 +51,16 @@ ACTS: dict[str, Callable[[Ledger], object]] = {
         ROUTE,
         [SENT],
         now=LATER,
-        ask_again=LATER,
-        acknowledged_before=LATER,
+        judge=lambda _waited, _losses: Absence.LOST,
+        ask_again=lambda _waited: LATER,
+        retry_at=lambda _attempt: LATER,
+    ),
+    "despair": lambda ledger: ledger.absent(
+        ROUTE,
+        [SENT],
+        now=LATER,
+        judge=lambda _waited, _losses: Absence.UNPROVABLE,
+        ask_again=lambda _waited: LATER,
         retry_at=lambda _attempt: LATER,
     ),
     "disprove": lambda ledger: ledger.disprove(ROUTE, [SENT, PROVEN], reason="gone", now=LATER, due=LATER),

@@ -1,6 +1,6 @@
 """Custody: every obligation in every state, told of every event."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from understudy.adapters.ledger import IllegalTransitionError, Ledger
 from understudy.adapters.ledger.transitions import advance
 from understudy.core.errors import RefusedError
 from understudy.core.model import Delivery, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
-from understudy.core.obligations import TRANSITIONS, ObligationEvent, ObligationState
+from understudy.core.obligations import TRANSITIONS, ObligationEvent, ObligationState, Selection
+from understudy.core.proving import Absence
 
 from tests.unit.fakes import (
     NOW,
@@ -266,54 +267,81 @@ def in_ten_seconds(_attempt: int) -> Timestamp:
     return Timestamp(NOW + 10)
 
 
-def test_absent_is_asked_for_again_until_patience_ends_and_then_owed_again(ledger: Ledger) -> None:
+def missed(ledger: Ledger, number: InstanceNumber, absence: Absence, now: Timestamp) -> Mapping[Absence, int]:
+    """Take note of an absence that is judged so, and ask again after five seconds."""
+    return ledger.absent(
+        ROUTE,
+        [number],
+        now=now,
+        judge=lambda _waited, _losses: absence,
+        ask_again=lambda _waited: Timestamp(now + 5),
+        retry_at=in_ten_seconds,
+    )
+
+
+def test_absent_is_asked_for_again_until_it_is_judged_lost_and_then_owed_again(ledger: Ledger) -> None:
     number = brought_to(ledger, ObligationState.SENT)
     again = Timestamp(NOW + 5)
-
-    def absent(now: Timestamp, acknowledged_before: Timestamp) -> int:
-        return ledger.absent(
-            ROUTE,
-            [number],
-            now=now,
-            ask_again=again,
-            acknowledged_before=acknowledged_before,
-            retry_at=in_ten_seconds,
-        )
-
-    assert absent(NOW, NOW) == 0
+    assert missed(ledger, number, Absence.LATE, NOW)[Absence.LATE] == 1
     assert ledger.sent(ROUTE, now=Timestamp(NOW + 4), limit=10) == []
     assert [one.number for one in ledger.sent(ROUTE, now=again, limit=10)] == [number]
-    assert absent(again, Timestamp(NOW + 1)) == 1
+    assert missed(ledger, number, Absence.LOST, again)[Absence.LOST] == 1
     assert state_of(ledger, number) is ObligationState.OWED
     assert ledger.due(ROUTE, now=Timestamp(NOW + 9), limit=10, max_bytes=10**9) == []
     assert ledger.due(ROUTE, now=Timestamp(NOW + 10), limit=10, max_bytes=10**9)
     assert dump(ledger)["events"][-1][3] == "disprove"
 
 
-def test_instance_lost_again_and_again_is_sent_at_growing_intervals(ledger: Ledger) -> None:
+def test_absence_is_judged_by_the_time_since_the_acknowledgement_and_the_losses(ledger: Ledger) -> None:
     number = brought_to(ledger, ObligationState.OWED)
+    judged: list[tuple[float, int]] = []
     attempts: list[int] = []
+
+    def judge(waited: float, losses: int) -> Absence:
+        judged.append((waited, losses))
+        return Absence.LOST
 
     def retry_at(attempt: int) -> Timestamp:
         attempts.append(attempt)
         return NOW
 
-    for _ in range(3):
+    def lose(waited: float) -> None:
         ledger.claim(ROUTE, [number], now=NOW, lease=60)
         deliver(ledger, number, Outcome.DELIVERED)
-        ledger.absent(
-            ROUTE, [number], now=LATER, ask_again=LATER, acknowledged_before=LATER, retry_at=retry_at
-        )
-    assert attempts == [1, 2, 3]
+        now = Timestamp(NOW + waited)
+        ledger.absent(ROUTE, [number], now=now, judge=judge, ask_again=lambda _waited: now, retry_at=retry_at)
+
+    lose(7.0)
+    lose(8.0)
+    ledger.find(ROUTE, {number: PROOF}, now=NOW)
+    ledger.disprove(ROUTE, [number], reason="gone", now=NOW, due=NOW)
+    lose(9.0)
+    assert judged == [(7.0, 0), (8.0, 1), (9.0, 0)], "a proof forgives the losses before it"
+    assert attempts == [1, 2, 4]
+
+
+def test_unprovable_is_a_dead_letter_with_reason_and_hint_and_can_be_replayed(ledger: Ledger) -> None:
+    number = brought_to(ledger, ObligationState.SENT)
+    missed(ledger, number, Absence.LOST, NOW)
+    ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    deliver(ledger, number, Outcome.DELIVERED)
+    assert missed(ledger, number, Absence.UNPROVABLE, NOW)[Absence.UNPROVABLE] == 1
+    (letter,) = ledger.dead_letters(Selection())
+    assert "unproven: acknowledged 2 times" in letter.reason
+    assert "SOP Instance UID" in letter.hint
+    assert dump(ledger)["events"][-1][3] == "despair"
+    ledger.replay(ROUTE, None, "ann", NOW)
+    assert state_of(ledger, number) is ObligationState.OWED
 
 
 @pytest.mark.parametrize("state", [one for one in ObligationState if one is not ObligationState.SENT])
-def test_absent_says_nothing_of_what_was_not_acknowledged(ledger: Ledger, state: ObligationState) -> None:
+@pytest.mark.parametrize("absence", Absence)
+def test_absent_says_nothing_of_what_was_not_acknowledged(
+    ledger: Ledger, state: ObligationState, absence: Absence
+) -> None:
     number = brought_to(ledger, state)
     before = dump(ledger)
-    assert not ledger.absent(
-        ROUTE, [number], now=LATER, ask_again=LATER, acknowledged_before=LATER, retry_at=in_ten_seconds
-    )
+    assert missed(ledger, number, absence, LATER) == {}
     assert dump(ledger) == before
 
 

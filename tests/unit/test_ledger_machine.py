@@ -20,6 +20,7 @@ from understudy.core.errors import NotFoundError
 from understudy.core.model import HolderName, InstanceNumber, Outcome, Timestamp
 from understudy.core.modes import Mode, ModeEvent, WrongModeError
 from understudy.core.obligations import TRANSITIONS, UNSETTLED, ObligationEvent, ObligationState
+from understudy.core.proving import Absence
 
 from tests.unit.fakes import (
     NOW,
@@ -178,22 +179,23 @@ class Custody(RuleBasedStateMachine):
         assert lost == len(self._steps(numbers, holder, ObligationEvent.DISPROVE))
 
     @precondition(lambda self: self.versions)
-    @rule(pick=picks, holder=holders, patient=st.booleans())
-    def absent(self, pick: int, holder: HolderName, patient: bool) -> None:
+    @rule(pick=picks, holder=holders, absence=st.sampled_from(Absence))
+    def absent(self, pick: int, holder: HolderName, absence: Absence) -> None:
         number = self._pick(pick)
-        before = Timestamp(NOW if patient else NOW + 1)
-        lost = self.ledger.absent(
+        taken_for = self.ledger.absent(
             holder,
             [number],
             now=NOW,
-            ask_again=NOW,
-            acknowledged_before=before,
+            judge=lambda _waited, _losses: absence,
+            ask_again=lambda _waited: NOW,
             retry_at=lambda _attempt: NOW,
         )
         sent = self.states[number, holder] is ObligationState.SENT
-        assert lost == int(sent and not patient)
-        if lost:
+        assert taken_for.get(absence, 0) == int(sent)
+        if sent and absence is Absence.LOST:
             self._step(number, holder, ObligationEvent.DISPROVE)
+        if absence is Absence.UNPROVABLE:
+            self._step(number, holder, ObligationEvent.DESPAIR)
 
     @rule(name=st.sampled_from(NAMES), holder=holders)
     def waive(self, name: int, holder: HolderName) -> None:

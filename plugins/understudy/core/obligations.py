@@ -26,6 +26,7 @@ class ObligationEvent(Enum):
     REFUSE = "refuse"
     PROVE = "prove"
     DISPROVE = "disprove"
+    DESPAIR = "despair"
     FIND = "find"
     WAIVE = "waive"
     REPLAY = "replay"
@@ -44,6 +45,8 @@ TRANSITIONS: dict[tuple[ObligationState, ObligationEvent], ObligationState] = {
     (_FLIGHT, ObligationEvent.REFUSE): _REFUSED,
     (_SENT, ObligationEvent.PROVE): _PROVEN,
     (_SENT, ObligationEvent.DISPROVE): _OWED,
+    # Acknowledged again and again, and never shown.
+    (_SENT, ObligationEvent.DESPAIR): _REFUSED,
     # A holder that was proven to have an instance can lose it: a primary restored from an old backup.
     (_PROVEN, ObligationEvent.DISPROVE): _OWED,
     (_OWED, ObligationEvent.FIND): _PROVEN,

@@ -8,15 +8,25 @@ FILE = "its stored file "
 DELETED = "it was deleted here"
 """How the reason begins where the instance is not in Orthanc any more; stored again, it is owed again."""
 
+UNPROVEN = "unproven: "
+"""How the reason begins where the holder acknowledged the instance again and again and never showed it."""
+
 _HINTS = {
     FILE: "send it here again, or heal it from a vault: it is owed again by itself; or waive it",
     DELETED: "send it here again, or restore it from a vault: it is owed again by itself; or waive it",
+    UNPROVEN: "look for its study there: a receiver that gives it another SOP Instance UID, or that puts it "
+    "aside, never shows it; mend that, then replay; or waive it",
 }
 
 
 def deleted(held_by: list[str]) -> str:
     """Return the reason for an instance that Orthanc lost to a deletion, with who is proven to have it."""
     return f"{DELETED}; " + (f"{', '.join(held_by)} has it" if held_by else "nobody is proven to have it")
+
+
+def unproven(times: int) -> str:
+    """Return the reason for an instance that was acknowledged so many times and never shown."""
+    return f"{UNPROVEN}acknowledged {times} times, and never among the instances that it lists"
 
 
 def hint_of(reason: str) -> str:

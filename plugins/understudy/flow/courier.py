@@ -10,10 +10,12 @@ import logging
 import threading
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 from understudy.adapters.ledger import Ledger
 from understudy.core.model import Delivery, Instance, InstanceNumber, Outcome, Timestamp
 from understudy.core.ports import Clock, Holder, HolderUnavailableError
+from understudy.core.proving import Absence, judge_absence, pause_before_question
 from understudy.core.retry import delay_before
 from understudy.core.views import LaneState, LaneView, iso
 
@@ -31,7 +33,7 @@ class LanePolicy:
     retry_cap: float
     lease: float = 600.0
     proof_patience: float = 60.0
-    """How long an acknowledged instance may stay unlisted before it is owed again."""
+    """How long an instance acknowledged for the first time may stay unlisted before it is owed again."""
     proof_interval: float = 1.0
     record_every: int = 16
     """Outcomes written in one transaction."""
@@ -109,17 +111,24 @@ class Lane:
         self._ledger.prove(self.holder.name, found, now=now)
         absent = [instance.number for instance in waiting if instance.number not in found]
         if absent:
-            lost = self._ledger.absent(
-                self.holder.name,
-                absent,
-                now=now,
-                ask_again=Timestamp(now + self._policy.proof_interval),
-                acknowledged_before=Timestamp(now - self._policy.proof_patience),
-                retry_at=self._retry_at,
-            )
-            if lost:
-                _log.warning("prove holder=%s lost=%d", self.holder.name, lost)
+            self._miss(absent, now)
         return bool(found)
+
+    def _miss(self, absent: Sequence[InstanceNumber], now: Timestamp) -> None:
+        policy = self._policy
+        taken_for = self._ledger.absent(
+            self.holder.name,
+            absent,
+            now=now,
+            judge=partial(judge_absence, patience=policy.proof_patience),
+            ask_again=lambda waited: Timestamp(
+                now + pause_before_question(waited, interval=policy.proof_interval)
+            ),
+            retry_at=self._retry_at,
+        )
+        lost, unprovable = taken_for.get(Absence.LOST, 0), taken_for.get(Absence.UNPROVABLE, 0)
+        if lost or unprovable:
+            _log.warning("prove holder=%s lost=%d unprovable=%d", self.holder.name, lost, unprovable)
 
     def _deliver(self) -> bool:
         policy = self._policy

@@ -134,7 +134,7 @@ def _write(
 ) -> None:
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(f"INSERT INTO instances VALUES ({','.join('?' * 17)})", rows)
-    connection.executemany("INSERT INTO obligations VALUES (?,?,?,?,?,?,?,?,?)", owed)
+    connection.executemany("INSERT INTO obligations VALUES (?,?,?,?,?,?,?,?,?,0)", owed)
     connection.execute("COMMIT")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, and_, exists, select, update
 
@@ -20,6 +21,8 @@ from understudy.adapters.ledger.transitions import (
 )
 from understudy.core.model import Delivery, HolderName, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState
+from understudy.core.proving import Absence
+from understudy.core.refusals import unproven
 
 __all__ = ["Custody", "IllegalTransitionError"]
 
@@ -91,35 +94,29 @@ class Custody:
         numbers: Sequence[InstanceNumber],
         *,
         now: Timestamp,
-        ask_again: Timestamp,
-        acknowledged_before: Timestamp,
+        judge: Callable[[float, int], Absence],
+        ask_again: Callable[[float], Timestamp],
         retry_at: Callable[[int], Timestamp],
-    ) -> int:
-        """Take note that the holder does not show acknowledged instances.
+    ) -> Mapping[Absence, int]:
+        """Take note that the holder does not show acknowledged instances; return what they were taken for.
 
-        Those acknowledged before the given moment are owed again, and sent when `retry_at` says by the
-        failures so far; the others are asked for again later. Returns how many are owed again.
+        `judge` is given the seconds since the acknowledgement and how many came to nothing before it.
+        `ask_again` is given the fewest seconds of all, `retry_at` the failures so far.
         """
         with self._database.writing() as connection:
             mine = and_(obligations.c.holder == holder, obligations.c.instance.in_(numbers))
-            acknowledged = connection.execute(
-                select(obligations.c.instance, obligations.c.changed, obligations.c.attempts).where(
-                    mine, obligations.c.state == ObligationState.SENT.value
-                )
-            ).all()
-            lost: dict[int, list[InstanceNumber]] = {}
+            sent = and_(mine, obligations.c.state == ObligationState.SENT.value)
+            acknowledged = connection.execute(select(obligations).where(sent)).all()
+            if not acknowledged:
+                return {}
+            judged: dict[Absence, list[Any]] = {one: [] for one in Absence}
             for row in acknowledged:
-                if row.changed < acknowledged_before:
-                    lost.setdefault(row.attempts + 1, []).append(InstanceNumber(row.instance))
-            connection.execute(
-                update(obligations)
-                .where(mine, obligations.c.state == ObligationState.SENT.value)
-                .values(due=ask_again)
-            )
-            reason = "the holder acknowledged it and does not have it"
-            for attempt, lost_then in sorted(lost.items()):
-                disprove(connection, holder, lost_then, reason=reason, now=now, due=retry_at(attempt))
-            return sum(map(len, lost.values()))
+                judged[judge(now - row.changed, row.losses)].append(row)
+            youngest = min(now - row.changed for row in acknowledged)
+            connection.execute(update(obligations).where(sent).values(due=ask_again(youngest)))
+            _lose(connection, holder, judged[Absence.LOST], now, retry_at)
+            _despair(connection, holder, judged[Absence.UNPROVABLE], now)
+            return {absence: len(rows) for absence, rows in judged.items()}
 
     def prove(self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp) -> None:
         """Record proofs for acknowledged instances."""
@@ -210,6 +207,33 @@ def _steps(
                 step = _Step(ObligationEvent.FAIL, one.reason, again[attempt])
         steps.setdefault(step, []).append(one.number)
     return steps
+
+
+def _lose(
+    connection: Connection,
+    holder: HolderName,
+    rows: Sequence[Any],
+    now: Timestamp,
+    retry_at: Callable[[int], Timestamp],
+) -> None:
+    """Owe again what was acknowledged and is not there."""
+    lost: dict[int, list[InstanceNumber]] = {}
+    for row in rows:
+        lost.setdefault(row.attempts + 1, []).append(InstanceNumber(row.instance))
+    reason = "the holder acknowledged it and does not have it"
+    for attempt, numbers in sorted(lost.items()):
+        mine = and_(obligations.c.holder == holder, obligations.c.instance.in_(numbers))
+        connection.execute(update(obligations).where(mine).values(losses=obligations.c.losses + 1))
+        disprove(connection, holder, numbers, reason=reason, now=now, due=retry_at(attempt))
+
+
+def _despair(connection: Connection, holder: HolderName, rows: Sequence[Any], now: Timestamp) -> None:
+    """Leave to a person what is acknowledged again and again and never there."""
+    for row in rows:
+        reason = unproven(row.losses + 1)
+        advance(connection, ObligationEvent.DESPAIR, holder, [row.instance], now, reason=reason)
+        fields = {"holder": holder, "instance": row.instance, "reason": reason}
+        append_event(connection, now, SYSTEM, ObligationEvent.DESPAIR.value, fields)
 
 
 def _attempts(

@@ -84,6 +84,8 @@ obligations = Table(
     Column("lease_until", Float, nullable=True),
     Column("changed", Float, nullable=False),
     Column("reason", String, nullable=False),
+    # How often since its last proof it was acknowledged, and then not shown.
+    Column("losses", Integer, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 Index("obligations_by_state", obligations.c.holder, obligations.c.state, obligations.c.due)

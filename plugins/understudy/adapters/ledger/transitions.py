@@ -54,6 +54,8 @@ def advance(
         values["attempts"] = obligations.c.attempts + 1
     if event in (ObligationEvent.DISPROVE, ObligationEvent.RETURN):
         values["since"] = now
+    if event in (ObligationEvent.PROVE, ObligationEvent.FIND, ObligationEvent.REPLAY):
+        values["losses"] = 0
     asked = set(numbers)
     changed = 0
     for chunk in chunks(sorted(asked)):

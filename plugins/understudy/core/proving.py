@@ -1,0 +1,39 @@
+"""Proving: what follows when a holder does not show an instance that it acknowledged."""
+
+from enum import Enum
+
+MOST_LOSSES = 3
+"""Acknowledgements of one instance that come to nothing before a person has to look."""
+
+_GROWTH = 4.0
+"""By how much longer each further acknowledgement is trusted: after an outage an index can be far behind."""
+
+_SHARE = 0.1
+"""Of the time waited so far, that passes until the next question."""
+
+
+class Absence(Enum):
+    """What an instance that is not shown is taken for."""
+
+    LATE = "late"
+    """It may come yet: asked for again."""
+    LOST = "lost"
+    """It is sent again."""
+    UNPROVABLE = "unprovable"
+    """One more copy would not be shown either: a person has to act."""
+
+
+def judge_absence(waited: float, losses: int, *, patience: float) -> Absence:
+    """Return what an instance is that was acknowledged `waited` seconds ago and is not shown.
+
+    `losses` counts the acknowledgements before this one that came to nothing, `patience` is how many seconds
+    the first one is trusted. A holder that keeps instances under other UIDs would else get copies for ever.
+    """
+    if waited <= patience * _GROWTH**losses:
+        return Absence.LATE
+    return Absence.LOST if losses + 1 < MOST_LOSSES else Absence.UNPROVABLE
+
+
+def pause_before_question(waited: float, *, interval: float) -> float:
+    """Return the seconds until it is asked for again; at least `interval`."""
+    return max(interval, waited * _SHARE)
