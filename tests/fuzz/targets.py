@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import struct
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,13 @@ from pathlib import Path, PurePosixPath
 
 import json5
 import zstandard
+from understudy.adapters import dimse
+from understudy.adapters.association import (
+    Association,
+    AssociationLostError,
+    AssociationRejectedError,
+    Context,
+)
 from understudy.adapters.edge import parse_reports
 from understudy.adapters.healing import is_same_instance
 from understudy.adapters.keys import KeysError, _parse_users
@@ -145,6 +153,82 @@ def _report(content: bytes) -> None:
         assert len(seen.address) <= 45
 
 
+class _Wire:
+    """A connection on which all that the peer will ever say is there already."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    def recv(self, number: int) -> bytes:
+        """Return some of it: what comes at a time is not for the peer to say."""
+        return self._content.read(min(number, 1000))
+
+    def sendall(self, content: bytes) -> None:
+        """Take what is said to the peer."""
+        assert content
+
+    def settimeout(self, seconds: float) -> None:
+        """Hear how long to wait."""
+        assert seconds > 0
+
+    def setsockopt(self, *_: int) -> None:
+        """Hear of an option."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+_PROPOSED = Context("1.2.840.10008.5.1.4.1.2.2.1")
+
+
+def _association(content: bytes) -> None:
+    """All that a peer says over one association, from its answer to our request on."""
+    association = Association(_Wire(content), 5.0)  # type: ignore[arg-type]
+    with contextlib.suppress(AssociationLostError, AssociationRejectedError):
+        association._negotiate("UNDERSTUDY", "ARCHIVE", [_PROPOSED])
+        accepted = association.answers[_PROPOSED]
+        for message in dimse.ask(association, accepted, dimse.FIND, {dimse.SOP_CLASS: "1.2"}, patience=5.0):
+            assert 0 <= message.status <= 0xFFFF
+            assert len(message.data) <= len(content)
+
+
+def _pdu(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BxI", kind, len(body)) + body
+
+
+def _item(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(body)) + body
+
+
+ACCEPTANCE = _pdu(
+    2,
+    struct.pack(">Hxx", 1)
+    + b" " * 64
+    + _item(0x21, bytes([1, 0, 0, 0]) + _item(0x40, b"1.2.840.10008.1.2"))
+    + _item(0x50, _item(0x51, struct.pack(">I", 16384))),
+)
+"""An A-ASSOCIATE-AC that takes the first context."""
+
+
+def _answer(status: int, data: bytes = b"") -> bytes:
+    """Return an answer to C-FIND."""
+    elements = {0x100: 0x8020, 0x120: 1, 0x800: 1 if data else 0x101, 0x900: status}
+    command = b"".join(struct.pack("<HHIH", 0, tag, 2, value) for tag, value in elements.items())
+    values = [(command, 3), (data, 2)] if data else [(command, 3)]
+    return b"".join(_pdu(4, struct.pack(">IBB", len(value) + 2, 1, kind) + value) for value, kind in values)
+
+
+def _spoken() -> list[bytes]:
+    """Return what peers say: answers to C-FIND, an abort in their middle, a rejection, a release."""
+    answers = _answer(0xFF00, struct.pack("<HHI", 8, 0x18, 4) + b"1.2\0") + _answer(0)
+    return [
+        ACCEPTANCE + answers,
+        ACCEPTANCE + answers[:40] + _pdu(7, bytes([0, 0, 2, 1])),
+        _pdu(3, bytes([0, 1, 1, 7])),
+        ACCEPTANCE + _pdu(5, bytes(4)),
+    ]
+
+
 def _users(content: bytes) -> None:
     with contextlib.suppress(KeysError):
         _parse_users(content.decode("ascii", "replace"))
@@ -208,6 +292,7 @@ def targets() -> Mapping[str, Target]:
         "sections": Target(_sections, [b"{// comment\n 'A': [1, 0x2, +.5, 'x'],}"]),
         "identity": Target(_identity, [b"Basic YWdlbnQ6eA==\nadmin\nadmin", b"edge:secret"]),
         "path": Target(_path, [b"/instances/a/file", b"/tools/shutdown", b"/studies/../tools/reset"]),
+        "association": Target(_association, _spoken()),
         "edge_report": Target(_report, [json.dumps(_REPORT).encode()]),
         "users": Target(_users, [_USERS]),
     }

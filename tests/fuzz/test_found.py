@@ -8,7 +8,7 @@ import pytest
 from understudy.adapters.storage import StorageArea
 
 from tests import hostile
-from tests.fuzz.targets import targets
+from tests.fuzz.targets import ACCEPTANCE, targets
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,8 @@ from tests.fuzz.targets import targets
     [
         ("identity", base64.b64decode("QmFzaWMgWVdkc2n//////////2FkbWluCmFkbWn/")),
         ("users", b"userlist understudy\n    group addmin\n"),
+        # An acceptance, and a P-DATA-TF without any presentation data value.
+        ("association", ACCEPTANCE + bytes([4, 0, 0, 0, 0, 0])),
     ],
 )
 def test_found_input_breaks_no_promise(name: str, content: bytes) -> None:

@@ -230,6 +230,8 @@ class Association:
                 raise self.garbled("a presentation data value that is cut off")
             found.append((body[offset + 5], body[offset + 6 : end]))
             offset = end
+        if not found:
+            raise self.garbled("a P-DATA-TF without a presentation data value")
         return found
 
     def _read(self, deadline: float) -> tuple[int, bytes]:
