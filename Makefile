@@ -79,18 +79,18 @@ lint: venv ## check style, types, shell scripts, Dockerfiles and plays
 
 .PHONY: test
 test: venv ## lint, then run all tests; starts and stops all they need
-	@$(MAKE) --jobs=2 --output-sync=line checked built
-	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests --ignore=tests/unit --ignore=tests/fuzz)
+	@$(MAKE) --jobs=2 --output-sync=line checked behaviour
 
-# What needs no container, beside the making of what the rest needs.
+# What needs no container, beside what waits for containers most of the time. It is told when it is done.
 .PHONY: checked
 checked: lint
-	@$(if $(TEST_ARGUMENTS),,$(VENV)/bin/pytest tests/unit tests/fuzz)
+	@$(if $(TEST_ARGUMENTS),,nice -n 19 $(VENV)/bin/pytest tests/unit tests/fuzz)
 
-# One after the other: they install packages.
-.PHONY: built
-built:
-	@$(MAKE) --jobs=1 image lab-images browser tracer
+# One after the other: they install packages. The plus lets its progress be seen as it comes.
+.PHONY: behaviour
+behaviour:
+	+@$(MAKE) --jobs=1 --output-sync=none image lab-images browser tracer
+	+@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests --ignore=tests/unit --ignore=tests/fuzz)
 
 .PHONY: ansible-test
 ansible-test: venv image lab-images target-image ssh ## run the plays against a host in a container: what `make test` leaves out

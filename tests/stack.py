@@ -199,7 +199,9 @@ class Stack:
         """Start the services, all of them if none is named, and wait until they are healthy."""
         # The mount point of the modality has to be ours, not Docker's.
         (BUILD / "lab").mkdir(parents=True, exist_ok=True)
-        self.compose("up", "--detach", "--wait", "--no-build", *services, timeout=timeout)
+        self.compose("up", "--detach", "--no-build", *services, timeout=timeout)
+        for service in services or self.compose("config", "--services").split():
+            self.healthy(service, deadline=timeout)
 
     def down(self) -> None:
         """Remove the project with all its volumes."""
@@ -239,12 +241,13 @@ class Stack:
         self.start(*services)
 
     def healthy(self, service: str, *, deadline: float) -> None:
-        """Wait until the service says that it is healthy."""
-        health = "{{.State.Status}} {{.State.Health.Status}}"
+        """Wait until the service passes its health check, which the Engine itself makes only now and then."""
         container = self.container(service)
+        nothing = {"Test": ["CMD", "true"]}
+        check = self.inspect(service)["Config"].get("Healthcheck", nothing)["Test"][1:]
         wait_until(
-            lambda: run(["docker", "inspect", "--format", health, container]).decode().strip(),
-            lambda seen: seen == "running healthy",
+            lambda: run(["docker", "exec", container, *check]),
+            lambda _: True,
             deadline=deadline,
             what=f"{service} healthy",
         )
