@@ -67,6 +67,10 @@ def test_verify_of_holders_that_have_everything_succeeds(bench: Bench) -> None:
     ended = bench.ledger.operation(operation.operation)
     assert (ended.state, ended.done) == (OperationState.DONE, 10)
     assert bench.reports[0].succeeded
+    # Who keeps the report keeps the end of the event log.
+    last = bench.ledger.last_event()
+    assert last is not None
+    assert bench.reports[0].summary[1].value == f"{last.event} {last.chain}"
     assert not bench.verifier.step()
 
 

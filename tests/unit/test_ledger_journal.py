@@ -1,14 +1,14 @@
 """Modes, events, operations and the file itself."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from understudy.adapters.ledger import Ledger
-from understudy.adapters.ledger.schema import events, obligations
+from understudy.adapters.ledger.schema import events, obligations, proofs
 from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
 from understudy.core.model import HolderName, InstanceNumber, StudyInstanceUid, Timestamp
 from understudy.core.modes import TRANSITIONS, Mode, ModeEvent, WrongModeError
@@ -16,7 +16,17 @@ from understudy.core.obligations import ObligationState
 from understudy.core.packing import Digests, PackIntent
 from understudy.core.views import OperationState
 
-from tests.unit.fakes import NOW, ROUTE, VAULT, CrashError, crash_after, dump, new_instance, note
+from tests.unit.fakes import (
+    NOW,
+    PROOF,
+    ROUTE,
+    VAULT,
+    CrashError,
+    crash_after,
+    dump,
+    new_instance,
+    note,
+)
 
 
 @pytest.fixture
@@ -158,12 +168,114 @@ def test_event_that_was_taken_out_is_named(ledger: Ledger, number: int) -> None:
     assert ledger.broken_event() == number
 
 
-def test_last_event_that_was_cut_off_is_not_noticed(ledger: Ledger) -> None:
-    """The limit of a chain without an anchor elsewhere, held here so that nobody promises more."""
+@pytest.mark.parametrize(("first", "named"), [(6, 6), (3, 3), (1, 1)])
+def test_events_that_were_cut_off_at_the_end_are_named(ledger: Ledger, first: int, named: int) -> None:
     chained(ledger)
     with ledger.database.writing() as connection:
+        connection.execute(delete(events).where(events.c.event >= first))
+    assert ledger.broken_event() == named
+    # What comes afterwards does not hide it.
+    for _ in range(10):
+        ledger.log("ann", "note", {}, NOW)
+        assert ledger.broken_event() is not None
+
+
+def test_event_that_was_cut_off_is_named_after_a_start_and_more(
+    reopened: Callable[[], Ledger],
+) -> None:
+    chained(reopened())
+    ledger = reopened()
+    with ledger.database.writing() as connection:
         connection.execute(delete(events).where(events.c.event == 6))
-    assert ledger.broken_event() is None
+    ledger.log("ann", "note", {}, NOW)
+    assert ledger.broken_event() == 6
+
+
+@pytest.mark.parametrize("place", [0, 7])
+def test_event_that_was_put_in_is_named(ledger: Ledger, place: int) -> None:
+    chained(ledger)
+    foreign = {"at": NOW, "who": "eve", "kind": "note", "fields": "{}", "chain": "0" * 64}
+    with ledger.database.writing() as connection:
+        connection.execute(insert(events).values(event=place, **foreign))
+    assert ledger.broken_event() == max(place, 1)
+
+
+@pytest.fixture
+def reopened(tmp_path: Path) -> Iterator[Callable[[], Ledger]]:
+    """Give a call that closes the ledger and opens it again."""
+    opened: list[Ledger] = []
+
+    def reopen() -> Ledger:
+        for one in opened:
+            one.close()
+        opened.append(Ledger(tmp_path / "kept.sqlite"))
+        opened[-1].start(NOW)
+        return opened[-1]
+
+    yield reopen
+    reopen().close()
+
+
+def test_ledger_put_in_the_place_of_another_is_named_until_the_anchor_is_taken_away(
+    tmp_path: Path, reopened: Callable[[], Ledger]
+) -> None:
+    chained(reopened())
+    reopened()
+    (tmp_path / "kept.sqlite").unlink()
+    other = reopened()
+    assert other.broken_event() == 2
+    for _ in range(10):
+        other.log("ann", "note", {}, NOW)
+    assert other.broken_event() == 6
+    (tmp_path / "kept.sqlite.anchor").unlink()
+    assert reopened().broken_event() is None
+    reopened().log("ann", "note", {}, NOW)
+    assert (tmp_path / "kept.sqlite.anchor").exists()
+
+
+def test_anchor_that_was_not_written_follows_at_the_next_start(
+    tmp_path: Path, reopened: Callable[[], Ledger]
+) -> None:
+    chained(reopened(), 1)
+    before = (tmp_path / "kept.sqlite.anchor").read_bytes()
+    chained(reopened())
+    (tmp_path / "kept.sqlite.anchor").write_bytes(before)
+    assert reopened().broken_event() is None
+    assert (tmp_path / "kept.sqlite.anchor").read_bytes() != before
+
+
+def test_anchor_that_cannot_be_read_is_told(tmp_path: Path, reopened: Callable[[], Ledger]) -> None:
+    chained(reopened())
+    (tmp_path / "kept.sqlite.anchor").write_text("nonsense")
+    assert reopened().broken_event() == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("UPDATE modes SET epoch = 7 WHERE change = 2", 2),
+        ("UPDATE modes SET mode = 'standby' WHERE change = 2", 2),
+        ("DELETE FROM modes WHERE change = 1", 1),
+        ("DELETE FROM modes WHERE change = 3", 3),
+        ("INSERT INTO modes SELECT 4, mode, epoch, at FROM modes WHERE change = 1", 4),
+    ],
+)
+def test_mode_that_the_event_log_does_not_attest_is_named(ledger: Ledger, statement: str, named: int) -> None:
+    brought_to(ledger, Mode.RETURNING)
+    assert ledger.contradictions() == []
+    with ledger.database.writing() as connection:
+        connection.exec_driver_sql(statement)
+    assert ledger.contradictions() == [f"mode change {named} is not what the event log says of it"]
+
+
+def test_obligation_that_is_proven_without_a_proof_is_named(ledger: Ledger) -> None:
+    note(ledger, new_instance(1), new_instance(2), owed=[ROUTE, VAULT])
+    ledger.find(VAULT, {InstanceNumber(1): PROOF, InstanceNumber(2): PROOF}, now=NOW)
+    assert ledger.contradictions() == []
+    with ledger.database.writing() as connection:
+        connection.execute(delete(proofs).where(proofs.c.instance == 2))
+    (told,) = ledger.contradictions()
+    assert told == f"1 obligations are proven without a proof, first instance 2 at {VAULT}"
 
 
 def test_event_at_a_whole_second_given_as_int_keeps_the_chain(ledger: Ledger) -> None:

@@ -63,9 +63,7 @@ class Verifier:
                 problems.append(f"{holder.name}: {reason or f'{lost} instances are gone and are owed again'}")
             if self._ledger.operation(operation.operation).state is not OperationState.RUNNING:
                 return True
-        broken = self._ledger.broken_event()
-        if broken is not None:
-            problems.append(f"the event log is broken at event {broken}")
+        problems += self._ledger.contradictions()
         self._finish(operation, done, rows, problems)
         return True
 
@@ -95,6 +93,7 @@ class Verifier:
         self, operation: OperationView, done: int, rows: Sequence[Sequence[str]], problems: Sequence[str]
     ) -> None:
         now = self._clock.now()
+        last = self._ledger.last_event()
         report = Report(
             title="Verification of every proof",
             kind=KIND,
@@ -103,7 +102,10 @@ class Verifier:
             finished=iso(now),
             succeeded=not problems,
             outcome="; ".join(problems) or "Every holder shows every instance that it was proven to have.",
-            summary=(ReportRow("Instances asked for, over all holders", str(done)),),
+            summary=(
+                ReportRow("Instances asked for, over all holders", str(done)),
+                ReportRow("Last event, and its hash", "" if last is None else f"{last.event} {last.chain}"),
+            ),
             tables=(
                 ReportTable("Holders", ("Holder", "Asked for", "Found", "Lost", "Not asked because"), rows),
             ),

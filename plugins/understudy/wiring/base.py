@@ -83,7 +83,7 @@ def open_base(configuration: config.Understudy, places: Places) -> Base:
     Raises LedgerVersionError and MigrationError, each with a hint.
     """
     clock = SystemClock()
-    ledger = Ledger(places.state / "ledger.sqlite")
+    ledger = Ledger(places.state / "ledger.sqlite", places.keys / "ledger.anchor")
     ledger.start(clock.now())
     ledger.release(now=clock.now(), everything=True)
     secret = (places.keys / "service" / "agent").read_text(encoding="ascii").strip()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from understudy.adapters.ledger.anchor import Anchor
 from understudy.adapters.ledger.conflicts import Conflicts
 from understudy.adapters.ledger.custody import Custody
 from understudy.adapters.ledger.database import Database
@@ -31,10 +32,11 @@ __all__ = [
 class Ledger(Intake, Custody, Letters, Conflicts, Questions, Findings, Files, Devices, Journal):
     """Everything the ledger is asked and told, on one file; `packs` is the vaults' book on the same file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, anchor: Path | None = None) -> None:
+        """Open the file; `anchor` is where the last event is kept a second time, beside it if absent."""
         self.database = Database(path)
         """The file itself, for maintenance and tests."""
-        super().__init__(self.database)
+        super().__init__(self.database, Anchor(anchor or path.with_name(f"{path.name}.anchor")))
         self.packs = Packs(self.database)
 
     def close(self) -> None:

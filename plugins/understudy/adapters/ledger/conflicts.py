@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.database import Database
-from understudy.adapters.ledger.journal import append_event, current_mode
+from understudy.adapters.ledger.journal import current_mode
 from understudy.adapters.ledger.schema import conflicts, instances
 from understudy.adapters.ledger.transitions import SYSTEM, owe
 from understudy.core.conflicts import ConflictKind, ConflictView, VersionView

@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, exists, select, update
 
+from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.counts import tallies
 from understudy.adapters.ledger.database import Database
-from understudy.adapters.ledger.journal import append_event
 from understudy.adapters.ledger.schema import instances, obligations, proofs
 from understudy.adapters.ledger.transitions import (
     SYSTEM,

@@ -1,7 +1,8 @@
 """The ledger's SQLite file: every commit is on disk before it returns."""
 
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +28,9 @@ class Database:
             opening.dispose()
         path.chmod(0o600)
         self._engine = _engine(path)
+        self._one_at_a_time = threading.Lock()
+        self.after_commit: Callable[[Connection], None] = lambda _connection: None
+        """Called with the connection after each commit of `writing`, before another begins."""
 
     @property
     def engine(self) -> Engine:
@@ -43,10 +47,14 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """Give a connection whose transaction is on disk when the block ends without an error."""
         with (
+            self._one_at_a_time,
             self._engine.connect().execution_options(understudy_writes=True) as connection,
-            connection.begin(),
         ):
-            yield connection
+            # What a transaction that was rolled back has left there.
+            connection.info.clear()
+            with connection.begin():
+                yield connection
+            self.after_commit(connection)
 
     def close(self) -> None:
         """Close every connection."""

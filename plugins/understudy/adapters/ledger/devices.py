@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import and_, func, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.counts import senders
 from understudy.adapters.ledger.database import Database
-from understudy.adapters.ledger.journal import append_event
 from understudy.adapters.ledger.schema import approvals, devices
 from understudy.core.gate import Allowed, GateOutcome, Seen
 from understudy.core.model import Timestamp

@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.database import Database
-from understudy.adapters.ledger.journal import append_event
 from understudy.adapters.ledger.schema import damages, instances, obligations
 from understudy.adapters.ledger.transitions import SYSTEM, able, advance
 from understudy.core.model import HolderName, Instance, InstanceNumber, NewInstance, Timestamp

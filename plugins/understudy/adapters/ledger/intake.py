@@ -8,11 +8,12 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, and_, exists, func, insert, literal, select, update
 
+from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.columns import insert_rows
 from understudy.adapters.ledger.conflicts import record_conflict
 from understudy.adapters.ledger.counts import counted_together, studies, tallies
 from understudy.adapters.ledger.database import Database
-from understudy.adapters.ledger.journal import append_event, current_mode, write_cursor
+from understudy.adapters.ledger.journal import current_mode, write_cursor
 from understudy.adapters.ledger.letters import stored_again
 from understudy.adapters.ledger.schema import instances, obligations, proofs
 from understudy.adapters.ledger.transitions import (

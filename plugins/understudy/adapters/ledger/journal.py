@@ -1,7 +1,5 @@
-"""The journal: modes and epochs, operations, cursors and the hash-chained log of events."""
+"""The journal: modes and epochs, operations, cursors and events."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +7,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from understudy.adapters.ledger.database import Database
-from understudy.adapters.ledger.schema import events, ledger_facts, modes, operations
+from understudy.adapters.ledger.chain import Chain, append_event
+from understudy.adapters.ledger.schema import ledger_facts, modes, operations
 from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
 from understudy.core.model import Timestamp
 from understudy.core.modes import Mode, ModeEvent, after, next_epoch
@@ -33,11 +31,8 @@ Guard = Callable[[Transaction], Sequence[str]]
 """Looks at the ledger inside the transition's own transaction and returns what stands against it."""
 
 
-class Journal:
+class Journal(Chain):
     """The modes, operations, cursors and events of the ledger."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def start(self, now: Timestamp) -> None:
         """Write the first mode where there is none: standby, epoch 0."""
@@ -114,22 +109,6 @@ class Journal:
         """Append an event of its own."""
         with self._database.writing() as connection:
             append_event(connection, now, who, kind, fields)
-
-    def broken_event(self) -> int | None:
-        """Return the first event whose hash does not follow from its content and its predecessor.
-
-        An event that was changed or taken out is found by what follows it. The last ones can be cut off
-        unseen: only who kept their hash elsewhere could tell.
-        """
-        with self._database.reading() as connection:
-            previous, expected = "", 1
-            for row in connection.execute(select(events).order_by(events.c.event)):
-                if row.event != expected or row.chain != _chain(
-                    previous, row.at, row.who, row.kind, row.fields
-                ):
-                    return expected
-                previous, expected = row.chain, expected + 1
-            return None
 
     # Operations
 
@@ -221,23 +200,6 @@ def begin_operation(
 def write_cursor(connection: Connection, name: str, value: int) -> None:
     """Persist a cursor within a transaction."""
     _write(connection, f"cursor:{name}", str(value))
-
-
-def append_event(
-    connection: Connection, now: Timestamp, who: str, kind: str, fields: Mapping[str, object]
-) -> None:
-    """Append an event to the hash chain within a transaction: identifiers and numbers only."""
-    text = json.dumps(dict(fields), sort_keys=True, separators=(",", ":"))
-    previous = connection.scalar(select(events.c.chain).order_by(events.c.event.desc()).limit(1)) or ""
-    # As the column gives it back: the hash of 5 is not that of 5.0.
-    at = float(now)
-    chain = _chain(previous, at, who, kind, text)
-    connection.execute(insert(events).values(at=at, who=who, kind=kind, fields=text, chain=chain))
-
-
-def _chain(previous: str, at: float, who: str, kind: str, fields: str) -> str:
-    content = json.dumps([previous, at, who, kind, fields], separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _write(connection: Connection, name: str, value: str) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.database import Database
-from understudy.adapters.ledger.journal import append_event, current_mode
+from understudy.adapters.ledger.journal import current_mode
 from understudy.adapters.ledger.schema import instances, obligations
 from understudy.adapters.ledger.transitions import advance
 from understudy.core.errors import NotFoundError, RefusedError, StaleEpochError

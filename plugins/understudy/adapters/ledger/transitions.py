@@ -11,8 +11,8 @@ from operator import itemgetter
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.columns import insert_rows
-from understudy.adapters.ledger.journal import append_event
 from understudy.adapters.ledger.schema import obligations, proofs
 from understudy.core.model import HolderName, InstanceNumber, Proof, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState, origins, target
