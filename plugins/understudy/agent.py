@@ -9,7 +9,7 @@ import uvicorn
 
 from understudy import __version__, config
 from understudy.adapters.keys import KeysError
-from understudy.adapters.ledger import LedgerVersionError, MigrationError
+from understudy.adapters.ledger import DamagedLedgerError, LedgerVersionError, MigrationError
 from understudy.web.application import application
 from understudy.wiring import Places, wire
 
@@ -30,7 +30,7 @@ def main() -> int:
         for problem in error.problems:
             _log.error("configuration %s", problem)
         return 1
-    except (KeysError, LedgerVersionError, MigrationError) as error:
+    except (KeysError, DamagedLedgerError, LedgerVersionError, MigrationError) as error:
         _log.error("start failed because=%s hint=%s", error, error.hint)
         return 1
     if (places.state / "first-start.json").exists():

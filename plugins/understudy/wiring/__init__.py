@@ -6,6 +6,7 @@ from understudy import config
 from understudy.core.model import HolderKind
 from understudy.core.ports import Holder
 from understudy.flow.appliance import Appliance
+from understudy.flow.backup import Backup
 from understudy.flow.loop import Workers
 from understudy.flow.verify import Verifier
 from understudy.wiring.base import STEP_INTERVAL, Places, SystemClock, open_base
@@ -18,10 +19,14 @@ from understudy.wiring.primary import wire_primary
 __all__ = ["Places", "SystemClock", "wire"]
 
 
+_BACKUP_INTERVAL = 5.0
+"""Seconds between two looks whether the ledger's copy is due."""
+
+
 def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, Workers]:
     """Return the appliance and its workers, not yet started.
 
-    Raises KeysError, LedgerVersionError and MigrationError, each with a hint.
+    Raises KeysError and the errors of `open_base`, each with a hint.
     """
     base = open_base(configuration, places)
     ledger, clock, workers = base.ledger, base.clock, base.workers
@@ -40,6 +45,8 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
     lanes = [wire_lane(holder, base) for holder in holders]
     verifier = Verifier(ledger, holders, clock, site=configuration.site, write_report=base.write_report)
     workers.add("verify", verifier.step, STEP_INTERVAL)
+    backup = Backup(ledger, places.state / "backup" / "ledger.sqlite", clock)
+    workers.add("backup", backup.step, _BACKUP_INTERVAL)
     scrubber, recovery = wire_files(base, noter, [holder.name for holder in holders])
     appliance = Appliance(
         configuration=configuration,
@@ -54,7 +61,7 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         recovery=recovery,
         disk=wire_disk(base),
         reports=base.reports,
-        faults=lambda: [*workers.alarms(), *conflicts.alarms()],
+        faults=lambda: [*workers.alarms(), *conflicts.alarms(), *backup.alarms()],
         conflicts=conflicts,
         look_for_new=partial(workers.wake, "note"),
         wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "scrub", "heal", "lane-"),

@@ -80,7 +80,7 @@ class Base:
 def open_base(configuration: config.Understudy, places: Places) -> Base:
     """Open the ledger, take back what the last run had claimed, and return what all parts share.
 
-    Raises LedgerVersionError and MigrationError, each with a hint.
+    Raises DamagedLedgerError, LedgerVersionError and MigrationError, each with a hint.
     """
     clock = SystemClock()
     ledger = Ledger(places.state / "ledger.sqlite", places.keys / "ledger.anchor")

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
 
+from understudy.adapters.ledger.integrity import look_over
 from understudy.adapters.ledger.migration import bring_up_to_date
+
+_CHECK_SECONDS = 5.0
+"""For how long an opening looks for damage: a file that needs longer is looked at beside the work."""
 
 _CACHE = 16_384
 """KiB of pages that one connection keeps: a page of the feed changes a page of an index for each instance."""
@@ -21,6 +25,9 @@ class Database:
     """Transactions on the ledger file: `reading` sees one snapshot, `writing` is serialised and durable."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checked = not path.exists() or look_over(path, seconds=_CHECK_SECONDS)
+        """Whether the opening had the time to look at the whole file."""
         opening = _engine(path, foreign_keys=False)
         try:
             bring_up_to_date(opening, path)

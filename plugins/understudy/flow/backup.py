@@ -1,0 +1,86 @@
+"""Backup: keep a checked copy of the ledger, and say when the ledger or its event log is not sound.
+
+Rule 1: a copy takes the place of the one before only when all of it was checked, and its event log is whole:
+what came into the place of the ledger must not come into the place of its copy.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from understudy.adapters.ledger import DamagedLedgerError, Ledger
+from understudy.core.model import Timestamp
+from understudy.core.ports import Clock
+from understudy.core.views import Alarm, iso
+
+_log = logging.getLogger(__name__)
+
+KIND = "backup"
+
+_DAY, _HOUR = 86_400.0, 3600.0
+"""Seconds between two copies, and after one that failed."""
+
+_DAMAGED_HINT = "the manual (runbook, the ledger is damaged) says what to do; no image is touched"
+_BROKEN_HINT = (
+    "`understudy verify --wait` says more; where a copy of the ledger was put back on purpose, the manual "
+    "(runbook, the ledger is damaged) says how this ends"
+)
+_NO_COPY_HINT = (
+    "there has to be room for two more of the ledger on the volume `state`; it is tried every hour"
+)
+
+
+class Backup:
+    """Copies at once where the start had no time for a whole check, every day, and after a change of mode."""
+
+    def __init__(self, ledger: Ledger, path: Path, clock: Clock) -> None:
+        self._ledger = ledger
+        self._path = path
+        self._clock = clock
+        self._unchecked = not ledger.database.checked
+        self._not_before = Timestamp(0.0)
+        self._alarms: list[Alarm] = []
+
+    def step(self) -> bool:
+        """Make the copy, if it is due."""
+        now = self._clock.now()
+        if not self._is_due(now):
+            return False
+        self._not_before = Timestamp(now + _HOUR)
+        found = self._broken() or self._copied(now)
+        self._alarms = [Alarm(iso(now), what, hint) for what, hint in found]
+        for what, hint in found:
+            _log.error("backup found=%s hint=%s", what, hint)
+        return False
+
+    def alarms(self) -> Sequence[Alarm]:
+        """Return what the last copy found."""
+        return self._alarms
+
+    def _is_due(self, now: Timestamp) -> bool:
+        if now < self._not_before:
+            return False
+        kept = self._ledger.fact(KIND)
+        if self._unchecked or kept is None or not self._path.exists():
+            return True
+        return now >= float(kept) + _DAY or self._ledger.mode().since > float(kept)
+
+    def _copied(self, now: Timestamp) -> list[tuple[str, str]]:
+        try:
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._ledger.back_up(self._path)
+        except DamagedLedgerError as error:
+            return [(str(error), _DAMAGED_HINT)]
+        except (OSError, sqlite3.Error) as error:
+            return [(f"the ledger has no new backup: {error}", _NO_COPY_HINT)]
+        self._unchecked, self._not_before = False, Timestamp(0.0)
+        self._ledger.write_fact(KIND, repr(float(now)))
+        _log.info("backup done file=%s", self._path.name)
+        return []
+
+    def _broken(self) -> list[tuple[str, str]]:
+        broken = self._ledger.broken_event()
+        if broken is None:
+            return []
+        return [(f"the event log is broken at event {broken}: the ledger is not backed up", _BROKEN_HINT)]
