@@ -78,19 +78,25 @@ lint: venv ## check style, types, shell scripts, Dockerfiles and plays
 	@cd ansible && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ansible-lint -q
 
 .PHONY: test
-test: venv ## lint, then run all tests; starts and stops all they need
-	@$(MAKE) --jobs=2 --output-sync=line checked behaviour
+test: ## lint, then run all tests; starts and stops all they need
+	@tests/tools/python.sh $(PYTHON)
+	@$(MAKE) --jobs=2 checked behaviour
 
-# What needs no container, beside what waits for containers most of the time. It is told when it is done.
+# What needs no container, beside what waits for containers most of the time. Its output comes when it has ended, in one piece.
 .PHONY: checked
 checked: lint
-	@$(if $(TEST_ARGUMENTS),,nice -n 19 $(VENV)/bin/pytest tests/unit tests/fuzz)
+	@mkdir -p build
+	@$(if $(TEST_ARGUMENTS),,nice -n 19 $(VENV)/bin/pytest tests/unit tests/fuzz >build/checked.log 2>&1 || failed=$$?; \
+	cat build/checked.log; exit $${failed:-0})
 
-# One after the other: they install packages. The plus lets its progress be seen as it comes.
 .PHONY: behaviour
-behaviour:
-	+@$(MAKE) --jobs=1 --output-sync=none image lab-images browser tracer
-	+@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests --ignore=tests/unit --ignore=tests/fuzz)
+behaviour: venv parts
+	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests --ignore=tests/unit --ignore=tests/fuzz)
+
+# One after the other: they install packages.
+.PHONY: parts
+parts:
+	@$(MAKE) --jobs=1 image lab-images browser tracer
 
 .PHONY: ansible-test
 ansible-test: venv image lab-images target-image ssh ## run the plays against a host in a container: what `make test` leaves out

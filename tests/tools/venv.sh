@@ -7,16 +7,7 @@ python=$1 folder=$2
 say() { printf 'venv: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
-    fail "$python is missing or older than 3.11: install Python 3.11 or later, or name one with PYTHON=..."
-if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "Python's venv module is missing: install it (Debian package python3-venv)"
-    fi
-    say "installs Debian's package python3-venv"
-    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv; } >/dev/null 2>&1 ||
-        fail "python3-venv could not be installed: mend the host's apt sources, then run this again"
-fi
+"$(dirname "$0")/python.sh" "$python"
 say "installs the locked tools into $folder"
 "$python" -m venv --clear "$folder"
 log=$(mktemp)
