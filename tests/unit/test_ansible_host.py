@@ -1,16 +1,27 @@
 """What the host decides by itself: when a service hangs, an appliance may go, an address is taken."""
 
+import itertools
+import json
+import socket
+import socketserver
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 import understudy_takeover as takeover
+from understudy.core.modes import Mode
+from understudy_host import update as updating
+from understudy_host.__main__ import may_maintain
 from understudy_host.compose import Health
 from understudy_host.decommission import reasons
-from understudy_host.places import HostError, Places, image_of, set_image
+from understudy_host.places import HostError, Places, RefusedError, image_of, set_image
 from understudy_host.supervise import PATIENCE_SECONDS, Patience
+from understudy_host.update import MAY_UPDATE, update
 from understudy_takeover import Holder, Step
 
 
@@ -71,6 +82,91 @@ def test_image_that_nobody_named_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("A=1\n", encoding="utf-8")
     with pytest.raises(HostError, match="run the play again"):
         image_of(Places(project=tmp_path))
+
+
+class UnixServer(socketserver.UnixStreamServer):
+    """A client on a Unix socket has no address; the handler of HTTP needs one."""
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        return self.socket.accept()[0], ("host", 0)
+
+
+@contextmanager
+def agent(folder: Path, *modes: Mode) -> Iterator[Places]:
+    """A host with the image `old`, whose agent answers on its socket and tells these modes in turn."""
+    told = itertools.chain(modes, itertools.repeat(modes[-1]))
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = json.dumps({"mode": next(told).value}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    places = Places(project=folder, data=folder, backups=folder / "backup")
+    places.environment.write_text("UNDERSTUDY_IMAGE=old\n", encoding="utf-8")
+    places.agent_socket.parent.mkdir(parents=True)
+    with UnixServer(str(places.agent_socket), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield places
+        server.shutdown()
+        thread.join()
+
+
+STANDING_IN = (Mode.ACTIVE, Mode.RETURNING)
+
+
+def test_modes_that_allow_an_update_are_all_but_those_that_stand_in() -> None:
+    assert set(MAY_UPDATE) == {mode.value for mode in Mode} - {mode.value for mode in STANDING_IN}
+
+
+@pytest.mark.parametrize("mode", STANDING_IN)
+def test_update_is_refused_while_it_stands_in_and_changes_nothing(tmp_path: Path, mode: Mode) -> None:
+    with agent(tmp_path, mode) as places:
+        with pytest.raises(RefusedError, match=f"the appliance is {mode.value}: it stands in for the PACS"):
+            update(places, "new")
+        # Not even where it is said that the agent need not answer: it does.
+        with pytest.raises(RefusedError, match=f"the appliance is {mode.value}"):
+            update(places, "new", without_status=True)
+        assert image_of(places) == "old"
+        assert not places.journal.exists()
+        assert not places.backups.exists()
+
+
+@pytest.mark.parametrize("mode", STANDING_IN)
+def test_update_is_refused_where_it_is_promoted_while_the_configuration_is_checked(
+    tmp_path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(updating, "check_config", lambda places, image: "in order")
+    with agent(tmp_path, Mode.STANDBY, mode) as places:
+        with pytest.raises(RefusedError, match=f"the appliance is {mode.value}"):
+            update(places, "new")
+        assert image_of(places) == "old"
+        assert not places.journal.exists()
+
+
+def test_update_is_refused_where_nobody_tells_the_mode(tmp_path: Path) -> None:
+    places = Places(project=tmp_path, data=tmp_path)
+    places.environment.write_text("UNDERSTUDY_IMAGE=old\n", encoding="utf-8")
+    with pytest.raises(RefusedError, match="update_without_status"):
+        update(places, "new")
+
+
+@pytest.mark.parametrize("mode", STANDING_IN)
+def test_maintenance_of_the_host_waits_while_it_stands_in(tmp_path: Path, mode: Mode) -> None:
+    with agent(tmp_path, mode) as places, pytest.raises(RefusedError, match="maintenance waits"):
+        may_maintain(places)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in Mode if mode not in STANDING_IN])
+def test_maintenance_of_the_host_goes_on_otherwise(tmp_path: Path, mode: Mode) -> None:
+    with agent(tmp_path, mode) as places:
+        assert may_maintain(places) == f"the appliance is {mode.value}"
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def update(places: Places, image: str, *, without_status: bool = False) -> str:
     except HostError as error:
         raise RefusedError(f"the new image does not accept the configuration: {error}") from error
     with _alone(places):
+        # Somebody may have promoted it meanwhile.
+        _refuse_unless_allowed(places, without_status)
         return _replace(places, Compose(places), previous, image)
 
 
