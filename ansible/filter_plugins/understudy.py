@@ -23,6 +23,8 @@ from jinja2 import TemplateError
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 CONFIGURATION_FOLDER = PurePosixPath("/etc/understudy/config")
+SECRET, PUBLIC = ("CredentialsFile", "Key"), ("Authorities", "Certificate", "ClientCa")
+"""The keys of a configuration that name files."""
 NETWORKS = ("host_ssh_networks", "host_dicom_networks", "host_https_networks")
 
 Spec = Mapping[str, Mapping[str, Any]]
@@ -110,7 +112,7 @@ def _configuration(values: Mapping[str, Any]) -> Iterator[str]:
         for file in files if isinstance(files, Mapping) else ():
             if "/" in file or file.endswith(".json") or not file:
                 yield f"{name}: {file!r} is no file name, or ends in .json and would be read as a section"
-    yield from _missing_secrets(values, section)
+    yield from _missing_files(values, section)
 
 
 def _judged(section: Any) -> list[str]:
@@ -130,19 +132,16 @@ def _judged(section: Any) -> list[str]:
     return []
 
 
-def _missing_secrets(values: Mapping[str, Any], section: Any) -> Iterator[str]:
-    vaults = section.get("Vaults") if isinstance(section, Mapping) else None
-    files = [
-        PurePosixPath(vault["CredentialsFile"])
-        for vault in (vaults if isinstance(vaults, list) else ())
-        if isinstance(vault, Mapping) and isinstance(vault.get("CredentialsFile"), str)
-    ]
-    secrets = values.get("appliance_secrets", {})
-    for file in files:
-        if file.parent == CONFIGURATION_FOLDER and not (
-            isinstance(secrets, Mapping) and secrets.get(file.name)
-        ):
-            yield f"appliance_secrets: the secret {file.name} is missing, and a vault needs it"
+def _missing_files(values: Mapping[str, Any], section: Any) -> Iterator[str]:
+    secrets = _filled(values.get("appliance_secrets"))
+    others = secrets | _filled(values.get("appliance_files"))
+    for key, file in _named_files(section):
+        if file.parent != CONFIGURATION_FOLDER:
+            continue
+        if key in SECRET and file.name not in secrets:
+            yield f"appliance_secrets: the secret {file.name} is missing, and {key} needs it"
+        if key in PUBLIC and file.name not in others:
+            yield f"appliance_files: {file.name} is missing, and {key} needs it"
     for certificate, key in (
         ("appliance_tls_certificate", "appliance_tls_key"),
         ("appliance_tls_ca_certificate", "appliance_tls_ca_key"),
@@ -151,6 +150,22 @@ def _missing_secrets(values: Mapping[str, Any], section: Any) -> Iterator[str]:
     ):
         if values.get(certificate) and not values.get(key):
             yield f"{key}: it is missing, {certificate} needs it"
+
+
+def _filled(files: Any) -> set[str]:
+    return {str(name) for name, content in files.items() if content} if isinstance(files, Mapping) else set()
+
+
+def _named_files(section: Any) -> Iterator[tuple[str, PurePosixPath]]:
+    """Yield every file that a section names, with its key; a relative path begins in the folder."""
+    if isinstance(section, Mapping):
+        for key, value in section.items():
+            if key in (*SECRET, *PUBLIC) and isinstance(value, str):
+                yield key, CONFIGURATION_FOLDER / value
+            yield from _named_files(value)
+    elif isinstance(section, list):
+        for part in section:
+            yield from _named_files(part)
 
 
 def _image(values: Mapping[str, Any]) -> Iterator[str]:

@@ -21,6 +21,10 @@ VAULT = {
     "RetentionDays": 3650,
 }
 
+PACS = {"AeTitle": "PACS", "Host": "192.0.2.10"}
+TLS = {"Authorities": "/etc/ssl/clinic.pem", "Certificate": "our.pem", "Key": "our.key"}
+WEB = {"Name": "web", "Url": "https://archive.example.org/dicom-web", "CredentialsFile": "web.secret"}
+
 
 def host(address: str, site: str, **variables: Any) -> dict[str, Any]:
     section = {"Site": site, **variables.pop("section", {})}
@@ -67,6 +71,12 @@ def test_wrong_inventory_lists_every_error_and_reaches_no_host(tmp_path: Path) -
         ({"appliance_image_file": "nowhere.tar"}, "is no archive of one image"),
         ({"appliance_dicom_port": "many"}, "unable to convert to int"),
         ({"appliance_users": [{"name": "anna", "role": "king"}]}, "must be one of: admin, operator, reader"),
+        (
+            {"section": {"DicomTls": {"ClientCa": "devices.pem"}}},
+            "devices.pem is missing, and ClientCa needs",
+        ),
+        ({"section": {"Primary": {**PACS, "Tls": TLS}}}, "the secret our.key is missing, and Key needs it"),
+        ({"section": {"Destinations": [WEB]}}, "the secret web.secret is missing, and CredentialsFile needs"),
         ({"appliance_tls_certificate": "PEM"}, "appliance_tls_key: it is missing"),
         ({"appliance_secrets": {"more.json": "x"}}, "would be read as a section"),
         ({"takeover_method": "keepalived", "takeover_address": "192.0.2.10"}, "with its prefix length"),
