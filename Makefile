@@ -66,9 +66,13 @@ tracer:
 ssh:
 	@tests/tools/packages.sh ssh=openssh-client openssl
 
+.PHONY: vagrant
+vagrant:
+	@tests/tools/packages.sh vagrant
+
 .PHONY: lint
-lint: venv ## check style, types, shell scripts, Dockerfiles and plays
-	@echo 'lint: ruff, mypy, shellcheck, hadolint, yamllint, ansible-lint'
+lint: venv vagrant ## check style, types, shell scripts, Dockerfiles, plays and Vagrantfile
+	@echo 'lint: ruff, mypy, shellcheck, hadolint, yamllint, ansible-lint, vagrant'
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
@@ -76,6 +80,7 @@ lint: venv ## check style, types, shell scripts, Dockerfiles and plays
 	@$(VENV)/bin/hadolint $(DOCKERFILES)
 	@$(VENV)/bin/yamllint --strict $(YAML_FILES)
 	@cd ansible && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ansible-lint -q
+	@VAGRANT_HOME=$(CURDIR)/build/vagrant vagrant validate --ignore-provider >/dev/null
 
 .PHONY: test
 test: ## lint, then run all tests; starts and stops all they need

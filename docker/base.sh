@@ -12,6 +12,8 @@ scratch=
 
 say() { printf 'base: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
+# One at a time: lint may install something while the images are made, and apt-get does not wait.
+apt() { DEBIAN_FRONTEND=noninteractive flock --close /var/cache/apt apt-get "$@"; }
 clean_up() { [ -z "$scratch" ] || rm -rf "$scratch"; }
 trap clean_up EXIT
 
@@ -32,7 +34,7 @@ if ! command -v mmdebstrap >/dev/null; then
         fail "mmdebstrap is missing: install it (Debian package mmdebstrap), or let this machine reach a registry that has $image"
     fi
     say "installs Debian's package mmdebstrap"
-    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mmdebstrap; } >/dev/null 2>&1 ||
+    { apt update && apt install -y --no-install-recommends mmdebstrap; } >/dev/null 2>&1 ||
         fail "mmdebstrap could not be installed: mend the host's apt sources, then run this again"
 fi
 

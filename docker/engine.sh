@@ -12,6 +12,8 @@ scratch=
 
 say() { printf 'engine: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
+# One at a time: lint may install something while the images are made, and apt-get does not wait.
+apt() { DEBIAN_FRONTEND=noninteractive flock --close /var/cache/apt apt-get "$@"; }
 clean_up() { [ -z "$scratch" ] || rm -rf "$scratch"; }
 trap clean_up EXIT
 
@@ -41,7 +43,7 @@ install_packages() {
     say "installs Debian's packages: $*"
     local log
     log=$(mktemp)
-    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1; then
+    if ! { apt update && apt install -y --no-install-recommends "$@"; } >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         fail "apt-get could not install $* (log: $log): mend the host's apt sources, then run this again"
     fi

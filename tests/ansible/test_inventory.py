@@ -1,6 +1,7 @@
 """A wrong inventory stops the play before anything changes, and every error is listed."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import yaml
 
 from tests.ansible.target import PLAYS, Played, played
 
+MANUAL = PLAYS.parent / "docs" / "deploy.md"
 IMAGE = "registry.example.org/understudy@sha256:" + "0" * 64
 VAULT = {
     "Name": "cloud",
@@ -92,6 +94,31 @@ def test_wrong_variable_is_told(variables: Mapping[str, Any], problem: str) -> N
 
 def test_sound_inventory_has_no_problem() -> None:
     assert problems({"north": host("192.0.2.1", "north"), "south": host("192.0.2.2", "south")}) == []
+
+
+def manual() -> str:
+    """Return the inventory that docs/deploy.md has its reader write."""
+    (block,) = re.findall(
+        r"^```yaml\n(.*?)^```$", MANUAL.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return str(block)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(manual(), id="manual"),
+        pytest.param(
+            manual().replace("# host_disks", "host_disks").replace("#   - {", "  - {"), id="manual-disk"
+        ),
+        pytest.param((PLAYS / "inventories" / "lab" / "hosts.yml").read_text(encoding="utf-8"), id="lab"),
+    ],
+)
+def test_inventory_that_we_give_has_no_problem(text: str) -> None:
+    hosts = yaml.safe_load(text)["standbys"]["hosts"]
+    for variables in hosts.values():
+        variables.update(appliance_image_file="", appliance_image=IMAGE)
+    assert problems(hosts) == []
 
 
 def problems(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -3,6 +3,8 @@
 set -euo pipefail
 
 say() { printf 'packages: %s\n' "$*" >&2; }
+# One at a time: lint may install something while the images are made, and apt-get does not wait.
+apt() { DEBIAN_FRONTEND=noninteractive flock --close /var/cache/apt apt-get "$@"; }
 
 missing=()
 for program in "$@"; do
@@ -17,7 +19,7 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 fi
 say "installs Debian's ${missing[*]}"
 log=$(mktemp)
-if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+if ! { apt update && apt install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
     tail -n 15 "$log" >&2
     say "${missing[*]} could not be installed (log: $log): mend the host's apt sources, then run this again"
     exit 1
