@@ -272,6 +272,44 @@ def test_what_was_deleted_before_it_was_delivered_is_a_dead_letter_until_it_come
     assert set(made.sop_instance_uids) <= lab.uids_at_archive()
 
 
+def test_index_that_was_lost_is_noticed_and_nothing_is_owed_twice(lab: Lab) -> None:
+    made = data.ct_series(lab.data / "lost-index", seed="lost-index", instances=2, rows=64, columns=64)
+    lab.send_all(made.paths[0].parent, calling="CT1", to=PRIMARY)
+    wait_until(
+        lab.status,
+        lambda seen: settled(seen) and set(made.sop_instance_uids) <= set(lab.instances_at(STANDBY)),
+        deadline=90,
+        what="forwarded by the primary and proven",
+        pause=0.5,
+    )
+    before = wait_until(lab.status, settled, deadline=60, what="everything proven", pause=0.5)
+    kept, lost = made.sop_instance_uids
+    md5, had, path = md5_at_orthanc(lab, lost), lab.instances_at(STANDBY), file_of(lab, lost)
+    lab.stop("orthanc")
+    # Orthanc makes a new index; all files but one lie on the disk.
+    offline(lab, "bash", "-c", 'rm "$1" /var/lib/orthanc/index/index*', "bash", path)
+    lab.start("orthanc")
+
+    def missed(state: State) -> bool:
+        return any("lacks" in alarm for alarm in state.alarms)
+
+    state = wait_until(lab.status, missed, deadline=90, what="compared, and one is missed", pause=0.5)
+    assert had - lab.instances_at(STANDBY) == {lost: 1}
+    assert (state.instances, settled(state)) == (before.instances, True)
+    (rescan,) = [item for item in state.raw["operations"] if item["kind"] == "rescan"]
+    assert (rescan["state"], rescan["done"]) == ("failed", rescan["total"])
+    damages = {row["sop_instance_uid"]: row for row in lab.get("/understudy/damages")}
+    assert (damages[lost]["state"], kept in damages) == ("gone", False)
+    lab.execute("agent", "understudy", "heal", "--missed")
+    wait_until(lab.status, lambda seen: not missed(seen), deadline=60, what="asked for", pause=0.5)
+    healed = wait_until(
+        lambda: md5_at_orthanc(lab, lost), lambda seen: seen == md5, deadline=60, what="from the primary"
+    )
+    assert healed == md5
+    after = wait_until(lab.status, settled, deadline=60, what="everything proven", pause=0.5)
+    assert (lab.instances_at(STANDBY), after.instances) == (had, before.instances)
+
+
 def test_orthanc_killed_answers_again_within_5_s(lab: Lab) -> None:
     """The process is killed, not the container: Docker restarts nothing that it was told to kill."""
     pid = lab.inspect("orthanc")["State"]["Pid"]

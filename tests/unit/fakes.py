@@ -400,11 +400,23 @@ class FakeFeed:
 
     def changes(self, since: int, limit: int) -> Changes:
         if since > len(self.stored):
-            return Changes((), 0, done=False, was_reset=True)
+            return Changes((), self.end(), done=True, was_reset=True)
         last = min(len(self.stored), since + min(limit, self.page))
         found = [instance.orthanc_id for instance in self.stored[since:last]]
         self.after_changes()
-        return Changes(found, last, done=last == len(self.stored), was_reset=False)
+        mark = self._mark(last) if found else ""
+        return Changes(found, last, done=last == len(self.stored), was_reset=False, mark=mark)
+
+    def end(self) -> int:
+        return len(self.stored)
+
+    def contradicts(self, mark: str) -> bool:
+        number = int(mark.partition(" ")[0])
+        return number <= len(self.stored) and self._mark(number) not in ("", mark)
+
+    def _mark(self, number: int) -> str:
+        instance = self.stored[number - 1]
+        return "" if instance.orthanc_id in self.gone else f"{number} {instance.attachment_uuid}"
 
     def identifiers(self, start: int, limit: int) -> list[str]:
         held = {instance.orthanc_id: None for instance in self.stored if instance.orthanc_id not in self.gone}

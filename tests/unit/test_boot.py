@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from understudy.adapters.boot import (
     BootReport,
+    BootReports,
     prepare,
     quarantined,
     read_report,
@@ -19,6 +20,7 @@ from understudy.adapters.orthanc_index import (
     UnusableIndexError,
     is_made,
     make,
+    name_of,
     seed_statistics,
     statistics_in_force,
 )
@@ -99,6 +101,28 @@ def test_statistics_that_somebody_changed_are_seeded_again(area: Area) -> None:
         connection.commit()
     assert seed_statistics(area.index)
     assert statistics_in_force(area.index)
+
+
+def test_index_keeps_its_name_and_another_has_another(area: Area, tmp_path: Path) -> None:
+    name = area.prepare().index
+    assert name
+    assert area.prepare().index == name == name_of(area.index)
+    (tmp_path / "other").mkdir()
+    other = Area(tmp_path / "other")
+    assert other.prepare().index not in ("", name)
+    # A copy of an index is that index.
+    with closing(sqlite3.connect(area.index)) as source, closing(sqlite3.connect(other.index)) as copy:
+        source.backup(copy)
+    assert other.prepare().index == name
+    assert BootReports(other.storage).index() == (5.0, name)
+
+
+def test_index_that_cannot_be_opened_has_no_name_and_that_is_no_news(area: Area) -> None:
+    area.index.write_bytes(b"x" * 4096)
+    report = area.prepare()
+    assert (report.index, bool(report.problem)) == ("", True)
+    area.storage.joinpath("understudy", "boot.json").unlink()
+    assert BootReports(area.storage).index() == (0.0, "")
 
 
 def test_prepare_leaves_listed_files_and_sorts_the_others(area: Area, image: bytes) -> None:

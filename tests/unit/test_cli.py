@@ -170,6 +170,7 @@ def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[
         (["routes", "explain", "1.2.3"], "not sent to archive: it is not sent SOP class"),
         (["routes", "explain", "--json", "1.2.3"], '"because":"every condition holds"'),
         (["heal"], "1 stored file to heal"),
+        (["heal", "--missed"], "1 stored file to heal"),
         (["approve", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is on the allow-list"),
         (["revoke", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is approved no more"),
         (["dead-letters"], "replay or waive it"),

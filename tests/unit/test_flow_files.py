@@ -123,9 +123,11 @@ class World:
     # Place: what Replacement does with the real Orthanc
 
     def offer(self, content: bytes) -> None:
-        """The plugin writes back what Orthanc lists (plugin/versions.py)."""
-        for item in self.stored:
-            if self.writes_back and item.md5 == md5(content) and item.orthanc_id in self.orthanc.listed:
+        """The plugin writes back what Orthanc lists (plugin/versions.py); Orthanc stores what it lacks."""
+        for item in [item for item in self.stored if item.md5 == md5(content)]:
+            if item.orthanc_id not in self.orthanc.listed:
+                self.orthanc.store(item, content)
+            elif self.writes_back:
                 path = self.orthanc.path(item.orthanc_id)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
@@ -353,6 +355,25 @@ def test_heal_looks_once_for_what_a_person_deleted_and_says_so(world: World) -> 
     world.catch_up()
     assert world.ledger.dead_letters(Selection()) == []
     assert {view.state for view in world.ledger.obligations(ROUTE, None, 10)} == {ObligationState.OWED}
+
+
+def test_heal_brings_back_what_a_rescan_missed_once_a_person_asks_for_it(world: World) -> None:
+    world.store(3)
+    lost = [world.ledger.present_version(number) for number in numbers_of(world.ledger)[:2]]
+    for name in (1, 2):
+        world.remove(name)
+        del world.orthanc.listed[f"orthanc-{name}"]
+    world.ledger.compared([], [instance for instance in lost if instance], world.clock.now())
+    world.primary.has["1.2.3.4.1"] = world.contents["orthanc-1"][4:]
+    assert not world.healer.step()
+    assert world.ledger.heal_now("ann", world.clock.now()) == 0
+    assert world.ledger.heal_now("ann", world.clock.now(), missed=True) == 2
+    assert world.healer.step()
+    assert world.orthanc.path("orthanc-1").read_bytes() == world.contents["orthanc-1"]
+    # The other stays an alarm until somebody has it.
+    assert world.open_damages() == {"orthanc-2"}
+    assert world.deleted == []
+    assert world.ledger.gone() == (0, None)
 
 
 def test_heal_with_other_bytes_is_a_new_version_and_no_loss(world: World) -> None:

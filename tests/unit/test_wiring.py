@@ -68,7 +68,7 @@ def test_routes_reach_the_rules_with_all_that_they_say(base: Base) -> None:
         ],
         "RouteMatching": "first",
     }
-    _, router, _ = wire_intake(replace(base, configuration=parse(text)))
+    _, router, *_ = wire_intake(replace(base, configuration=parse(text)))
     first, second = router.rules.routes
     assert (first.name, first.priority, first.when_stable) == ("er", Priority.HIGH, False)
     assert first.conditions[0].holds(["CT"])

@@ -204,8 +204,8 @@ class FakeFacade:
         self.acts.append(("scrub", who, ""))
         return replace(OPERATION, kind="scrub", unit="files")
 
-    def heal(self, who: str) -> int:
-        self.acts.append(("heal", who, ""))
+    def heal(self, who: str, *, missed: bool) -> int:
+        self.acts.append(("heal", who, "missed" if missed else ""))
         return 1
 
     def damages(self, limit: int) -> Sequence[DamageView]:

@@ -25,6 +25,7 @@ from understudy.adapters.orthanc_index import (
     generation,
     is_made,
     make,
+    name_of,
     seed_statistics,
     statistics_in_force,
 )
@@ -71,6 +72,8 @@ class BootReport:
     statistics_in_force: bool
     problem: str
     """Why the look could not be made, or empty."""
+    index: str = ""
+    """The index's own name, empty where it could not be read."""
     folders: int = 0
     folders_left: int = 0
     """Changed folders that the time did not suffice for."""
@@ -248,10 +251,11 @@ def prepare(storage: Path, index: Path, *, seconds: float, now: float) -> BootRe
     """
     began = time.monotonic()
     problems: list[str] = []
-    in_force = False
+    in_force, name = False, ""
     try:
         if not is_made(index):
             make(index)
+        name = name_of(index)
         seed_statistics(index)
         in_force = statistics_in_force(index)
         if not in_force:
@@ -273,6 +277,7 @@ def prepare(storage: Path, index: Path, *, seconds: float, now: float) -> BootRe
         at=now,
         statistics_in_force=in_force,
         problem="; ".join(problems),
+        index=name,
         folders=found.folders,
         folders_left=found.folders_left,
         files=found.files,
@@ -340,6 +345,11 @@ class BootReports:
     def boot(self) -> BootReport | None:
         """Return the last start's report, None before the first."""
         return read_report(self._storage)
+
+    def index(self) -> tuple[float, str]:
+        """Return when Orthanc was started last, and its index's name; 0 and empty where that is not known."""
+        boot = self.boot()
+        return (0.0, "") if boot is None else (boot.at, boot.index)
 
     def result(self) -> dict[str, int]:
         """Return what became of the files to recover so far, empty where nothing was done yet."""

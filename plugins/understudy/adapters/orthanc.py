@@ -1,6 +1,6 @@
 """Orthanc's REST API: the changes feed and what it tells of instances (Orthanc Book, REST API)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -27,14 +27,25 @@ class Orthanc:
         """Return the instances stored after the cursor `since`, at most `limit`."""
         # The end of the whole feed is read first: a page that is filtered by type ends before it (orthanc.md
         # 2.1).
-        end = int(self._get("/changes?last")["Last"])
+        end = self.end()
         if end < since:
-            return Changes((), 0, done=False, was_reset=True)
+            return Changes((), end, done=True, was_reset=True)
         page = self._get(f"/changes?since={since}&limit={limit}&type=NewInstance")
         found = page["Changes"]
         done = bool(page["Done"])
         last = max(end, int(page["Last"])) if done else int(page["Last"])
-        return Changes([change["ID"] for change in found], last, done, was_reset=False)
+        mark = _mark(found[-1]) if found else ""
+        return Changes([change["ID"] for change in found], last, done, was_reset=False, mark=mark)
+
+    def end(self) -> int:
+        """Return the cursor after the last change."""
+        return int(self._get("/changes?last")["Last"])
+
+    def contradicts(self, mark: str) -> bool:
+        """Say whether another change has the number of this one; one that is not there any more does not."""
+        number = int(mark.partition(" ")[0])
+        found = self._get(f"/changes?since={number - 1}&limit=1")["Changes"]
+        return bool(found) and found[0]["Seq"] == number and _mark(found[0]) != mark
 
     def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
         """Return what Orthanc knows of these instances; those deleted meanwhile are left out."""
@@ -126,6 +137,10 @@ class Orthanc:
             raise OrthancUnavailableError(
                 f"{type(error).__name__} at {method} {path.partition('?')[0]}"
             ) from error
+
+
+def _mark(change: Mapping[str, Any]) -> str:
+    return f"{change['Seq']} {change['Date']} {change['ID']}"
 
 
 def _answer(response: httpx.Response) -> Any:

@@ -1,13 +1,15 @@
 """Orthanc's embedded index (SQLite), looked at and mended while Orthanc is stopped.
 
 Rule 1: while Orthanc runs it locks its index, and every call raises UnusableIndexError and changes nothing.
-Rule 2: of Orthanc's own tables nothing is ever written; the planner's statistics belong to SQLite.
+Rule 2: of Orthanc's own tables nothing is ever written; the planner's statistics belong to SQLite, and the
+index's name is in a table of ours.
 """
 
 import re
 import sqlite3
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Set
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -111,6 +113,16 @@ def seed_statistics(index: Path) -> bool:
             connection.execute("DELETE FROM sqlite_stat1")
             connection.executemany("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)", _STATISTICS)
         return True
+
+
+def name_of(index: Path) -> str:
+    """Return the name that only this index has; it is written at the first look, and copies keep it."""
+    with _open(index) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS UnderstudyName (name TEXT NOT NULL)")
+        once = "INSERT INTO UnderstudyName SELECT ? WHERE NOT EXISTS (SELECT 1 FROM UnderstudyName)"
+        connection.execute(once, [str(uuid.uuid4())])
+        (name,) = connection.execute("SELECT name FROM UnderstudyName").fetchone()
+        return str(name)
 
 
 def statistics_in_force(index: Path) -> bool:

@@ -151,6 +151,11 @@ def _acting(commands: Commands) -> None:
     scrub.set_defaults(run=remote.scrub)
 
     heal = _add(commands, "heal", "try now to heal stored files that are missing or changed")
+    heal.add_argument(
+        "--missed",
+        action="store_true",
+        help="bring back, too, what Orthanc lacked after its index was replaced or restored",
+    )
     heal.add_argument("--vault", metavar="NAME", help="from this vault; from the primary if absent")
     heal.add_argument(
         "--identity-file", metavar="FILE", help="the age identity from the safe, or - for standard input"

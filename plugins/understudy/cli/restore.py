@@ -51,9 +51,10 @@ def restore(arguments: argparse.Namespace) -> int:
 def heal(arguments: argparse.Namespace) -> int:
     """Bring missing or changed stored files back from a vault, or let the agent ask its holders now."""
     client = Client(places().socket)
+    content = client.post("/heal", {"missed": arguments.missed})
     if arguments.vault is not None:
         _heal_from(client, arguments)
-    content = client.post("/heal", {})
+        content = client.post("/heal", {})
     number = TypeAdapter(dict[str, int]).validate_json(content)["changed"]
     print(f"{number} stored file{'' if number == 1 else 's'} to heal: watch understudy damages")
     return Exit.OK

@@ -164,21 +164,31 @@ class OrthancUnavailableError(Exception):
 class Changes:
     """One page of Orthanc's changes feed: identifiers of stored instances, and where to read on.
 
-    `last` is the cursor for the next page. `was_reset` tells that the feed ends before the cursor that was
-    asked for: the index was replaced or restored from a backup.
+    `last` is the cursor for the next page. `was_reset` tells that the feed ends at `last`, before the cursor
+    that was asked for: the index was replaced or restored from a backup. `mark` tells the last of these
+    changes from any other, and is empty where there is none.
     """
 
     orthanc_ids: Sequence[str]
     last: int
     done: bool
     was_reset: bool
+    mark: str = ""
 
 
 class Feed(Protocol):
-    """Orthanc as the note sees it; both calls raise OrthancUnavailableError."""
+    """Orthanc as the note sees it; all calls raise OrthancUnavailableError."""
 
     def changes(self, since: int, limit: int) -> Changes:
         """Return the instances stored after the cursor `since`, at most `limit`."""
+        ...
+
+    def end(self) -> int:
+        """Return the cursor after the last change."""
+        ...
+
+    def contradicts(self, mark: str) -> bool:
+        """Say whether another change has the number of this one; one that is not there any more does not."""
         ...
 
     def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:

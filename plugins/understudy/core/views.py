@@ -142,7 +142,7 @@ class DamageState(Enum):
     OPEN = "open"
     HEALED = "healed"
     GONE = "gone"
-    """Its instance was deleted from Orthanc: there is nothing to heal."""
+    """Orthanc does not list its instance any more: there is nothing to heal."""
 
 
 @dataclass(frozen=True, slots=True)

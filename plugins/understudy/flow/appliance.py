@@ -182,9 +182,12 @@ class Appliance:
         self.wake_all()
         return operation
 
-    def heal(self, who: str) -> int:
-        """Try now to heal every stored file that is missing or changed; return how many there are."""
-        number = self.ledger.heal_now(who, self.clock.now())
+    def heal(self, who: str, *, missed: bool) -> int:
+        """Try now to heal every stored file that is missing or changed; return how many there are.
+
+        Where `missed`, also what a rescan did not find in Orthanc.
+        """
+        number = self.ledger.heal_now(who, self.clock.now(), missed=missed)
         self.wake_all()
         return number
 

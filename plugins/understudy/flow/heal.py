@@ -95,12 +95,12 @@ class Healer:
         """Try to heal what is due; return whether anything was healed."""
         self._place.resume()
         healed = 0
-        for file, number, attempts in self._ledger.to_heal(now=self._clock.now(), limit=_BATCH):
+        for file, number, attempts, missed in self._ledger.to_heal(now=self._clock.now(), limit=_BATCH):
             instance = self._ledger.present_version(number)
             if instance is None:
                 self._end(file, DamageState.GONE, "another content took its place")
                 continue
-            state, reason = self._look(instance, file)
+            state, reason = self._look(instance, file, missed=missed)
             if state is DamageState.OPEN:
                 state, reason = self._replace(instance)
             if state is DamageState.OPEN:
@@ -133,9 +133,11 @@ class Healer:
         if good:
             self._ledger.file_reads_again(holder, good, now=self._clock.now())
 
-    def _look(self, instance: Instance, file: str) -> tuple[DamageState, str]:
+    def _look(self, instance: Instance, file: str, *, missed: bool) -> tuple[DamageState, str]:
         """Return what became of the damage meanwhile, OPEN where it is still one."""
         listed = self._index.file_of(instance.orthanc_id)
+        if listed is None and missed:
+            return DamageState.OPEN, ""
         if listed is None:
             return DamageState.GONE, "Orthanc does not list the instance any more"
         if listed != instance.attachment_uuid:
@@ -165,9 +167,10 @@ class Healer:
             if not self._surgery.is_same_instance(instance.orthanc_id, instance.md5, content):
                 reasons.append(f"{source.name} has another instance under its UID")
                 continue
+            listed = self._index.file_of(instance.orthanc_id) is not None
             # The plugin puts the very bytes that Orthanc lists back into their file: nothing is deleted then.
             self._place.offer(content)
-            if self._disk.damage(instance, lambda _: True) != "":
+            if listed and self._disk.damage(instance, lambda _: True) != "":
                 self._place.put(instance.orthanc_id, content)
             self._catch_up()
             return self._proved(instance, source.name)

@@ -1,11 +1,15 @@
-"""Note: follow Orthanc's changes feed from a persisted cursor and write down instances with what they owe."""
+"""Note: follow Orthanc's changes feed from a persisted cursor and write down instances with what they owe.
+
+Rule 1: where the index is not the one that was followed, its feed is followed from its end at once, and all
+that it holds is compared by a rescan (flow/rescan.py): what comes now does not wait for that.
+"""
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from understudy.adapters.ledger import Ledger
-from understudy.core.model import NewInstance, Proof, ProofKind, Timestamp
+from understudy.core.model import Instance, NewInstance, Proof, ProofKind, Timestamp
 from understudy.core.ports import Clock, Feed
 from understudy.core.rules import Debt
 from understudy.flow.route import Router
@@ -14,6 +18,9 @@ _log = logging.getLogger(__name__)
 
 _PAGE = 500
 """Instances of one page of the feed, and of one transaction of the ledger."""
+
+_INDEX = "index"
+"""The fact that keeps the name of the index that is followed."""
 
 
 class Noter:
@@ -28,6 +35,7 @@ class Noter:
         *,
         primary_grace: float,
         stable_age: float = 0.0,
+        index: Callable[[], tuple[float, str]] = lambda: (0.0, ""),
     ) -> None:
         self._feed = feed
         self._ledger = ledger
@@ -36,11 +44,15 @@ class Noter:
         self._clock = clock
         self._primary_grace = primary_grace
         self._stable_age = stable_age
+        self._index = index
+        """Tells when Orthanc was started last, and the name of its index, empty where that is not known."""
+        self._known: tuple[float, str] | None = None
         self._one_at_a_time = threading.Lock()
 
     def catch_up(self) -> int:
         """Note everything stored up to now and return how many instances were new."""
         with self._one_at_a_time:
+            self._recognise()
             noted = 0
             while True:
                 number, done = self._page()
@@ -65,24 +77,54 @@ class Noter:
                 noted += hidden
         return noted
 
+    def compare(self, known: Sequence[Instance]) -> list[Instance]:
+        """Note which of them Orthanc has in another file or with other bytes; return those that it lacks."""
+        with self._one_at_a_time:
+            found = {one.orthanc_id: one for one in self._feed.describe([one.orthanc_id for one in known])}
+            as_known = {(one.orthanc_id, one.attachment_uuid, one.md5) for one in known}
+            others = [
+                one
+                for one in found.values()
+                if (one.orthanc_id, one.attachment_uuid, one.md5) not in as_known
+            ]
+            if others:
+                self._write(others, self._ledger.cursor("changes"))
+        return [one for one in known if one.orthanc_id not in found]
+
+    def _recognise(self) -> None:
+        """Look, after each start of Orthanc and of ours, whether the index is the one that was followed."""
+        index = self._index()
+        if index == self._known:
+            return
+        name, known = index[1], self._ledger.fact(_INDEX)
+        mark = self._ledger.mark("changes")
+        if name and known is not None and name != known:
+            self._follow_another("it has another name", self._feed.end())
+        elif mark and self._feed.contradicts(mark):
+            self._follow_another("another change has the number of the one that was seen", self._feed.end())
+        if name and name != known:
+            self._ledger.write_fact(_INDEX, name)
+        self._known = index
+
+    def _follow_another(self, because: str, end: int) -> None:
+        _log.error("note rescan because=%s cursor=%d end=%d", because, self._ledger.cursor("changes"), end)
+        self._ledger.begin_rescan(because, cursor=end, now=self._clock.now())
+
     def _page(self) -> tuple[int, bool]:
         since = self._ledger.cursor("changes")
         page = self._feed.changes(since, _PAGE)
-        now = self._clock.now()
         if page.was_reset:
-            # The index was replaced or restored: everything is read again, and what is known already is left
-            # alone.
-            self._ledger.log("understudy", "rescan", {"cursor": since}, now)
-            _log.warning("note rescan because=feed_shorter_than_cursor cursor=%d", since)
+            self._follow_another("its changes end before the cursor", page.last)
+            return 0, page.done
         described = self._feed.describe(list(page.orthanc_ids)) if page.orthanc_ids else []
         if not described and page.last == since:
             return 0, page.done
-        fresh = self._write(described, page.last)
+        fresh = self._write(described, page.last, page.mark)
         if fresh:
             _log.info("note instances=%d cursor=%d", fresh, page.last)
         return fresh, page.done
 
-    def _write(self, described: Sequence[NewInstance], cursor: int) -> int:
+    def _write(self, described: Sequence[NewInstance], cursor: int, mark: str = "") -> int:
         now = self._clock.now()
         return self._ledger.note(
             [(instance, self._owed(instance, now), self._received(instance, now)) for instance in described],
@@ -92,6 +134,7 @@ class Noter:
             cursor=cursor,
             now=now,
             stable_age=self._stable_age,
+            mark=mark,
         )
 
     def _owed(self, instance: NewInstance, now: Timestamp) -> list[Debt]:

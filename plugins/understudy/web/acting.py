@@ -9,7 +9,18 @@ from pydantic import TypeAdapter
 
 from understudy.core.views import ApprovalView, ModeView, OperationView, PlanView
 from understudy.web.access import who
-from understudy.web.bodies import Changed, Device, Failback, Nothing, Promote, Reasoned, Replay, Settle, Waive
+from understudy.web.bodies import (
+    Changed,
+    Device,
+    Failback,
+    Heal,
+    Nothing,
+    Promote,
+    Reasoned,
+    Replay,
+    Settle,
+    Waive,
+)
 from understudy.web.errors import errors
 from understudy.web.facade import Facade
 from understudy.web.identity import PREFIX
@@ -117,9 +128,9 @@ def router(facade: Facade) -> APIRouter:
         return accepted(facade.scrub(name))
 
     @routes.post("/heal", summary="Try now to heal what is missing or changed", responses=errors())
-    def heal(name: Who, body: Nothing | None = None) -> Changed:
+    def heal(name: Who, body: Heal | None = None) -> Changed:
         """Ask the holders now for every stored file that is missing or changed; answer how many there are."""
-        return Changed(changed=facade.heal(name))
+        return Changed(changed=facade.heal(name, missed=body is not None and body.missed))
 
     @routes.post(
         "/operations/{operation}/cancel", summary="Stop a running operation", responses=errors(404, 409)

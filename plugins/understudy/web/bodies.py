@@ -54,6 +54,16 @@ class Nothing(_Body):
     """An empty object."""
 
 
+class Heal(_Body):
+    """Try now to heal."""
+
+    missed: bool = Field(
+        default=False,
+        description="Bring back, too, what Orthanc lacked after its index was replaced or restored; a person "
+        "may have deleted some of it before.",
+    )
+
+
 class Promote(_Body):
     """Take the primary's place."""
 

@@ -30,7 +30,7 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
     """
     base = open_base(configuration, places)
     ledger, clock, workers = base.ledger, base.clock, base.workers
-    noter, router, conflicts = wire_intake(base)
+    noter, router, conflicts, rescanner = wire_intake(base)
     holders: list[Holder] = []
     primary = None
     if configuration.primary is not None:
@@ -61,7 +61,12 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         recovery=recovery,
         disk=wire_disk(base),
         reports=base.reports,
-        faults=lambda: [*workers.alarms(), *conflicts.alarms(), *backup.alarms()],
+        faults=lambda: [
+            *workers.alarms(),
+            *conflicts.alarms(),
+            *backup.alarms(),
+            *rescanner.alarms(),
+        ],
         conflicts=conflicts,
         look_for_new=partial(workers.wake, "note"),
         wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "scrub", "heal", "lane-"),

@@ -5,11 +5,13 @@ from zoneinfo import ZoneInfo
 
 from understudy import config
 from understudy.adapters import dictionary, edge_config
+from understudy.adapters.boot import BootReports
 from understudy.adapters.versions import KeptVersions
 from understudy.core.model import HolderName
 from understudy.core.rules import Destination, Matching, Priority, Route, Rules
 from understudy.flow.conflicts import Conflicts
 from understudy.flow.note import Noter
+from understudy.flow.rescan import Rescanner
 from understudy.flow.route import Router
 from understudy.wiring.base import PRIMARY, Base
 
@@ -23,8 +25,8 @@ _CONFLICTS_INTERVAL = 2.0
 """Seconds between two looks at the versions that were kept."""
 
 
-def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts]:
-    """Return who notes instances, who says what they owe and who notes versions, with their workers."""
+def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts, Rescanner]:
+    """Return who notes instances, says what they owe, notes versions and compares all, with their workers."""
     rules = _rules(base.configuration)
     router = Router(
         rules,
@@ -33,6 +35,7 @@ def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts]:
         zone=ZoneInfo(base.configuration.time_zone),
         names_patient=dictionary.names_patient,
     )
+    starts = BootReports(base.places.storage)
     noter = Noter(
         base.orthanc,
         base.ledger,
@@ -40,13 +43,24 @@ def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts]:
         base.clock,
         primary_grace=base.policy.primary_grace,
         stable_age=base.policy.stable_age,
+        index=starts.index,
     )
     base.workers.add("note", _waking_lanes(noter.catch_up, base), _NOTE_INTERVAL)
     base.workers.add("reconcile", _waking_lanes(noter.reconcile, base), _RECONCILE_INTERVAL)
+    rescanner = Rescanner(
+        base.ledger,
+        noter,
+        base.clock,
+        is_read_in=lambda: starts.waiting() == 0,
+        wait=base.workers.wait,
+        site=base.configuration.site,
+        write_report=base.write_report,
+    )
+    base.workers.add("rescan", rescanner.step, _NOTE_INTERVAL)
     versions = KeptVersions(base.places.storage)
     conflicts = Conflicts(versions, base.files, base.orthanc, base.ledger, base.clock, lambda: rules.vaults)
     base.workers.add("conflicts", conflicts.step, _CONFLICTS_INTERVAL)
-    return noter, router, conflicts
+    return noter, router, conflicts, rescanner
 
 
 def _waking_lanes(note: Callable[[], int], base: Base) -> Callable[[], bool]:

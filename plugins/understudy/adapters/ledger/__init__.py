@@ -12,7 +12,7 @@ from understudy.adapters.ledger.files import Files
 from understudy.adapters.ledger.findings import Finding, Findings
 from understudy.adapters.ledger.intake import Intake
 from understudy.adapters.ledger.integrity import DamagedLedgerError
-from understudy.adapters.ledger.journal import Journal, ModeRecord, Transaction
+from understudy.adapters.ledger.journal import RESCAN, Journal, ModeRecord, Transaction
 from understudy.adapters.ledger.letters import Letters
 from understudy.adapters.ledger.migration import LedgerVersionError, MigrationError
 from understudy.adapters.ledger.packs import Packs
@@ -20,6 +20,7 @@ from understudy.adapters.ledger.questions import Questions, unsettled_to
 from understudy.adapters.ledger.transitions import IllegalTransitionError
 
 __all__ = [
+    "RESCAN",
     "DamagedLedgerError",
     "Finding",
     "IllegalTransitionError",

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.database import Database
+from understudy.adapters.ledger.journal import RESCAN
 from understudy.adapters.ledger.schema import damages, instances, obligations
-from understudy.adapters.ledger.transitions import SYSTEM, able, advance
+from understudy.adapters.ledger.transitions import SYSTEM, able, advance, chunks
 from understudy.core.model import HolderName, Instance, InstanceNumber, NewInstance, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState
 from understudy.core.refusals import FILE
@@ -80,17 +81,23 @@ class Files:
             append_event(connection, now, SYSTEM, "damage", fields)
             return True
 
-    def to_heal(self, *, now: Timestamp, limit: int) -> list[tuple[str, InstanceNumber, int]]:
-        """Return file, instance and attempts of open damages whose time has come, the longest due first."""
+    def to_heal(self, *, now: Timestamp, limit: int) -> list[tuple[str, InstanceNumber, int, bool]]:
+        """Return file, instance, attempts, is missed of open damages that are due, the longest due first.
+
+        What is missed a rescan did not find in Orthanc, and a person asked for.
+        """
+        missed = damages.c.found_by == RESCAN
         query = (
-            select(damages.c.attachment_uuid, damages.c.instance, damages.c.attempts)
+            select(damages.c.attachment_uuid, damages.c.instance, damages.c.attempts, missed.label("missed"))
             .where(damages.c.state == DamageState.OPEN.value, damages.c.due <= now)
             .order_by(damages.c.due)
             .limit(limit)
         )
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-            return [(row.attachment_uuid, InstanceNumber(row.instance), row.attempts) for row in rows]
+            return [
+                (row.attachment_uuid, InstanceNumber(row.instance), row.attempts, row.missed) for row in rows
+            ]
 
     def not_healed(self, file: str, *, reason: str, due: Timestamp) -> None:
         """Take note of an attempt that did not heal, and when to try again."""
@@ -110,6 +117,54 @@ class Files:
                 return
             connection.execute(update(damages).where(*open_one).values(state=state.value, reason=reason))
             append_event(connection, now, SYSTEM, "heal", {"file": file, "state": state.value, "how": reason})
+
+    def compared(self, there: Sequence[str], gone: Sequence[Instance], now: Timestamp) -> None:
+        """Record the outcome of a rescan: files that are there, and instances that Orthanc does not list."""
+        outcome = {
+            "state": DamageState.GONE.value,
+            "found_by": RESCAN,
+            "since": now,
+            "reason": "Orthanc's index was replaced or restored, and does not list it",
+        }
+        rows = [
+            {
+                "attachment_uuid": one.attachment_uuid,
+                "instance": one.number,
+                "due": now,
+                "attempts": 0,
+                **outcome,
+            }
+            for one in gone
+        ]
+        statement = upsert(damages)
+        news = or_(damages.c.state != DamageState.GONE.value, damages.c.found_by != RESCAN)
+        taken = {name: statement.excluded[name] for name in outcome}
+        statement = statement.on_conflict_do_update(["attachment_uuid"], set_=taken, where=news)
+        with self._database.writing() as connection:
+            found_again(connection, there)
+            if rows:
+                connection.execute(statement, rows)
+
+    def gone(self) -> tuple[int, Timestamp | None]:
+        """Return how many instances the last rescans missed, and since when."""
+        query = select(func.count(), func.min(damages.c.since)).where(*_MISSED)
+        with self._database.reading() as connection:
+            number, since = connection.execute(query).one()
+            return number, None if since is None else Timestamp(since)
+
+    def gone_by_study(self, limit: int) -> list[tuple[str, int]]:
+        """Return studies of which a rescan missed instances, those with the most first."""
+        number = func.count()
+        query = (
+            select(instances.c.study_instance_uid, number)
+            .join_from(damages, instances, damages.c.instance == instances.c.number)
+            .where(*_MISSED)
+            .group_by(instances.c.study_instance_uid)
+            .order_by(number.desc())
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [(study, count) for study, count in connection.execute(query)]
 
     def refused_for_its_file(self, holder: HolderName, limit: int) -> list[Instance]:
         """Return present versions that a lane could not deliver because of their stored file."""
@@ -136,12 +191,18 @@ class Files:
             reason = "its stored file reads well again"
             advance(connection, ObligationEvent.REPLAY, holder, refused, now, due=now, reason=reason)
 
-    def heal_now(self, who: str, now: Timestamp) -> int:
-        """Make every open damage due, with an event; return how many there are."""
+    def heal_now(self, who: str, now: Timestamp, *, missed: bool = False) -> int:
+        """Make every open damage due, with an event; return how many there are.
+
+        Where `missed`, what a rescan did not find in Orthanc is opened, too.
+        """
         with self._database.writing() as connection:
+            if missed:
+                opened = {"state": DamageState.OPEN.value, "reason": f"asked for by {who}", "attempts": 0}
+                connection.execute(update(damages).where(*_MISSED).values(opened))
             is_open = damages.c.state == DamageState.OPEN.value
             number = connection.execute(update(damages).where(is_open).values(due=now)).rowcount
-            append_event(connection, now, who, "heal", {"asked_for": number})
+            append_event(connection, now, who, "heal", {"asked_for": number, "missed": missed})
             return number
 
     def damaged_since(self) -> Timestamp | None:
@@ -167,6 +228,18 @@ class Files:
         )
         with self._database.reading() as connection:
             return [_view(row) for row in connection.execute(query)]
+
+
+_MISSED = (damages.c.state == DamageState.GONE.value, damages.c.found_by == RESCAN)
+
+
+def found_again(connection: Connection, files: Sequence[str]) -> None:
+    """Take back, within a transaction, that a rescan missed the instances of these files."""
+    for chunk in chunks(files):
+        statement = update(damages).where(damages.c.attachment_uuid.in_(chunk), *_MISSED)
+        connection.execute(
+            statement.values(state=DamageState.HEALED.value, reason="Orthanc has its instance again")
+        )
 
 
 _SHOWN = ("sop_instance_uid", "study_instance_uid", "orthanc_id", "md5")

@@ -13,6 +13,7 @@ from understudy.adapters.ledger.columns import insert_rows
 from understudy.adapters.ledger.conflicts import record_conflict
 from understudy.adapters.ledger.counts import counted_together, studies, tallies
 from understudy.adapters.ledger.database import Database
+from understudy.adapters.ledger.files import found_again
 from understudy.adapters.ledger.journal import current_mode, write_cursor
 from understudy.adapters.ledger.letters import stored_again
 from understudy.adapters.ledger.schema import instances, obligations, proofs
@@ -80,12 +81,13 @@ class Intake:
         cursor: int,
         now: Timestamp,
         stable_age: float = 0.0,
+        mark: str = "",
     ) -> int:
         """Record new instances with what they owe and the feed's cursor in one transaction.
 
         Each element names what the instance owes, and the proof that the primary has it where it came from
         there. What waits for its study is due when that has not grown for `stable_age` seconds. Returns how
-        many were new. Repeating a call changes nothing.
+        many were new. `mark` is the feed's of what is noted. Repeating a call changes nothing.
         """
         with self._database.writing() as connection:
             epoch = current_mode(connection).epoch
@@ -94,7 +96,7 @@ class Intake:
             _note_unheard(connection, unheard, site)
             fresh = unheard + [one for one in others if _note_one(connection, *one, site)]
             _wait_for_studies(connection, fresh, site)
-            write_cursor(connection, "changes", cursor)
+            write_cursor(connection, "changes", cursor, mark)
             return len(fresh)
 
     def owe_all(self, holder: HolderName, *, now: Timestamp) -> int:
@@ -208,11 +210,15 @@ def _note_one(
         changes = {"attachment_uuid": instance.attachment_uuid, "superseded_by": None}
         connection.execute(update(instances).where(instances.c.number == number).values(**changes))
         stored_again(connection, number, site.now)
+        found_again(connection, [same.attachment_uuid])
     _supersede(connection, [row for row in versions if row.number != number], number, site)
+    if same is not None and same.superseded_by is None:
+        # What it owes was decided when it came: who reads a file back in knows nothing of its sender.
+        return False
     for debt in owed:
         due = site.due(debt)
         owe(connection, number, debt.holder, ObligationState.OWED, due, site.now)
-        if same is not None and same.superseded_by is not None:
+        if same is not None:
             _owe_again(connection, number, debt.holder, due, site.now)
     if (
         received is not None

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.adapters.ledger.chain import Chain, append_event
-from understudy.adapters.ledger.schema import ledger_facts, modes, operations
+from understudy.adapters.ledger.schema import instances, ledger_facts, modes, operations
 from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
 from understudy.core.model import Timestamp
 from understudy.core.modes import Mode, ModeEvent, after, next_epoch
@@ -29,6 +29,12 @@ Transaction = Connection
 
 Guard = Callable[[Transaction], Sequence[str]]
 """Looks at the ledger inside the transition's own transaction and returns what stands against it."""
+
+
+RESCAN = "rescan"
+"""The operation that compares all that Orthanc holds with the ledger, and what it finds missing."""
+
+_RUNNING = OperationState.RUNNING.value
 
 
 class Journal(Chain):
@@ -93,6 +99,27 @@ class Journal(Chain):
             )
             return int(value or 0)
 
+    def mark(self, name: str) -> str:
+        """Return what was written with the cursor, empty where nothing was."""
+        return self.fact(_mark(name)) or ""
+
+    def begin_rescan(self, because: str, *, cursor: int, now: Timestamp) -> None:
+        """Follow another feed of changes from `cursor` on, and record that all else is to be compared."""
+        with self._database.writing() as connection:
+            before = connection.scalar(
+                select(ledger_facts.c.value).where(ledger_facts.c.name == "cursor:changes")
+            )
+            fields = {"because": because, "cursor": int(before or 0), "end": cursor}
+            append_event(connection, now, "understudy", RESCAN, fields)
+            write_cursor(connection, "changes", cursor)
+            _write(connection, f"fact:{_mark('changes')}", "")
+            statement = update(operations).where(operations.c.kind == RESCAN, operations.c.state == _RUNNING)
+            connection.execute(
+                statement.values(state=OperationState.CANCELLED.value, updated=now, message="begun anew")
+            )
+            total = connection.scalar(select(func.max(instances.c.number))) or 0
+            begin_operation(connection, RESCAN, total=total, unit="instances", message=because, now=now)
+
     def fact(self, name: str) -> str | None:
         """Return a small persisted fact, None where it was never written."""
         with self._database.reading() as connection:
@@ -136,7 +163,7 @@ class Journal(Chain):
         values: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         if state is not None:
             values["state"] = state.value
-        running = operations.c.state == OperationState.RUNNING.value
+        running = operations.c.state == _RUNNING
         with self._database.writing() as connection:
             statement = update(operations).where(operations.c.operation == operation, running)
             connection.execute(statement.values(updated=now, **values))
@@ -157,7 +184,7 @@ class Journal(Chain):
         """Return the newest operation of a kind, or the newest that is running, None where there is none."""
         query = select(operations).where(operations.c.kind == kind)
         if running:
-            query = query.where(operations.c.state == OperationState.RUNNING.value)
+            query = query.where(operations.c.state == _RUNNING)
         with self._database.reading() as connection:
             row = connection.execute(query.order_by(operations.c.operation.desc()).limit(1)).first()
             return None if row is None else _operation(row)
@@ -197,9 +224,16 @@ def begin_operation(
     return int(number or 0)
 
 
-def write_cursor(connection: Connection, name: str, value: int) -> None:
-    """Persist a cursor within a transaction."""
+def write_cursor(connection: Connection, name: str, value: int, mark: str = "") -> None:
+    """Persist a cursor within a transaction, and the mark of what was seen last, if there is one."""
     _write(connection, f"cursor:{name}", str(value))
+    if mark:
+        _write(connection, f"fact:{_mark(name)}", mark)
+
+
+def _mark(cursor: str) -> str:
+    """Return the name of the fact that keeps a cursor's mark."""
+    return f"{cursor}.mark"
 
 
 def _write(connection: Connection, name: str, value: str) -> None:

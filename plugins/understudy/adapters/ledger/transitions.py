@@ -7,6 +7,7 @@ Rule 2: no row is proven without a proof row written in the same transaction.
 import json
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
+from typing import TypeVar
 
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -22,6 +23,8 @@ SYSTEM = "understudy"
 
 CHUNK = 500
 """Numbers in one statement: SQLite limits its variables."""
+
+_Item = TypeVar("_Item")
 
 
 class IllegalTransitionError(Exception):
@@ -156,6 +159,6 @@ def proof_row(number: int, holder: HolderName, proof: Proof) -> tuple[object, ..
     return number, holder, proof.kind.value, proof.at, evidence
 
 
-def chunks(numbers: Sequence[int]) -> list[Sequence[int]]:
-    """Return the numbers in parts of at most CHUNK."""
+def chunks(numbers: Sequence[_Item]) -> list[Sequence[_Item]]:
+    """Return them in parts of at most CHUNK."""
     return [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]

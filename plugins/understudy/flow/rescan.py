@@ -1,0 +1,131 @@
+"""Rescan: compare all that Orthanc holds with the ledger, where its index is not the one that was followed.
+
+Rule 1: what is owed and what is proven stays. What the ledger does not know is noted, files that have another
+name are learnt, and what Orthanc does not list any more is told.
+Rule 2: a missing instance is not brought back by itself: a person may have deleted it long before.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from understudy.adapters.ledger import RESCAN, Ledger
+from understudy.core.model import InstanceNumber
+from understudy.core.ports import Clock
+from understudy.core.report import Report, ReportRow, ReportTable
+from understudy.core.views import Alarm, OperationState, OperationView, iso
+from understudy.flow.note import Noter
+
+_log = logging.getLogger(__name__)
+
+_PAGE = 200
+_SHOWN = 1000
+
+_TOLD_FOR = 7 * 86_400.0
+"""Seconds for which missing instances are an alarm."""
+
+_HINT = (
+    "nothing that is owed is forgotten; the manual (runbook, Orthanc's index was replaced) says how what is "
+    "missing comes back"
+)
+
+
+class Rescanner:
+    """Does the running rescan, a page a step, half of the time.
+
+    The operation's `done` is the number of the last instance that was compared: a killed one goes on there.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        noter: Noter,
+        clock: Clock,
+        *,
+        is_read_in: Callable[[], bool],
+        wait: Callable[[float], bool],
+        site: str,
+        write_report: Callable[[int, Report], str],
+    ) -> None:
+        self._ledger = ledger
+        self._noter = noter
+        self._clock = clock
+        self._is_read_in = is_read_in
+        """Whether all is in Orthanc that its start found on the disk without a row in the index."""
+        self._wait = wait
+        """Waits so many seconds and returns False where the appliance stops."""
+        self._site = site
+        self._write_report = write_report
+
+    def step(self) -> bool:
+        """Compare a page, if a rescan is under way; return whether there is more to do now."""
+        operation = self._ledger.latest_operation(RESCAN, running=True)
+        if operation is None or not self._is_read_in():
+            return False
+        began = self._clock.now()
+        if operation.done == 0:
+            self._noter.reconcile()
+        page = self._ledger.stored_after(InstanceNumber(operation.done), _PAGE)
+        if not page:
+            self._finish(operation)
+            return False
+        gone = self._noter.compare(page)
+        missing = {instance.number for instance in gone}
+        there = [instance.attachment_uuid for instance in page if instance.number not in missing]
+        now = self._clock.now()
+        self._ledger.compared(there, gone, now)
+        self._ledger.update_operation(operation.operation, now=now, done=page[-1].number)
+        return self._wait(max(0.0, now - began))
+
+    def alarms(self) -> Sequence[Alarm]:
+        """Return that a rescan is under way, and for a week what was missed."""
+        running = self._ledger.latest_operation(RESCAN, running=True)
+        if running is not None:
+            what = (
+                f"Orthanc's index was replaced or restored ({running.message}): everything is compared anew"
+            )
+            return (Alarm(running.started, what, _HINT),)
+        number, since = self._ledger.gone()
+        if since is None or self._clock.now() > since + _TOLD_FOR:
+            return ()
+        what = f"Orthanc's index was replaced or restored and lacks {number} instances that were here"
+        return (Alarm(iso(since), what, _HINT),)
+
+    def _finish(self, operation: OperationView) -> None:
+        now = self._clock.now()
+        number, _ = self._ledger.gone()
+        outcome = (
+            f"{number} instances that were here are not in Orthanc's index any more"
+            if number
+            else "Orthanc has every instance that the ledger knows."
+        )
+        report = Report(
+            title="Rescan of Orthanc's index",
+            kind=RESCAN,
+            site=self._site,
+            started=operation.started,
+            finished=iso(now),
+            succeeded=not number,
+            outcome=outcome,
+            summary=(
+                ReportRow("Why", operation.message),
+                ReportRow("Instances in Orthanc", str(self._ledger.counts()[0] - number)),
+                ReportRow("Missing", str(number)),
+            ),
+            tables=(
+                ReportTable(
+                    "Missing, by study",
+                    ("Study Instance UID", "Instances"),
+                    [(study, str(count)) for study, count in self._ledger.gone_by_study(_SHOWN)],
+                ),
+            ),
+        )
+        self._ledger.update_operation(
+            operation.operation,
+            now=now,
+            total=operation.done,
+            state=OperationState.FAILED if number else OperationState.DONE,
+            message=outcome,
+            report=self._write_report(operation.operation, report),
+        )
+        self._ledger.log("understudy", RESCAN, {"missing": number}, now)
+        _log.warning("rescan done operation=%d missing=%d", operation.operation, number)
