@@ -112,6 +112,17 @@ class Tls(_Section):
         return self
 
 
+Proven = Annotated[
+    Literal["auto", "commitment", "inventory"],
+    Field(
+        description="What proves that it has what it acknowledged. commitment: DICOM storage commitment; "
+        "what it does not report on within Policy.CommitmentPatience is asked for by inventory. inventory: "
+        "its answer to C-FIND at the IMAGE level, or to QIDO-RS. auto: commitment once it has reported on a "
+        "request, and inventory otherwise."
+    ),
+]
+
+
 class Primary(_Section):
     """The clinic's PACS, which this appliance stands by for."""
 
@@ -124,6 +135,7 @@ class Primary(_Section):
         description="AE title under which the primary knows this appliance for C-MOVE; ours if absent.",
     )
     associations: Associations = 4
+    proof: Proven = "auto"
     tls: Tls | None = Field(default=None, description="TLS towards it; in plain text if absent.")
 
 
@@ -246,6 +258,7 @@ class Destination(_Section):
         "do not count.",
     )
     associations: Associations = 4
+    proof: Proven = "auto"
     tls: Tls | None = Field(
         default=None,
         description="TLS towards it. Without it, `Host` is spoken to in plain text, and an https `Url` needs "
@@ -262,6 +275,8 @@ class Destination(_Section):
             raise ValueError("CredentialsFile is for Url alone")
         if self.url is not None and self.transfer_syntax == "accepted":
             raise ValueError("TransferSyntax accepted is for Host alone: over Url nothing is negotiated")
+        if self.url is not None and self.proof == "commitment":
+            raise ValueError("Proof commitment is for Host alone: DICOMweb has none")
         return self
 
 
@@ -455,6 +470,11 @@ class Policy(_Section):
         default=60,
         description="Seconds without a new instance after which a study counts as complete for routes that "
         "send when it is stable; an instance waits ten times as long at most.",
+    )
+    commitment_patience: Seconds = Field(
+        default=300,
+        description="Seconds that a report of storage commitment is awaited before the instances are asked "
+        "for by inventory.",
     )
     network_timeout: Seconds = Field(default=30, description="Seconds until a silent peer is given up.")
 

@@ -1,6 +1,6 @@
 """One route with all its real parts, delivering to a peer: storage area, ledger file, transport and lane."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from understudy.adapters.storage import StorageArea
 from understudy.core.model import Delivery, HolderKind, HolderName, Instance, InstanceNumber, Outcome
 from understudy.core.ports import Holder
 from understudy.core.views import LaneState, ObligationView
+from understudy.flow.commit import Commitment
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
 
@@ -43,9 +44,11 @@ def destination(
     name: HolderName = ROUTE,
     timeout: float = PATIENCE,
     associations: int = 1,
+    commitment: Callable[[DicomPeer], Commitment] | None = None,
 ) -> DicomDestination:
     """Return the archive as a holder of what is stored."""
     peer: DicomPeer | DicomWebServer
+    asks: Commitment | None = None
     if isinstance(archive, WebArchive):
         peer = DicomWebServer(name, archive.url, timeout=timeout)
     else:
@@ -57,8 +60,9 @@ def destination(
             calling_ae_title="STANDBY",
             timeout=timeout,
         )
+        asks = None if commitment is None else commitment(peer)
     files = StorageArea(storage.root)
-    return DicomDestination(HolderKind.ROUTE, peer, files, clock, associations=associations)
+    return DicomDestination(HolderKind.ROUTE, peer, files, clock, associations=associations, commitment=asks)
 
 
 def lane_to(holder: Holder, ledger: Ledger, clock: Clock) -> Lane:

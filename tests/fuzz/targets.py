@@ -12,19 +12,22 @@ from pathlib import Path, PurePosixPath
 
 import json5
 import zstandard
-from understudy.adapters import dimse
+from understudy.adapters import commitment, dimse
 from understudy.adapters.association import (
+    IMPLICIT_LITTLE_ENDIAN,
     Association,
     AssociationLostError,
     AssociationRejectedError,
     Context,
 )
+from understudy.adapters.dicom import decoded, encoded
 from understudy.adapters.edge import parse_reports
 from understudy.adapters.healing import is_same_instance
 from understudy.adapters.keys import KeysError, _parse_users
 from understudy.adapters.part10 import BrokenFileError, examine_stream
-from understudy.adapters.storage import StorageArea
+from understudy.adapters.storage import PARSE_ERRORS, StorageArea
 from understudy.config import ConfigurationError, parse, substitute
+from understudy.core.commitment import denial, is_committed
 from understudy.core.packing import (
     FORMAT,
     Manifest,
@@ -192,6 +195,14 @@ def _association(content: bytes) -> None:
             assert len(message.data) <= len(content)
 
 
+def _commitment(content: bytes) -> None:
+    """The data set of a report of storage commitment."""
+    with contextlib.suppress(*PARSE_ERRORS):
+        report = commitment.read(decoded(content, IMPLICIT_LITTLE_ENDIAN), "ARCHIVE")
+        for uid in (*report.committed, *report.failed):
+            assert not (is_committed(report, uid) and denial(report, uid))
+
+
 def _pdu(kind: int, body: bytes) -> bytes:
     return struct.pack(">BxI", kind, len(body)) + body
 
@@ -227,6 +238,14 @@ def _spoken() -> list[bytes]:
         _pdu(3, bytes([0, 1, 1, 7])),
         ACCEPTANCE + _pdu(5, bytes(4)),
     ]
+
+
+def _reported() -> bytes:
+    """Return the data set of a report that commits to one instance and fails another."""
+    report = commitment.request("2.25.1", [(hostile.CT, SOP)])
+    report.FailedSOPSequence = commitment.request("2.25.1", [(hostile.CT, "1.2.6")]).ReferencedSOPSequence
+    report.FailedSOPSequence[0].FailureReason = 0x0112
+    return encoded(report, IMPLICIT_LITTLE_ENDIAN)
 
 
 def _users(content: bytes) -> None:
@@ -293,6 +312,7 @@ def targets() -> Mapping[str, Target]:
         "identity": Target(_identity, [b"Basic YWdlbnQ6eA==\nadmin\nadmin", b"edge:secret"]),
         "path": Target(_path, [b"/instances/a/file", b"/tools/shutdown", b"/studies/../tools/reset"]),
         "association": Target(_association, _spoken()),
+        "commitment": Target(_commitment, [_reported()]),
         "edge_report": Target(_report, [json.dumps(_REPORT).encode()]),
         "users": Target(_users, [_USERS]),
     }

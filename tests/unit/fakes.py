@@ -24,14 +24,16 @@ from understudy.core.model import (
     StudyInstanceUid,
     Timestamp,
 )
-from understudy.core.ports import Changes, HolderUnavailableError, MoveResult, Storing
+from understudy.core.ports import Answers, Changes, HolderUnavailableError, MoveResult, Storing
 from understudy.core.rules import Debt, Rules
+from understudy.core.views import ProofView
 from understudy.flow.courier import Lane
 from understudy.flow.route import Router
 
 NOW = Timestamp(1_700_000_000.0)
 PRIMARY, ROUTE, VAULT = HolderName("primary"), HolderName("archive"), HolderName("nas")
 PRIMARY_AE = "PRIMARY"
+PROVEN_BY = ProofView(ProofKind.INVENTORY, "as configured")
 PROOF = Proof(ProofKind.INVENTORY, NOW, {"peer": "ARCHIVE"})
 STUDY = StudyInstanceUid("1.2.3")
 
@@ -246,6 +248,13 @@ class FakeHolder:
     asked: list[int] = field(default_factory=list)
     """How many instances each question was about."""
 
+    @property
+    def proof(self) -> ProofView:
+        return PROVEN_BY
+
+    def prove(self, instances: Sequence[Instance]) -> Answers:
+        return Answers(self.find(instances) if instances else {})
+
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         if self.away:
             raise HolderUnavailableError(self.name, "it is away", "wait")
@@ -370,6 +379,13 @@ class PeerHolder:
     name: HolderName = PRIMARY
     kind: HolderKind = HolderKind.PRIMARY
     sent: list[str] = field(default_factory=list)
+
+    @property
+    def proof(self) -> ProofView:
+        return PROVEN_BY
+
+    def prove(self, instances: Sequence[Instance]) -> Answers:
+        return Answers(self.find(instances))
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         return {

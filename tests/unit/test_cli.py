@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import uvicorn
 from understudy.cli import run
-from understudy.core.model import HolderKind, HolderName
+from understudy.core.model import HolderKind, HolderName, ProofKind
 from understudy.core.modes import Mode
-from understudy.core.views import HolderView, LaneState, LaneView
+from understudy.core.views import HolderView, LaneState, LaneView, ProofView
 from understudy.web.application import application
 
 from tests.unit.web_fakes import STATUS, FakeFacade
@@ -74,6 +74,7 @@ def test_status_shows_mode_primary_and_holders_with_units(
         lane=LaneView(
             LaneState.WAITING, "connection refused", STATUS.now, "2026-03-02T03:14:40.000+00:00", 0.0
         ),
+        proof=ProofView(ProofKind.INVENTORY, "no storage commitment: not offered"),
     )
     facade.present = replace(STATUS, holders=[*STATUS.holders, waiting])
 
@@ -83,6 +84,7 @@ def test_status_shows_mode_primary_and_holders_with_units(
     assert "STANDBY" in shown
     assert "epoch 3, for 17 h 14 min" in shown
     assert "PRIMARY at 192.0.2.10, port 104" in shown
+    assert "archive is proven by inventory: no storage commitment: not offered" in shown
     assert "2 min 15 s behind the primary" in shown
     assert "sending, 23.4 instances/s" in shown
     assert "does not answer: connection refused; tries again in 25 s" in shown

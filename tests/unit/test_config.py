@@ -284,6 +284,7 @@ def test_tls_with_a_certificate_and_no_key_is_refused() -> None:
         ({"Host": "192.0.2.20", "AeTitle": "A", "CredentialsFile": "a.json"}, "for Url alone"),
         ({"Url": "archive.example.org"}, "pattern"),
         ({"Url": "https://archive.example.org", "TransferSyntax": "accepted"}, "for Host alone"),
+        ({"Url": "https://archive.example.org", "Proof": "commitment"}, "for Host alone"),
     ],
 )
 def test_destination_is_reached_one_way(keys: dict[str, str], words: str) -> None:

@@ -84,11 +84,18 @@ def test_listed_takes_addresses_else_an_address_as_host_else_everywhere() -> Non
             {"Name": "mr1", "AeTitle": "MR1", "Host": "mr1.example.org"},
             {"Name": "us1", "AeTitle": "US1", "Host": "192.0.2.30", "Addresses": ["192.0.2.17/28"]},
         ],
+        Destinations=[
+            {"Name": "archive", "AeTitle": "ARCHIVE", "Host": "192.0.2.40"},
+            {"Name": "mute", "AeTitle": "MUTE", "Host": "192.0.2.41", "Proof": "inventory"},
+            {"Name": "cloud", "Url": "https://archive.example.org/dicom-web"},
+        ],
     )
     assert listed(configuration) == [
         Allowed("CT1", "192.0.2.20/32"),
         *(Allowed("MR1", network) for network in EVERYWHERE),
         Allowed("US1", "192.0.2.16/28"),
+        # It reports on storage commitment.
+        Allowed("ARCHIVE", "192.0.2.40/32"),
         Allowed("PACS", "192.0.2.10/32"),
         Allowed("PACS", "2001:db8::/64"),
     ]
@@ -96,6 +103,7 @@ def test_listed_takes_addresses_else_an_address_as_host_else_everywhere() -> Non
         "192.0.2.10/32",
         "192.0.2.16/28",
         "192.0.2.20/32",
+        "192.0.2.40/32",
         "2001:db8::/64",
     ]
 

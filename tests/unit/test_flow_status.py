@@ -21,7 +21,18 @@ from understudy.core.views import (
 )
 from understudy.flow.status import alarms, gaps_view, holder_view, primary_view, rpo_seconds
 
-from tests.unit.fakes import NOW, ROUTE, STUDY, VAULT, FakeHolder, deliver, new_instance, note, numbers_of
+from tests.unit.fakes import (
+    NOW,
+    PROVEN_BY,
+    ROUTE,
+    STUDY,
+    VAULT,
+    FakeHolder,
+    deliver,
+    new_instance,
+    note,
+    numbers_of,
+)
 
 LANE = LaneView(LaneState.IDLE, "", iso(NOW), None, 0.0)
 UP = primary_view("PACS", "192.0.2.10", 104, Health(Condition.UP, NOW))
@@ -37,6 +48,7 @@ HOLDER = HolderView(
     waived=0,
     oldest_owed_seconds=0.0,
     lane=LANE,
+    proof=PROVEN_BY,
 )
 NO_GAPS = GapsView(0, 0, 0.0)
 OVERDUE = replace(HOLDER, owed=1, oldest_owed_seconds=901.0, owed_since=iso(NOW))

@@ -9,6 +9,7 @@ from understudy.adapters.ledger.copying import copy_ledger
 from understudy.core.model import Delivery, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
 from understudy.core.modes import ModeEvent
 from understudy.core.obligations import ObligationState
+from understudy.core.ports import Settlement
 from understudy.core.proving import Absence
 
 from tests.unit.fakes import (
@@ -32,6 +33,7 @@ LATER = Timestamp(NOW + 100)
 OWED, OTHER_OWED, SENT, REFUSED, PROVEN, *FLYING = (InstanceNumber(number) for number in range(1, 11))
 """Instances by the state of what the route is owed; five are on their way."""
 
+COMMITTED = Proof(ProofKind.COMMITMENT, NOW, {"transaction": "2.25.1"})
 DELIVERIES = [
     Delivery(FLYING[0], Outcome.DELIVERED, "stored"),
     Delivery(FLYING[1], Outcome.DELIVERED, "stored", Proof(ProofKind.CHECKSUM, NOW, {"pack": "p"})),
@@ -64,6 +66,14 @@ ACTS: dict[str, Callable[[Ledger], object]] = {
         retry_at=lambda _attempt: LATER,
     ),
     "disprove": lambda ledger: ledger.disprove(ROUTE, [SENT, PROVEN], reason="gone", now=LATER, due=LATER),
+    "begin_commitment": lambda ledger: ledger.begin_commitment(ROUTE, "2.25.2", [SENT, PROVEN], LATER),
+    "settle_commitment": lambda ledger: ledger.settle_commitment(
+        ROUTE,
+        Settlement("2.25.1", {SENT: COMMITTED, OWED: COMMITTED}, {PROVEN: "no such object instance"}),
+        now=LATER,
+        retry_at=lambda _attempt: LATER,
+    ),
+    "end_commitment": lambda ledger: ledger.end_commitment("2.25.1"),
     "replay": lambda ledger: ledger.replay(ROUTE, None, "ann", LATER),
     "waive": lambda ledger: ledger.waive(ROUTE, ["1.2.3.4.4"], "not wanted", "ann", LATER),
     "owe_all": lambda ledger: ledger.owe_all(VAULT, now=LATER),
@@ -87,6 +97,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     deliver(ledger, SENT, Outcome.DELIVERED)
     deliver(ledger, REFUSED, Outcome.REFUSED)
     ledger.find(ROUTE, {PROVEN: PROOF}, now=NOW)
+    ledger.begin_commitment(ROUTE, "2.25.1", [SENT, PROVEN, OWED], NOW)
     assert set(ledger.states_of(ROUTE, STUDY).values()) == set(ObligationState) - {ObligationState.WAIVED}
     ledger.close()
     return path

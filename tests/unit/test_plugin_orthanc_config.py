@@ -56,6 +56,16 @@ def test_only_listed_readers_query_and_retrieve(keys: Path) -> None:
     assert devices["modality-reader1"]["Port"] == 11112
 
 
+def test_parties_that_are_sent_to_may_report_on_storage_commitment(keys: Path) -> None:
+    archive = {"Name": "archive", "AeTitle": "ARCHIVE", "Host": "192.0.2.4"}
+    cloud = {"Name": "cloud", "Url": "https://archive.example.org/dicom-web"}
+    devices = modalities(clinic(Destinations=[archive, cloud]), keys)
+    assert {"primary", "destination-archive"} <= set(devices)
+    assert all(device["AllowStorageCommitment"] for device in devices.values())
+    assert not devices["destination-archive"]["AllowFind"]
+    assert "destination-cloud" not in devices
+
+
 def test_devices_of_one_ae_title_are_allowed_the_same(keys: Path) -> None:
     devices = modalities(
         clinic(Modalities=[{"Name": "pacs", "AeTitle": "PRIMARY", "Host": "192.0.2.1", "Reads": True}]), keys

@@ -1,7 +1,7 @@
 """What an instance is taken for that was acknowledged and is not shown."""
 
 import pytest
-from understudy.core.proving import MOST_LOSSES, Absence, judge_absence, pause_before_question
+from understudy.core.proving import MOST_LOSSES, Absence, judge_absence, judge_denial, pause_before_question
 
 
 @pytest.mark.parametrize(("losses", "trusted"), [(0, 60.0), (1, 240.0), (2, 960.0)])
@@ -13,6 +13,11 @@ def test_absence_is_late_for_longer_with_each_loss_before(losses: int, trusted: 
 def test_absence_is_lost_until_as_many_copies_were_sent_as_may_be() -> None:
     judged = [judge_absence(1e9, losses, patience=60.0) for losses in range(MOST_LOSSES + 2)]
     assert judged == [Absence.LOST] * (MOST_LOSSES - 1) + [Absence.UNPROVABLE] * 3
+
+
+def test_denial_is_a_loss_until_as_many_copies_were_sent_as_may_be() -> None:
+    judged = [judge_denial(losses) for losses in range(MOST_LOSSES)]
+    assert judged == [Absence.LOST] * (MOST_LOSSES - 1) + [Absence.UNPROVABLE]
 
 
 def test_pause_before_a_question_grows_with_the_time_waited() -> None:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from understudy.core.conflicts import ConflictKind, ConflictView, VersionView
 from understudy.core.errors import NotFoundError, StaleEpochError
 from understudy.core.gate import Allowed
-from understudy.core.model import HolderKind, HolderName
+from understudy.core.model import HolderKind, HolderName, ProofKind
 from understudy.core.modes import Mode, ModeEvent, after, next_epoch
 from understudy.core.obligations import ObligationState, Selection
 from understudy.core.views import (
@@ -35,6 +35,7 @@ from understudy.core.views import (
     PlanView,
     PrimaryView,
     Probe,
+    ProofView,
     RouteView,
     Status,
 )
@@ -75,6 +76,7 @@ STATUS = Status(
             waived=0,
             oldest_owed_seconds=4.5,
             lane=LaneView(state=LaneState.WORKING, reason="", since=NOW, until=None, rate=23.4),
+            proof=ProofView(ProofKind.CHECKSUM, "the store shows what it has"),
         )
     ],
     operations=[],

@@ -181,6 +181,25 @@ class Association:
             if flags & _LAST:
                 return bool(flags & _COMMAND), bytes(content)
 
+    def arrives(self, deadline: float) -> bool:
+        """Say whether anything of the peer's is here by the deadline, and go on if not."""
+        if self._values or self._buffer:
+            return True
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        try:
+            self._socket.settimeout(left)
+            part = self._socket.recv(2**16)
+        except TimeoutError:
+            return False
+        except OSError as error:
+            raise self._failed(error) from error
+        if not part:
+            raise self._lost(Loss.CLOSED, "by the peer")
+        self._buffer += part
+        return True
+
     def release(self) -> None:
         """End it in order; a peer that does not play along has the connection closed."""
         if not self._open:

@@ -10,7 +10,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from understudy.adapters import dimse
+from understudy.adapters import commitment, dimse
 from understudy.adapters.association import (
     IMPLICIT_LITTLE_ENDIAN,
     Accepted,
@@ -24,9 +24,15 @@ from understudy.adapters.dimse import Message
 from understudy.adapters.part10 import BrokenFileError, head_length
 from understudy.adapters.storage import PARSE_ERRORS
 from understudy.adapters.tls import ClientTls
+from understudy.core.commitment import Report
 from understudy.core.model import Outcome, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Verdict, of_context, of_loss, of_rejection, of_status
-from understudy.core.ports import FileToSend, HolderUnavailableError, MoveResult
+from understudy.core.ports import (
+    CommitmentRefusedError,
+    FileToSend,
+    HolderUnavailableError,
+    MoveResult,
+)
 
 # pydicom would warn of odd values, with the value in its text, which no log of ours may hold.
 settings.reading_validation_mode = IGNORE
@@ -141,6 +147,30 @@ class DicomPeer:
             completed, failed = completed + result.completed, failed + result.failed
         return MoveResult(status, completed, failed)
 
+    def commit(
+        self, transaction_uid: str, references: Sequence[tuple[str, str]], linger: float
+    ) -> Report | None:
+        """Ask it to commit to instances, each by SOP class and SOP Instance UID (N-ACTION, PS3.4 J.3.2).
+
+        Returns its report where that comes over this association within `linger` seconds after its answer.
+        Raises CommitmentRefusedError too.
+        """
+        with self._association("N-ACTION", [commitment.CONTEXT]) as association:
+            accepted = association.answers[commitment.CONTEXT]
+            if accepted.result != 0:
+                name = commitment.CONTEXT.sop_class_uid
+                raise CommitmentRefusedError(of_context(accepted.result, name, "any that we offer").reason)
+            data = encoded(commitment.request(transaction_uid, references), accepted.transfer_syntax_uid)
+            answer, report = commitment.ask(association, accepted, data, self._timeout, linger)
+            if answer.status != dimse.SUCCESS:
+                raise CommitmentRefusedError(f"it answered N-ACTION with status 0x{answer.status:04X}")
+        if report is None:
+            return None
+        try:
+            return commitment.read(decoded(report, accepted.transfer_syntax_uid), self.ae_title)
+        except PARSE_ERRORS:
+            return None
+
     def _move(self, query: Dataset, destination: str) -> MoveResult:
         elements: dimse.Elements = {
             dimse.SOP_CLASS: _MOVE.sop_class_uid,
@@ -149,7 +179,7 @@ class DicomPeer:
         }
         with self._association("C-MOVE", [_MOVE]) as association:
             context = self._context(association, _MOVE)
-            data = _encoded(query, context.transfer_syntax_uid)
+            data = encoded(query, context.transfer_syntax_uid)
             patience = self._timeout * _MOVE_PATIENCE
             *_, last = dimse.ask(association, context, dimse.MOVE, elements, data, patience=patience)
         return MoveResult(last.status, last.number(dimse.COMPLETED) or 0, last.number(dimse.FAILED) or 0)
@@ -167,13 +197,13 @@ class DicomPeer:
     def _find(self, association: Association, query: Dataset) -> Iterator[Dataset]:
         context = self._context(association, _FIND)
         elements: dimse.Elements = {dimse.SOP_CLASS: _FIND.sop_class_uid, dimse.PRIORITY: _MEDIUM}
-        data = _encoded(query, context.transfer_syntax_uid)
+        data = encoded(query, context.transfer_syntax_uid)
         for answer in dimse.ask(association, context, dimse.FIND, elements, data, patience=self._timeout):
             if not answer.is_pending:
                 self._expect_success(answer, "C-FIND")
                 return
             try:
-                yield _decoded(answer.data, context.transfer_syntax_uid)
+                yield decoded(answer.data, context.transfer_syntax_uid)
             except PARSE_ERRORS as error:
                 raise self._unavailable(
                     "it sent an answer to C-FIND that cannot be read", "look at its log"
@@ -275,7 +305,8 @@ class StoreAssociation:
             return of_loss(error.loss, error.detail)
 
 
-def _encoded(query: Dataset, syntax: str) -> bytes:
+def encoded(query: Dataset, syntax: str) -> bytes:
+    """Return a data set's bytes in a transfer syntax without compression."""
     stream = DicomBytesIO()
     stream.is_implicit_VR = syntax == IMPLICIT_LITTLE_ENDIAN
     stream.is_little_endian = True
@@ -283,7 +314,8 @@ def _encoded(query: Dataset, syntax: str) -> bytes:
     return stream.getvalue()
 
 
-def _decoded(answer: bytes, syntax: str) -> Dataset:
+def decoded(answer: bytes, syntax: str) -> Dataset:
+    """Return a data set from its bytes, or raise one of PARSE_ERRORS."""
     return read_dataset(BytesIO(answer), syntax == IMPLICIT_LITTLE_ENDIAN, True)
 
 

@@ -10,10 +10,13 @@ from understudy.adapters.association import Accepted, Association
 # Elements of command sets (DICOM PS3.7 E.1).
 SOP_CLASS, SOP_INSTANCE, DESTINATION, PRIORITY = 0x00000002, 0x00001000, 0x00000600, 0x00000700
 COMPLETED, FAILED = 0x00001021, 0x00001022
+REQUESTED_CLASS, REQUESTED_INSTANCE = 0x00000003, 0x00001001
+ACTION, EVENT = 0x00001008, 0x00001002
 _FIELD, _MESSAGE, _RESPONDED_TO = 0x00000100, 0x00000110, 0x00000120
 _DATA_SET, _STATUS = 0x00000800, 0x00000900
 
 STORE, FIND, MOVE, ECHO = 0x0001, 0x0020, 0x0021, 0x0030
+EVENT_REPORT, ACT = 0x0100, 0x0130
 """Command fields of requests."""
 _RESPONSE = 0x8000
 _HAS_DATA_SET, _HAS_NO_DATA_SET = 0x0001, 0x0101
@@ -27,7 +30,10 @@ Elements = Mapping[int, int | str]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An answer: the elements of its command set, undecoded, and the bytes of its data set."""
+    """An answer: the elements of its command set, undecoded, and the bytes of its data set.
+
+    Or a request of the peer's, whose status is none and reads as SUCCESS.
+    """
 
     elements: Mapping[int, bytes]
     status: int
@@ -40,6 +46,14 @@ class Message:
     def text(self, tag: int) -> str:
         """Return an element of VR UI or AE without its padding, empty where it is absent."""
         return self.elements.get(tag, b"").rstrip(b"\0 ").decode("ascii", "replace")
+
+    def answers(self, request: int, message: int) -> bool:
+        """Say whether it is an answer to this request."""
+        return self.number(_FIELD) == request | _RESPONSE and self.number(_RESPONDED_TO) == message
+
+    def requests(self, request: int) -> bool:
+        """Say whether it is such a request."""
+        return self.number(_FIELD) == request
 
     @property
     def is_pending(self) -> bool:
@@ -62,30 +76,56 @@ def ask(
     `message`, 1 to 65535, tells the request from others. Raises AssociationLostError, also where an answer
     has no status or is one to something else.
     """
-    command = {
-        **elements,
-        _FIELD: request,
-        _MESSAGE: message,
-        _DATA_SET: _HAS_NO_DATA_SET if data is None else _HAS_DATA_SET,
-    }
-    association.send(context.identifier, _encoded(command), data or b"")
+    send(association, context, request, elements, data, message=message)
     while True:
-        answer = _received(association, time.monotonic() + patience)
-        if answer.number(_FIELD) != request | _RESPONSE or answer.number(_RESPONDED_TO) != message:
+        answer = receive(association, time.monotonic() + patience)
+        if not answer.answers(request, message):
             raise association.garbled("an answer to something else")
         yield answer
         if not answer.is_pending:
             return
 
 
-def _received(association: Association, deadline: float) -> Message:
+def send(
+    association: Association,
+    context: Accepted,
+    request: int,
+    elements: Elements,
+    data: bytes | memoryview | None = None,
+    *,
+    message: int = 1,
+) -> None:
+    """Send a request."""
+    command = {**elements, _FIELD: request, _MESSAGE: message, _DATA_SET: _HAS_DATA_SET}
+    if data is None:
+        command[_DATA_SET] = _HAS_NO_DATA_SET
+    association.send(context.identifier, _encoded(command), data or b"")
+
+
+def respond(
+    association: Association, context: Accepted, request: Message, elements: Elements, status: int
+) -> None:
+    """Answer a request of the peer's, without a data set."""
+    command = {
+        **elements,
+        _FIELD: (request.number(_FIELD) or 0) | _RESPONSE,
+        _RESPONDED_TO: request.number(_MESSAGE) or 0,
+        _DATA_SET: _HAS_NO_DATA_SET,
+        _STATUS: status,
+    }
+    association.send(context.identifier, _encoded(command))
+
+
+def receive(association: Association, deadline: float) -> Message:
+    """Return the next message, which has a status unless it is a request; `deadline` as for a part of it."""
     is_command, content = association.part(deadline)
     if not is_command:
         raise association.garbled("a data set without a command set")
     elements = _decoded(content)
     if elements is None:
         raise association.garbled("a command set that is cut off")
-    status = _number(elements, _STATUS)
+    is_request = not (_number(elements, _FIELD) or 0) & _RESPONSE
+    status = SUCCESS if is_request else _number(elements, _STATUS)
     if status is None:
         raise association.garbled("an answer without a status")
     if _number(elements, _DATA_SET) == _HAS_NO_DATA_SET:

@@ -35,12 +35,19 @@ _CLOSED = "\n".join(
 
 
 def listed(configuration: Understudy) -> list[Allowed]:
-    """Return the entries that the configuration gives: its modalities and the primary.
+    """Return the entries that the configuration gives: its modalities, the primary and the destinations.
+
+    The latter two report on storage commitment.
 
     Without `Addresses`, a `Host` that is an address counts; a host name is not resolved, because the edge
     starts without a network too, so its device is allowed from everywhere.
     """
     devices = [(item.ae_title, item.host, item.addresses) for item in configuration.modalities]
+    devices += [
+        (item.ae_title, item.host, item.addresses)
+        for item in configuration.destinations
+        if item.ae_title is not None and item.host is not None and item.proof != "inventory"
+    ]
     if configuration.primary is not None:
         primary = configuration.primary
         devices.append((primary.ae_title, primary.host, primary.addresses))

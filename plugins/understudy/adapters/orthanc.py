@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from understudy.core.commitment import Report
 from understudy.core.model import NewInstance, SeriesInstanceUid, SopInstanceUid, StudyInstanceUid, Timestamp
 from understudy.core.ports import Changes, OrthancUnavailableError
 
@@ -89,6 +90,21 @@ class Orthanc:
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
             _answer(response)
         return None if response.is_error else response.content
+
+    def commitment_report(self, transaction_uid: str) -> Report | None:
+        """Return the report that a DICOM party sent here on a transaction of storage commitment, if any.
+
+        Orthanc keeps reports in memory, whoever asked for them (Orthanc, main.cpp, HandleReport).
+        """
+        found = self._find(f"/storage-commitment/{transaction_uid}")
+        if found is None or found["Status"] == "Pending":
+            return None
+        return Report(
+            transaction_uid,
+            frozenset(item["SOPInstanceUID"] for item in found["Success"]),
+            {item["SOPInstanceUID"]: int(item["FailureReason"]) for item in found["Failures"]},
+            found["RemoteAET"],
+        )
 
     def delete(self, orthanc_id: str) -> None:
         """Delete an instance; one that is gone already is none."""

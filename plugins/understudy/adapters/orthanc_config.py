@@ -25,6 +25,12 @@ def _devices(configuration: Understudy) -> list[_Device]:
         _Device(f"modality-{item.name}", item.ae_title, item.host, item.port, item.reads)
         for item in configuration.modalities
     ]
+    # Those report on storage commitment.
+    devices += [
+        _Device(f"destination-{item.name}", item.ae_title, item.host, item.port, reads=False)
+        for item in configuration.destinations
+        if item.ae_title is not None and item.host is not None
+    ]
     if configuration.primary is not None:
         primary = configuration.primary
         devices.append(_Device("primary", primary.ae_title, primary.host, primary.port, reads=False))

@@ -84,6 +84,9 @@ def status(view: Status) -> None:
         console.print(Text(f"      {alarm.hint}", "dim"))
     console.print(_facts(view))
     console.print(_holders(view.holders, view.now))
+    for holder in view.holders:
+        told = f"{holder.name} is proven by {holder.proof.kind.value}: {holder.proof.because}"
+        console.print(Text(told, "dim"))
     if view.operations:
         console.print(_operations(view.operations))
 

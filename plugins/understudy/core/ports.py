@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from understudy.core.commitment import Report
 from understudy.core.model import (
     Delivery,
     HolderKind,
@@ -19,6 +20,7 @@ from understudy.core.model import (
 )
 from understudy.core.outcomes import Verdict
 from understudy.core.packing import Member, PackIntent, StudyFacts
+from understudy.core.views import ProofView
 
 
 class HolderUnavailableError(Exception):
@@ -31,10 +33,89 @@ class HolderUnavailableError(Exception):
         self.hint = hint
 
 
+@dataclass(frozen=True, slots=True)
+class OpenCommitment:
+    """A transaction of storage commitment that the holder was asked for, without a report so far."""
+
+    transaction_uid: str
+    requested: Timestamp
+    members: Mapping[InstanceNumber, SopInstanceUid]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the report of a transaction comes to; for each denied instance why."""
+
+    transaction_uid: str
+    committed: Mapping[InstanceNumber, Proof]
+    denied: Mapping[InstanceNumber, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What asking for proofs brought; instances of the question that are in neither are absent."""
+
+    found: Mapping[InstanceNumber, Proof]
+    pending: Set[InstanceNumber] = frozenset()
+    """Whose answer is still awaited."""
+    settlements: Sequence[Settlement] = ()
+    """Reports that came in, of these instances or of others."""
+
+
+class CommitmentBook(Protocol):
+    """The ledger's record of storage commitment: intent before the act."""
+
+    def begin_commitment(
+        self, holder: HolderName, transaction_uid: str, numbers: Sequence[InstanceNumber], now: Timestamp
+    ) -> None:
+        """Write down durably that the holder is about to be asked."""
+        ...
+
+    def open_commitments(self, holder: HolderName) -> Sequence[OpenCommitment]:
+        """Return the holder's transactions without a report, the oldest first."""
+        ...
+
+    def end_commitment(self, transaction_uid: str) -> None:
+        """Forget a transaction that will have no report."""
+        ...
+
+
+class CommitmentRefusedError(Exception):
+    """The holder does not take a request for storage commitment; why is its text."""
+
+
+class Committer(Protocol):
+    """Who can be asked for storage commitment."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ae_title(self) -> str: ...
+
+    def commit(
+        self, transaction_uid: str, references: Sequence[tuple[str, str]], linger: float
+    ) -> Report | None:
+        """Ask it to commit to instances, each by SOP class and SOP Instance UID (N-ACTION).
+
+        Returns its report where that comes over the same association within `linger` seconds. Raises
+        CommitmentRefusedError, and HolderUnavailableError.
+        """
+        ...
+
+
+class Reports(Protocol):
+    """Where reports arrive that holders send over associations of their own."""
+
+    def commitment_report(self, transaction_uid: str) -> Report | None:
+        """Return the report on a transaction, None where there is none; or raise OrthancUnavailableError."""
+        ...
+
+
 class Holder(Protocol):
     """Whoever may hold an instance: the primary, a route destination or a vault.
 
-    Both calls raise HolderUnavailableError where the holder as a whole does not answer.
+    All calls raise HolderUnavailableError where the holder as a whole does not answer.
     """
 
     @property
@@ -45,6 +126,15 @@ class Holder(Protocol):
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         """Return a proof for each of these instances that the holder has; the absent ones are left out."""
+        ...
+
+    @property
+    def proof(self) -> ProofView:
+        """By what it is proven now to have what it acknowledged."""
+        ...
+
+    def prove(self, instances: Sequence[Instance]) -> Answers:
+        """Ask for proofs of acknowledged instances, of one study or of none; see what came in meanwhile."""
         ...
 
     def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:

@@ -31,6 +31,11 @@ def judge_absence(waited: float, losses: int, *, patience: float) -> Absence:
     """
     if waited <= patience * _GROWTH**losses:
         return Absence.LATE
+    return judge_denial(losses)
+
+
+def judge_denial(losses: int) -> Absence:
+    """Return what an instance is that the holder says it lacks; `losses` as for `judge_absence`."""
     return Absence.LOST if losses + 1 < MOST_LOSSES else Absence.UNPROVABLE
 
 

@@ -24,9 +24,9 @@ def deleted(held_by: list[str]) -> str:
     return f"{DELETED}; " + (f"{', '.join(held_by)} has it" if held_by else "nobody is proven to have it")
 
 
-def unproven(times: int) -> str:
-    """Return the reason for an instance that was acknowledged so many times and never shown."""
-    return f"{UNPROVEN}acknowledged {times} times, and never among the instances that it lists"
+def unproven(times: int, why: str) -> str:
+    """Return the reason for an instance that was acknowledged so many times and never proven, and why."""
+    return f"{UNPROVEN}acknowledged {times} times, and {why}"
 
 
 def hint_of(reason: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from understudy.core.model import HolderKind, HolderName, Timestamp
+from understudy.core.model import HolderKind, HolderName, ProofKind, Timestamp
 from understudy.core.modes import Mode
 from understudy.core.obligations import ObligationState
 
@@ -67,6 +67,14 @@ class LaneView:
 
 
 @dataclass(frozen=True, slots=True)
+class ProofView:
+    """By what a holder is proven to have what it acknowledged, and why it is that."""
+
+    kind: ProofKind
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
 class HolderView:
     """One holder with its obligations by state; `oldest_owed_seconds` is the oldest unsettled one's age.
 
@@ -84,6 +92,7 @@ class HolderView:
     waived: int
     oldest_owed_seconds: float
     lane: LaneView
+    proof: ProofView
     owed_since: str | None = None
     refused_since: str | None = None
     owed_limit_seconds: float = 900.0

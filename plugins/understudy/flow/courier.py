@@ -14,7 +14,7 @@ from functools import partial
 
 from understudy.adapters.ledger import Ledger
 from understudy.core.model import Delivery, Instance, InstanceNumber, Outcome, Timestamp
-from understudy.core.ports import Clock, Holder, HolderUnavailableError
+from understudy.core.ports import Clock, Holder, HolderUnavailableError, Settlement
 from understudy.core.proving import Absence, judge_absence, pause_before_question
 from understudy.core.retry import delay_before
 from understudy.core.views import LaneState, LaneView, iso
@@ -103,24 +103,46 @@ class Lane:
     def _prove(self) -> bool:
         now = self._clock.now()
         waiting = self._ledger.sent(self.holder.name, now=now, limit=self._policy.batch_instances)
-        if not waiting:
-            return False
-        self._show(LaneState.WORKING, f"asking for {len(waiting)} proofs")
-        found = self.holder.find(waiting)
+        if waiting:
+            self._show(LaneState.WORKING, f"asking for {len(waiting)} proofs")
+        answers = self.holder.prove(waiting)
         now = self._clock.now()
-        self._ledger.prove(self.holder.name, found, now=now)
-        absent = [instance.number for instance in waiting if instance.number not in found]
-        if absent:
-            self._miss(absent, now)
-        return bool(found)
+        settled = sum(self._settle(settlement, now) for settlement in answers.settlements)
+        if answers.found:
+            self._ledger.prove(self.holder.name, answers.found, now=now)
+        asked = {instance.number for instance in waiting} - set(answers.found)
+        self._miss(sorted(asked & answers.pending), now, lambda _waited, _losses: Absence.LATE)
+        judge = partial(judge_absence, patience=self._policy.proof_patience)
+        self._miss(sorted(asked - answers.pending), now, judge)
+        return bool(answers.found or settled)
 
-    def _miss(self, absent: Sequence[InstanceNumber], now: Timestamp) -> None:
+    def _settle(self, settlement: Settlement, now: Timestamp) -> int:
+        settled = self._ledger.settle_commitment(
+            self.holder.name, settlement, now=now, retry_at=self._retry_at
+        )
+        _log.info(
+            "commit holder=%s transaction=%s committed=%d denied=%d",
+            self.holder.name,
+            settlement.transaction_uid,
+            len(settlement.committed),
+            len(settlement.denied),
+        )
+        return settled
+
+    def _miss(
+        self,
+        absent: Sequence[InstanceNumber],
+        now: Timestamp,
+        judge: Callable[[float, int], Absence],
+    ) -> None:
+        if not absent:
+            return
         policy = self._policy
         taken_for = self._ledger.absent(
             self.holder.name,
             absent,
             now=now,
-            judge=partial(judge_absence, patience=policy.proof_patience),
+            judge=judge,
             ask_again=lambda waited: Timestamp(
                 now + pause_before_question(waited, interval=policy.proof_interval)
             ),

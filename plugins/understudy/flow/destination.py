@@ -21,6 +21,7 @@ from understudy.core.model import (
 from understudy.core.outcomes import Loss, of_loss
 from understudy.core.ports import (
     MAX_CONTEXTS,
+    Answers,
     Clock,
     FileToSend,
     HolderUnavailableError,
@@ -29,6 +30,8 @@ from understudy.core.ports import (
     Storing,
     UnreadableFileError,
 )
+from understudy.core.views import ProofView
+from understudy.flow.commit import Commitment
 
 _WORTH_AN_ASSOCIATION = 4
 """Instances below which a further association would cost more time than it saves."""
@@ -57,6 +60,7 @@ class DicomDestination:
         associations: int = 1,
         pace: Callable[[int], bool] = lambda _size: True,
         transcode: Transcode | None = None,
+        commitment: Commitment | None = None,
     ) -> None:
         self.name = HolderName(peer.name)
         self.kind = kind
@@ -68,6 +72,20 @@ class DicomDestination:
         """Waits until so many bytes may be sent; returns False where nothing more is to be sent."""
         self._transcode = transcode
         """None where the stored bytes are sent or nothing."""
+        self._commitment = commitment
+
+    @property
+    def proof(self) -> ProofView:
+        """By what it is proven now to have what it acknowledged."""
+        if self._commitment is None:
+            return ProofView(ProofKind.INVENTORY, "as configured")
+        return self._commitment.view
+
+    def prove(self, instances: Sequence[Instance]) -> Answers:
+        """Ask for storage commitment where that is relied on, and for an inventory otherwise."""
+        if self._commitment is None:
+            return Answers(self.find(instances))
+        return self._commitment.prove(instances, self.find)
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         """Return an inventory proof for each instance whose SOP Instance UID the peer lists."""

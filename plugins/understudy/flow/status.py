@@ -41,6 +41,7 @@ def holder_view(
         waived=tally.get(ObligationState.WAIVED, 0),
         oldest_owed_seconds=0.0 if oldest is None else max(0.0, now - oldest),
         lane=lane,
+        proof=holder.proof,
         owed_since=None if oldest is None else iso(oldest),
         refused_since=None if refused is None else iso(refused),
         owed_limit_seconds=owed_limit,

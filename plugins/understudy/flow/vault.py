@@ -38,6 +38,7 @@ from understudy.core.packing import (
     member_names,
 )
 from understudy.core.ports import (
+    Answers,
     Clock,
     ObjectStore,
     PackBook,
@@ -46,6 +47,7 @@ from understudy.core.ports import (
     StoredObject,
     UnreadableFileError,
 )
+from understudy.core.views import ProofView
 
 _DAY = 86_400.0
 _LEVEL = 1
@@ -90,6 +92,15 @@ class Vault:
     @property
     def kind(self) -> HolderKind:
         return HolderKind.VAULT
+
+    @property
+    def proof(self) -> ProofView:
+        """By what it is proven to have what was packed."""
+        return ProofView(ProofKind.CHECKSUM, "the store shows size and digest of what it has")
+
+    def prove(self, instances: Sequence[Instance]) -> Answers:
+        """Return a proof for each instance that lies in a pack which the store shows."""
+        return Answers(self.find(instances))
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         """Return a proof for each of these instances that is in a pack which the store shows unchanged.

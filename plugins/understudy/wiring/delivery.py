@@ -1,6 +1,7 @@
 """Wires delivery: routes and vaults as holders, and the lane that takes to each holder what it is owed."""
 
 import random
+import uuid
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,9 @@ from understudy.adapters.tls import ClientTls
 from understudy.adapters.transcoding import Transcoder
 from understudy.core.model import HolderKind, HolderName
 from understudy.core.modes import delivers_to_primary
-from understudy.core.ports import Holder, ObjectStore, Receiver
+from understudy.core.ports import Holder, ObjectStore
 from understudy.core.schedule import Hours, Limit, bytes_per_second, in_window
+from understudy.flow.commit import Commitment, CommitmentPolicy
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination, Transcode
 from understudy.flow.pace import Pacer
@@ -44,7 +46,7 @@ def dicom_peer(
     )
 
 
-def _receiver(target: config.Destination, base: Base) -> Receiver:
+def _receiver(target: config.Destination, base: Base) -> DicomPeer | DicomWebServer:
     if target.url is None:
         # The configuration's own checks say that both are there.
         return dicom_peer(
@@ -74,18 +76,35 @@ def client_tls(section: config.Tls | None, folder: Path) -> ClientTls | None:
 
 def dicom_destination(
     kind: HolderKind,
-    peer: Receiver,
+    peer: DicomPeer | DicomWebServer,
     base: Base,
     *,
+    proof: config.Proven,
     associations: int,
     limits: Sequence[Limit] = (),
     transcode: Transcode | None = None,
 ) -> DicomDestination:
     """Return the party as a holder, sent to within these limits."""
     pace = Pacer(lambda: bytes_per_second(limits, base.local()), base.clock, base.workers.wait)
+    commitment = None
+    if isinstance(peer, DicomPeer) and proof != "inventory":
+        policy = CommitmentPolicy(proof == "commitment", base.policy.commitment_patience)
+        commitment = Commitment(peer, base.orthanc, base.ledger, base.clock, policy, new_uid=_new_uid)
     return DicomDestination(
-        kind, peer, base.files, base.clock, associations=associations, pace=pace, transcode=transcode
+        kind,
+        peer,
+        base.files,
+        base.clock,
+        associations=associations,
+        pace=pace,
+        transcode=transcode,
+        commitment=commitment,
     )
+
+
+def _new_uid() -> str:
+    """Return a UID that nobody else has, and nobody can guess (DICOM PS3.5 B.2)."""
+    return f"2.25.{uuid.uuid4().int}"
 
 
 def configured_holders(base: Base) -> Iterator[Holder]:
@@ -98,6 +117,7 @@ def configured_holders(base: Base) -> Iterator[Holder]:
             HolderKind.ROUTE,
             receiver,
             base,
+            proof=target.proof,
             associations=target.associations,
             limits=limits,
             transcode=transcode,

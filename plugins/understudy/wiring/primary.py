@@ -27,7 +27,10 @@ def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[Dico
     base.workers.add("probe", _probing(base, parts), base.policy.probe_interval)
     base.workers.add("mirror", _mirroring(base, parts), _MIRROR_INTERVAL)
     base.workers.add("failback", parts.failback.step, STEP_INTERVAL)
-    return dicom_destination(HolderKind.PRIMARY, peer, base, associations=target.associations), parts
+    destination = dicom_destination(
+        HolderKind.PRIMARY, peer, base, proof=target.proof, associations=target.associations
+    )
+    return destination, parts
 
 
 def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) -> PrimaryParts:

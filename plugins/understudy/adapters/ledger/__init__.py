@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from understudy.adapters.ledger.anchor import Anchor
+from understudy.adapters.ledger.commitments import Commitments
 from understudy.adapters.ledger.conflicts import Conflicts
 from understudy.adapters.ledger.copying import copy_ledger
 from understudy.adapters.ledger.custody import Custody
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 
-class Ledger(Intake, Custody, Letters, Conflicts, Questions, Findings, Files, Devices, Journal):
+class Ledger(Intake, Custody, Commitments, Letters, Conflicts, Questions, Findings, Files, Devices, Journal):
     """Everything the ledger is asked and told, on one file; `packs` is the vaults' book on the same file."""
 
     def __init__(self, path: Path, anchor: Path | None = None) -> None:

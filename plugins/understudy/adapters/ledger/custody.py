@@ -16,13 +16,14 @@ from understudy.adapters.ledger.transitions import (
     able,
     advance,
     chunks,
+    despair,
     disprove,
+    lose,
     prove,
 )
 from understudy.core.model import Delivery, HolderName, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState
 from understudy.core.proving import Absence
-from understudy.core.refusals import unproven
 
 __all__ = ["Custody", "IllegalTransitionError"]
 
@@ -114,8 +115,10 @@ class Custody:
                 judged[judge(now - row.changed, row.losses)].append(row)
             youngest = min(now - row.changed for row in acknowledged)
             connection.execute(update(obligations).where(sent).values(due=ask_again(youngest)))
-            _lose(connection, holder, judged[Absence.LOST], now, retry_at)
-            _despair(connection, holder, judged[Absence.UNPROVABLE], now)
+            reason = "the holder acknowledged it and does not have it"
+            lose(connection, holder, judged[Absence.LOST], reason=reason, now=now, retry_at=retry_at)
+            why = "never among the instances that it lists"
+            despair(connection, holder, judged[Absence.UNPROVABLE], why=why, now=now)
             return {absence: len(rows) for absence, rows in judged.items()}
 
     def prove(self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp) -> None:
@@ -207,33 +210,6 @@ def _steps(
                 step = _Step(ObligationEvent.FAIL, one.reason, again[attempt])
         steps.setdefault(step, []).append(one.number)
     return steps
-
-
-def _lose(
-    connection: Connection,
-    holder: HolderName,
-    rows: Sequence[Any],
-    now: Timestamp,
-    retry_at: Callable[[int], Timestamp],
-) -> None:
-    """Owe again what was acknowledged and is not there."""
-    lost: dict[int, list[InstanceNumber]] = {}
-    for row in rows:
-        lost.setdefault(row.attempts + 1, []).append(InstanceNumber(row.instance))
-    reason = "the holder acknowledged it and does not have it"
-    for attempt, numbers in sorted(lost.items()):
-        mine = and_(obligations.c.holder == holder, obligations.c.instance.in_(numbers))
-        connection.execute(update(obligations).where(mine).values(losses=obligations.c.losses + 1))
-        disprove(connection, holder, numbers, reason=reason, now=now, due=retry_at(attempt))
-
-
-def _despair(connection: Connection, holder: HolderName, rows: Sequence[Any], now: Timestamp) -> None:
-    """Leave to a person what is acknowledged again and again and never there."""
-    for row in rows:
-        reason = unproven(row.losses + 1)
-        advance(connection, ObligationEvent.DESPAIR, holder, [row.instance], now, reason=reason)
-        fields = {"holder": holder, "instance": row.instance, "reason": reason}
-        append_event(connection, now, SYSTEM, ObligationEvent.DESPAIR.value, fields)
 
 
 def _attempts(

@@ -102,6 +102,24 @@ proofs = Table(
 )
 Index("proofs_by_obligation", proofs.c.instance, proofs.c.holder)
 
+# Storage commitment that was asked for and not reported on yet.
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("transaction_uid", String, primary_key=True),
+    Column("holder", String, nullable=False),
+    Column("requested", Float, nullable=False),
+)
+
+commitment_members = Table(
+    "commitment_members",
+    metadata,
+    Column("instance", Integer, primary_key=True),
+    Column("transaction_uid", String, ForeignKey("commitments.transaction_uid"), primary_key=True),
+    sqlite_with_rowid=False,
+)
+Index("commitment_members_by_transaction", commitment_members.c.transaction_uid)
+
 packs = Table(
     "packs",
     metadata,

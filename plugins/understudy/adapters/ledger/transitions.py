@@ -5,18 +5,19 @@ Rule 2: no row is proven without a proof row written in the same transaction.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.columns import insert_rows
-from understudy.adapters.ledger.schema import obligations, proofs
+from understudy.adapters.ledger.schema import commitment_members, commitments, obligations, proofs
 from understudy.core.model import HolderName, InstanceNumber, Proof, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState, origins, target
+from understudy.core.refusals import unproven
 
 SYSTEM = "understudy"
 """Who did what nobody asked for by name."""
@@ -139,10 +140,53 @@ def disprove(
     due: Timestamp,
 ) -> None:
     """Owe again what the holder was believed to have, with an event."""
+    _void_commitments(connection, holder, numbers)
     advance(connection, ObligationEvent.DISPROVE, holder, numbers, now, due=due, reason=reason)
     append_event(
         connection, now, SYSTEM, "disprove", {"holder": holder, "instances": len(numbers), "reason": reason}
     )
+
+
+def lose(
+    connection: Connection,
+    holder: HolderName,
+    rows: Sequence[Any],
+    *,
+    reason: str,
+    now: Timestamp,
+    retry_at: Callable[[int], Timestamp],
+) -> None:
+    """Owe again acknowledged obligations, given as rows, that came to nothing."""
+    lost: dict[int, list[InstanceNumber]] = {}
+    for row in rows:
+        lost.setdefault(row.attempts + 1, []).append(InstanceNumber(row.instance))
+    for attempt, numbers in sorted(lost.items()):
+        mine = (obligations.c.holder == holder, obligations.c.instance.in_(numbers))
+        connection.execute(update(obligations).where(*mine).values(losses=obligations.c.losses + 1))
+        disprove(connection, holder, numbers, reason=reason, now=now, due=retry_at(attempt))
+
+
+def despair(
+    connection: Connection, holder: HolderName, rows: Sequence[Any], *, why: str, now: Timestamp
+) -> None:
+    """Leave to a person acknowledged obligations, given as rows, that came to nothing again and again."""
+    _void_commitments(connection, holder, [row.instance for row in rows])
+    for row in rows:
+        reason = unproven(row.losses + 1, why)
+        advance(connection, ObligationEvent.DESPAIR, holder, [row.instance], now, reason=reason)
+        fields = {"holder": holder, "instance": row.instance, "reason": reason}
+        append_event(connection, now, SYSTEM, ObligationEvent.DESPAIR.value, fields)
+
+
+def _void_commitments(connection: Connection, holder: HolderName, numbers: Sequence[int]) -> None:
+    """Let no report on an earlier request speak of instances that have to be sent again."""
+    mine = select(commitments.c.transaction_uid).where(commitments.c.holder == holder)
+    for chunk in chunks(numbers):
+        connection.execute(
+            delete(commitment_members).where(
+                commitment_members.c.instance.in_(chunk), commitment_members.c.transaction_uid.in_(mine)
+            )
+        )
 
 
 def write_proof(connection: Connection, number: int, holder: HolderName, proof: Proof) -> None:

@@ -125,7 +125,7 @@ function holder(view, now) {
   if (view.refused) words.push(`${count(view.refused)} refused`);
   if (view.waived) words.push(`${count(view.waived)} given up`);
   const name = element("h3", "", view.name, element("span", "kind", { primary: "the PACS", vault: "vault", route: "route" }[view.kind]));
-  return element("article", `holder ${view.lane.state}`, name, element("p", "amount", words.join(" · ")), bar(view), element("p", "lane", lane(view, now)));
+  return element("article", `holder ${view.lane.state}`, name, element("p", "amount", words.join(" · ")), bar(view), element("p", "lane", lane(view, now)), element("p", "proof", `proven by ${view.proof.kind}: ${view.proof.because}`));
 }
 
 function operation(view, now) {

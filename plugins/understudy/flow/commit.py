@@ -1,0 +1,229 @@
+"""Commit: asks a DICOM party for storage commitment, and believes its reports alone (DICOM PS3.4 annex J).
+
+Rule 1: a transaction is in the ledger before the request leaves, so that its report has an effect whenever it
+comes: over the same association, over another one, after a restart.
+Rule 2: silence is no proof. What is not reported on in time is asked for in the weaker way.
+Rule 3: unless the site decides, commitment is relied on once a report has come, and no longer than they come.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from understudy.core.commitment import MOST_REFERENCES, Report, denial, is_committed, words_of
+from understudy.core.model import HolderName, Instance, InstanceNumber, Proof, ProofKind, Timestamp
+from understudy.core.ports import (
+    Answers,
+    Clock,
+    CommitmentBook,
+    CommitmentRefusedError,
+    Committer,
+    HolderUnavailableError,
+    OpenCommitment,
+    OrthancUnavailableError,
+    Reports,
+    Settlement,
+)
+from understudy.core.proving import pause_before_question
+from understudy.core.views import ProofView
+
+_log = logging.getLogger(__name__)
+
+_EXPIRES = 86_400.0
+"""Seconds after which a transaction without a report is forgotten."""
+
+Weaker = Callable[[Sequence[Instance]], Mapping[InstanceNumber, Proof]]
+"""The proof that is asked for where there is no commitment."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentPolicy:
+    """How long a report is awaited; all times in seconds."""
+
+    always: bool
+    """Whether the site wants commitment asked for, whatever became of earlier requests."""
+    patience: float
+    """Until what is not reported on is asked for in the weaker way."""
+    linger: float = 2.0
+    """That an association stays open for its report, until one has come over another association."""
+    try_again: float = 3600.0
+    """Until a party that refused or was silent is tried again."""
+    interval: float = 1.0
+    """Between two looks for a report, at least."""
+
+
+class Commitment:
+    """Storage commitment by one party."""
+
+    def __init__(
+        self,
+        peer: Committer,
+        reports: Reports,
+        book: CommitmentBook,
+        clock: Clock,
+        policy: CommitmentPolicy,
+        *,
+        new_uid: Callable[[], str],
+    ) -> None:
+        self._holder = HolderName(peer.name)
+        self._peer = peer
+        self._reports = reports
+        self._book = book
+        self._clock = clock
+        self._policy = policy
+        self._new_uid = new_uid
+        self._works = False
+        self._reason = "storage commitment was not tried yet"
+        self._tried: Timestamp | None = None
+        self._reported_here: dict[str, Report] = {}
+        """Reports that came over the association of their request."""
+        self._elsewhere = False
+        """Whether reports come over other associations."""
+        self._looked: dict[str, Timestamp] = {}
+        self._overdue: set[str] = set()
+        """Transactions that were waited for in vain."""
+
+    @property
+    def view(self) -> ProofView:
+        """What acknowledged instances are proven by now, and why."""
+        if self._works:
+            return ProofView(ProofKind.COMMITMENT, "it reports on storage commitment")
+        if self._policy.always:
+            return ProofView(ProofKind.COMMITMENT, f"as configured; {self._reason}")
+        return ProofView(ProofKind.INVENTORY, self._reason)
+
+    def prove(self, instances: Sequence[Instance], weaker: Weaker) -> Answers:
+        """Ask for commitment where that is relied on or due to be tried; see which reports came."""
+        known = self._book.open_commitments(self._holder)
+        settlements = self._collect(known)
+        waiting = _without(instances, settlements)
+        if waiting and (self._relied_on or self._is_due):
+            asked = {number for one in known for number in one.members}
+            self._ask([instance for instance in waiting if instance.number not in asked])
+            seen = {one.transaction_uid for one in known}
+            present = self._book.open_commitments(self._holder)
+            settlements += self._collect([one for one in present if one.transaction_uid not in seen])
+            waiting = _without(waiting, settlements)
+        pending = self._pending(settlements) if waiting and self._relied_on else frozenset()
+        rest = [instance for instance in waiting if instance.number not in pending]
+        return Answers(weaker(rest), pending, settlements)
+
+    @property
+    def _relied_on(self) -> bool:
+        return self._policy.always or self._works
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the party is to be tried."""
+        return self._tried is None or self._clock.now() - self._tried >= self._policy.try_again
+
+    def _pending(self, settled: Sequence[Settlement]) -> frozenset[InstanceNumber]:
+        """Return what a report is awaited for with patience."""
+        now = self._clock.now()
+        ended = {settlement.transaction_uid for settlement in settled}
+        return frozenset(
+            number
+            for one in self._book.open_commitments(self._holder)
+            if one.transaction_uid not in ended and now - one.requested <= self._policy.patience
+            for number in one.members
+        )
+
+    def _ask(self, instances: Sequence[Instance]) -> None:
+        """Ask in transactions of bounded size; a refusal ends it, and is told by the view."""
+        self._tried = self._clock.now()
+        for start in range(0, len(instances), MOST_REFERENCES):
+            part = instances[start : start + MOST_REFERENCES]
+            transaction_uid = self._new_uid()
+            numbers = [instance.number for instance in part]
+            self._book.begin_commitment(self._holder, transaction_uid, numbers, self._clock.now())
+            try:
+                references = [(instance.sop_class_uid, instance.sop_instance_uid) for instance in part]
+                report = self._peer.commit(
+                    transaction_uid, references, 0.0 if self._elsewhere else self._policy.linger
+                )
+            except CommitmentRefusedError as error:
+                self._book.end_commitment(transaction_uid)
+                self._fail(f"no storage commitment: {error}")
+                return
+            except HolderUnavailableError as error:
+                # It may have taken the request: the report of this transaction counts if it comes.
+                self._fail(f"no answer to a request for storage commitment: {error.reason}")
+                return
+            if report is not None:
+                # It may be on an earlier transaction.
+                self._reported_here[report.transaction_uid] = report
+            elif not self._works:
+                self._reason = "storage commitment is being tried"
+
+    def _collect(self, transactions: Sequence[OpenCommitment]) -> list[Settlement]:
+        """Return what the reports come to that have arrived, and let go of what waited for too long."""
+        settlements: list[Settlement] = []
+        now = self._clock.now()
+        for one in transactions:
+            report = self._report_on(one, now)
+            if report is not None:
+                settlements.append(self._settlement(one, report))
+            elif now - one.requested > _EXPIRES or not one.members:
+                self._forget(one.transaction_uid)
+                self._book.end_commitment(one.transaction_uid)
+            elif now - one.requested > self._policy.patience and one.transaction_uid not in self._overdue:
+                self._overdue.add(one.transaction_uid)
+                self._fail(f"no report within {self._policy.patience:g} s")
+        return settlements
+
+    def _report_on(self, transaction: OpenCommitment, now: Timestamp) -> Report | None:
+        uid = transaction.transaction_uid
+        if uid in self._reported_here:
+            return self._reported_here[uid]
+        pause = pause_before_question(now - transaction.requested, interval=self._policy.interval)
+        looked = self._looked.get(uid)
+        if looked is not None and now - looked < pause:
+            return None
+        self._looked[uid] = now
+        try:
+            report = self._reports.commitment_report(uid)
+        except OrthancUnavailableError as error:
+            _log.warning("commit holder=%s report unknown because=%s", self._holder, error)
+            return None
+        self._elsewhere = self._elsewhere or report is not None
+        return report
+
+    def _settlement(self, transaction: OpenCommitment, report: Report) -> Settlement:
+        """Return what the report comes to, and learn from it."""
+        self._forget(transaction.transaction_uid)
+        proof = Proof(
+            ProofKind.COMMITMENT,
+            self._clock.now(),
+            {
+                "peer": self._peer.ae_title,
+                "transaction": transaction.transaction_uid,
+                "reported_by": report.reported_by,
+            },
+        )
+        members = transaction.members.items()
+        committed = {number: proof for number, uid in members if is_committed(report, uid)}
+        denied = {number: why for number, uid in members if (why := denial(report, uid)) is not None}
+        if committed:
+            self._works = True
+        elif not self._relied_on:
+            # It commits to nothing at all: that says something of its settings, not of the instances.
+            reasons = sorted({words_of(reason) for reason in report.failed.values()})
+            self._fail(f"it commits to nothing: {', '.join(reasons) or 'its report is empty'}")
+            denied = {}
+        return Settlement(transaction.transaction_uid, committed, denied)
+
+    def _forget(self, transaction_uid: str) -> None:
+        self._reported_here.pop(transaction_uid, None)
+        self._looked.pop(transaction_uid, None)
+        self._overdue.discard(transaction_uid)
+
+    def _fail(self, reason: str) -> None:
+        self._works = False
+        self._reason = reason
+        _log.info("commit holder=%s works=no because=%s", self._holder, reason)
+
+
+def _without(instances: Sequence[Instance], settlements: Sequence[Settlement]) -> list[Instance]:
+    """Return the instances of which no report speaks."""
+    settled = {number for one in settlements for number in (*one.committed, *one.denied)}
+    return [instance for instance in instances if instance.number not in settled]
