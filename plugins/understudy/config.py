@@ -112,15 +112,17 @@ class Tls(_Section):
         return self
 
 
-Proven = Annotated[
-    Literal["auto", "commitment", "inventory"],
-    Field(
-        description="What proves that it has what it acknowledged. commitment: DICOM storage commitment; "
-        "what it does not report on within Policy.CommitmentPatience is asked for by inventory. inventory: "
-        "its answer to C-FIND at the IMAGE level, or to QIDO-RS. auto: commitment once it has reported on a "
-        "request, and inventory otherwise."
-    ),
-]
+Proof = Literal["auto", "commitment", "inventory", "readback"]
+_PROOF = (
+    "What proves that it has what it acknowledged. commitment: DICOM storage commitment; what it does not "
+    "report on within Policy.CommitmentPatience is asked for by inventory. inventory: its answer to C-FIND "
+    "at the IMAGE level, or to QIDO-RS. auto: commitment once it has reported on a request, and inventory "
+    "otherwise."
+)
+_READ_BACK = (
+    " readback: each instance is fetched again by C-GET or WADO-RS, and the SHA-256 of its data set has to "
+    "be that of what was sent; this doubles the traffic."
+)
 
 
 class Primary(_Section):
@@ -135,7 +137,7 @@ class Primary(_Section):
         description="AE title under which the primary knows this appliance for C-MOVE; ours if absent.",
     )
     associations: Associations = 4
-    proof: Proven = "auto"
+    proof: Literal["auto", "commitment", "inventory"] = Field(default="auto", description=_PROOF)
     tls: Tls | None = Field(default=None, description="TLS towards it; in plain text if absent.")
 
 
@@ -258,7 +260,7 @@ class Destination(_Section):
         "do not count.",
     )
     associations: Associations = 4
-    proof: Proven = "auto"
+    proof: Proof = Field(default="auto", description=_PROOF + _READ_BACK)
     tls: Tls | None = Field(
         default=None,
         description="TLS towards it. Without it, `Host` is spoken to in plain text, and an https `Url` needs "
@@ -275,6 +277,8 @@ class Destination(_Section):
             raise ValueError("CredentialsFile is for Url alone")
         if self.url is not None and self.transfer_syntax == "accepted":
             raise ValueError("TransferSyntax accepted is for Host alone: over Url nothing is negotiated")
+        if self.transfer_syntax == "accepted" and self.proof == "readback":
+            raise ValueError("Proof readback is for TransferSyntax keep: a copy differs from what is stored")
         if self.url is not None and self.proof == "commitment":
             raise ValueError("Proof commitment is for Host alone: DICOMweb has none")
         return self

@@ -7,14 +7,16 @@ from typing import Any
 
 from understudy.adapters.dicom import DicomPeer
 from understudy.adapters.dicomweb import DicomWebServer
+from understudy.adapters.healing import GetSource
 from understudy.adapters.ledger import Ledger
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import Delivery, HolderKind, HolderName, Instance, InstanceNumber, Outcome
-from understudy.core.ports import Holder
+from understudy.core.ports import Holder, InstanceSource
 from understudy.core.views import LaneState, ObligationView
 from understudy.flow.commit import Commitment
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
+from understudy.flow.readback import ReadBack
 
 from tests.peer.archive import Archive
 from tests.peer.web import WebArchive
@@ -45,6 +47,7 @@ def destination(
     timeout: float = PATIENCE,
     associations: int = 1,
     commitment: Callable[[DicomPeer], Commitment] | None = None,
+    reads_back: bool = False,
 ) -> DicomDestination:
     """Return the archive as a holder of what is stored."""
     peer: DicomPeer | DicomWebServer
@@ -62,7 +65,28 @@ def destination(
         )
         asks = None if commitment is None else commitment(peer)
     files = StorageArea(storage.root)
-    return DicomDestination(HolderKind.ROUTE, peer, files, clock, associations=associations, commitment=asks)
+    return DicomDestination(
+        HolderKind.ROUTE,
+        peer,
+        files,
+        clock,
+        associations=associations,
+        commitment=asks,
+        read_back=ReadBack(_source(peer, timeout), files.data_set, clock) if reads_back else None,
+    )
+
+
+def _source(peer: DicomPeer | DicomWebServer, timeout: float) -> InstanceSource:
+    if isinstance(peer, DicomWebServer):
+        return peer
+    return GetSource(
+        peer.name,
+        ae_title=peer.ae_title,
+        host=peer.host,
+        port=peer.port,
+        calling_ae_title="STANDBY",
+        timeout=timeout,
+    )
 
 
 def lane_to(holder: Holder, ledger: Ledger, clock: Clock) -> Lane:

@@ -298,6 +298,12 @@ def test_request_that_is_refused_is_proven_in_the_weaker_way_at_once(tmp_path: P
 # The choice
 
 
+def broken_off(event: evt.Event, _: Script) -> int:
+    """Abort the association in place of an answer to the request."""
+    event.assoc.abort()
+    return 0x0000
+
+
 def test_peer_is_tried_beside_its_inventory_and_relied_on_after_its_first_report(tmp_path: Path) -> None:
     with committing(tmp_path, AUTO, reporting=Reporting.OTHER_ASSOCIATION) as route:
         assert route.holder.proof.kind.value == "inventory"
@@ -345,6 +351,23 @@ def test_peer_that_stops_to_report_is_relied_on_no_longer(tmp_path: Path) -> Non
         assert route.holder.proof.kind.value == "inventory"
 
 
+def test_peer_that_has_reported_and_breaks_off_once_is_relied_on_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with committing(tmp_path, AUTO, reporting=Reporting.OTHER_ASSOCIATION) as route:
+        route.owe(1)
+        route.run()
+        route.reported(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(route.peer.commitments, "asked", broken_off)
+            route.owe(2)
+            route.run()
+        assert route.holder.proof.kind.value == "commitment"
+        assert route.states() == ["sent"] * 2
+        route.run(seconds=REPORT_PATIENCE + 60)
+        assert route.states() == ["proven"] * 2
+
+
 def test_peer_that_commits_to_nothing_when_tried_makes_nothing_owed(tmp_path: Path) -> None:
     with committing(tmp_path, AUTO, reporting=Reporting.WHEN_TOLD) as route:
         uids = route.owe(COUNT)
@@ -358,10 +381,6 @@ def test_peer_that_commits_to_nothing_when_tried_makes_nothing_owed(tmp_path: Pa
 def test_peer_that_breaks_off_at_the_request_is_left_to_its_inventory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken_off(event: evt.Event, _: Script) -> int:
-        event.assoc.abort()
-        return 0x0000
-
     with committing(tmp_path, AUTO) as route:
         monkeypatch.setattr(route.peer.commitments, "asked", broken_off)
         route.owe(COUNT)

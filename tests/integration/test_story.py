@@ -50,6 +50,15 @@ def test_appliance_says_0_missing_0_unproven(demo: Demo) -> None:
     assert state.instances == len(demo.lab.uids_at_standby())
 
 
+def test_primary_is_proven_by_the_commitment_that_it_reports(demo: Demo) -> None:
+    """Stock Orthanc reports to our AE title, which is our own Orthanc, where the agent looks."""
+    holders = {one["name"]: one["proof"] for one in demo.lab.get("/understudy/status")["holders"]}
+    assert holders["primary"] == {"kind": "commitment", "because": "it reports on storage commitment"}
+    # dcmqrscp knows no storage commitment.
+    assert holders["archive"]["kind"] == "inventory"
+    assert "no storage commitment" in holders["archive"]["because"]
+
+
 def test_failback_report_is_served(demo: Demo) -> None:
     (operation,) = [one for one in demo.lab.get("/understudy/operations") if one["kind"] == "failback"]
     answer = demo.lab.client().get(operation["report"], headers={"Accept": "text/html"})

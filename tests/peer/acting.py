@@ -19,6 +19,7 @@ _DUPLICATE = 0x0111
 class Sent:
     """One instance that came whole: the bytes of its data set, and how it is known."""
 
+    file: bytes
     dataset: bytes
     entry: Entry
 
@@ -30,7 +31,7 @@ class Sent:
             warnings.simplefilter("ignore")
             found = dcmread(BytesIO(file), stop_before_pixels=True, force=True)
         names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-        return cls(dataset, Entry(*(str(found.get(name, "")) for name in names)))
+        return cls(file, dataset, Entry(*(str(found.get(name, "")) for name in names)))
 
 
 class Acting:
@@ -42,6 +43,7 @@ class Acting:
         self._script = script or Script()
         self._instances = 0
         self._go_on = threading.Event()
+        self._files: dict[str, bytes] = {}
 
     @property
     def script(self) -> Script:
@@ -86,8 +88,20 @@ class Acting:
         status = act.status if isinstance(act, Answer) else SUCCESS
         keeps = not isinstance(act, Answer) or act.stores
         told = status if isinstance(act, Answer | Trickle) else None
+        with self._lock:
+            self._files[uid] = sent.file
         self.record.arrived(sent.dataset, uid, told, _entry(sent.entry, act.kept) if keeps else None)
         return status
+
+    def given_back(self, sop_instance_uid: str) -> bytes | None:
+        """Return the file that is given back of a kept instance, None where none is."""
+        script = self.script
+        if sop_instance_uid not in self.record.kept or sop_instance_uid in script.withheld:
+            return None
+        with self._lock:
+            file = self._files[sop_instance_uid]
+        # The last byte is one of the pixels.
+        return file[:-1] + bytes([file[-1] ^ 1]) if sop_instance_uid in script.altered else file
 
 
 def _entry(sent: Entry, kept: Kept) -> Entry | None:

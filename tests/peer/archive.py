@@ -4,17 +4,19 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from socketserver import BaseServer
 from types import TracebackType
 from typing import Any, Self
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
     Verification,
 )
 from pynetdicom.transport import ThreadedAssociationServer
@@ -64,6 +66,7 @@ class Archive(Acting):
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_FIND, self._on_find),
+            (evt.EVT_C_GET, self._on_get),
             (evt.EVT_N_ACTION, self._on_commitment),
             (evt.EVT_CONN_CLOSE, lambda _event: self.record.note(Moment.CLOSED)),
         ]
@@ -99,7 +102,12 @@ class Archive(Acting):
         contexts = [build_context(Verification), build_context(StorageCommitmentPushModel)]
         if script.answers_queries:
             contexts.append(build_context(StudyRootQueryRetrieveInformationModelFind))
-        contexts += [build_context(one, list(script.transfer_syntaxes)) for one in script.sop_classes]
+            contexts.append(build_context(StudyRootQueryRetrieveInformationModelGet))
+        storage = [build_context(one, list(script.transfer_syntaxes)) for one in script.sop_classes]
+        for context in storage:
+            # Whoever asks by C-GET takes what is given back over the same association.
+            context.scu_role = context.scp_role = True
+        contexts += storage
         event.assoc.acceptor.supported_contexts = contexts
 
     # Instances
@@ -174,6 +182,12 @@ class Archive(Acting):
             yield _PENDING, answer
         yield 0x0000, None
 
+    def _on_get(self, event: evt.Event) -> Iterator[Any]:
+        file = self.given_back(str(event.identifier.SOPInstanceUID))
+        yield 0 if file is None else 1
+        if file is not None:
+            yield _PENDING, dcmread(BytesIO(file))
+
 
 class _Request:
     """One C-STORE request on its way: what is done with it, and how much of it has come."""
@@ -227,7 +241,12 @@ def _answers(query: Dataset, entries: Sequence[Entry]) -> list[dict[str, object]
 
 def _stores(association: Association, context_id: int) -> bool:
     """Say whether the presentation context is one for storage."""
-    others = (Verification, StudyRootQueryRetrieveInformationModelFind, StorageCommitmentPushModel)
+    others = (
+        Verification,
+        StudyRootQueryRetrieveInformationModelFind,
+        StudyRootQueryRetrieveInformationModelGet,
+        StorageCommitmentPushModel,
+    )
     return any(
         context.context_id == context_id and context.abstract_syntax not in others
         for context in association.accepted_contexts

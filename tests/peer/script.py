@@ -122,6 +122,10 @@ class Script:
     refuses_duplicates: bool = False
     """Whether an instance whose UID is kept already is answered with 0111."""
     listing: Listing = Listing.WHOLE
+    altered: frozenset[str] = frozenset()
+    """SOP Instance UIDs that are given back with another content than they came with."""
+    withheld: frozenset[str] = frozenset()
+    """SOP Instance UIDs that are listed and not given back."""
     reporting: Reporting = Reporting.SAME_ASSOCIATION
     commitment_status: int = SUCCESS
     """What a request for commitment is answered with; no report follows a failure."""

@@ -122,6 +122,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer QIDO-RS for studies and for the instances of a study."""
         archive = self.server.archive
+        parts = urlsplit(self.path).path.split("/")
+        if parts[-2] == "instances":
+            self._give_back(parts[-1])
+            return
         match archive.script.listing:
             case Listing.SILENT:
                 archive.hang()
@@ -140,9 +144,19 @@ class _Handler(BaseHTTPRequestHandler):
         found = _found(address.path, asked, entries)
         self._answer(200 if found else 204, json.dumps(found).encode() if found else b"")
 
-    def _answer(self, status: int, body: bytes, slowly: Trickle | None = None) -> None:
+    def _give_back(self, sop_instance_uid: str) -> None:
+        """Answer WADO-RS for one instance (DICOM PS3.18 10.4)."""
+        file = self.server.archive.given_back(sop_instance_uid)
+        if file is None:
+            self._answer(404, b"")
+            return
+        head = b"--here\r\nContent-Type: application/dicom\r\n\r\n"
+        kind = 'multipart/related; type="application/dicom"; boundary=here'
+        self._answer(200, head + file + b"\r\n--here--\r\n", kind=kind)
+
+    def _answer(self, status: int, body: bytes, slowly: Trickle | None = None, *, kind: str = JSON) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", JSON)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if slowly is None:

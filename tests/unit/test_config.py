@@ -285,6 +285,10 @@ def test_tls_with_a_certificate_and_no_key_is_refused() -> None:
         ({"Url": "archive.example.org"}, "pattern"),
         ({"Url": "https://archive.example.org", "TransferSyntax": "accepted"}, "for Host alone"),
         ({"Url": "https://archive.example.org", "Proof": "commitment"}, "for Host alone"),
+        (
+            {"AeTitle": "A", "Host": "a", "TransferSyntax": "accepted", "Proof": "readback"},
+            "for TransferSyntax keep",
+        ),
     ],
 )
 def test_destination_is_reached_one_way(keys: dict[str, str], words: str) -> None:

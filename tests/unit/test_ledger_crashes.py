@@ -66,6 +66,9 @@ ACTS: dict[str, Callable[[Ledger], object]] = {
         retry_at=lambda _attempt: LATER,
     ),
     "disprove": lambda ledger: ledger.disprove(ROUTE, [SENT, PROVEN], reason="gone", now=LATER, due=LATER),
+    "despair_at_once": lambda ledger: ledger.despair(
+        ROUTE, {SENT: "it differs", OWED: "it differs"}, now=LATER
+    ),
     "begin_commitment": lambda ledger: ledger.begin_commitment(ROUTE, "2.25.2", [SENT, PROVEN], LATER),
     "settle_commitment": lambda ledger: ledger.settle_commitment(
         ROUTE,

@@ -96,3 +96,25 @@ def test_destination_is_paced_in_the_hours_of_its_limit(base: Base) -> None:
         for _ in range(5):
             assert holder._pace(1024)  # type: ignore[attr-defined]
         assert (sum(waited) >= 3) is waits, hour
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "because"),
+    [
+        (ARCHIVE, "inventory", "storage commitment was not tried yet"),
+        (ARCHIVE | {"Proof": "inventory"}, "inventory", "as configured"),
+        (ARCHIVE | {"Proof": "readback"}, "readback", "as configured"),
+        (
+            ARCHIVE | {"Proof": "commitment"},
+            "commitment",
+            "as configured; storage commitment was not tried yet",
+        ),
+        ({"Name": "cloud", "Url": "https://a.example.org"}, "inventory", "as configured"),
+        ({"Name": "cloud", "Url": "https://a.example.org", "Proof": "readback"}, "readback", "as configured"),
+    ],
+)
+def test_holder_is_proven_by_what_the_configuration_says(
+    base: Base, target: dict[str, object], kind: str, because: str
+) -> None:
+    (holder,) = configured_holders(replace(base, configuration=parse({"Destinations": [target]})))
+    assert (holder.proof.kind.value, holder.proof.because) == (kind, because)

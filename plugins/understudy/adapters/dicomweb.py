@@ -15,9 +15,11 @@ from typing import Any
 
 import httpx
 
+from understudy.adapters.part10 import BrokenFileError, data_set_of
 from understudy.adapters.tls import ClientTls, TlsSettingsError, tls_words
-from understudy.core.model import SopInstanceUid, StudyInstanceUid
+from understudy.core.model import Instance, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Loss, Stow, Verdict, of_http, of_loss, of_stow
+from understudy.core.packing import is_standard_uid
 from understudy.core.ports import FileToSend, HolderUnavailableError
 
 _JSON = "application/dicom+json"
@@ -70,6 +72,30 @@ class DicomWebServer:
                 if not page - found:
                     return found
                 found |= page
+
+    def fetch(self, instance: Instance) -> bytes | None:
+        """Return the data set as it is kept there, None where it is not given (WADO-RS, PS3.18 10.4)."""
+        uids = (instance.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid)
+        if not all(is_standard_uid(uid) for uid in uids):
+            # In the path, where another form could lead elsewhere.
+            return None
+        path = "/studies/{}/series/{}/instances/{}".format(*uids)
+        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+        most = 2 * instance.size + _MAX_ANSWER
+        try:
+            with self._client() as client:
+                status, body = _exchange(
+                    client, self._timeout, "GET", path, most=most, headers={"Accept": accept}
+                )
+        except httpx.HTTPError as error:
+            verdict = _lost(error)
+            raise self.unavailable(f"WADO-RS: {verdict.reason}", verdict.hint) from error
+        if status in (404, 410):
+            return None
+        if status != 200:
+            verdict = of_http(status)
+            raise self.unavailable(f"WADO-RS: {verdict.reason}", verdict.hint)
+        return _first_data_set(body)
 
     @contextmanager
     def storing(self, pairs: Collection[tuple[str, str]]) -> Iterator["StowConnection"]:
@@ -168,7 +194,7 @@ class StowConnection:
 
 
 def _exchange(
-    client: httpx.Client, timeout: float, method: str, path: str, **request: Any
+    client: httpx.Client, timeout: float, method: str, path: str, *, most: int = _MAX_ANSWER, **request: Any
 ) -> tuple[int, bytes]:
     """Return status and body, which have to come within the time-out once the request is sent."""
     body = bytearray()
@@ -176,9 +202,20 @@ def _exchange(
         deadline = time.monotonic() + timeout
         for part in response.iter_bytes():
             body += part
-            if len(body) > _MAX_ANSWER or time.monotonic() > deadline:
+            if len(body) > most or time.monotonic() > deadline:
                 raise httpx.ReadTimeout("an answer without an end")
         return response.status_code, bytes(body)
+
+
+def _first_data_set(body: bytes) -> bytes | None:
+    """Return the data set in the first part of a multipart answer, None where it holds no DICOM file."""
+    boundary, _, rest = body.lstrip(b"\r\n").partition(b"\r\n")
+    _, _, part = rest.partition(b"\r\n\r\n")
+    file, ending, _ = part.rpartition(b"\r\n" + boundary)
+    try:
+        return data_set_of(file) if boundary.startswith(b"--") and ending else None
+    except BrokenFileError:
+        return None
 
 
 def _heard(body: bytes, sop_instance_uid: str) -> Verdict | None:

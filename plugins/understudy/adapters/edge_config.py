@@ -46,7 +46,7 @@ def listed(configuration: Understudy) -> list[Allowed]:
     devices += [
         (item.ae_title, item.host, item.addresses)
         for item in configuration.destinations
-        if item.ae_title is not None and item.host is not None and item.proof != "inventory"
+        if item.ae_title is not None and item.host is not None and item.proof in ("auto", "commitment")
     ]
     if configuration.primary is not None:
         primary = configuration.primary

@@ -55,7 +55,7 @@ class GetSource:
         tls: ClientTls | None = None,
     ) -> None:
         self.name = name
-        self._ae_title = ae_title
+        self.ae_title = ae_title
         self._host = host
         self._port = port
         self._calling = calling_ae_title
@@ -86,7 +86,7 @@ class GetSource:
             self._host,
             self._port,
             contexts=contexts,
-            ae_title=self._ae_title,
+            ae_title=self.ae_title,
             ext_neg=[build_role(instance.sop_class_uid, scp_role=True)],
             evt_handlers=[(evt.EVT_C_STORE, keep)],
             tls_args=self._tls_arguments(),

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -233,6 +234,11 @@ def head_length(file: BinaryIO, size: int) -> int:
         raise BrokenFileError("it does not begin as DICOM Part 10 files do")
     _Walk(file, size, explicit=True, order="<", only_group=2).run()
     return file.tell()
+
+
+def data_set_of(content: bytes) -> bytes:
+    """Return the data set of a whole file, or raise BrokenFileError."""
+    return content[head_length(BytesIO(content), len(content)) :]
 
 
 def dcmtk_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, version: str) -> bytes:

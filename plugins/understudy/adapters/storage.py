@@ -18,6 +18,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from understudy.adapters.part10 import BrokenFileError, data_set_of
 from understudy.core.model import Instance, NewInstance
 from understudy.core.packing import StudyFacts
 from understudy.core.ports import HolderUnavailableError, UnreadableFileError
@@ -167,6 +168,13 @@ class StorageArea:
         except PARSE_ERRORS as error:
             reason = f"its stored file cannot be parsed: {type(error).__name__}"
             raise UnreadableFileError(reason, permanent=True) from None
+
+    def data_set(self, instance: Instance) -> bytes:
+        """Return the data set of the file, without what stands before it; raises as `read`."""
+        try:
+            return data_set_of(self.read(instance))
+        except BrokenFileError as error:
+            raise UnreadableFileError(f"its stored file is broken: {error}", permanent=True) from error
 
     def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:
         """Return what the file says of its study, or None where it cannot be parsed."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from understudy.core.commitment import Report
@@ -60,6 +60,8 @@ class Answers:
     """Whose answer is still awaited."""
     settlements: Sequence[Settlement] = ()
     """Reports that came in, of these instances or of others."""
+    denied: Mapping[InstanceNumber, str] = field(default_factory=dict)
+    """Why one more copy could not be proven either."""
 
 
 class CommitmentBook(Protocol):
@@ -109,6 +111,20 @@ class Reports(Protocol):
 
     def commitment_report(self, transaction_uid: str) -> Report | None:
         """Return the report on a transaction, None where there is none; or raise OrthancUnavailableError."""
+        ...
+
+
+class InstanceSource(Protocol):
+    """Who gives single instances back."""
+
+    @property
+    def ae_title(self) -> str: ...
+
+    def fetch(self, instance: Instance) -> bytes | None:
+        """Return the data set as it is kept there, None where it is not given.
+
+        Raises HolderUnavailableError.
+        """
         ...
 
 

@@ -26,7 +26,7 @@ def deleted(held_by: list[str]) -> str:
 
 def unproven(times: int, why: str) -> str:
     """Return the reason for an instance that was acknowledged so many times and never proven, and why."""
-    return f"{UNPROVEN}acknowledged {times} times, and {why}"
+    return f"{UNPROVEN}acknowledged {'once' if times == 1 else f'{times} times'}, and {why}"
 
 
 def hint_of(reason: str) -> str:

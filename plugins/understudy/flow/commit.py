@@ -146,8 +146,10 @@ class Commitment:
                 self._fail(f"no storage commitment: {error}")
                 return
             except HolderUnavailableError as error:
-                # It may have taken the request: the report of this transaction counts if it comes.
-                self._fail(f"no answer to a request for storage commitment: {error.reason}")
+                # It may have taken the request: the report of this transaction counts if it comes. Whoever
+                # has reported before is away for a moment, most likely.
+                if not self._works:
+                    self._fail(f"no answer to a request for storage commitment: {error.reason}")
                 return
             if report is not None:
                 # It may be on an earlier transaction.

@@ -110,7 +110,9 @@ class Lane:
         settled = sum(self._settle(settlement, now) for settlement in answers.settlements)
         if answers.found:
             self._ledger.prove(self.holder.name, answers.found, now=now)
-        asked = {instance.number for instance in waiting} - set(answers.found)
+        if answers.denied:
+            self._ledger.despair(self.holder.name, answers.denied, now=now)
+        asked = {instance.number for instance in waiting} - answers.found.keys() - answers.denied.keys()
         self._miss(sorted(asked & answers.pending), now, lambda _waited, _losses: Absence.LATE)
         judge = partial(judge_absence, patience=self._policy.proof_patience)
         self._miss(sorted(asked - answers.pending), now, judge)

@@ -32,6 +32,7 @@ from understudy.core.ports import (
 )
 from understudy.core.views import ProofView
 from understudy.flow.commit import Commitment
+from understudy.flow.readback import ReadBack
 
 _WORTH_AN_ASSOCIATION = 4
 """Instances below which a further association would cost more time than it saves."""
@@ -61,6 +62,7 @@ class DicomDestination:
         pace: Callable[[int], bool] = lambda _size: True,
         transcode: Transcode | None = None,
         commitment: Commitment | None = None,
+        read_back: ReadBack | None = None,
     ) -> None:
         self.name = HolderName(peer.name)
         self.kind = kind
@@ -73,22 +75,35 @@ class DicomDestination:
         self._transcode = transcode
         """None where the stored bytes are sent or nothing."""
         self._commitment = commitment
+        self._read_back = read_back
 
     @property
     def proof(self) -> ProofView:
         """By what it is proven now to have what it acknowledged."""
-        if self._commitment is None:
-            return ProofView(ProofKind.INVENTORY, "as configured")
-        return self._commitment.view
+        if self._commitment is not None:
+            return self._commitment.view
+        kind = ProofKind.INVENTORY if self._read_back is None else ProofKind.READBACK
+        return ProofView(kind, "as configured")
 
     def prove(self, instances: Sequence[Instance]) -> Answers:
-        """Ask for storage commitment where that is relied on, and for an inventory otherwise."""
-        if self._commitment is None:
-            return Answers(self.find(instances))
-        return self._commitment.prove(instances, self.find)
+        """Ask for the proof that counts here; what is listed alone is read back where that is wanted."""
+        if self._commitment is not None:
+            return self._commitment.prove(instances, self._listed)
+        return self._compared(instances, self._listed(instances))
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
-        """Return an inventory proof for each instance whose SOP Instance UID the peer lists."""
+        """Return a proof for each instance whose SOP Instance UID the peer lists.
+
+        Of inventory, or where it is wanted of what is read back and is the same.
+        """
+        return self._compared(instances, self._listed(instances)).found
+
+    def _compared(self, instances: Sequence[Instance], listed: Mapping[InstanceNumber, Proof]) -> Answers:
+        if self._read_back is None:
+            return Answers(listed)
+        return self._read_back.compare([one for one in instances if one.number in listed])
+
+    def _listed(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         found: dict[InstanceNumber, Proof] = {}
         for study in sorted({instance.study_instance_uid for instance in instances}):
             listed = self._peer.instances(study)

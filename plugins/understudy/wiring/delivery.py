@@ -12,17 +12,19 @@ from understudy.adapters.dicom import DicomPeer
 from understudy.adapters.dicomweb import DicomWebServer
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer
+from understudy.adapters.healing import GetSource
 from understudy.adapters.s3 import S3Store, read_credentials
 from understudy.adapters.tls import ClientTls
 from understudy.adapters.transcoding import Transcoder
 from understudy.core.model import HolderKind, HolderName
 from understudy.core.modes import delivers_to_primary
-from understudy.core.ports import Holder, ObjectStore
+from understudy.core.ports import Holder, InstanceSource, ObjectStore
 from understudy.core.schedule import Hours, Limit, bytes_per_second, in_window
 from understudy.flow.commit import Commitment, CommitmentPolicy
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination, Transcode
 from understudy.flow.pace import Pacer
+from understudy.flow.readback import ReadBack
 from understudy.flow.vault import Vault, VaultSettings
 from understudy.wiring.base import STEP_INTERVAL, Base
 
@@ -62,6 +64,21 @@ def _receiver(target: config.Destination, base: Base) -> DicomPeer | DicomWebSer
     )
 
 
+def _source(target: config.Destination, receiver: DicomPeer | DicomWebServer, base: Base) -> InstanceSource:
+    """Return from where a destination's instances are fetched again."""
+    if isinstance(receiver, DicomWebServer):
+        return receiver
+    return GetSource(
+        receiver.name,
+        ae_title=receiver.ae_title,
+        host=receiver.host,
+        port=receiver.port,
+        calling_ae_title=base.configuration.ae_title,
+        timeout=base.policy.network_timeout,
+        tls=client_tls(target.tls, base.places.configuration),
+    )
+
+
 def client_tls(section: config.Tls | None, folder: Path) -> ClientTls | None:
     """Return how a party is spoken to over TLS, None where it is not."""
     if section is None:
@@ -79,15 +96,16 @@ def dicom_destination(
     peer: DicomPeer | DicomWebServer,
     base: Base,
     *,
-    proof: config.Proven,
+    proof: config.Proof,
     associations: int,
     limits: Sequence[Limit] = (),
     transcode: Transcode | None = None,
+    source: InstanceSource | None = None,
 ) -> DicomDestination:
-    """Return the party as a holder, sent to within these limits."""
+    """Return the party as a holder, sent to within these limits; read back from `source` if there is one."""
     pace = Pacer(lambda: bytes_per_second(limits, base.local()), base.clock, base.workers.wait)
     commitment = None
-    if isinstance(peer, DicomPeer) and proof != "inventory":
+    if isinstance(peer, DicomPeer) and proof in ("auto", "commitment"):
         policy = CommitmentPolicy(proof == "commitment", base.policy.commitment_patience)
         commitment = Commitment(peer, base.orthanc, base.ledger, base.clock, policy, new_uid=_new_uid)
     return DicomDestination(
@@ -99,6 +117,7 @@ def dicom_destination(
         pace=pace,
         transcode=transcode,
         commitment=commitment,
+        read_back=None if source is None else ReadBack(source, base.files.data_set, base.clock),
     )
 
 
@@ -121,6 +140,7 @@ def configured_holders(base: Base) -> Iterator[Holder]:
             associations=target.associations,
             limits=limits,
             transcode=transcode,
+            source=_source(target, receiver, base) if target.proof == "readback" else None,
         )
     for vault in base.configuration.vaults:
         yield _vault(vault, base)

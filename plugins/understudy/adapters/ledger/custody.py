@@ -121,6 +121,14 @@ class Custody:
             despair(connection, holder, judged[Absence.UNPROVABLE], why=why, now=now)
             return {absence: len(rows) for absence, rows in judged.items()}
 
+    def despair(self, holder: HolderName, denied: Mapping[InstanceNumber, str], *, now: Timestamp) -> None:
+        """Leave to a person acknowledged instances that no further copy could prove, and say why."""
+        with self._database.writing() as connection:
+            for number in able(connection, ObligationEvent.DESPAIR, holder, list(denied)):
+                mine = (obligations.c.holder == holder, obligations.c.instance == number)
+                rows = connection.execute(select(obligations).where(*mine)).all()
+                despair(connection, holder, rows, why=denied[number], now=now)
+
     def prove(self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp) -> None:
         """Record proofs for acknowledged instances."""
         with self._database.writing() as connection:
