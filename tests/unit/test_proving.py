@@ -1,7 +1,14 @@
 """What an instance is taken for that was acknowledged and is not shown."""
 
 import pytest
-from understudy.core.proving import MOST_LOSSES, Absence, judge_absence, judge_denial, pause_before_question
+from understudy.core.proving import (
+    MOST_LOSSES,
+    Absence,
+    judge_absence,
+    judge_denial,
+    pause_before_look,
+    pause_before_question,
+)
 
 
 @pytest.mark.parametrize(("losses", "trusted"), [(0, 60.0), (1, 240.0), (2, 960.0)])
@@ -22,3 +29,11 @@ def test_denial_is_a_loss_until_as_many_copies_were_sent_as_may_be() -> None:
 
 def test_pause_before_a_question_grows_with_the_time_waited() -> None:
     assert [pause_before_question(waited, interval=1.0) for waited in (0.0, 10.0, 600.0)] == [1.0, 1.0, 60.0]
+
+
+def test_report_is_looked_for_a_dozen_times_in_five_minutes() -> None:
+    looks, at = 0, 0.0
+    while at < 300.0:
+        at += pause_before_look(at, interval=1.0)
+        looks += 1
+    assert looks == 15

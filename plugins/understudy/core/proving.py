@@ -42,3 +42,11 @@ def judge_denial(losses: int) -> Absence:
 def pause_before_question(waited: float, *, interval: float) -> float:
     """Return the seconds until it is asked for again; at least `interval`."""
     return max(interval, waited * _SHARE)
+
+
+def pause_before_look(waited: float, *, interval: float) -> float:
+    """Return the seconds until a report of storage commitment is looked for again; at least `interval`.
+
+    Orthanc writes an error into its log for each report that it does not have.
+    """
+    return max(interval, waited / 2)

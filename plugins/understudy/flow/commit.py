@@ -24,7 +24,7 @@ from understudy.core.ports import (
     Reports,
     Settlement,
 )
-from understudy.core.proving import pause_before_question
+from understudy.core.proving import pause_before_look
 from understudy.core.views import ProofView
 
 _log = logging.getLogger(__name__)
@@ -177,9 +177,8 @@ class Commitment:
         uid = transaction.transaction_uid
         if uid in self._reported_here:
             return self._reported_here[uid]
-        pause = pause_before_question(now - transaction.requested, interval=self._policy.interval)
-        looked = self._looked.get(uid)
-        if looked is not None and now - looked < pause:
+        pause = pause_before_look(now - transaction.requested, interval=self._policy.interval)
+        if now - self._looked.get(uid, transaction.requested) < pause:
             return None
         self._looked[uid] = now
         try:
