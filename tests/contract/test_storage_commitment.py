@@ -391,7 +391,7 @@ def test_peer_that_breaks_off_at_the_request_is_left_to_its_inventory(
 
 def test_requests_are_of_bounded_size(tmp_path: Path) -> None:
     with committing(tmp_path, LINGERING) as route:
-        route.owe(450, size=2)
+        route.owe(230, size=2)
         route.run()
-        assert [len(one.instances) for one in route.requested] == [200, 200, 50]
-        assert route.states() == ["proven"] * 450
+        assert [len(one.instances) for one in route.requested] == [200, 30]
+        assert route.states() == ["proven"] * 230
