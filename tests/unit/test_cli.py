@@ -13,7 +13,7 @@ import uvicorn
 from understudy.cli import run
 from understudy.core.model import HolderKind, HolderName, ProofKind
 from understudy.core.modes import Mode
-from understudy.core.views import HolderView, LaneState, LaneView, ProofView
+from understudy.core.views import HolderView, LaneState, LaneView, OperationState, ProofView
 from understudy.web.application import application
 
 from tests.unit.web_fakes import STATUS, FakeFacade
@@ -152,6 +152,15 @@ def test_settle_in_the_wrong_mode_exits_1(facade: FakeFacade, capsys: pytest.Cap
     assert run(["settle"]) == 1
 
     assert "settle is possible in mode returning" in capsys.readouterr().err
+
+
+def test_verify_that_finds_something_names_it_and_exits_with_1(
+    facade: FakeFacade, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = replace(facade.verify("ann"), state=OperationState.FAILED, message="the log is broken at event 3")
+    monkeypatch.setattr(facade, "verify", lambda _who: found)
+    assert run(["verify", "--wait"]) == 1
+    assert "verify 7 is failed: the log is broken at event 3" in capsys.readouterr().out
 
 
 def test_health_tells_by_its_exit_code(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from understudy import agent
 from understudy.adapters.ledger import DamagedLedgerError, Ledger, database
 from understudy.adapters.ledger.copying import copy_ledger
 from understudy.adapters.ledger.integrity import look_over, look_through
 from understudy.core.modes import Mode, ModeEvent
 from understudy.flow.backup import Backup
+from understudy.wiring import Places
 
+from tests.stack import REPOSITORY
 from tests.unit.fakes import NOW, PROOF, ROUTE, VAULT, Clock, dump, new_instance, note, numbers_of
 
 DAY = 86_400.0
@@ -63,6 +66,18 @@ def test_damaged_ledger_is_refused_with_a_hint_and_left_as_it_is(tmp_path: Path,
         Ledger(path)
     assert "runbook" in caught.value.hint
     assert path.read_bytes() == before
+
+
+def test_agent_ends_at_its_start_where_the_ledger_is_damaged_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut(closed(tmp_path / "ledger.sqlite"))
+    places = Places(configuration=REPOSITORY / "orthanc-config", state=tmp_path, keys=tmp_path)
+    monkeypatch.setattr(agent, "Places", lambda: places)
+    monkeypatch.setattr(agent, "_configure_logging", lambda: None)
+    assert agent.main() == 1
+    assert "start failed because=the ledger is damaged" in caplog.text
+    assert "hint=nothing was changed" in caplog.text
 
 
 def test_look_over_without_time_says_so(tmp_path: Path) -> None:
