@@ -84,7 +84,7 @@ def test_instance_that_is_listed_and_not_given_back_is_not_proven(tmp_path: Path
         route.run(seconds=50)
         assert route.states() == ["proven", "sent"]
         assert route.deliveries() == {first: 1, second: 1}
-        route.run(seconds=7200, step=60)
+        route.run(seconds=1800, step=60)
         assert route.states() == ["proven", "refused"]
         assert route.deliveries() == {first: 1, second: 3}
 
