@@ -200,8 +200,7 @@ class Stack:
         # The mount point of the modality has to be ours, not Docker's.
         (BUILD / "lab").mkdir(parents=True, exist_ok=True)
         self.compose("up", "--detach", "--no-build", *services, timeout=timeout)
-        for service in services or self.compose("config", "--services").split():
-            self.healthy(service, deadline=timeout)
+        self._all_healthy(services or self.compose("config", "--services").split(), timeout)
 
     def down(self) -> None:
         """Remove the project with all its volumes."""
@@ -228,8 +227,7 @@ class Stack:
     def start(self, *services: str, timeout: float = 120) -> None:
         """Start stopped services and wait until they are healthy."""
         self.compose("start", *services)
-        for service in services:
-            self.healthy(service, deadline=timeout)
+        self._all_healthy(services, timeout)
 
     def stop(self, *services: str) -> None:
         """Stop the services in an orderly way."""
@@ -239,6 +237,14 @@ class Stack:
         """Restart the services and wait until they are healthy."""
         self.stop(*services)
         self.start(*services)
+
+    def _all_healthy(self, services: Sequence[str], timeout: float) -> None:
+        for service in services:
+            self.healthy(service, deadline=timeout)
+        if "orthanc" in services:
+            # The edge looks for it once a second.
+            what = "Orthanc seen by the edge"
+            wait_until(lambda: self.get("/system"), bool, deadline=timeout, what=what)
 
     def healthy(self, service: str, *, deadline: float) -> None:
         """Wait until the service passes its health check, which the Engine itself makes only now and then."""
