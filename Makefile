@@ -85,7 +85,7 @@ lint: venv vagrant ## check style, types, shell scripts, Dockerfiles, plays and 
 .PHONY: test
 test: ## lint, then run all tests; starts and stops all they need
 	@tests/tools/python.sh $(PYTHON)
-	@$(MAKE) --jobs=2 checked behaviour
+	@$(MAKE) --jobs=3 checked behaviour
 
 # What needs no container, beside what waits for containers most of the time. Its output comes when it has ended, in one piece.
 .PHONY: checked
