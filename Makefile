@@ -109,7 +109,7 @@ ansible-test: venv image lab-images target-image ssh ## run the plays against a 
 
 .PHONY: drills
 drills: venv image lab-images tracer ## power cuts, kills, a siege and full disks, at full length
-	@DRILL_POWERCUTS=$${DRILL_POWERCUTS:-50} DRILL_KILLS=$${DRILL_KILLS:-30} DRILL_FAULTS=$${DRILL_FAULTS:-15} \
+	@DRILL_POWERCUTS=$${DRILL_POWERCUTS:-50} DRILL_KILLS=$${DRILL_KILLS:-30} DRILL_STORM=$${DRILL_STORM:-20} DRILL_FAULTS=$${DRILL_FAULTS:-15} \
 	$(VENV)/bin/pytest tests/drills
 
 .PHONY: bench

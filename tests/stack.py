@@ -270,6 +270,15 @@ class Stack:
         (found,) = json.loads(run(["docker", "inspect", self.container(service)]))
         return dict(found)
 
+    def pid(self, service: str, *, deadline: float = 60) -> int:
+        """Return the number that the service's first process has on this machine, once it runs."""
+        return wait_until(
+            lambda: int(self.inspect(service)["State"]["Pid"]),
+            lambda pid: pid > 0,
+            deadline=deadline,
+            what=f"{service} running",
+        )
+
     def logs(self, *services: str) -> str:
         """Return the last lines of the services' logs."""
         return self.compose("logs", "--no-color", "--tail", "60", *services)

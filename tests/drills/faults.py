@@ -24,6 +24,8 @@ class Fault:
     kind: FaultKind
     target: str
     after_seconds: float
+    after_events: int = 0
+    """What has to have happened of the load before, where the drill counts that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +77,23 @@ def crashes(seed: int, number: int, services: Sequence[str], *, earliest: float,
             for service in turn
         ]
     return Script(seed, tuple(faults))
+
+
+def storm(seed: int, number: int, targets: Sequence[str], *, events: int) -> Script:
+    """Return crashes of random targets, each after a random number of the events of its portion of load.
+
+    Counted events spread the crashes over all that happens, on a fast machine as on a slow one.
+    """
+    randomness = random.Random(f"storm {seed}")
+    return Script(
+        seed,
+        tuple(
+            Fault(
+                FaultKind.CRASH,
+                randomness.choice(targets),
+                after_seconds=0.0,
+                after_events=randomness.randrange(events),
+            )
+            for _ in range(number)
+        ),
+    )

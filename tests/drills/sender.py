@@ -85,7 +85,7 @@ class Sender:
     """Sends instances over several associations until it is told to stop, each one until it is taken.
 
     Use as a context manager. A refused or unknown instance is sent again, as modalities do. `address` is
-    asked before each association.
+    asked before each association. Where the supply has an end, so has the sending.
     """
 
     def __init__(
@@ -127,6 +127,13 @@ class Sender:
         for thread in self._threads:
             thread.join()
 
+    def all_taken(self, deadline: float) -> bool:
+        """Wait until everything that the supply has was taken; return whether it was within the deadline."""
+        end = time.monotonic() + deadline
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
     @property
     def answers(self) -> list[Answer]:
         """Everything that was answered so far."""
@@ -138,16 +145,15 @@ class Sender:
         """How many attempts were answered with success so far."""
         return sum(answer.stored for answer in self.answers)
 
-    def _next(self) -> Instance:
+    def _next(self) -> Instance | None:
         with self._lock:
-            return next(self._supply)
+            return next(self._supply, None)
 
     def _send_until_stopped(self) -> None:
-        pending: Instance | None = None
-        while not self._stop.is_set():
+        pending = self._next()
+        while pending is not None and not self._stop.is_set():
             with association(self._address(), self._timeout) as store:
-                while store is not None and not self._stop.is_set():
-                    pending = pending or self._next()
+                while store is not None and pending is not None and not self._stop.is_set():
                     begin = time.monotonic()
                     status = store(pending)
                     answer = Answer(
@@ -158,7 +164,7 @@ class Sender:
                     if status is None:
                         break
                     if answer.stored:
-                        pending = None
+                        pending = self._next()
                     else:
                         self._stop.wait(RESEND_SECONDS)
             self._stop.wait(RECONNECT_SECONDS)

@@ -41,7 +41,7 @@ class Killed:
 
 def _kill(stack: Stack, service: str) -> float:
     """Kill the service's first process as the kernel's OOM killer does, so that Docker restarts it."""
-    pid = int(stack.inspect(service)["State"]["Pid"])
+    pid = stack.pid(service)
     moment = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     return moment
