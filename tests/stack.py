@@ -471,6 +471,6 @@ def run(
     except (OSError, subprocess.TimeoutExpired) as error:
         raise StackError(f"{' '.join(command[:12])}: {error}") from error
     if done.returncode != 0:
-        told = (done.stderr + done.stdout).decode("utf-8", "replace").strip()[-2000:]
+        told = (done.stderr.strip() or done.stdout).decode("utf-8", "replace").strip()[-2000:]
         raise StackError(f"{' '.join(command)[:300]}: exit {done.returncode}: {told}")
     return done.stdout

@@ -14,7 +14,7 @@ from tests.demo.narrator import Narrator
 from tests.demo.page import page
 from tests.demo.story import HOLDER_COLUMNS, Sizes, Story, StoryError
 from tests.lab import Lab
-from tests.stack import BUILD, StackError
+from tests.stack import BUILD, REPOSITORY, StackError
 
 PROJECT = "understudy-demo"
 
@@ -132,8 +132,11 @@ def _show_around(lab: Lab, story: Story, narrator: Narrator, access: Path, repor
     if story.report_address:
         narrator.line(f"failback report   {story.report_address}")
     narrator.line(f"DICOM             AE title STANDBY at {host}:{port}")
-    narrator.line(f"user, password    in {access}")
-    narrator.line("stop              make down")
+    narrator.line(f"secrets           user, password and the vault's identity are in {access}")
+    files = " ".join(f"-f {Path(file).relative_to(REPOSITORY)}" for file in lab.files)
+    compose = f"docker compose -p {lab.project} {files}"
+    narrator.line(f"commands          {compose} exec agent understudy status")
+    narrator.line(f"stop              {compose} down")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,10 @@ _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9*]([A-Za-z0-9-]{0,62})(\.[A-Za
 READY, RECIPIENT, USERS, CERTIFICATE = "ready", "vault-recipient", "users.cfg", "tls/https.pem"
 SERVICES = ("service/edge", "service/agent")
 FIRST_START = "first-start.json"
-RELOAD = "the edge reads users when it starts: `docker compose restart edge` lets this take effect"
+RELOAD = (
+    "the edge reads users when it starts: `docker compose -f docker/compose.yml restart edge` lets this take "
+    "effect"
+)
 
 
 class Role(Enum):
@@ -144,7 +147,8 @@ def add_user(keys: Path, name: str, role: Role) -> str:
     with _locked(keys):
         present = _users_when_ready(keys)
         if any(user.name == name for user in present):
-            raise RefusedError(f"the user {name} exists", "remove it first to give it a new password or role")
+            hint = f"for a new password or role: `understudy user remove {name}`, then add it again"
+            raise RefusedError(f"the user {name} exists", hint)
         _write(keys / USERS, _render_users([*present, User(name, role, _hash(password))]))
     return password
 

@@ -75,7 +75,8 @@ def first_start(_: argparse.Namespace) -> int:
     if not shown:
         raise CommandError(
             "the secrets of the first start were shown before and are destroyed",
-            "a lost password: understudy user remove and user add; a lost age identity cannot be had back",
+            "a lost password: `understudy user remove admin`, `understudy user add admin --role admin`, then "
+            "restart the edge; a lost age identity cannot be had back",
         )
     return Exit.OK
 

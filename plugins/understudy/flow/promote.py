@@ -41,7 +41,7 @@ def promote(
     down = health is not None and health.condition is Condition.DOWN
     if not down and not force:
         seen = "there is no primary" if health is None else f"the primary is {health.condition.value}"
-        unmet.append(f"{seen}: promote with force and a reason if you know better")
+        unmet.append(f"{seen}: promote with force (--force) and a reason if you know better")
     gaps = ledger.read_gaps()
     missing = sum(gap.instances for gap in gaps)
     if not accept_loss and missing:

@@ -82,9 +82,7 @@ class Journal(Chain):
             mode = after(before.mode, event)
             unmet = guard(connection) if guard is not None else ()
             if unmet:
-                raise PreconditionError(
-                    f"{event.value} is refused", "each line of details says what to mend", unmet
-                )
+                raise PreconditionError(f"{event.value} is refused", "each line says what to mend", unmet)
             new_epoch = next_epoch(before.epoch, event)
             connection.execute(insert(modes).values(mode=mode.value, epoch=new_epoch, at=now))
             told = {"from": before.mode.value, "to": mode.value, "epoch": new_epoch, **fields}
