@@ -98,7 +98,7 @@ PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
 CREATE TABLE instances (number INTEGER PRIMARY KEY, orthanc_id, attachment_uuid, sop_instance_uid,
  sop_class_uid, series_instance_uid, study_instance_uid, transfer_syntax_uid, modality, size, md5,
  calling_ae_title, called_ae_title, remote_address, received_at, epoch, superseded_by);
-CREATE TABLE obligations (instance, holder, state, attempts, since, due, lease_until, changed, reason,
+CREATE TABLE obligations (instance, holder, state, attempts, since, due, lease_until, changed, reason, losses,
  PRIMARY KEY (instance, holder)) WITHOUT ROWID;
 """
 
