@@ -377,18 +377,21 @@ class Story:
                 for name, vault in self._vaults.items()
             }
             step.say(f"{len(self.acknowledged)} acknowledged instances, {len(found)} holders")
-        same, rows = self._digests(), []
+        rows: list[tuple[str, ...]] = []
         problems: list[str] = []
         for name, instances in found.items():
             missing, extra = self.acknowledged - instances.keys(), instances.keys() - self.acknowledged
             twice = [uid for uid, times in instances.items() if times > 1]
-            rows.append((name, *(str(len(part)) for part in (instances, missing, extra, twice)), same[name]))
+            counts = (str(len(part)) for part in (instances, missing, extra, twice))
+            rows.append((name, *counts, "not compared"))
             problems += [f"{name} misses {uid}" for uid in sorted(missing)]
             problems += [f"{name} has {uid}, which nobody sent" for uid in sorted(extra)]
             problems += [f"{name} has {uid} more than once" for uid in twice]
-        rows.append(self._archive())
+        # Shown whatever becomes of what follows.
         self.figures.rows = rows
         _check(not problems, "; ".join(problems[:20]))
+        same = self._digests()
+        self.figures.rows = [*((*row[:-1], same[row[0]]) for row in rows), self._archive()]
 
     def _archive(self) -> tuple[str, ...]:
         """Compare the route's destination with the CT instances that the route wants."""
