@@ -12,6 +12,7 @@ from tests.stack import StackError
 
 pytestmark = pytest.mark.longer
 
+LISTS = ("/var/lib/apt/lists", "/var/lib/apt/periodic/update-success-stamp")
 SUBNET, GATEWAY, HOST = "172.31.252.0/24", "172.31.252.1", "172.31.252.20"
 
 
@@ -51,6 +52,8 @@ def test_play_passes_without_a_way_out(
         assert host.execute("ip", "route", "show", "default") == ""
         host.play("site.yml", mine).succeeded()
         assert clients.echo(HOST, DICOM, calling="ANYONE") == 0
+        # A day later: package lists that are old, and nobody to ask for new ones.
+        host.execute("touch", "--date=yesterday", *LISTS)
         again = host.play("site.yml", mine).succeeded()
         assert again.changed == {"standby": 0}, again.changed_tasks
     finally:

@@ -1,6 +1,7 @@
 """Each role says in one place what it takes: specification, defaults and README agree."""
 
 import re
+from typing import Any
 
 import pytest
 import yaml
@@ -41,3 +42,29 @@ def test_variables_in_tasks_and_templates_are_the_roles_own_or_another_roles(rol
             for expression in re.findall(r"\{[{%].*?[%}]\}|when:.*", path.read_text(encoding="utf-8")):
                 used |= set(re.findall(rf"(?<![\w.'/-])(?:{names})_\w+", expression))
     assert used - known == set()
+
+
+def installed(role: str) -> set[str]:
+    """Return every Debian package that a role may install."""
+    found: set[str] = set()
+    variables: dict[str, Any] = {}
+    for path in (ROLES / role).glob("*/main.yml"):
+        if path.parent.name in ("defaults", "vars"):
+            variables |= yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in (ROLES / role / "tasks").glob("*.yml"):
+        for task in yaml.safe_load(path.read_text(encoding="utf-8")):
+            named = task.get("ansible.builtin.apt", {}).get("name", [])
+            if isinstance(named, str):
+                variable = re.fullmatch(r"\{\{ (\w+) \}\}", named)
+                named = variables[variable[1]] if variable else [named]
+            # An expression: the names in it are quoted.
+            found |= set(re.findall(r"'([^']+)'", named) if isinstance(named, str) else named)
+    return found
+
+
+def test_bundle_has_every_package_that_a_role_installs() -> None:
+    (play,) = yaml.safe_load((ROLES.parent / "bundle.yml").read_text(encoding="utf-8"))
+    needed = set().union(*map(installed, roles()))
+    assert {"chrony", "docker.io", "prometheus", "keepalived", "openssl"} <= needed
+    # The play adds what these two roles name.
+    assert needed <= {*play["vars"]["bundle_more"], *installed("host"), *installed("engine")}
