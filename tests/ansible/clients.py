@@ -17,14 +17,16 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 _TIMEOUT = 20
 
 
-def echo(host: str, port: int, *, calling: str, called: str = "STANDBY") -> int | None:
-    """Return the status of a C-ECHO, or None where there was no association."""
+def echo(
+    host: str, port: int, *, calling: str, called: str = "STANDBY", over: ssl.SSLContext | None = None
+) -> int | None:
+    """Return the status of a C-ECHO, by TLS if a context is given; None where there was no association."""
     # pynetdicom leaves the socket of a refused connection open.
     if not is_open(host, port):
         return None
     entity = _entity(calling)
     entity.add_requested_context(Verification)
-    association = entity.associate(host, port, ae_title=called)
+    association = entity.associate(host, port, ae_title=called, tls_args=(over, host) if over else None)
     if not association.is_established:
         return None
     try:

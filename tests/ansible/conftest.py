@@ -13,7 +13,7 @@ from tests.stack import LAB_IMAGE, TEST_PROJECT, run, wait_until
 
 SUBNET = "172.31.251.0/24"
 GATEWAY, HOST, PACS = "172.31.251.1", "172.31.251.20", "172.31.251.10"
-DICOM, HTTPS = 4242, 8443
+DICOM, DICOM_TLS, HTTPS = 4242, 2762, 8443
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ import pytest
 
 from tests import data
 from tests.ansible import clients
-from tests.ansible.conftest import DICOM, GATEWAY, HTTPS, Standby
+from tests.ansible.conftest import DICOM, DICOM_TLS, GATEWAY, HTTPS, Standby
+from tests.certificates import Authority
 from tests.stack import IMAGE, run, wait_until
 
 pytestmark = pytest.mark.longer
@@ -70,6 +71,25 @@ def test_authority_of_the_clinics_signs_and_renews(standby: Standby, tmp_path: P
     (end,) = re.findall(r"^understudy_certificate_expiry_timestamp_seconds (\d+)$", metrics, re.MULTILINE)
     now = int(standby.host.execute("date", "+%s"))
     assert 19 * 86_400 < int(end) - now < 21 * 86_400
+
+
+def test_dicom_over_tls_is_let_in_where_it_is_configured_and_there_alone(
+    standby: Standby, tmp_path: Path
+) -> None:
+    host, clinic = standby.host.address, Authority(tmp_path, "clinic")
+    section = {**standby.variables["appliance_config"], "DicomTls": {"ClientCa": "devices.pem"}}
+    files = {"devices.pem": clinic.certificate.read_text(encoding="ascii")}
+    variables = {**standby.variables, "appliance_config": section, "appliance_files": files}
+    standby.host.play("site.yml", variables, "--tags", "host,appliance").succeeded()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=ssl.get_server_certificate((host, HTTPS), timeout=10))
+    without = clients.echo(host, DICOM_TLS, calling="CT1", over=context)
+    device = clinic.issue("ct1", address=GATEWAY)
+    context.load_cert_chain(device.certificate, device.key)
+    assert (without, clients.echo(host, DICOM_TLS, calling="CT1", over=context)) == (None, 0)
+    standby.host.play("site.yml", standby.variables, "--tags", "host,appliance").succeeded()
+    assert not clients.is_open(host, DICOM_TLS)
+    assert clients.echo(host, DICOM, calling="CT1") == 0
 
 
 @contextmanager
