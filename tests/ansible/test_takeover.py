@@ -39,6 +39,11 @@ def addresses(standby: Standby) -> str:
 def back_to_standby(standby: Standby) -> None:
     """Give back and settle."""
     standby.understudy("failback", "--wait")
+    settle(standby)
+
+
+def settle(standby: Standby) -> None:
+    """End a return."""
     wait_until(
         lambda: standby.understudy("settle", "--override-quiet", "end of a test"),
         lambda said: "standby" in said,

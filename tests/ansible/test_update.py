@@ -11,7 +11,7 @@ import pytest
 from tests.ansible import clients
 from tests.ansible.conftest import DICOM, Standby
 from tests.ansible.target import Played
-from tests.ansible.test_takeover import back_to_standby
+from tests.ansible.test_takeover import settle
 
 pytestmark = pytest.mark.longer
 
@@ -97,10 +97,13 @@ def test_broken_image_is_rolled_back_by_itself(standby: Standby, known: int, cha
 def test_update_is_refused_while_active_and_while_returning(standby: Standby) -> None:
     before, newer = image(standby), commit(standby, "LABEL test.understudy=newest")
     standby.understudy("promote", "--force", "--accept-loss", "--reason", "test of the update")
-    done = update(standby, newer)
-    assert done.code == 2
-    assert "the appliance is active" in done.said
-    assert standby.host.execute("sh", "-c", "understudy-host may-maintain 2>&1; echo $?").endswith("3\n")
-    back_to_standby(standby)
+    for mode in ("active", "returning"):
+        done = update(standby, newer)
+        assert done.code == 2
+        assert f"the appliance is {mode}" in done.said
+        assert standby.host.execute("sh", "-c", "understudy-host may-maintain 2>&1; echo $?").endswith("3\n")
+        if mode == "active":
+            standby.understudy("failback", "--wait")
+    settle(standby)
     assert image(standby) == before
     assert standby.host.execute("understudy-host", "may-maintain") == "the appliance is standby\n"
