@@ -109,6 +109,25 @@ def test_networks_that_are_not_named_reach_nothing(standby: Standby) -> None:
     assert run([*neighbour, IMAGE, "-", standby.host.address], stdin=script.encode()) == b""
 
 
+def test_container_reaches_no_port_of_the_host(standby: Standby) -> None:
+    """Whoever gets into a service finds the host's own door shut."""
+    script = (
+        "import os, socket\n"
+        "for line in open('/proc/net/route').read().splitlines()[1:]:\n"
+        "    gateway = socket.inet_ntoa(bytes.fromhex(line.split()[2])[::-1])\n"
+        "    for host in {gateway, os.environ['HOST']} - {'0.0.0.0'}:\n"
+        "        try:\n"
+        "            socket.create_connection((host, 22), 1).close()\n"
+        "            print(host)\n"
+        "        except TimeoutError:\n"
+        "            print('shut')\n"
+    )
+    inside = ["docker", "compose", "--project-directory", "/opt/understudy", "exec", "--no-TTY"]
+    inside += ["--env", f"HOST={standby.host.address}", "agent", "python3", "-"]
+    told = standby.host.execute(*inside, stdin=script.encode()).split()
+    assert set(told) == {"shut"}, told
+
+
 def test_host_is_hardened(standby: Standby) -> None:
     settings = standby.host.execute("sshd", "-T")
     assert "passwordauthentication no" in settings
