@@ -87,16 +87,19 @@ test: ## lint, then run all tests; starts and stops all they need
 	@tests/tools/python.sh $(PYTHON)
 	@$(MAKE) --jobs=3 checked behaviour
 
-# What needs no container, beside what waits for containers most of the time. Its output comes when it has ended, in one piece.
+# What needs no container, beside the making of images and the tests that wait for containers. First what talks over
+# sockets and has time-outs, then what only computes. The output comes when it has ended, in one piece.
 .PHONY: checked
 checked: lint
 	@mkdir -p build
-	@$(if $(TEST_ARGUMENTS),,nice -n 19 $(VENV)/bin/pytest tests/unit tests/fuzz >build/checked.log 2>&1 || failed=$$?; \
+	@$(if $(TEST_ARGUMENTS),,{ $(VENV)/bin/pytest tests/contract tests/peer || failed=$$?; \
+	nice -n 19 $(VENV)/bin/pytest tests/unit tests/fuzz || failed=$$?; } >build/checked.log 2>&1; \
 	cat build/checked.log; exit $${failed:-0})
 
+# The drills come last: they measure how soon intake is back.
 .PHONY: behaviour
 behaviour: venv parts
-	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests --ignore=tests/unit --ignore=tests/fuzz)
+	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests/ansible tests/integration tests/drills)
 
 # One after the other: they install packages.
 .PHONY: parts

@@ -172,6 +172,7 @@ def test_health_tells_by_its_exit_code(facade: FakeFacade, capsys: pytest.Captur
 def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, expected in (
         (["obligations", "--state", "refused"], "A900"),
+        (["obligations", "--limit", "1"], "the first 1; --limit shows more"),
         (["obligations", "--holder", "cloud"], "nothing matches"),
         (["obligations", "--json"], '"sop_instance_uid":"1.2.3.4"'),
         (["operations"], "50 of 200 instances, 12.5/s, about 12 s left"),

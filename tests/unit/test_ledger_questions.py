@@ -196,3 +196,13 @@ def test_obligations_are_listed_by_holder_and_state_with_a_hint(ledger: Ledger) 
     assert len(ledger.obligations(None, None, 10)) == 2
     assert len(ledger.obligations(None, None, 1)) == 1
     assert [one.holder for one in ledger.obligations(VAULT, None, 10)] == [VAULT]
+
+
+def test_obligations_that_are_settled_are_listed_last(ledger: Ledger) -> None:
+    note(ledger, new_instance(1), owed=[ROUTE])
+    ledger.find(ROUTE, dict.fromkeys(numbers_of(ledger), PROOF), now=NOW)
+    note(ledger, new_instance(2), owed=[ROUTE], now=NOW + 1)
+    assert [one.state for one in ledger.obligations(ROUTE, None, 10)] == [
+        ObligationState.OWED,
+        ObligationState.PROVEN,
+    ]

@@ -89,7 +89,7 @@ def obligations(arguments: argparse.Namespace) -> int:
     views = client.read(list[ObligationView], "/obligations", **query)
     from understudy.cli import show
 
-    show.obligations(views)
+    show.obligations(views, arguments.limit)
     return Exit.OK
 
 

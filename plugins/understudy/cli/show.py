@@ -205,8 +205,8 @@ def _operations(views: Sequence[OperationView]) -> Table:
     return table
 
 
-def obligations(views: Sequence[ObligationView]) -> None:
-    """Print obligations, with what a person can do."""
+def obligations(views: Sequence[ObligationView], limit: int) -> None:
+    """Print obligations, with what a person can do; at `limit` say that there may be more."""
     if not views:
         new_console().print("nothing matches")
         return
@@ -224,6 +224,8 @@ def obligations(views: Sequence[ObligationView]) -> None:
             view.hint,
         )
     new_console().print(table)
+    if len(views) >= limit:
+        new_console().print(f"These are the first {count(limit)}; --limit shows more, --state fewer.")
 
 
 def dead_letters(views: Sequence[DeadLetterView]) -> None:

@@ -97,8 +97,8 @@ def router(facade: Facade) -> APIRouter:
 
     @routes.get("/obligations", summary="What is owed to whom", responses=errors())
     def obligations(asked: Annotated[ObligationsQuery, Query()]) -> Sequence[ObligationView]:
-        """Answer obligations with attempts, reason and what a person can do; `state=refused` are the dead
-        letters."""
+        """Answer obligations with attempts, reason and what a person can do, unsettled ones first;
+        `state=refused` are the dead letters."""
         return facade.obligations(asked.selection, asked.state, asked.limit)
 
     @routes.get("/dead-letters", summary="What was refused, and what to do about it", responses=errors())

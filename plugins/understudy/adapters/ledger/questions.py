@@ -244,17 +244,17 @@ class Questions:
     def obligations(
         self, holder: str | None, state: ObligationState | None, limit: int, *, study: str | None = None
     ) -> list[ObligationView]:
-        """Return obligations, the longest unchanged first, of one holder, state and study where given."""
+        """Return obligations of one holder, state and study where given: what is not settled, then the rest;
+        the longest unchanged first."""
         query = select(obligations, instances.c.sop_instance_uid, instances.c.study_instance_uid).join_from(
             obligations, instances, obligations.c.instance == instances.c.number
         )
         query = query.where(*meant(Selection(holder, None, study)))
         if state is not None:
             query = query.where(obligations.c.state == state.value)
+        query = query.order_by(obligations.c.state.not_in(_UNSETTLED), obligations.c.changed).limit(limit)
         with self._database.reading() as connection:
-            return [
-                _view(row) for row in connection.execute(query.order_by(obligations.c.changed).limit(limit))
-            ]
+            return [_view(row) for row in connection.execute(query)]
 
 
 def unsettled_to(connection: Connection, holder: HolderName) -> int:
