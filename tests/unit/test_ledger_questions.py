@@ -201,7 +201,7 @@ def test_obligations_are_listed_by_holder_and_state_with_a_hint(ledger: Ledger) 
 def test_obligations_that_are_settled_are_listed_last(ledger: Ledger) -> None:
     note(ledger, new_instance(1), owed=[ROUTE])
     ledger.find(ROUTE, dict.fromkeys(numbers_of(ledger), PROOF), now=NOW)
-    note(ledger, new_instance(2), owed=[ROUTE], now=NOW + 1)
+    note(ledger, new_instance(2), owed=[ROUTE], now=Timestamp(NOW + 1))
     assert [one.state for one in ledger.obligations(ROUTE, None, 10)] == [
         ObligationState.OWED,
         ObligationState.PROVEN,
