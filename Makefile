@@ -96,10 +96,10 @@ checked: lint
 	nice -n 19 $(VENV)/bin/pytest tests/unit tests/fuzz || failed=$$?; } >build/checked.log 2>&1; \
 	cat build/checked.log; exit $${failed:-0})
 
-# The drills come last: they measure how soon intake is back.
+# The drills come late: they measure how soon intake is back.
 .PHONY: behaviour
 behaviour: venv parts
-	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests/ansible tests/integration tests/drills)
+	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests/ansible tests/integration tests/drills tests/story)
 
 # One after the other: they install packages.
 .PHONY: parts

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.integration.conftest import Demo, Watched
+from tests.story.conftest import Demo, Watched
 
 
 @pytest.fixture(scope="module")
