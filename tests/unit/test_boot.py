@@ -35,6 +35,8 @@ CREATE TABLE Resources(internalId INTEGER PRIMARY KEY AUTOINCREMENT, resourceTyp
 CREATE TABLE AttachedFiles(id INTEGER REFERENCES Resources(internalId) ON DELETE CASCADE, fileType INTEGER,
     uuid TEXT, compressedSize INTEGER, uncompressedSize INTEGER, compressionType INTEGER,
     uncompressedMD5 TEXT, compressedMD5 TEXT, revision INTEGER, customData BLOB, PRIMARY KEY(id, fileType));
+CREATE TABLE Metadata(id INTEGER REFERENCES Resources(internalId) ON DELETE CASCADE, type INTEGER, value TEXT,
+    revision INTEGER, PRIMARY KEY(id, type));
 CREATE TABLE DeletedFiles(uuid TEXT NOT NULL, customData BLOB);
 CREATE INDEX ChildrenIndex ON Resources(parentId);
 CREATE INDEX PublicIndex ON Resources(publicId);
@@ -99,6 +101,20 @@ def test_statistics_that_somebody_changed_are_seeded_again(area: Area) -> None:
     with closing(sqlite3.connect(area.index)) as connection:
         connection.execute("ANALYZE")
         connection.commit()
+    assert seed_statistics(area.index)
+    assert statistics_in_force(area.index)
+
+
+def test_statistics_that_mend_the_store_alone_are_not_in_force(area: Area) -> None:
+    """With these, telling of one series reads the metadata of all."""
+    seed_statistics(area.index)
+    with closing(sqlite3.connect(area.index)) as connection:
+        connection.execute("DELETE FROM sqlite_stat1 WHERE tbl <> 'Resources'")
+        connection.execute("UPDATE sqlite_stat1 SET stat = '1000000 1' WHERE idx = 'PublicIndex'")
+        connection.execute("UPDATE sqlite_stat1 SET stat = '1000000 50' WHERE idx = 'ChildrenIndex'")
+        connection.execute("UPDATE sqlite_stat1 SET stat = '1000000 250000' WHERE idx = 'ResourceTypeIndex'")
+        connection.commit()
+    assert not statistics_in_force(area.index)
     assert seed_statistics(area.index)
     assert statistics_in_force(area.index)
 
