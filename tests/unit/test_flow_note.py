@@ -7,7 +7,7 @@ import pytest
 from understudy.adapters.ledger import Ledger
 from understudy.core.obligations import ObligationState
 from understudy.core.rules import Destination, Route, Rules
-from understudy.flow.note import Noter
+from understudy.flow.note import Noter, Reconciling
 
 from tests.unit.fakes import (
     NOW,
@@ -180,3 +180,15 @@ def test_reconcile_with_nothing_hidden_reads_nothing_again(bench: Bench) -> None
     once = dump(bench.ledger)
     assert bench.noter.reconcile() == 0
     assert dump(bench.ledger) == once
+
+
+def test_reconciling_goes_page_by_page_and_begins_again_after_the_last(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.flow.note._PAGE", 2)
+    reconciling = Reconciling(bench.noter)
+    bench.feed.store(*(new_instance(name) for name in range(3)))
+    # What the feed tells comes first: two pages of it, then two of what is held, then the empty one.
+    assert [reconciling.step() for _ in range(4)] == [(2, False), (1, False), (0, False), (0, True)]
+    bench.feed.stored = [new_instance(name) for name in (0, 7, 8)]
+    assert [reconciling.step() for _ in range(3)] == [(1, False), (1, False), (0, True)]

@@ -117,8 +117,12 @@ class Workers:
                 loop.wake()
 
     def alarms(self) -> Sequence[Alarm]:
-        """Return why loops do not get on."""
-        return [loop.alarm for loop in self._loops if loop.alarm is not None]
+        """Return why loops do not get on, each reason once."""
+        found: dict[str, Alarm] = {}
+        for loop in self._loops:
+            if (alarm := loop.alarm) is not None:
+                found.setdefault(alarm.what, alarm)
+        return list(found.values())
 
     def stop(self, timeout: float) -> None:
         """Let every loop end its step, within `timeout` seconds in all; a lease covers what is cut off."""

@@ -60,22 +60,34 @@ class Noter:
                 if done:
                     return noted
 
+    def step(self) -> tuple[int, bool]:
+        """Note one page; return how many instances were new and whether it was the last."""
+        with self._one_at_a_time:
+            self._recognise()
+            return self._page()
+
     def reconcile(self) -> int:
         """Note every instance that Orthanc holds and the ledger does not know; return how many were new.
 
         The feed can be restored from a backup and grow past the cursor again: its end alone does not tell.
         """
-        noted = self.catch_up()
-        position = 0
-        while held := self._feed.identifiers(position, _PAGE):
-            position += len(held)
-            unknown = self._ledger.unknown(held)
-            if unknown:
-                with self._one_at_a_time:
-                    hidden = self._write(self._feed.describe(unknown), self._ledger.cursor("changes"))
-                _log.warning("note reconcile because=not_in_the_feed instances=%d", hidden)
-                noted += hidden
-        return noted
+        noted, position = self.catch_up(), 0
+        while True:
+            hidden, position = self.reconcile_page(position)
+            noted += hidden
+            if not position:
+                return noted
+
+    def reconcile_page(self, position: int) -> tuple[int, int]:
+        """Note what the ledger does not know of a page of what Orthanc holds; return how many and the next
+        position, 0 after the last."""
+        held = self._feed.identifiers(position, _PAGE)
+        hidden = 0
+        if unknown := self._ledger.unknown(held):
+            with self._one_at_a_time:
+                hidden = self._write(self._feed.describe(unknown), self._ledger.cursor("changes"))
+            _log.warning("note reconcile because=not_in_the_feed instances=%d", hidden)
+        return hidden, position + len(held) if held else 0
 
     def compare(self, known: Sequence[Instance]) -> list[Instance]:
         """Note which of them Orthanc has in another file or with other bytes; return those that it lacks."""
@@ -152,3 +164,19 @@ class Noter:
             return None
         evidence = {"calling_ae_title": instance.calling_ae_title, "orthanc_id": instance.orthanc_id}
         return Proof(ProofKind.RECEIVED, now, evidence)
+
+
+class Reconciling:
+    """The comparison of all that Orthanc holds with the ledger, a page a step."""
+
+    def __init__(self, noter: Noter) -> None:
+        self._noter = noter
+        self._position = 0
+
+    def step(self) -> tuple[int, bool]:
+        """Compare a page, after what the feed tells; return how many were new and whether it was the last."""
+        noted, done = self._noter.step() if self._position == 0 else (0, True)
+        if not done:
+            return noted, False
+        hidden, self._position = self._noter.reconcile_page(self._position)
+        return noted + hidden, self._position == 0

@@ -10,7 +10,7 @@ from understudy.adapters.versions import KeptVersions
 from understudy.core.model import HolderName
 from understudy.core.rules import Destination, Matching, Priority, Route, Rules
 from understudy.flow.conflicts import Conflicts
-from understudy.flow.note import Noter
+from understudy.flow.note import Noter, Reconciling
 from understudy.flow.rescan import Rescanner
 from understudy.flow.route import Router
 from understudy.wiring.base import PRIMARY, Base
@@ -45,8 +45,8 @@ def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts, Rescanner]:
         stable_age=base.policy.stable_age,
         index=starts.index,
     )
-    base.workers.add("note", _waking_lanes(noter.catch_up, base), _NOTE_INTERVAL)
-    base.workers.add("reconcile", _waking_lanes(noter.reconcile, base), _RECONCILE_INTERVAL)
+    base.workers.add("note", _waking_lanes(noter.step, base), _NOTE_INTERVAL)
+    base.workers.add("reconcile", _waking_lanes(Reconciling(noter).step, base), _RECONCILE_INTERVAL)
     rescanner = Rescanner(
         base.ledger,
         noter,
@@ -63,14 +63,17 @@ def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts, Rescanner]:
     return noter, router, conflicts, rescanner
 
 
-def _waking_lanes(note: Callable[[], int], base: Base) -> Callable[[], bool]:
-    def step() -> bool:
-        if note():
+def _waking_lanes(step: Callable[[], tuple[int, bool]], base: Base) -> Callable[[], bool]:
+    """Return a step that is short: an alarm of the last one lasts no longer than the next."""
+
+    def note() -> bool:
+        noted, done = step()
+        if noted:
             # What is new is owed to somebody: the lanes need not wait for their next look.
             base.workers.wake("lane-")
-        return False
+        return not done
 
-    return step
+    return note
 
 
 def _rules(configuration: config.Understudy) -> Rules:
