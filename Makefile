@@ -96,15 +96,21 @@ checked: lint
 	nice -n 19 $(VENV)/bin/pytest tests/unit tests/fuzz || failed=$$?; } >build/checked.log 2>&1; \
 	cat build/checked.log; exit $${failed:-0})
 
-# The drills come late: they measure how soon intake is back.
-.PHONY: behaviour
-behaviour: venv parts
-	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests/ansible tests/integration tests/drills tests/story)
+# What needs the appliance's image alone, while the rest is made.
+ALONE = $(addprefix tests/integration/test_,conflicts.py disk_full.py edge.py gate.py hostile.py)
+.PHONY: alone
+alone: venv image
+	@$(if $(TEST_ARGUMENTS),,$(VENV)/bin/pytest $(ALONE))
 
 # One after the other: they install packages.
 .PHONY: parts
-parts:
-	@$(MAKE) --jobs=1 image lab-images browser tracer
+parts: image
+	@$(MAKE) --jobs=1 lab-images browser tracer
+
+# The drills come late: they measure how soon intake is back.
+.PHONY: behaviour
+behaviour: alone parts
+	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests/ansible tests/integration tests/drills tests/story $(addprefix --ignore=,$(ALONE)))
 
 .PHONY: ansible-test
 ansible-test: venv image lab-images target-image ssh ## run the plays against a host in a container: what `make test` leaves out

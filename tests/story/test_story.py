@@ -1,7 +1,6 @@
 """The demo plays the whole outage, ends with nothing missing, and fails where a proof is broken."""
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,18 +9,8 @@ from tests.lab import PRIMARY, STANDBY
 from tests.story.conftest import Demo, Watched
 
 
-@pytest.fixture(scope="session")
-def broken() -> Iterator[Demo]:
-    """A small one whose last proof is broken, beside the whole one: both wait most of the time."""
-    demo = Demo.begin("broken", "--small", "--break", "settle")
-    try:
-        yield demo
-    finally:
-        demo.remove()
-
-
 @pytest.fixture(scope="module")
-def demo(broken: Demo, played: tuple[Demo, Watched]) -> Demo:
+def demo(played: tuple[Demo, Watched]) -> Demo:
     return played[0]
 
 
@@ -78,11 +67,15 @@ def test_failback_report_is_served(demo: Demo) -> None:
 
 
 def test_demo_with_a_broken_proof_exits_1_and_names_the_instance(
-    broken: Demo, tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("named")
     wanted = data.ct_series(folder, seed="emergency", instances=1, rows=8, columns=8).sop_instance_uids[0]
-    assert broken.end() == 1, broken.text
-    assert f"instance {wanted}" in broken.text
-    assert "settle is refused" in broken.text
-    assert broken.lab.status().mode == "returning"
+    broken = Demo.begin("broken", "--small", "--break", "settle")
+    try:
+        assert broken.end() == 1, broken.text
+        assert f"instance {wanted}" in broken.text
+        assert "settle is refused" in broken.text
+        assert broken.lab.status().mode == "returning"
+    finally:
+        broken.remove()
