@@ -25,6 +25,7 @@ from tests.stack import IMAGE, Stack, StackError, run
 
 PRIMARY_STORAGE = "/var/lib/orthanc/db-v6"
 STANDBY_STORAGE = "/var/lib/orthanc/storage"
+_QUARANTINE = "understudy/quarantine"
 ARCHIVE_STORAGE = "/var/lib/archive"
 READER_STORAGE = "/var/lib/reader"
 LOCAL_VAULT = "/var/lib/understudy-vault"
@@ -304,18 +305,22 @@ class Lab(Stack):
         return list(copies_in_tar(self._tar("primary", PRIMARY_STORAGE)))
 
     def copies_at_standby(self) -> list[Copy]:
-        """Return the DICOM files on the standby's disk."""
-        return list(copies_in_tar(self._tar("orthanc", STANDBY_STORAGE)))
+        """Return the DICOM files on the standby's disk but those in quarantine."""
+        return list(copies_in_tar(self._tar("orthanc", STANDBY_STORAGE, f"--exclude=./{_QUARANTINE}")))
+
+    def quarantined_at_standby(self) -> list[Copy]:
+        """Return the DICOM files in the standby's quarantine, whole or not."""
+        return list(copies_in_tar(self._tar("orthanc", f"{STANDBY_STORAGE}/{_QUARANTINE}")))
 
     def copies_at_reader(self) -> list[Copy]:
         """Return the DICOM files that the reader received."""
         return list(copies_in_tar(self._tar("reader", READER_STORAGE)))
 
-    def _tar(self, service: str, folder: str) -> bytes:
+    def _tar(self, service: str, folder: str, *options: str) -> bytes:
         # 1 says that something changed meanwhile, such as what Orthanc keeps beside the files. Who compares
         # the copies sees it if it is one of them.
-        script = 'tar --create --directory "$1" . || [ $? = 1 ]'
-        return self.execute(service, "sh", "-c", script, "sh", folder)
+        script = 'tar --create --directory "$@" . || [ $? = 1 ]'
+        return self.execute(service, "sh", "-c", script, "sh", folder, *options)
 
     def local_vault(self, identity: str) -> VaultContents:
         """Open the vault on the appliance's volume."""
