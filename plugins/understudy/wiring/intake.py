@@ -64,7 +64,7 @@ def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts, Rescanner]:
 
 
 def _waking_lanes(step: Callable[[], tuple[int, bool]], base: Base) -> Callable[[], bool]:
-    """Return a step that is short: an alarm of the last one lasts no longer than the next."""
+    """Return the step of a loop: it wakes the lanes where something was noted, and tells if there is more."""
 
     def note() -> bool:
         noted, done = step()
