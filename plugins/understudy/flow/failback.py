@@ -186,7 +186,7 @@ class Failback:
             done=total,
             total=total,
             state=OperationState.DONE,
-            message="everything is proven to be at the primary: point the modalities back to it, then settle",
+            message="everything is proven to be at the primary; to settle, first point the modalities back to it",
             report=report,
         )
         _log.info("failback done operation=%d instances=%d", operation.operation, total)
@@ -332,5 +332,5 @@ class Failback:
                     "Instances by study and proof", ("Study Instance UID", "Proof", "Instances"), rows
                 ),
             ),
-            hints=("Point every modality back to the primary, then settle.",),
+            hints=("To settle, first point every modality back to the primary.",),
         )
