@@ -116,6 +116,11 @@ behaviour: alone parts
 ansible-test: venv image lab-images target-image ssh ## run the plays against a host in a container: what `make test` leaves out
 	@$(VENV)/bin/pytest tests/ansible -m 'longer or not longer'
 
+.PHONY: vm-test
+vm-test: venv image ## run the play against a virtual Debian, and pull its plug in the middle of intake
+	@tests/tools/packages.sh qemu-system-x86_64=qemu-system-x86 mmdebstrap mke2fs=e2fsprogs ssh-keygen=openssh-client
+	@$(VENV)/bin/python -m tests.vm
+
 .PHONY: drills
 drills: venv image lab-images tracer ## power cuts, kills, a siege and full disks, at full length
 	@DRILL_POWERCUTS=$${DRILL_POWERCUTS:-50} DRILL_KILLS=$${DRILL_KILLS:-30} DRILL_STORM=$${DRILL_STORM:-20} DRILL_FAULTS=$${DRILL_FAULTS:-15} \

@@ -1,6 +1,5 @@
 """One host that the play made a standby of, beside a stock Orthanc as the PACS that it stands by for."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,15 +83,9 @@ def standby(
     try:
         host.start("--ip", HOST)
         first = host.play("site.yml", variables).succeeded()
-        yield Standby(host, variables, first, shown(first.said))
+        yield Standby(host, variables, first, target.shown(first.said))
     finally:
         host.remove()
-
-
-def shown(said: str) -> tuple[str, str]:
-    """Return user and password as the play showed them."""
-    found = dict(re.findall(r"\b(user|password): +([^\s']+)", said))
-    return found["user"], found["password"]
 
 
 @pytest.fixture

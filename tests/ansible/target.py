@@ -136,6 +136,12 @@ def played(play: str, inventory: Path, *options: str, timeout: float = 900) -> P
     return Played(done.returncode, done.stdout + done.stderr, changed)
 
 
+def shown(said: str) -> tuple[str, str]:
+    """Return user and password as the play showed them."""
+    found = dict(re.findall(r"\b(user|password): +([^\s']+)", said))
+    return found["user"], found["password"]
+
+
 def image_file(folder: Path, image: str = IMAGE) -> Path:
     """Return the appliance's image as a file."""
     folder.mkdir(parents=True, exist_ok=True)
