@@ -88,13 +88,13 @@ class World:
         """Do what the plugin does before other bytes come."""
         folder = self.storage / "understudy" / "versions"
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{ORTHANC_ID}.{instance.md5}.dcm"
+        name = f"{instance.orthanc_id}.{instance.md5}.dcm"
         note = {
             "sop_instance_uid": instance.sop_instance_uid,
             "series_instance_uid": instance.series_instance_uid,
             "study_instance_uid": instance.study_instance_uid,
             "modality": "CT",
-            "orthanc_id": ORTHANC_ID,
+            "orthanc_id": instance.orthanc_id,
             "attachment_uuid": instance.attachment_uuid,
             "size": len(content),
             "md5": instance.md5,
@@ -170,6 +170,18 @@ def test_a_second_look_and_a_restart_record_nothing_twice(world: World) -> None:
     world.conflicts.step()
     assert len(world.conflicts.conflicts(everything=True, sop_instance_uid=None, limit=10)) == 1
     assert world.ledger.broken_event() is None
+
+
+def test_versions_that_have_to_wait_keep_none_behind_them(world: World) -> None:
+    earlier, later = replaced(world)
+    world.note(later)
+    for number in range(250):
+        unknown = replace(earlier, orthanc_id=f"00000000-{number:08}", md5=f"{number:032x}")
+        world.keep(unknown, FIRST)
+    looks = [world.conflicts.step() for _ in range(3)]
+    assert looks == [True, True, False]
+    assert world.owed() == {earlier.md5, later.md5}
+    assert [world.conflicts.step() for _ in range(3)] == [True, True, False], "they are looked at again"
 
 
 def test_a_version_replaced_after_it_was_noted_is_read_from_where_it_is_kept(world: World) -> None:

@@ -89,6 +89,7 @@ class World:
         self.waited = 0.0
         self.stopping = False
         self.writes_back = True
+        self.before_put: Callable[[], None] = lambda: None
         self.deleted: list[str] = []
         self.on_damage: Callable[[], None] = lambda: None
         disk = StorageArea(self.storage)
@@ -132,12 +133,16 @@ class World:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
 
-    def put(self, orthanc_id: str, content: bytes) -> None:
+    def put(self, orthanc_id: str, file: str, content: bytes) -> bool:
+        self.before_put()
+        if self.orthanc.listed[orthanc_id] != file:
+            return False
         before = next(item for item in self.stored if item.orthanc_id == orthanc_id)
         self.orthanc.path(orthanc_id).unlink(missing_ok=True)
         del self.orthanc.listed[orthanc_id]
         self.deleted.append(orthanc_id)
         self.orthanc.store(before, content)
+        return True
 
     def resume(self) -> int:
         return 0
@@ -330,6 +335,41 @@ def test_heal_takes_a_lane_that_cannot_read_a_file_for_a_finding(world: World) -
     world.healer.step()
     assert world.open_damages() == {"orthanc-1"}
     assert world.ledger.damages(limit=1)[0].found_by == "deliver"
+
+
+def test_heal_reaches_a_file_that_reads_again_behind_many_that_do_not(world: World) -> None:
+    world.store(60)
+    numbers = numbers_of(world.ledger)
+    world.ledger.claim(ROUTE, numbers, now=NOW, lease=60)
+    refusals = [Delivery(number, Outcome.REFUSED, "its stored file is gone") for number in numbers]
+    world.ledger.record(ROUTE, refusals, now=NOW, retry_at=lambda _: Timestamp(NOW))
+    for name in range(1, 60):
+        world.remove(name)
+    world.primary.away = True
+    for _ in range(3):
+        world.healer.step()
+    owed = world.ledger.obligations(ROUTE, ObligationState.OWED, 100)
+    assert [view.sop_instance_uid for view in owed] == ["1.2.3.4.60"]
+    assert len(world.open_damages()) == 59
+
+
+def test_heal_leaves_alone_a_content_that_was_stored_while_it_looked(world: World) -> None:
+    world.store(2)
+    world.flip(1)
+    world.scrub_round()
+    world.writes_back = False
+    world.primary.has["1.2.3.4.1"] = world.contents["orthanc-1"][4:]
+    newer = b"head of other bytes"
+
+    def modality_sends() -> None:
+        before = world.stored[0]
+        del world.orthanc.listed["orthanc-1"]
+        world.orthanc.store(before, newer)
+
+    world.before_put = modality_sends
+    assert not world.healer.step()
+    assert world.orthanc.path("orthanc-1").read_bytes() == newer
+    assert world.deleted == []
 
 
 def test_heal_looks_once_for_what_a_person_deleted_and_says_so(world: World) -> None:

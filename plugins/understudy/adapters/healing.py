@@ -209,14 +209,16 @@ class Replacement:
         """Store it as anybody would; raises OrthancUnavailableError."""
         self._orthanc.store_again(content)
 
-    def put(self, orthanc_id: str, content: bytes) -> None:
-        """Replace what Orthanc has; raises OrthancUnavailableError, after which `resume` ends what began."""
+    def put(self, orthanc_id: str, file: str, content: bytes) -> bool:
+        """Replace the damaged file that Orthanc lists by that name, if it lists any of the instance.
+
+        Returns False where another one took its place meanwhile: that content is newer, and stays. Raises
+        OrthancUnavailableError, after which `resume` ends what began.
+        """
         self._folder.mkdir(mode=0o750, exist_ok=True)
-        kept = self._folder / orthanc_id
+        kept = self._folder / f"{orthanc_id}.{file}"
         write_durably(kept, content)
-        self._orthanc.delete(orthanc_id)
-        self._orthanc.store_again(content)
-        kept.unlink(missing_ok=True)
+        return self._swap(kept, content)
 
     def resume(self) -> int:
         """Give Orthanc what a crash kept from it; return how many files that were."""
@@ -229,12 +231,21 @@ class Replacement:
             except FileNotFoundError:
                 # Another process of ours was in the middle of it, and has ended it.
                 continue
-            # Deleted or not, when the crash came: it may be the damaged one that is still listed.
-            self._orthanc.delete(path.name)
-            self._orthanc.store_again(content)
-            path.unlink(missing_ok=True)
-            self._log(f"heal resumed instance={path.name}")
+            put = self._swap(path, content)
+            self._log(f"heal resumed instance={path.name} put={put}")
         return len(kept)
+
+    def _swap(self, kept: Path, content: bytes) -> bool:
+        orthanc_id, _, file = kept.name.partition(".")
+        listed = self._orthanc.file_of(orthanc_id)
+        if listed == file:
+            self._orthanc.delete(orthanc_id)
+        # Any other file was stored after the damage was found, by a modality or by us before a crash.
+        ours = listed in (file, None)
+        if ours:
+            self._orthanc.store_again(content)
+        kept.unlink(missing_ok=True)
+        return ours
 
 
 class HealingTarget:
@@ -255,7 +266,11 @@ class HealingTarget:
         if not is_same_instance(damage.orthanc_id, damage.md5, content):
             raise TargetError("the vault has another instance under its UID", "look at both")
         try:
-            self._replacement.put(damage.orthanc_id, content)
+            put = self._replacement.put(damage.orthanc_id, damage.file, content)
         except OrthancUnavailableError as error:
             raise TargetError(str(error), error.hint) from error
+        if not put:
+            raise TargetError(
+                f"another content of {damage.sop_instance_uid} was stored meanwhile", "run it once more"
+            )
         self.put += 1

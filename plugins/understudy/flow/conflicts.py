@@ -69,10 +69,12 @@ class Conflicts:
         self._clock = clock
         self._vaults = vaults
         self._known: set[str] = set()
+        self._waiting: set[str] = set()
+        """Looked at in this round, and not to be recorded yet."""
 
     def step(self) -> bool:
         """Record versions that no ledger has, compare contents; return whether there is more to do."""
-        unknown = [name for name in self._kept.names() if name not in self._known]
+        unknown = [name for name in self._kept.names() if name not in self._known | self._waiting]
         for name in unknown[:_BATCH]:
             version = self._kept.read(name)
             if version is None:
@@ -80,6 +82,10 @@ class Conflicts:
                 self._known.add(name)
             elif self._record(version):
                 self._known.add(name)
+            else:
+                self._waiting.add(name)
+        if len(unknown) <= _BATCH:
+            self._waiting.clear()
         judged = 0
         for conflict in self._ledger.unjudged(_BATCH):
             judged += self._judge(conflict)

@@ -186,7 +186,7 @@ class Failback:
             done=total,
             total=total,
             state=OperationState.DONE,
-            message="everything is proven to be at the primary; to settle, first point the modalities back to it",
+            message="all is proven to be at the primary; to settle, first point the modalities back to it",
             report=report,
         )
         _log.info("failback done operation=%d instances=%d", operation.operation, total)

@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 _BATCH = 50
 _BASE, _CAP = 30.0, 6 * 3600.0
 """Seconds before the second attempt, and at most between two."""
+_STORED_AGAIN = "it was stored again and the ledger does not know the file yet"
 
 
 class Disk(Protocol):
@@ -50,7 +51,7 @@ class Place(Protocol):
 
     def offer(self, content: bytes) -> None: ...
 
-    def put(self, orthanc_id: str, content: bytes) -> None: ...
+    def put(self, orthanc_id: str, file: str, content: bytes) -> bool: ...
 
     def resume(self) -> int: ...
 
@@ -145,7 +146,7 @@ class Healer:
             self._catch_up()
             again = self._ledger.present_version(instance.number)
             if again is None or again.attachment_uuid != listed:
-                return DamageState.OPEN, "it was stored again and the ledger does not know the file yet"
+                return DamageState.OPEN, _STORED_AGAIN
             instance = again
         if self._disk.damage(instance, lambda _: True) == "":
             how = "stored anew" if instance.attachment_uuid != file else "it reads well again"
@@ -167,11 +168,14 @@ class Healer:
             if not self._surgery.is_same_instance(instance.orthanc_id, instance.md5, content):
                 reasons.append(f"{source.name} has another instance under its UID")
                 continue
-            listed = self._index.file_of(instance.orthanc_id) is not None
+            listed = self._index.file_of(instance.orthanc_id)
+            if listed not in (None, instance.attachment_uuid):
+                return DamageState.OPEN, _STORED_AGAIN
             # The plugin puts the very bytes that Orthanc lists back into their file: nothing is deleted then.
             self._place.offer(content)
-            if listed and self._disk.damage(instance, lambda _: True) != "":
-                self._place.put(instance.orthanc_id, content)
+            damaged = listed is not None and self._disk.damage(instance, lambda _: True) != ""
+            if damaged and not self._place.put(instance.orthanc_id, instance.attachment_uuid, content):
+                return DamageState.OPEN, _STORED_AGAIN
             self._catch_up()
             return self._proved(instance, source.name)
         return DamageState.OPEN, "; ".join(reasons) or "no holder gives single instances back"

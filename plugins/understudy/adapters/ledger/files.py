@@ -167,7 +167,9 @@ class Files:
             return [(study, count) for study, count in connection.execute(query)]
 
     def refused_for_its_file(self, holder: HolderName, limit: int) -> list[Instance]:
-        """Return present versions that a lane could not deliver because of their stored file."""
+        """Return present versions that a lane could not deliver because of their stored file, and of which
+        no damage is open: those wait for their healing, and others come behind them."""
+        damaged = select(damages.c.instance).where(damages.c.state == DamageState.OPEN.value)
         query = (
             select(*_INSTANCE_COLUMNS)
             .join_from(obligations, instances, obligations.c.instance == instances.c.number)
@@ -176,6 +178,7 @@ class Files:
                 obligations.c.holder == holder,
                 obligations.c.state == ObligationState.REFUSED.value,
                 obligations.c.reason.startswith(FILE),
+                instances.c.number.not_in(damaged),
             )
             .limit(limit)
         )
