@@ -19,7 +19,7 @@ from understudy.core import modes
 from understudy.core.errors import NotFoundError
 from understudy.core.model import HolderName, InstanceNumber, Outcome, Timestamp
 from understudy.core.modes import Mode, ModeEvent, WrongModeError
-from understudy.core.obligations import TRANSITIONS, UNSETTLED, ObligationEvent, ObligationState
+from understudy.core.obligations import REACHED, TRANSITIONS, UNSETTLED, ObligationEvent, ObligationState
 from understudy.core.proving import Absence
 
 from tests.unit.fakes import (
@@ -52,6 +52,8 @@ OUTCOMES = {
     Outcome.REFUSED: ObligationEvent.REFUSE,
 }
 
+FAILURES = {ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.DESPAIR}
+
 
 class Custody(RuleBasedStateMachine):
     """The ledger; the model is a dictionary of states, one of versions, and a mode."""
@@ -70,6 +72,8 @@ class Custody(RuleBasedStateMachine):
         """The content that each instance has now."""
         self.took_place: set[InstanceNumber] = set()
         """Versions that another one of the same instance gave way to."""
+        self.failed: set[tuple[InstanceNumber, HolderName]] = set()
+        """What was sent in vain, as far as anybody knows."""
         self.mode, self.epoch = Mode.STANDBY, 0
 
     @initialize()
@@ -83,6 +87,8 @@ class Custody(RuleBasedStateMachine):
         if (before, event) not in TRANSITIONS:
             return False
         self.states[number, holder] = TRANSITIONS[before, event]
+        if event in FAILURES:
+            self.failed.add((number, holder))
         return True
 
     def _steps(
@@ -114,9 +120,16 @@ class Custody(RuleBasedStateMachine):
             earlier = self.versions[name, before]
             for holder in (PRIMARY, ROUTE):
                 self._step(earlier, holder, ObligationEvent.WAIVE)
+                if not is_new and self._may_have(name, content, holder):
+                    self._step(number, holder, ObligationEvent.DISPROVE)
             self.took_place.add(number)
             self.took_place.discard(earlier)
         self.present[name] = content
+
+    def _may_have(self, name: int, content: str, holder: HolderName) -> bool:
+        """Say whether the other content of the instance may have come to the holder."""
+        other = self.versions[name, "B" if content == "A" else "A"], holder
+        return self.states[other] in REACHED or other in self.failed
 
     @precondition(lambda self: self.versions)
     @rule(some=st.sets(picks, min_size=1, max_size=4), holder=holders)

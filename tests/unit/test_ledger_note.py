@@ -1,5 +1,6 @@
 """Note: repeated or broken off anywhere, it ends the same."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,6 +109,71 @@ def test_note_of_a_content_that_comes_back_keeps_its_proofs(ledger: Ledger) -> N
     note(ledger, new_instance(1, content="B"))
     note(ledger, new_instance(1, attachment="new-file"))
     assert state(ledger, first, ROUTE) is ObligationState.PROVEN
+
+
+def _send(ledger: Ledger, number: InstanceNumber, until: ObligationState) -> None:
+    """Bring an owed instance to the route, as far as said."""
+    ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    match until:
+        case ObligationState.OWED:
+            deliver(ledger, number, Outcome.UNKNOWN)
+        case ObligationState.REFUSED:
+            deliver(ledger, number, Outcome.DELIVERED)
+            ledger.despair(ROUTE, {number: "changed"}, now=NOW)
+        case ObligationState.SENT:
+            deliver(ledger, number, Outcome.DELIVERED)
+        case ObligationState.PROVEN:
+            deliver(ledger, number, Outcome.DELIVERED)
+            ledger.prove(ROUTE, {number: PROOF}, now=NOW)
+
+
+@pytest.mark.parametrize("first_is", [ObligationState.SENT, ObligationState.PROVEN])
+@pytest.mark.parametrize("second_is", sorted(set(ObligationState) - {ObligationState.WAIVED}, key=str))
+def test_note_of_a_content_that_comes_back_owes_it_where_the_other_may_have_come_to(
+    ledger: Ledger, first_is: ObligationState, second_is: ObligationState
+) -> None:
+    note(ledger, new_instance(1))
+    (first,) = numbers_of(ledger)
+    _send(ledger, first, first_is)
+    note(ledger, new_instance(1, content="B"))
+    (second,) = numbers_of(ledger)
+    _send(ledger, second, second_is)
+    note(ledger, new_instance(1, attachment="new-file"))
+    assert state(ledger, first, ROUTE) is ObligationState.OWED
+    assert ("disprove", 1) in [
+        (row[3], json.loads(row[4]).get("instances")) for row in dump(ledger)["events"]
+    ]
+    # The archive lists the UID of both.
+    assert ledger.find(ROUTE, {first: PROOF}, now=NOW) == set()
+
+
+def test_note_of_a_content_that_comes_back_owes_it_after_a_third_that_was_never_sent(ledger: Ledger) -> None:
+    note(ledger, new_instance(1))
+    (first,) = numbers_of(ledger)
+    _send(ledger, first, ObligationState.PROVEN)
+    note(ledger, new_instance(1, content="B"))
+    (second,) = numbers_of(ledger)
+    _send(ledger, second, ObligationState.PROVEN)
+    note(ledger, new_instance(1, content="C"))
+    note(ledger, new_instance(1, attachment="new-file"), owed=[])
+    assert state(ledger, first, ROUTE) is ObligationState.OWED
+
+
+def test_note_of_a_content_that_comes_back_keeps_the_proofs_of_vaults_and_of_its_sender(
+    ledger: Ledger,
+) -> None:
+    note(ledger, new_instance(1, calling=PRIMARY_AE), owed=[VAULT], received=received_proof())
+    (first,) = numbers_of(ledger)
+    ledger.find(VAULT, {first: PROOF}, now=NOW)
+    note(ledger, new_instance(1, content="B"), owed=[VAULT, PRIMARY])
+    (second,) = numbers_of(ledger)
+    assert ledger.find(VAULT, {second: PROOF}, now=NOW) == set()
+    checksum = Proof(ProofKind.CHECKSUM, NOW, {})
+    assert ledger.find(VAULT, {second: checksum}, now=NOW) == {second}
+    assert ledger.find(PRIMARY, {second: checksum}, now=NOW) == {second}
+    again = new_instance(1, calling=PRIMARY_AE, attachment="new-file")
+    note(ledger, again, owed=[VAULT], received=received_proof())
+    assert {state(ledger, first, holder) for holder in (VAULT, PRIMARY)} == {ObligationState.PROVEN}
 
 
 def test_note_of_a_new_file_with_the_same_bytes_changes_the_file_alone(ledger: Ledger) -> None:

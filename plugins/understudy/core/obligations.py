@@ -47,7 +47,8 @@ TRANSITIONS: dict[tuple[ObligationState, ObligationEvent], ObligationState] = {
     (_SENT, ObligationEvent.DISPROVE): _OWED,
     # Acknowledged again and again, and never shown.
     (_SENT, ObligationEvent.DESPAIR): _REFUSED,
-    # A holder that was proven to have an instance can lose it: a primary restored from an old backup.
+    # A holder that was proven to have an instance can lose it: to a restore from an old backup, or to another
+    # content under its SOP Instance UID.
     (_PROVEN, ObligationEvent.DISPROVE): _OWED,
     (_OWED, ObligationEvent.FIND): _PROVEN,
     (_OWED, ObligationEvent.WAIVE): _WAIVED,
@@ -59,6 +60,9 @@ TRANSITIONS: dict[tuple[ObligationState, ObligationEvent], ObligationState] = {
 
 UNSETTLED = frozenset({_OWED, _FLIGHT, _SENT, _REFUSED})
 """States in which the holder is not proven to have the instance and nobody has given it up."""
+
+REACHED = frozenset({_FLIGHT, _SENT, _PROVEN})
+"""States in which the holder may have the instance."""
 
 
 def origins(event: ObligationEvent) -> frozenset[ObligationState]:

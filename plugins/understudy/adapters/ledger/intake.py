@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Column, Connection, and_, exists, func, insert, literal, select, update
+from sqlalchemy import Column, Connection, and_, exists, func, insert, literal, or_, select, update
 
 from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.columns import insert_rows
@@ -24,6 +24,7 @@ from understudy.adapters.ledger.transitions import (
     SYSTEM,
     able,
     advance,
+    disprove,
     obligation,
     owe,
     proof_row,
@@ -31,7 +32,7 @@ from understudy.adapters.ledger.transitions import (
 )
 from understudy.core.conflicts import ConflictKind
 from understudy.core.model import HolderName, InstanceNumber, NewInstance, Proof, Timestamp
-from understudy.core.obligations import ObligationEvent, ObligationState, origins
+from understudy.core.obligations import REACHED, ObligationEvent, ObligationState, origins
 from understudy.core.retry import head_start
 from understudy.core.rules import Debt
 
@@ -220,6 +221,9 @@ def _note_one(
         owe(connection, number, debt.holder, ObligationState.OWED, due, site.now)
         if same is not None:
             _owe_again(connection, number, debt.holder, due, site.now)
+    if same is not None:
+        received_from = site.primary if received is not None else None
+        _disprove_replaced(connection, number, [row.number for row in versions], received_from, site)
     if (
         received is not None
         and site.primary is not None
@@ -273,6 +277,36 @@ def _supersede(connection: Connection, earlier: Sequence[Any], number: int, site
                 connection, ObligationEvent.WAIVE, HolderName(holder), [row.number], site.now, reason=reason
             )
         record_conflict(connection, row.number, number, ConflictKind.UNJUDGED, site.now)
+
+
+def _disprove_replaced(
+    connection: Connection,
+    number: int,
+    versions: Sequence[int],
+    received_from: HolderName | None,
+    site: _Site,
+) -> None:
+    """Owe a version that came back to each holder that another one may have reached since: an archive keeps
+    the last under their one SOP Instance UID, and the earlier proof says nothing of that.
+
+    The vaults keep every version, and whom it was received from has it.
+    """
+    reached = (
+        select(obligations.c.holder)
+        .distinct()
+        .where(
+            obligations.c.instance.in_([version for version in versions if version != number]),
+            obligations.c.holder.not_in([*site.vaults, received_from or ""]),
+            # After a failure it may be there all the same: not every answer arrives.
+            or_(obligations.c.state.in_([state.value for state in REACHED]), obligations.c.attempts > 0),
+        )
+        .order_by(obligations.c.holder)
+    )
+    reason = "its content came back after another one was sent there"
+    for name in connection.scalars(reached).all():
+        holder = HolderName(name)
+        if believed := able(connection, ObligationEvent.DISPROVE, holder, [InstanceNumber(number)]):
+            disprove(connection, holder, believed, reason=reason, now=site.now, due=site.now)
 
 
 def _compare_identities(connection: Connection, instance: NewInstance, number: int, now: Timestamp) -> None:

@@ -54,7 +54,7 @@ def advance(
         values["due"] = due
     if reason is not None:
         values["reason"] = reason
-    if event in (ObligationEvent.FAIL, ObligationEvent.DISPROVE):
+    if event in (ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.DESPAIR):
         values["attempts"] = obligations.c.attempts + 1
     if event in (ObligationEvent.DISPROVE, ObligationEvent.RETURN):
         values["since"] = now
