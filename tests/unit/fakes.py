@@ -308,6 +308,8 @@ class FakePeer:
     asked: list[StudyInstanceUid] = field(default_factory=list)
     capped: set[str] = field(default_factory=set)
     """Study Instance UIDs whose instances it does not list whole."""
+    unlisted: set[str] = field(default_factory=set)
+    """Study Instance UIDs that it leaves out where all are asked for."""
 
     def keep(self, study: str, *uids: str) -> None:
         kept = self.studies_kept.setdefault(StudyInstanceUid(study), set())
@@ -335,7 +337,7 @@ class FakePeer:
         return {
             uid: len(kept) if self.counts else None
             for uid, kept in self.studies_kept.items()
-            if study in (None, uid)
+            if (uid not in self.unlisted if study is None else uid == study)
         }
 
     def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:

@@ -106,6 +106,23 @@ def test_failback_waits_for_a_gap_that_cannot_be_pulled(world: World) -> None:
     assert latest(world).state is OperationState.DONE
 
 
+@pytest.mark.parametrize("unlisted", [{"1.2.4"}, {"1.2.5"}, {STUDY, "1.2.4", "1.2.5"}])
+def test_failback_goes_by_the_instances_where_the_list_of_studies_is_cut(
+    world: World, unlisted: set[str]
+) -> None:
+    outage(world)
+    world.peer.unlisted = unlisted
+    assert world.failback.plan().lost_at_primary == 0
+    world.begin()
+    world.work()
+    assert latest(world).state is OperationState.DONE
+    assert "disprove" not in {row[3] for row in dump(world.ledger)["events"]}
+    assert len(world.holder.sent) == 5
+    world.clock.advance(QUIET)
+    world.settle()
+    assert world.ledger.mode().mode is Mode.STANDBY
+
+
 # Plan and begin
 
 

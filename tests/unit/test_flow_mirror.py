@@ -7,6 +7,7 @@ import pytest
 from understudy.core.model import StudyInstanceUid
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import HolderUnavailableError
+from understudy.core.views import iso
 
 from tests.unit.fakes import NOW, PRIMARY, PROOF, STUDY, dump, new_instance, numbers_of
 from tests.unit.world import World, uid
@@ -193,6 +194,53 @@ def test_study_that_the_primary_cannot_list_stops_no_other_and_the_horizon_stand
     world.peer.capped = set()
     assert world.mirror.step().unanswered == ()
     assert world.mirror.horizon == NOW
+
+
+def test_study_that_the_list_leaves_out_is_no_departure_and_the_horizon_stands(world: World) -> None:
+    world.forwarded(1)
+    world.forwarded(2, 3, study="1.2.4")
+    world.peer.unlisted = {"1.2.4"}
+    world.peer.keep("1.2.4", uid(4))
+    for _ in range(2):
+        comparison = world.mirror.step(believe_departures=True)
+        assert (comparison.studies, comparison.unlisted) == (1, ("1.2.4",))
+        assert world.ledger.read_departures() == []
+        assert world.mirror.horizon is None
+        (alarm,) = world.mirror.alarms()
+        assert (alarm.since, alarm.what) == (
+            iso(NOW),
+            "the primary's list of studies leaves out 1 that it has",
+        )
+        world.clock.advance(300)
+    assert len(numbers_of(world.ledger, "1.2.4")) == 3
+    world.peer.unlisted = set()
+    world.mirror.step()
+    assert world.mirror.alarms() == []
+    assert world.mirror.horizon == NOW + 600
+
+
+def test_study_that_comes_while_the_mirror_looks_does_not_mean_that_the_list_is_cut(world: World) -> None:
+    world.peer.keep("1.2.1", uid(1))
+    world.stored_here(2, study="1.2.5")
+    world.peer.after_instances = lambda _study: world.peer.keep("1.2.5", uid(2))
+    comparison = world.mirror.step()
+    assert [diff.listed for diff in comparison.diffs] == [1, 1]
+    assert (comparison.unlisted, world.mirror.alarms()) == ((), [])
+
+
+def test_study_that_departed_whole_is_asked_for_once_and_again_where_it_matters(world: World) -> None:
+    world.forwarded(1, 2)
+    world.mirror.step()
+    world.peer.lose(STUDY, uid(1))
+    world.mirror.step(believe_departures=True)
+    world.peer.lose(STUDY, uid(2))
+    world.peer.asked.clear()
+    for _ in range(3):
+        world.mirror.step(believe_departures=True)
+        assert [found.instances for found in world.ledger.read_departures()] == [2]
+    assert world.peer.asked == [STUDY]
+    world.mirror.step()
+    assert world.peer.asked == [STUDY, STUDY]
 
 
 def test_three_studies_in_a_row_without_an_answer_mean_that_the_primary_is_unavailable(world: World) -> None:

@@ -6,15 +6,16 @@ backup.
 
 import logging
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from understudy.adapters.ledger import Ledger
 from understudy.core.inventory import StudyDiff, compare_study, studies_to_look_into
-from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
+from understudy.core.model import HolderName, SopInstanceUid, StudyInstanceUid, Timestamp
 from understudy.core.obligations import UNSETTLED, ObligationState
 from understudy.core.ports import Clock, HolderUnavailableError, MoveResult, Peer
+from understudy.core.views import Alarm, iso
 from understudy.flow.destination import inventory_proof
 from understudy.flow.note import Noter
 
@@ -37,6 +38,8 @@ class Comparison:
     diffs: tuple[StudyDiff, ...]
     unanswered: tuple[StudyInstanceUid, ...] = ()
     """Studies for which the primary gave no usable answer: nothing is concluded about them."""
+    unlisted: tuple[StudyInstanceUid, ...] = ()
+    """Studies that the primary has and leaves out of its list, which is cut: it may leave out others, too."""
 
     def missing_here(self) -> dict[StudyInstanceUid, int]:
         """Return the gaps: instances that the primary has and we do not, by study."""
@@ -78,6 +81,8 @@ class Mirror:
         self._destination = destination
         self._one_at_a_time = threading.Lock()
         self._looked: Timestamp | None = None
+        self._cut: tuple[Timestamp, int] | None = None
+        """Since when the primary's list of studies is cut, and how many of ours the last one left out."""
 
     @property
     def horizon(self) -> Timestamp | None:
@@ -96,10 +101,24 @@ class Mirror:
         """Look again as soon as the primary answers: it was away, and may have changed."""
         self._looked = None
 
-    def compare(self, suspects: Collection[StudyInstanceUid] = ()) -> Comparison:
+    def alarms(self) -> list[Alarm]:
+        """Return one line while the primary is known to leave studies out of its list."""
+        cut = self._cut
+        if cut is None:
+            return []
+        since, number = cut
+        what = f"the primary's list of studies leaves out {number} that it has"
+        hint = "raise the limit of query results at this PACS: the standby may lack others that it leaves out"
+        return [Alarm(iso(since), what, hint)]
+
+    def compare(
+        self, suspects: Collection[StudyInstanceUid] = (), *, believe_departures: bool = False
+    ) -> Comparison:
         """Compare both inventories; `suspects` are compared by instance whatever the counts say.
 
-        Changes nothing.
+        What the list of studies leaves out is asked for: a list can be cut and say nothing of it. With
+        `believe_departures` a whole study that is known to have departed is not asked for again, which would
+        be a question for every study that the primary ever deleted. Changes nothing.
         """
         self._noter.catch_up()
         started = self._clock.now()
@@ -108,15 +127,28 @@ class Mirror:
         unsettled: set[StudyInstanceUid] = set()
         for state in UNSETTLED:
             unsettled |= self._ledger.studies_with(self._holder, state).keys()
+        departed = self._departed(proven) - theirs.keys() if believe_departures else frozenset()
         diffs: list[StudyDiff] = []
         unanswered: list[StudyInstanceUid] = []
         patience = _Patience()
         for study in studies_to_look_into(theirs, proven, {*unsettled, *suspects}):
             with patience.with_one(study, unanswered):
-                diffs.append(self._compare_study(study, listed_there=study in theirs))
-        return Comparison(started, len(theirs), tuple(diffs), tuple(unanswered))
+                listed = frozenset() if study in departed else self._peer.instances(study)
+                diffs.append(self._compare_study(study, listed))
+        unlisted = [diff.study for diff in diffs if diff.listed and diff.study not in theirs]
+        if unlisted:
+            # Once more: a study may have come since the list was asked for.
+            listed_since = self._peer.studies()
+            unlisted = [study for study in unlisted if study not in listed_since]
+        return Comparison(started, len(theirs), tuple(diffs), tuple(unanswered), tuple(unlisted))
 
-    def step(self, suspects: Collection[StudyInstanceUid] = (), *, patience: float = 0.0) -> Comparison:
+    def step(
+        self,
+        suspects: Collection[StudyInstanceUid] = (),
+        *,
+        patience: float = 0.0,
+        believe_departures: bool = False,
+    ) -> Comparison:
         """Compare, record what the primary turned out to have, pull the gaps and move the horizon.
 
         A gap that is known for less than `patience` seconds is left to the primary's own forwarding. Returns
@@ -124,7 +156,8 @@ class Mirror:
         """
         with self._one_at_a_time:
             self._looked = self._clock.now()
-            comparison = self.compare(suspects)
+            comparison = self.compare(suspects, believe_departures=believe_departures)
+            self._note_cut(comparison)
             self._settle_found(comparison)
             self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
             known_before = self._clock.now() - patience
@@ -133,7 +166,7 @@ class Mirror:
                 _log.info("mirror gaps studies=%d instances=%d", len(gaps), sum(gaps.values()))
                 comparison = self._close(gaps, comparison)
                 self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
-            if not comparison.missing_here() and not comparison.unanswered:
+            if not (comparison.missing_here() or comparison.unanswered or comparison.unlisted):
                 self._ledger.write_fact(_HORIZON, repr(float(comparison.started)))
             lost = {diff.study: len(diff.lost) for diff in comparison.diffs if diff.lost}
             self._ledger.write_departures(lost, self._clock.now())
@@ -150,12 +183,28 @@ class Mirror:
                 with patience.with_one(diff.study, unanswered):
                     self._pull(diff)
                     self._noter.catch_up()
-                    after = self._compare_study(diff.study, listed_there=True)
+                    after = self._compare_study(diff.study, self._peer.instances(diff.study))
             diffs.append(after)
-        return Comparison(comparison.started, comparison.studies, tuple(diffs), tuple(unanswered))
+        return replace(comparison, diffs=tuple(diffs), unanswered=tuple(unanswered))
 
-    def _compare_study(self, study: StudyInstanceUid, *, listed_there: bool) -> StudyDiff:
-        listed = self._peer.instances(study) if listed_there else frozenset()
+    def _departed(self, proven: Mapping[StudyInstanceUid, int]) -> Set[StudyInstanceUid]:
+        """Return the studies of which the last look found nothing at the primary."""
+        departures = self._ledger.read_departures()
+        return {found.study for found in departures if found.instances == proven.get(found.study)}
+
+    def _note_cut(self, comparison: Comparison) -> None:
+        number = len(comparison.unlisted)
+        since = comparison.started if self._cut is None else self._cut[0]
+        self._cut = (since, number) if number else None
+        if number:
+            _log.warning(
+                "mirror list_is_cut studies=%d unlisted=%d first=%s",
+                comparison.studies,
+                number,
+                comparison.unlisted[0],
+            )
+
+    def _compare_study(self, study: StudyInstanceUid, listed: Set[SopInstanceUid]) -> StudyDiff:
         return compare_study(
             study, listed, self._ledger.instances_of(study), self._ledger.states_of(self._holder, study)
         )
@@ -176,7 +225,7 @@ class Mirror:
         if len(diff.missing_here) == diff.listed:
             self._tell(diff, self._peer.move(diff.study, self._destination))
             self._noter.catch_up()
-            diff = self._compare_study(diff.study, listed_there=True)
+            diff = self._compare_study(diff.study, self._peer.instances(diff.study))
         if diff.missing_here:
             self._tell(diff, self._peer.move_instances(diff.study, diff.missing_here, self._destination))
 

@@ -66,6 +66,7 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
             *conflicts.alarms(),
             *backup.alarms(),
             *rescanner.alarms(),
+            *(() if primary is None else primary.mirror.alarms()),
         ],
         conflicts=conflicts,
         look_for_new=partial(workers.wake, "note"),

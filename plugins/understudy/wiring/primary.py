@@ -67,7 +67,7 @@ def _mirroring(base: Base, primary: PrimaryParts) -> Callable[[], bool]:
         wanted = base.ledger.mode().mode in (Mode.STANDBY, Mode.ACTIVE)
         patience = base.policy.primary_grace
         if wanted and primary.mirror.is_due(interval=base.policy.inventory_interval, patience=patience):
-            primary.mirror.step(patience=patience)
+            primary.mirror.step(patience=patience, believe_departures=True)
         return False
 
     return step
