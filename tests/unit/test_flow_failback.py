@@ -1,6 +1,6 @@
 """The way back: planned, begun with evidence, carried on after any crash, settled by proof alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -101,8 +101,9 @@ def test_failback_waits_for_a_gap_that_cannot_be_pulled(world: World) -> None:
     world.begin()
     world.work()
     assert latest(world).state is OperationState.RUNNING
+    assert latest(world).message == "1 instances to deliver, prove or pull"
     world.peer.move_status = 0
-    world.work(5)
+    world.work(31)
     assert latest(world).state is OperationState.DONE
 
 
@@ -206,6 +207,41 @@ def test_instance_refused_by_the_primary_keeps_the_operation_open(world: World) 
     assert "1 refused by the primary" in latest(world).message
     world.ledger.waive(PRIMARY, [uid(8)], "a test image", "ann", world.clock.now())
     world.work(5)
+    assert latest(world).state is OperationState.DONE
+
+
+def test_failback_that_waits_asks_the_primary_when_something_changed_and_else_twice_a_minute(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists: list[float] = []
+    studies = world.peer.studies
+
+    def listing(study: StudyInstanceUid | None = None) -> Mapping[StudyInstanceUid, int | None]:
+        if study is None:
+            lists.append(world.clock.now() - begun)
+        return studies(study)
+
+    outage(world)
+    world.begin()
+    for name in (7, 8):
+        study = STUDY if name == 8 else StudyInstanceUid("1.2.5")
+        (number,) = (
+            one.number for one in world.ledger.instances_of(study) if one.sop_instance_uid == uid(name)
+        )
+        world.ledger.claim(PRIMARY, [number], now=world.clock.now(), lease=60)
+        refusal = Delivery(number, Outcome.REFUSED, "not wanted")
+        world.ledger.record(PRIMARY, [refusal], now=world.clock.now(), retry_at=lambda _attempt: NOW)
+    begun = world.clock.now()
+    monkeypatch.setattr(world.peer, "studies", listing)
+    world.work(100)
+    # Before the lane began, after it was done, and then in its pauses.
+    assert lists == [0, 1, 31, 61, 91]
+    world.ledger.waive(PRIMARY, [uid(8)], "a test image", "ann", world.clock.now())
+    world.work(5)
+    assert lists[5:] == [100]
+    world.ledger.replay(PRIMARY, [uid(7)], "ann", world.clock.now())
+    world.work(5)
+    assert lists[6:] == [106]
     assert latest(world).state is OperationState.DONE
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from understudy.adapters.ledger import Ledger, ModeRecord, Transaction, unsettled_to
 from understudy.core.errors import RefusedError
-from understudy.core.model import HolderName, StudyInstanceUid
+from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
 from understudy.core.modes import Mode, ModeEvent
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock
@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 KIND = "failback"
 _UNDERWAY = (ObligationState.OWED, ObligationState.IN_FLIGHT, ObligationState.SENT)
+_PAUSE = 30.0
+"""Seconds between two comparisons while nothing changes here: whoever mends the primary waits for no more."""
 _NAMED = 50
 """Instances named one by one in a refusal."""
 
@@ -60,9 +62,10 @@ class Failback:
         self._holder = holder
         self._write_report = write_report
         self._one_at_a_time = threading.Lock()
-        self._compared: int | None = None
-        """The operation whose inventories this process has compared: between the first comparison and the
-        moment when nothing is owed any more, the lane's progress is read from the ledger alone."""
+        self._compared: tuple[int, Timestamp] | None = None
+        """The operation whose inventories this process compared last, and when."""
+        self._left = (0, 0)
+        """Instances under way and refused at the last step."""
 
     def plan(self) -> PlanView:
         """Compare both inventories and say what a failback would do; changes nothing."""
@@ -163,12 +166,15 @@ class Failback:
         return record
 
     def _carry_on(self, operation: OperationView) -> bool:
-        if self._compared == operation.operation and self._remaining() > 0:
-            self._show_progress(operation, 0)
+        left = self._still_left()
+        if not self._compares_now(operation, left):
+            if left != self._left:
+                self._left = left
+                self._show_progress(operation, 0)
             return False
         comparison = self._mirror.step(self._suspects())
         self._owe_lost(comparison)
-        self._compared = operation.operation
+        self._compared, self._left = (operation.operation, self._clock.now()), self._still_left()
         gaps = sum(comparison.missing_here().values())
         lost = any(diff.lost for diff in comparison.diffs)
         total = self._show_progress(operation, gaps)
@@ -177,6 +183,20 @@ class Failback:
             return False
         self._finish(operation, comparison, total)
         return True
+
+    def _compares_now(self, operation: OperationView, left: tuple[int, int]) -> bool:
+        """Say whether to ask the primary: at first, when the lane has done its part, and then now and again.
+
+        Between, the lane's progress is read from the ledger alone.
+        """
+        if self._compared is None or self._compared[0] != operation.operation:
+            return True
+        remaining, _ = left
+        elapsed = self._clock.now() - self._compared[1]
+        return remaining == 0 and (left != self._left or not 0 <= elapsed < _PAUSE)
+
+    def _still_left(self) -> tuple[int, int]:
+        return self._remaining(), self._tally().get(ObligationState.REFUSED, 0)
 
     def _finish(self, operation: OperationView, comparison: Comparison, total: int) -> None:
         report = self._write_report(operation.operation, self._report(operation, comparison))
