@@ -245,6 +245,18 @@ def test_failback_that_waits_asks_the_primary_when_something_changed_and_else_tw
     assert latest(world).state is OperationState.DONE
 
 
+def test_failback_that_waits_looks_at_once_where_the_clock_was_set_back(world: World) -> None:
+    outage(world)
+    world.peer.keep("1.2.6", uid(9))
+    world.peer.move_status = 0xA801
+    world.begin()
+    world.work()
+    world.peer.move_status = 0
+    world.clock.advance(-3600)
+    world.work(3)
+    assert latest(world).state is OperationState.DONE
+
+
 def test_primary_down_again_makes_us_active_and_progress_stays(world: World) -> None:
     outage(world)
     world.begin()

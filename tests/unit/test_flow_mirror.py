@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from understudy.core.model import StudyInstanceUid
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import HolderUnavailableError
@@ -181,6 +184,32 @@ def test_mirror_is_due_first_then_by_interval_and_earlier_for_a_gap_that_had_its
     world.mirror.step(patience=60)
     world.mirror.forget_look()
     assert is_due()
+
+
+@given(steps=st.lists(st.integers(-7200, 400), min_size=1, max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_mirror_is_due_and_claims_no_horizon_ahead_however_the_clock_is_set(steps: list[int]) -> None:
+    with TemporaryDirectory() as folder:
+        world = World(Path(folder) / "ledger.sqlite")
+        world.mirror.step()
+        for step in steps:
+            world.clock.advance(step)
+            horizon = world.mirror.horizon
+            assert horizon is None or horizon <= world.clock.now()
+            assert world.mirror.is_due(interval=300, patience=60) == (not 0 <= step < 300)
+            world.mirror.step()
+            assert world.mirror.horizon == world.clock.now()
+        world.ledger.close()
+
+
+def test_gap_that_was_found_ahead_of_a_clock_that_was_set_back_is_pulled(world: World) -> None:
+    world.peer.keep(STUDY, uid(1))
+    world.mirror.step(patience=60)
+    world.clock.advance(-3600)
+    assert world.mirror.is_due(interval=300, patience=60)
+    world.mirror.step(patience=60)
+    assert world.peer.moved == [STUDY]
+    assert world.mirror.horizon == NOW - 3600
 
 
 def test_study_that_the_primary_cannot_list_stops_no_other_and_the_horizon_stands(world: World) -> None:

@@ -154,6 +154,9 @@ def test_fifty_operators_at_once_give_one_promotion(ledger: Ledger) -> None:
         # Before the first diff nothing is known since the ledger began.
         (None, UP, 150),
         (None, DOWN, 50),
+        # The clock was set back.
+        (NOW + 101, UP, 150),
+        (NOW + 101, DOWN, 50),
     ],
 )
 def test_lag_runs_from_the_horizon_until_the_primary_went_down(
@@ -161,3 +164,9 @@ def test_lag_runs_from_the_horizon_until_the_primary_went_down(
 ) -> None:
     since = None if horizon is None else Timestamp(horizon)
     assert promote.lag(since, health, Timestamp(NOW - 50), Timestamp(NOW + 100)) == expected
+
+
+@pytest.mark.parametrize("health", [UP, DOWN, None])
+def test_lag_of_a_ledger_that_begins_ahead_of_the_clock_is_no_small_one(health: Health | None) -> None:
+    now = Timestamp(NOW - 100)
+    assert promote.lag(Timestamp(NOW + 10), health, NOW, now) == now

@@ -86,16 +86,25 @@ class Mirror:
 
     @property
     def horizon(self) -> Timestamp | None:
-        """The moment up to which the standby is known to be complete, None before the first complete diff."""
+        """The moment up to which the standby is known to be complete, None before the first complete diff.
+
+        None, too, where it lies ahead: the clock was set back, and it tells nothing.
+        """
         value = self._ledger.fact(_HORIZON)
-        return None if value is None else Timestamp(float(value))
+        moment = None if value is None else Timestamp(float(value))
+        return None if moment is None or moment > self._clock.now() else moment
 
     def is_due(self, *, interval: float, patience: float) -> bool:
-        """Say whether to look now: first, after `interval` seconds, or when a gap was given its patience."""
+        """Say whether to look now: first, after `interval` seconds, or when a gap was given its patience.
+
+        Where the clock was set back nobody knows how long ago the last look was: it is due.
+        """
         if self._looked is None:
             return True
         elapsed = self._clock.now() - self._looked
-        return elapsed >= interval or (elapsed >= patience and bool(self._ledger.read_gaps()))
+        if not 0 <= elapsed < interval:
+            return True
+        return elapsed >= patience and bool(self._ledger.read_gaps())
 
     def forget_look(self) -> None:
         """Look again as soon as the primary answers: it was away, and may have changed."""
@@ -160,8 +169,12 @@ class Mirror:
             self._note_cut(comparison)
             self._settle_found(comparison)
             self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
-            known_before = self._clock.now() - patience
-            gaps = {gap.study: gap.instances for gap in self._ledger.read_gaps() if gap.since <= known_before}
+            now = self._clock.now()
+            gaps = {
+                gap.study: gap.instances
+                for gap in self._ledger.read_gaps()
+                if not 0 <= now - gap.since < patience
+            }
             if gaps:
                 _log.info("mirror gaps studies=%d instances=%d", len(gaps), sum(gaps.values()))
                 comparison = self._close(gaps, comparison)

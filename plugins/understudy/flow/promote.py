@@ -12,10 +12,12 @@ def lag(horizon: Timestamp | None, health: Health | None, began: Timestamp, now:
     """Return the seconds of the primary's work that the standby may lack.
 
     It is the time from the horizon (or, before the first inventory diff, from `began`) to now, or to the
-    moment since when the primary is down: what is down receives nothing.
+    moment since when the primary is down: what is down receives nothing. A moment that lies ahead is of a
+    clock that was set back and counts as none: the lag is that to now, or to the beginning of time.
     """
-    until = health.since if health is not None and health.condition is Condition.DOWN else now
-    return max(0.0, until - (began if horizon is None else horizon))
+    down_since = health.since if health is not None and health.condition is Condition.DOWN else now
+    known = (moment for moment in (horizon, began) if moment is not None and moment <= now)
+    return max(0.0, min(down_since, now) - next(known, 0.0))
 
 
 def promote(
