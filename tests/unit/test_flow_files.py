@@ -426,6 +426,17 @@ def test_heal_with_other_bytes_is_a_new_version_and_no_loss(world: World) -> Non
     assert "new version" in world.ledger.damages(limit=10)[0].reason
 
 
+def test_heal_tries_again_where_the_clock_was_set_back_by_days(world: World) -> None:
+    world.store(3)
+    world.remove(2)
+    world.scrub_round()
+    assert not world.healer.step(), "no holder has it"
+    world.primary.has["1.2.3.4.2"] = world.contents["orthanc-2"]
+    world.clock.advance(-86400)
+    assert world.healer.step()
+    assert world.open_damages() == set()
+
+
 def test_heal_that_finds_no_holder_stays_open_and_tries_again_later(world: World) -> None:
     world.store(2)
     world.remove(1)

@@ -96,7 +96,8 @@ class Healer:
         """Try to heal what is due; return whether anything was healed."""
         self._place.resume()
         healed = 0
-        for file, number, attempts, missed in self._ledger.to_heal(now=self._clock.now(), limit=_BATCH):
+        due = self._ledger.to_heal(now=self._clock.now(), cap=_CAP, limit=_BATCH)
+        for file, number, attempts, missed in due:
             instance = self._ledger.present_version(number)
             if instance is None:
                 self._end(file, DamageState.GONE, "another content took its place")
@@ -106,8 +107,8 @@ class Healer:
                 state, reason = self._replace(instance)
             if state is DamageState.OPEN:
                 pause = delay_before(attempts + 1, base=_BASE, cap=_CAP, fraction=self._fraction())
-                due = Timestamp(self._clock.now() + pause)
-                self._ledger.not_healed(file, reason=reason, due=due)
+                again = Timestamp(self._clock.now() + pause)
+                self._ledger.not_healed(file, reason=reason, due=again)
                 _log.warning("heal waits file=%s because=%s", file, reason)
                 continue
             self._end(file, state, reason)

@@ -81,15 +81,19 @@ class Files:
             append_event(connection, now, SYSTEM, "damage", fields)
             return True
 
-    def to_heal(self, *, now: Timestamp, limit: int) -> list[tuple[str, InstanceNumber, int, bool]]:
+    def to_heal(
+        self, *, now: Timestamp, cap: float, limit: int
+    ) -> list[tuple[str, InstanceNumber, int, bool]]:
         """Return file, instance, attempts, is missed of open damages that are due, the longest due first.
 
-        What is missed a rescan did not find in Orthanc, and a person asked for.
+        None waits for more than `cap` seconds: one that would is of a clock that was set back, and due. What
+        is missed a rescan did not find in Orthanc, and a person asked for.
         """
+        is_due = or_(damages.c.due <= now, damages.c.due > now + cap)
         missed = damages.c.found_by == RESCAN
         query = (
             select(damages.c.attachment_uuid, damages.c.instance, damages.c.attempts, missed.label("missed"))
-            .where(damages.c.state == DamageState.OPEN.value, damages.c.due <= now)
+            .where(damages.c.state == DamageState.OPEN.value, is_due)
             .order_by(damages.c.due)
             .limit(limit)
         )
