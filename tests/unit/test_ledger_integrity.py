@@ -164,6 +164,14 @@ def test_backup_is_made_at_once_every_day_and_after_a_change_of_mode(bench: Benc
     assert bench.copy.stat().st_mode & 0o777 == 0o600
 
 
+def test_backup_is_made_although_the_clock_was_set_back(bench: Bench) -> None:
+    assert bench.told() == []
+    first = stamp(bench.copy)
+    bench.clock.advance(-30 * DAY)
+    assert bench.told() == []
+    assert stamp(bench.copy) != first
+
+
 def test_backup_holds_all_that_the_ledger_held_at_that_moment(bench: Bench, tmp_path: Path) -> None:
     expected = dump(bench.ledger)
     with bench.ledger.database.writing() as connection:

@@ -59,12 +59,13 @@ class Backup:
         return self._alarms
 
     def _is_due(self, now: Timestamp) -> bool:
-        if now < self._not_before:
+        # A moment further ahead than its pause is of a clock that was set back.
+        if 0 < self._not_before - now <= _HOUR:
             return False
         kept = self._ledger.fact(KIND)
         if self._unchecked or kept is None or not self._path.exists():
             return True
-        return now >= float(kept) + _DAY or self._ledger.mode().since > float(kept)
+        return not 0 <= now - float(kept) < _DAY or self._ledger.mode().since > float(kept)
 
     def _copied(self, now: Timestamp) -> list[tuple[str, str]]:
         try:
