@@ -6,22 +6,23 @@ import socket
 import socketserver
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import understudy_takeover as takeover
 from understudy.core.modes import Mode
 from understudy_host import update as updating
 from understudy_host.__main__ import may_maintain
-from understudy_host.compose import Health
+from understudy_host.compose import Compose, Health
 from understudy_host.decommission import reasons
 from understudy_host.places import HostError, Places, RefusedError, image_of, set_image
 from understudy_host.supervise import PATIENCE_SECONDS, Patience
-from understudy_host.update import MAY_UPDATE, update
+from understudy_host.update import MAY_UPDATE, recover, update
 from understudy_takeover import Holder, Step
 
 
@@ -113,9 +114,11 @@ def agent(folder: Path, *modes: Mode) -> Iterator[Places]:
     with UnixServer(str(places.agent_socket), Answer) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield places
-        server.shutdown()
-        thread.join()
+        try:
+            yield places
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 STANDING_IN = (Mode.ACTIVE, Mode.RETURNING)
@@ -155,6 +158,144 @@ def test_update_is_refused_where_nobody_tells_the_mode(tmp_path: Path) -> None:
     places.environment.write_text("UNDERSTUDY_IMAGE=old\n", encoding="utf-8")
     with pytest.raises(RefusedError, match="update_without_status"):
         update(places, "new")
+
+
+class PowerCut(BaseException):
+    """The host lost its power."""
+
+
+class Appliance:
+    """What the compose project does to image and ledger: the new image's agent migrates the ledger, which the
+    old one refuses then; whoever is let in leaves an instance in it."""
+
+    def __init__(self, places: Places, *ill: tuple[str, str]) -> None:
+        self._places = places
+        self.ill = ill
+        self.migrates = True
+        self.acknowledged: list[str] = []
+
+    def stop(self) -> None:
+        pass
+
+    def up(self, *services: str, seconds: int) -> None:
+        image = image_of(self._places)
+        version, *instances = self.ledger
+        if self.migrates and (version, image) == ("new", "old"):
+            raise HostError("the ledger is of a newer version")
+        if (image, "agent") not in self.ill and not services:
+            self.acknowledged.append(f"instance {len(self.acknowledged)}")
+            instances.append(self.acknowledged[-1])
+        self._ledger.write_text("\n".join([image, *instances]), encoding="utf-8")
+        if any((image, service) in self.ill for service in services or ("agent", "edge")):
+            raise HostError(f"{image} is not healthy")
+
+    def last_words(self, *services: str) -> str:
+        return ""
+
+    @property
+    def _ledger(self) -> Path:
+        return self._places.volume("state") / "ledger"
+
+    @property
+    def ledger(self) -> list[str]:
+        return self._ledger.read_text(encoding="utf-8").splitlines()
+
+
+@contextmanager
+def appliance(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *ill: tuple[str, str]
+) -> Iterator[tuple[Places, Appliance]]:
+    """A standby with the image `old`; `ill` are services that do not become healthy with an image."""
+    moments = itertools.count()
+    with agent(folder, Mode.STANDBY) as places:
+        for name in updating.COPIED:
+            places.volume(name).mkdir(parents=True)
+        (places.volume("state") / "ledger").write_text("old\ninstance before", encoding="utf-8")
+        compose = Appliance(places, *ill)
+        monkeypatch.setattr(updating, "check_config", lambda places, image: "in order")
+        monkeypatch.setattr(updating, "Compose", lambda places: compose)
+        monkeypatch.setattr(time, "strftime", lambda form: f"update-{next(moments)}")
+        yield places, compose
+
+
+def cut_power(monkeypatch: pytest.MonkeyPatch, compose: Appliance, after: int) -> None:
+    """Cut the power after so many steps that change the disk or the services."""
+    steps = itertools.count(1)
+
+    def cut(step: Callable[..., Any]) -> Callable[..., Any]:
+        def stepped(*arguments: Any, **named: Any) -> Any:
+            done = step(*arguments, **named)
+            if next(steps) == after:
+                raise PowerCut
+            return done
+
+        return stepped
+
+    for name in ("run", "replace_durably", "set_image", "remove_durably"):
+        monkeypatch.setattr(updating, name, cut(getattr(updating, name)))
+    for name in ("stop", "up"):
+        monkeypatch.setattr(compose, name, cut(getattr(compose, name)))
+
+
+NEW_AGENT_ILL, NEW_EDGE_ILL, OLD_EDGE_ILL = ("new", "agent"), ("new", "edge"), ("old", "edge")
+
+
+@pytest.mark.parametrize("after", range(1, 20))
+@pytest.mark.parametrize("ill", [(), (NEW_AGENT_ILL,), (NEW_AGENT_ILL, OLD_EDGE_ILL), (NEW_EDGE_ILL,)])
+def test_update_that_a_power_cut_interrupts_loses_nothing_that_was_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ill: tuple[tuple[str, str], ...], after: int
+) -> None:
+    with appliance(tmp_path, monkeypatch, *ill) as (places, compose):
+        with monkeypatch.context() as patched:
+            cut_power(patched, compose, after)
+            with suppress(PowerCut, HostError):
+                update(places, "new")
+        compose.ill = ()
+        for _ in range(2):
+            recover(places, cast(Compose, compose))
+            compose.up(seconds=1)
+            assert compose.ledger == [image_of(places), "instance before", *compose.acknowledged]
+        assert not places.journal.exists()
+
+
+def test_update_whose_agent_is_ill_is_rolled_back_with_the_old_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch, NEW_AGENT_ILL) as (places, compose):
+        with pytest.raises(HostError, match="rolled back to old, which serves again"):
+            update(places, "new")
+        assert compose.ledger == ["old", "instance before", "instance 0"]
+
+
+def test_rollback_that_is_slow_to_serve_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch, NEW_AGENT_ILL, OLD_EDGE_ILL) as (places, compose):
+        with pytest.raises(HostError, match="rolled back to old, but: old is not healthy"):
+            update(places, "new")
+        recover(places, cast(Compose, compose))
+        assert compose.ledger == ["old", "instance before", "instance 0"]
+
+
+def test_update_whose_edge_is_ill_stays_where_the_old_image_refuses_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch, NEW_EDGE_ILL) as (places, compose):
+        with pytest.raises(HostError, match="old did not take over again: the ledger is of a newer version"):
+            update(places, "new")
+        assert image_of(places) == "new"
+        assert compose.ledger[:2] == ["new", "instance before"]
+        assert compose.ledger[2:] == compose.acknowledged
+
+
+def test_update_whose_edge_is_ill_is_rolled_back_with_what_was_acknowledged_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch, NEW_EDGE_ILL) as (places, compose):
+        compose.migrates = False
+        with pytest.raises(HostError, match="rolled back to old, which serves again"):
+            update(places, "new")
+        assert compose.ledger == ["old", "instance before", "instance 0", "instance 1"]
 
 
 @pytest.mark.parametrize("mode", STANDING_IN)

@@ -15,6 +15,9 @@ from understudy_host.places import HostError, Places
 SERVICES = ("edge", "orthanc", "agent")
 """In the order in which they stop: nobody is let in any more before intake and account end."""
 
+START_SECONDS = 240
+"""How long a start of what has served before may take."""
+
 _ANSWER_SECONDS = 10
 
 

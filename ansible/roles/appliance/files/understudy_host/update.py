@@ -1,8 +1,11 @@
 """Replaces the image: refused unless it may, ledger and index copied first, rolled back by itself.
 
-Rule 1: the intent is on the disk before the first step. After a power cut the next start rolls back.
+Rule 1: the intent is on the disk, as a journal, before the first step. Where a power cut leaves one, the next
+start rolls back.
 Rule 2: nobody is let in before the new intake and agent are healthy. So until then the copies of ledger and
-index are the whole truth, and putting them back loses nothing; after it they are never put back.
+index are the whole truth, and putting them back loses nothing.
+Rule 3: the journal ends before anybody is let in, by the new image or by the old. So copies are never put
+back over what came after them.
 """
 
 import fcntl
@@ -12,12 +15,20 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from understudy_host.check_config import check_config
-from understudy_host.compose import SERVICES, Compose, run, status
-from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably, set_image
+from understudy_host.compose import SERVICES, START_SECONDS, Compose, run, status
+from understudy_host.places import (
+    HostError,
+    Places,
+    RefusedError,
+    image_of,
+    remove_durably,
+    replace_durably,
+    set_image,
+)
 
 COPIED = ("state", "index")
 BEFORE_THE_EDGE = ("orthanc", "agent")
@@ -40,15 +51,17 @@ def _alone(places: Places) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """An update under way."""
+    """An update that has let nobody in yet."""
 
     previous: str
     following: str
     copy: str
     """Folder of the copies; complete where `copied`."""
     copied: bool = False
-    opened: bool = False
-    """Whether the edge was started with the new image: from then on the copies may be too old."""
+
+
+class _UnopenedError(HostError):
+    """Intake and agent are healthy with the new image, but its edge is not."""
 
 
 def update(places: Places, image: str, *, without_status: bool = False) -> str:
@@ -64,7 +77,16 @@ def update(places: Places, image: str, *, without_status: bool = False) -> str:
     with _alone(places):
         # Somebody may have promoted it meanwhile.
         _refuse_unless_allowed(places, without_status)
-        return _replace(places, Compose(places), previous, image)
+        compose = Compose(places)
+        try:
+            return _replace(places, compose, previous, image)
+        except _UnopenedError as error:
+            # Somebody may have been let in: it goes back as it came, with copies of what is there now.
+            try:
+                _replace(places, compose, image, previous)
+            except HostError as another:
+                raise HostError(f"{error}\n{previous} did not take over again: {another}") from another
+            raise HostError(f"rolled back to {previous}, which serves again. The reason: {error}") from error
 
 
 def _replace(places: Places, compose: Compose, previous: str, image: str) -> str:
@@ -75,24 +97,29 @@ def _replace(places: Places, compose: Compose, previous: str, image: str) -> str
     try:
         compose.stop()
         _copy(places, copy)
-        journal = Journal(previous, image, str(copy), copied=True)
+        journal = replace(journal, copied=True)
         _write(places, journal)
         set_image(places, image)
         compose.up(*BEFORE_THE_EDGE, seconds=HEALTHY_SECONDS)
-        journal = Journal(previous, image, str(copy), copied=True, opened=True)
-        _write(places, journal)
+        remove_durably(places.journal)
+    except HostError as error:
+        reason = f"{error}\n{compose.last_words(*BEFORE_THE_EDGE)}"
+        _roll_back(places, compose, journal)
+        try:
+            compose.up(seconds=START_SECONDS)
+        except HostError as another:
+            raise HostError(f"{reason}\nrolled back to {previous}, but: {another}") from another
+        raise HostError(f"rolled back to {previous}, which serves again. The reason: {reason}") from error
+    try:
         compose.up(seconds=HEALTHY_SECONDS)
     except HostError as error:
-        reason = f"{error}\n{compose.last_words(*(SERVICES if journal.opened else BEFORE_THE_EDGE))}"
-        _roll_back(places, compose, journal)
-        raise HostError(f"rolled back to {previous}, which serves again. The reason: {reason}") from error
-    places.journal.unlink()
+        raise _UnopenedError(f"{error}\n{compose.last_words(*SERVICES)}") from error
     _forget(places)
     return f"updated: {image} serves after {time.monotonic() - begun:.0f} s; before it {previous}"
 
 
 def recover(places: Places, compose: Compose) -> None:
-    """Roll back an update that a power cut or a kill interrupted; nothing where there was none."""
+    """Roll back an update that a power cut or a kill interrupted; the caller starts the services."""
     with _alone(places):
         if not places.journal.exists():
             return
@@ -135,12 +162,12 @@ def _put_back(places: Places, copy: Path) -> None:
 
 
 def _roll_back(places: Places, compose: Compose, journal: Journal) -> None:
+    """Make image, ledger and index the previous ones; the caller starts them."""
     compose.stop()
-    if journal.copied and not journal.opened:
+    if journal.copied:
         _put_back(places, Path(journal.copy))
     set_image(places, journal.previous)
-    compose.up(seconds=HEALTHY_SECONDS)
-    places.journal.unlink()
+    remove_durably(places.journal)
 
 
 def _write(places: Places, journal: Journal) -> None:
