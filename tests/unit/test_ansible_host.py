@@ -1,13 +1,15 @@
 """What the host decides by itself: when a service hangs, an appliance may go, an address is taken."""
 
+import errno
 import itertools
 import json
+import os
 import socket
 import socketserver
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -16,11 +18,12 @@ from typing import Any, cast
 import pytest
 import understudy_takeover as takeover
 from understudy.core.modes import Mode
+from understudy_host import places as places_of_host
 from understudy_host import update as updating
 from understudy_host.__main__ import may_maintain
-from understudy_host.compose import Compose, Health
+from understudy_host.compose import Compose, Health, run
 from understudy_host.decommission import reasons
-from understudy_host.places import HostError, Places, RefusedError, image_of, set_image
+from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably, set_image
 from understudy_host.supervise import PATIENCE_SECONDS, Patience
 from understudy_host.update import MAY_UPDATE, recover, update
 from understudy_takeover import Holder, Step
@@ -214,6 +217,8 @@ def appliance(
         compose = Appliance(places, *ill)
         monkeypatch.setattr(updating, "check_config", lambda places, image: "in order")
         monkeypatch.setattr(updating, "Compose", lambda places: compose)
+        # It would wait for what others write on this machine.
+        monkeypatch.setattr(os, "sync", lambda: None)
         monkeypatch.setattr(time, "strftime", lambda form: f"update-{next(moments)}")
         yield places, compose
 
@@ -240,7 +245,7 @@ def cut_power(monkeypatch: pytest.MonkeyPatch, compose: Appliance, after: int) -
 NEW_AGENT_ILL, NEW_EDGE_ILL, OLD_EDGE_ILL = ("new", "agent"), ("new", "edge"), ("old", "edge")
 
 
-@pytest.mark.parametrize("after", range(1, 20))
+@pytest.mark.parametrize("after", range(1, 25))
 @pytest.mark.parametrize("ill", [(), (NEW_AGENT_ILL,), (NEW_AGENT_ILL, OLD_EDGE_ILL), (NEW_EDGE_ILL,)])
 def test_update_that_a_power_cut_interrupts_loses_nothing_that_was_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ill: tuple[tuple[str, str], ...], after: int
@@ -296,6 +301,57 @@ def test_update_whose_edge_is_ill_is_rolled_back_with_what_was_acknowledged_mean
         with pytest.raises(HostError, match="rolled back to old, which serves again"):
             update(places, "new")
         assert compose.ledger == ["old", "instance before", "instance 0", "instance 1"]
+
+
+def test_update_is_refused_without_room_for_the_copies_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch) as (places, compose):
+        monkeypatch.setattr(updating, "SPARE_BYTES", 2**60)
+        with pytest.raises(RefusedError, match=r"need \d+ MiB, and \d+ MiB are free"):
+            update(places, "new")
+        assert compose.ledger == ["old", "instance before"]
+        assert not places.journal.exists()
+        assert list(places.backups.iterdir()) == []
+
+
+def test_update_whose_copies_fill_the_disk_serves_again_and_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(command: Sequence[str]) -> bytes:
+        if command[0] != "cp":
+            return run(command)
+        partial = Path(command[-1])
+        partial.mkdir()
+        full.append(partial)
+        raise HostError("No space left on device")
+
+    def write(path: Path, text: str, *, mode: int) -> None:
+        if any(partial.exists() for partial in full):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace_durably(path, text, mode=mode)
+
+    full: list[Path] = []
+    with appliance(tmp_path, monkeypatch) as (places, compose):
+        monkeypatch.setattr(updating, "run", fill)
+        # `set_image` writes by it, and the journal.
+        monkeypatch.setattr(updating, "replace_durably", write)
+        monkeypatch.setattr(places_of_host, "replace_durably", write)
+        with pytest.raises(HostError, match="rolled back to old, which serves again"):
+            update(places, "new")
+        assert compose.ledger == ["old", "instance before", "instance 0"]
+        assert not places.journal.exists()
+        assert list(places.backups.iterdir()) == []
+
+
+def test_updates_that_are_rolled_back_leave_no_more_copies_than_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch, NEW_AGENT_ILL) as (places, _):
+        for _ in range(updating.KEPT + 1):
+            with pytest.raises(HostError, match="rolled back"):
+                update(places, "new")
+        assert len(list(places.backups.iterdir())) == updating.KEPT
 
 
 @pytest.mark.parametrize("mode", STANDING_IN)

@@ -36,6 +36,8 @@ MAY_UPDATE = ("standby", "maintenance")
 HEALTHY_SECONDS = 120
 KEPT = 2
 """Copies of earlier updates that stay."""
+SPARE_BYTES = 256 * 2**20
+"""What the copies leave free: ledger and index grow until the services stop, and the host needs some."""
 
 
 @contextmanager
@@ -77,6 +79,7 @@ def update(places: Places, image: str, *, without_status: bool = False) -> str:
     with _alone(places):
         # Somebody may have promoted it meanwhile.
         _refuse_unless_allowed(places, without_status)
+        _refuse_without_room(places)
         compose = Compose(places)
         try:
             return _replace(places, compose, previous, image)
@@ -91,18 +94,16 @@ def update(places: Places, image: str, *, without_status: bool = False) -> str:
 
 def _replace(places: Places, compose: Compose, previous: str, image: str) -> str:
     copy = places.backups / time.strftime("update-%Y%m%d-%H%M%S")
-    journal = Journal(previous, image, str(copy))
-    _write(places, journal)
+    journal = _write(places, Journal(previous, image, str(copy)))
     begun = time.monotonic()
     try:
         compose.stop()
         _copy(places, copy)
-        journal = replace(journal, copied=True)
-        _write(places, journal)
+        journal = _write(places, replace(journal, copied=True))
         set_image(places, image)
         compose.up(*BEFORE_THE_EDGE, seconds=HEALTHY_SECONDS)
         remove_durably(places.journal)
-    except HostError as error:
+    except (HostError, OSError) as error:
         reason = f"{error}\n{compose.last_words(*BEFORE_THE_EDGE)}"
         _roll_back(places, compose, journal)
         try:
@@ -146,9 +147,22 @@ def _refuse_unless_allowed(places: Places, without_status: bool) -> None:
         )
 
 
+def _refuse_without_room(places: Places) -> None:
+    """Raise RefusedError where the copies would fill the disk that they go to."""
+    measured = run(["du", "--summarize", "--block-size=1", *(str(places.volume(name)) for name in COPIED)])
+    needed = sum(int(line.split()[0]) for line in measured.splitlines()) + SPARE_BYTES
+    places.backups.mkdir(parents=True, exist_ok=True, mode=0o700)
+    free = shutil.disk_usage(places.backups).free
+    if free < needed:
+        raise RefusedError(
+            f"the copies of ledger and index in {places.backups} need {needed / 2**20:.0f} MiB, and "
+            f"{free / 2**20:.0f} MiB are free: make room there, or mount a disk there"
+        )
+
+
 def _copy(places: Places, copy: Path) -> None:
     """Copy what only the appliance knows, with owners and modes; the services have to be stopped."""
-    copy.mkdir(parents=True, mode=0o700)
+    copy.mkdir(mode=0o700)
     for name in COPIED:
         run(["cp", "--archive", "--reflink=auto", str(places.volume(name)), str(copy / name)])
     os.sync()
@@ -166,14 +180,20 @@ def _roll_back(places: Places, compose: Compose, journal: Journal) -> None:
     compose.stop()
     if journal.copied:
         _put_back(places, Path(journal.copy))
+    else:
+        # It may be what has filled the disk.
+        shutil.rmtree(journal.copy, ignore_errors=True)
     set_image(places, journal.previous)
     remove_durably(places.journal)
+    _forget(places)
 
 
-def _write(places: Places, journal: Journal) -> None:
+def _write(places: Places, journal: Journal) -> Journal:
+    """Put the journal on the disk and return it."""
     replace_durably(places.journal, json.dumps(asdict(journal)), mode=0o600)
+    return journal
 
 
 def _forget(places: Places) -> None:
     for old in sorted(places.backups.glob("update-*"))[:-KEPT]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
