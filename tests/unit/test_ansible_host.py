@@ -18,6 +18,7 @@ from typing import Any, cast
 import pytest
 import understudy_takeover as takeover
 from understudy.core.modes import Mode
+from understudy_host import decommission as decommissioning
 from understudy_host import places as places_of_host
 from understudy_host import update as updating
 from understudy_host.__main__ import may_maintain
@@ -71,6 +72,89 @@ def test_decommission_is_refused_while_it_stands_in(mode: str) -> None:
 
 def test_decommission_is_refused_where_nobody_else_has_anything() -> None:
     assert len(list(reasons(told(proven=0)))) == 1
+
+
+class Project:
+    """Containers of a compose project, and the order of what is done to them."""
+
+    def __init__(self, *, exists: bool = True) -> None:
+        self._exists = exists
+        self.did: list[str] = []
+
+    def exists(self) -> bool:
+        return self._exists
+
+    def stop(self, *services: str) -> None:
+        self.did.append(f"stop {','.join(services) or 'all'}")
+
+    def up(self, *, seconds: int) -> None:
+        self.did.append("up")
+
+    def remove(self) -> None:
+        self.did.append("remove")
+
+
+def decommissioned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, project: Project, *answers: dict[str, Any]
+) -> str:
+    """Decommission a project whose agent gives these answers, then none; a wait is what was done as well."""
+    remaining = iter(answers)
+
+    def status(places: Places) -> dict[str, Any]:
+        try:
+            return next(remaining)
+        except StopIteration:
+            raise HostError("the agent does not answer") from None
+
+    places = Places(project=folder)
+    places.environment.write_text("UNDERSTUDY_IMAGE=old\n", encoding="utf-8")
+    monkeypatch.setattr(decommissioning, "Compose", lambda places: project)
+    monkeypatch.setattr(decommissioning, "status", status)
+    monkeypatch.setattr(time, "sleep", lambda seconds: project.did.append("wait"))
+    return decommissioning.decommission(places)
+
+
+def test_decommission_removes_once_nobody_is_let_in_and_all_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project()
+    said = decommissioned(tmp_path, monkeypatch, project, told(), told(), told())
+    assert project.did == ["stop edge", "wait", "stop all", "remove"]
+    assert "the services are removed" in said
+
+
+def test_decommission_that_is_refused_at_once_disturbs_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project()
+    with pytest.raises(RefusedError, match="1 owed"):
+        decommissioned(tmp_path, monkeypatch, project, told(owed=1))
+    assert project.did == []
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        ([told(owed=1)], "1 owed"),
+        ([{**told(), "instances": 4}], "1 instances came just now"),
+        ([], "the agent does not answer"),
+    ],
+)
+def test_decommission_lets_in_again_where_an_association_left_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: list[dict[str, Any]], why: str
+) -> None:
+    project = Project()
+    with pytest.raises(HostError, match=why):
+        decommissioned(tmp_path, monkeypatch, project, told(), told(), *last)
+    assert project.did == ["stop edge", "wait", "up"]
+
+
+def test_decommission_of_what_is_removed_already_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(exists=False)
+    assert "the services are removed" in decommissioned(tmp_path, monkeypatch, project)
+    assert project.did == []
 
 
 def test_image_is_replaced_in_its_line_alone(tmp_path: Path) -> None:
