@@ -236,3 +236,9 @@ def test_decommission_is_refused_while_anything_is_unproven_then_takes_all_away(
     assert list(tmp_path.glob("standby-configuration-*.tar.age"))
     assert not clients.is_open(host.address, DICOM)
     assert host.execute("docker", "ps", "--all", "--quiet") == ""
+    # Once more, and this time for good.
+    erase = ("--extra-vars", '{"decommission_erase": true}')
+    host.play("decommission.yml", standby.variables, *site, *erase).succeeded()
+    folders = "ls -d /srv/understudy /etc/understudy /opt/understudy 2>/dev/null || true"
+    assert host.execute("sh", "-c", folders) == ""
+    host.play("decommission.yml", standby.variables, *site, *erase).succeeded()

@@ -1,27 +1,32 @@
 """What the host decides by itself: when a service hangs, an appliance may go, an address is taken."""
 
+import errno
 import itertools
 import json
+import os
 import socket
 import socketserver
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import understudy_takeover as takeover
 from understudy.core.modes import Mode
+from understudy_host import decommission as decommissioning
+from understudy_host import places as places_of_host
 from understudy_host import update as updating
 from understudy_host.__main__ import may_maintain
-from understudy_host.compose import Health
+from understudy_host.compose import Compose, Health, run
 from understudy_host.decommission import reasons
-from understudy_host.places import HostError, Places, RefusedError, image_of, set_image
+from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably, set_image
 from understudy_host.supervise import PATIENCE_SECONDS, Patience
-from understudy_host.update import MAY_UPDATE, update
+from understudy_host.update import MAY_UPDATE, recover, update
 from understudy_takeover import Holder, Step
 
 
@@ -69,6 +74,89 @@ def test_decommission_is_refused_where_nobody_else_has_anything() -> None:
     assert len(list(reasons(told(proven=0)))) == 1
 
 
+class Project:
+    """Containers of a compose project, and the order of what is done to them."""
+
+    def __init__(self, *, exists: bool = True) -> None:
+        self._exists = exists
+        self.did: list[str] = []
+
+    def exists(self) -> bool:
+        return self._exists
+
+    def stop(self, *services: str) -> None:
+        self.did.append(f"stop {','.join(services) or 'all'}")
+
+    def up(self, *, seconds: int) -> None:
+        self.did.append("up")
+
+    def remove(self) -> None:
+        self.did.append("remove")
+
+
+def decommissioned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, project: Project, *answers: dict[str, Any]
+) -> str:
+    """Decommission a project whose agent gives these answers, then none; a wait is what was done as well."""
+    remaining = iter(answers)
+
+    def status(places: Places) -> dict[str, Any]:
+        try:
+            return next(remaining)
+        except StopIteration:
+            raise HostError("the agent does not answer") from None
+
+    places = Places(project=folder)
+    places.environment.write_text("UNDERSTUDY_IMAGE=old\n", encoding="utf-8")
+    monkeypatch.setattr(decommissioning, "Compose", lambda places: project)
+    monkeypatch.setattr(decommissioning, "status", status)
+    monkeypatch.setattr(time, "sleep", lambda seconds: project.did.append("wait"))
+    return decommissioning.decommission(places)
+
+
+def test_decommission_removes_once_nobody_is_let_in_and_all_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project()
+    said = decommissioned(tmp_path, monkeypatch, project, told(), told(), told())
+    assert project.did == ["stop edge", "wait", "stop all", "remove"]
+    assert "the services are removed" in said
+
+
+def test_decommission_that_is_refused_at_once_disturbs_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project()
+    with pytest.raises(RefusedError, match="1 owed"):
+        decommissioned(tmp_path, monkeypatch, project, told(owed=1))
+    assert project.did == []
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        ([told(owed=1)], "1 owed"),
+        ([{**told(), "instances": 4}], "1 instances came just now"),
+        ([], "the agent does not answer"),
+    ],
+)
+def test_decommission_lets_in_again_where_an_association_left_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: list[dict[str, Any]], why: str
+) -> None:
+    project = Project()
+    with pytest.raises(HostError, match=why):
+        decommissioned(tmp_path, monkeypatch, project, told(), told(), *last)
+    assert project.did == ["stop edge", "wait", "up"]
+
+
+def test_decommission_of_what_is_removed_already_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(exists=False)
+    assert "the services are removed" in decommissioned(tmp_path, monkeypatch, project)
+    assert project.did == []
+
+
 def test_image_is_replaced_in_its_line_alone(tmp_path: Path) -> None:
     places = Places(project=tmp_path)
     places.environment.write_text("A=1\nUNDERSTUDY_IMAGE=understudy:one\nB=2\n", encoding="utf-8")
@@ -113,9 +201,11 @@ def agent(folder: Path, *modes: Mode) -> Iterator[Places]:
     with UnixServer(str(places.agent_socket), Answer) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield places
-        server.shutdown()
-        thread.join()
+        try:
+            yield places
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 STANDING_IN = (Mode.ACTIVE, Mode.RETURNING)
@@ -155,6 +245,197 @@ def test_update_is_refused_where_nobody_tells_the_mode(tmp_path: Path) -> None:
     places.environment.write_text("UNDERSTUDY_IMAGE=old\n", encoding="utf-8")
     with pytest.raises(RefusedError, match="update_without_status"):
         update(places, "new")
+
+
+class PowerCut(BaseException):
+    """The host lost its power."""
+
+
+class Appliance:
+    """What the compose project does to image and ledger: the new image's agent migrates the ledger, which the
+    old one refuses then; whoever is let in leaves an instance in it."""
+
+    def __init__(self, places: Places, *ill: tuple[str, str]) -> None:
+        self._places = places
+        self.ill = ill
+        self.migrates = True
+        self.acknowledged: list[str] = []
+
+    def stop(self) -> None:
+        pass
+
+    def up(self, *services: str, seconds: int) -> None:
+        image = image_of(self._places)
+        version, *instances = self.ledger
+        if self.migrates and (version, image) == ("new", "old"):
+            raise HostError("the ledger is of a newer version")
+        if (image, "agent") not in self.ill and not services:
+            self.acknowledged.append(f"instance {len(self.acknowledged)}")
+            instances.append(self.acknowledged[-1])
+        self._ledger.write_text("\n".join([image, *instances]), encoding="utf-8")
+        if any((image, service) in self.ill for service in services or ("agent", "edge")):
+            raise HostError(f"{image} is not healthy")
+
+    def last_words(self, *services: str) -> str:
+        return ""
+
+    @property
+    def _ledger(self) -> Path:
+        return self._places.volume("state") / "ledger"
+
+    @property
+    def ledger(self) -> list[str]:
+        return self._ledger.read_text(encoding="utf-8").splitlines()
+
+
+@contextmanager
+def appliance(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *ill: tuple[str, str]
+) -> Iterator[tuple[Places, Appliance]]:
+    """A standby with the image `old`; `ill` are services that do not become healthy with an image."""
+    moments = itertools.count()
+    with agent(folder, Mode.STANDBY) as places:
+        for name in updating.COPIED:
+            places.volume(name).mkdir(parents=True)
+        (places.volume("state") / "ledger").write_text("old\ninstance before", encoding="utf-8")
+        compose = Appliance(places, *ill)
+        monkeypatch.setattr(updating, "check_config", lambda places, image: "in order")
+        monkeypatch.setattr(updating, "Compose", lambda places: compose)
+        # It would wait for what others write on this machine.
+        monkeypatch.setattr(os, "sync", lambda: None)
+        monkeypatch.setattr(time, "strftime", lambda form: f"update-{next(moments)}")
+        yield places, compose
+
+
+def cut_power(monkeypatch: pytest.MonkeyPatch, compose: Appliance, after: int) -> None:
+    """Cut the power after so many steps that change the disk or the services."""
+    steps = itertools.count(1)
+
+    def cut(step: Callable[..., Any]) -> Callable[..., Any]:
+        def stepped(*arguments: Any, **named: Any) -> Any:
+            done = step(*arguments, **named)
+            if next(steps) == after:
+                raise PowerCut
+            return done
+
+        return stepped
+
+    for name in ("run", "replace_durably", "set_image", "remove_durably"):
+        monkeypatch.setattr(updating, name, cut(getattr(updating, name)))
+    for name in ("stop", "up"):
+        monkeypatch.setattr(compose, name, cut(getattr(compose, name)))
+
+
+NEW_AGENT_ILL, NEW_EDGE_ILL, OLD_EDGE_ILL = ("new", "agent"), ("new", "edge"), ("old", "edge")
+
+
+@pytest.mark.parametrize("after", range(1, 25))
+@pytest.mark.parametrize("ill", [(), (NEW_AGENT_ILL,), (NEW_AGENT_ILL, OLD_EDGE_ILL), (NEW_EDGE_ILL,)])
+def test_update_that_a_power_cut_interrupts_loses_nothing_that_was_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ill: tuple[tuple[str, str], ...], after: int
+) -> None:
+    with appliance(tmp_path, monkeypatch, *ill) as (places, compose):
+        with monkeypatch.context() as patched:
+            cut_power(patched, compose, after)
+            with suppress(PowerCut, HostError):
+                update(places, "new")
+        compose.ill = ()
+        for _ in range(2):
+            recover(places, cast(Compose, compose))
+            compose.up(seconds=1)
+            assert compose.ledger == [image_of(places), "instance before", *compose.acknowledged]
+        assert not places.journal.exists()
+
+
+def test_update_whose_agent_is_ill_is_rolled_back_with_the_old_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch, NEW_AGENT_ILL) as (places, compose):
+        with pytest.raises(HostError, match="rolled back to old, which serves again"):
+            update(places, "new")
+        assert compose.ledger == ["old", "instance before", "instance 0"]
+
+
+def test_rollback_that_is_slow_to_serve_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch, NEW_AGENT_ILL, OLD_EDGE_ILL) as (places, compose):
+        with pytest.raises(HostError, match="rolled back to old, but: old is not healthy"):
+            update(places, "new")
+        recover(places, cast(Compose, compose))
+        assert compose.ledger == ["old", "instance before", "instance 0"]
+
+
+def test_update_whose_edge_is_ill_stays_where_the_old_image_refuses_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch, NEW_EDGE_ILL) as (places, compose):
+        with pytest.raises(HostError, match="old did not take over again: the ledger is of a newer version"):
+            update(places, "new")
+        assert image_of(places) == "new"
+        assert compose.ledger[:2] == ["new", "instance before"]
+        assert compose.ledger[2:] == compose.acknowledged
+
+
+def test_update_whose_edge_is_ill_is_rolled_back_with_what_was_acknowledged_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch, NEW_EDGE_ILL) as (places, compose):
+        compose.migrates = False
+        with pytest.raises(HostError, match="rolled back to old, which serves again"):
+            update(places, "new")
+        assert compose.ledger == ["old", "instance before", "instance 0", "instance 1"]
+
+
+def test_update_is_refused_without_room_for_the_copies_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch) as (places, compose):
+        monkeypatch.setattr(updating, "SPARE_BYTES", 2**60)
+        with pytest.raises(RefusedError, match=r"need \d+ MiB, and \d+ MiB are free"):
+            update(places, "new")
+        assert compose.ledger == ["old", "instance before"]
+        assert not places.journal.exists()
+        assert list(places.backups.iterdir()) == []
+
+
+def test_update_whose_copies_fill_the_disk_serves_again_and_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(command: Sequence[str]) -> bytes:
+        if command[0] != "cp":
+            return run(command)
+        partial = Path(command[-1])
+        partial.mkdir()
+        full.append(partial)
+        raise HostError("No space left on device")
+
+    def write(path: Path, text: str, *, mode: int) -> None:
+        if any(partial.exists() for partial in full):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace_durably(path, text, mode=mode)
+
+    full: list[Path] = []
+    with appliance(tmp_path, monkeypatch) as (places, compose):
+        monkeypatch.setattr(updating, "run", fill)
+        # `set_image` writes by it, and the journal.
+        monkeypatch.setattr(updating, "replace_durably", write)
+        monkeypatch.setattr(places_of_host, "replace_durably", write)
+        with pytest.raises(HostError, match="rolled back to old, which serves again"):
+            update(places, "new")
+        assert compose.ledger == ["old", "instance before", "instance 0"]
+        assert not places.journal.exists()
+        assert list(places.backups.iterdir()) == []
+
+
+def test_updates_that_are_rolled_back_leave_no_more_copies_than_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch, NEW_AGENT_ILL) as (places, _):
+        for _ in range(updating.KEPT + 1):
+            with pytest.raises(HostError, match="rolled back"):
+                update(places, "new")
+        assert len(list(places.backups.iterdir())) == updating.KEPT
 
 
 @pytest.mark.parametrize("mode", STANDING_IN)

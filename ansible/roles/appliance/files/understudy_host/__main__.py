@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         said = _run(parsed, Places())
-    except HostError as error:
+    except (HostError, OSError) as error:
         print(error, file=sys.stderr)
         return REFUSED if isinstance(error, RefusedError) else FAILED
     if said:

@@ -15,6 +15,9 @@ from understudy_host.places import HostError, Places
 SERVICES = ("edge", "orthanc", "agent")
 """In the order in which they stop: nobody is let in any more before intake and account end."""
 
+START_SECONDS = 240
+"""How long a start of what has served before may take."""
+
 _ANSWER_SECONDS = 10
 
 
@@ -50,9 +53,13 @@ class Compose:
         wait = ("--detach", "--wait", "--wait-timeout", str(seconds))
         self._compose("up", "--no-build", "--pull", "never", "--remove-orphans", *wait, *services)
 
-    def stop(self) -> None:
-        """Stop the services one after the other; each has its own time to finish what runs."""
-        for service in SERVICES:
+    def exists(self) -> bool:
+        """Whether there is any container, running or not."""
+        return bool(self._compose("ps", "--all", "--quiet").strip())
+
+    def stop(self, *services: str) -> None:
+        """Stop services, all if none is named, one by one; each has its own time to finish what runs."""
+        for service in services or SERVICES:
             self._compose("stop", service)
 
     def restart(self, service: str) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from understudy_host import update
-from understudy_host.compose import Compose, Health
+from understudy_host.compose import START_SECONDS, Compose, Health
 from understudy_host.places import HostError, Places
 
-START_SECONDS = 240
 LOOK_SECONDS = 10
 PATIENCE_SECONDS = 180
 """A service that Docker calls unhealthy for so long hangs, and is restarted; what ends Docker restarts.

@@ -1,8 +1,11 @@
 """Replaces the image: refused unless it may, ledger and index copied first, rolled back by itself.
 
-Rule 1: the intent is on the disk before the first step. After a power cut the next start rolls back.
+Rule 1: the intent is on the disk, as a journal, before the first step. Where a power cut leaves one, the next
+start rolls back.
 Rule 2: nobody is let in before the new intake and agent are healthy. So until then the copies of ledger and
-index are the whole truth, and putting them back loses nothing; after it they are never put back.
+index are the whole truth, and putting them back loses nothing.
+Rule 3: the journal ends before anybody is let in, by the new image or by the old. So copies are never put
+back over what came after them.
 """
 
 import fcntl
@@ -12,12 +15,20 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from understudy_host.check_config import check_config
-from understudy_host.compose import SERVICES, Compose, run, status
-from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably, set_image
+from understudy_host.compose import SERVICES, START_SECONDS, Compose, run, status
+from understudy_host.places import (
+    HostError,
+    Places,
+    RefusedError,
+    image_of,
+    remove_durably,
+    replace_durably,
+    set_image,
+)
 
 COPIED = ("state", "index")
 BEFORE_THE_EDGE = ("orthanc", "agent")
@@ -25,6 +36,8 @@ MAY_UPDATE = ("standby", "maintenance")
 HEALTHY_SECONDS = 120
 KEPT = 2
 """Copies of earlier updates that stay."""
+SPARE_BYTES = 256 * 2**20
+"""What the copies leave free: ledger and index grow until the services stop, and the host needs some."""
 
 
 @contextmanager
@@ -40,15 +53,17 @@ def _alone(places: Places) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """An update under way."""
+    """An update that has let nobody in yet."""
 
     previous: str
     following: str
     copy: str
     """Folder of the copies; complete where `copied`."""
     copied: bool = False
-    opened: bool = False
-    """Whether the edge was started with the new image: from then on the copies may be too old."""
+
+
+class _UnopenedError(HostError):
+    """Intake and agent are healthy with the new image, but its edge is not."""
 
 
 def update(places: Places, image: str, *, without_status: bool = False) -> str:
@@ -64,35 +79,48 @@ def update(places: Places, image: str, *, without_status: bool = False) -> str:
     with _alone(places):
         # Somebody may have promoted it meanwhile.
         _refuse_unless_allowed(places, without_status)
-        return _replace(places, Compose(places), previous, image)
+        _refuse_without_room(places)
+        compose = Compose(places)
+        try:
+            return _replace(places, compose, previous, image)
+        except _UnopenedError as error:
+            # Somebody may have been let in: it goes back as it came, with copies of what is there now.
+            try:
+                _replace(places, compose, image, previous)
+            except HostError as another:
+                raise HostError(f"{error}\n{previous} did not take over again: {another}") from another
+            raise HostError(f"rolled back to {previous}, which serves again. The reason: {error}") from error
 
 
 def _replace(places: Places, compose: Compose, previous: str, image: str) -> str:
     copy = places.backups / time.strftime("update-%Y%m%d-%H%M%S")
-    journal = Journal(previous, image, str(copy))
-    _write(places, journal)
+    journal = _write(places, Journal(previous, image, str(copy)))
     begun = time.monotonic()
     try:
         compose.stop()
         _copy(places, copy)
-        journal = Journal(previous, image, str(copy), copied=True)
-        _write(places, journal)
+        journal = _write(places, replace(journal, copied=True))
         set_image(places, image)
         compose.up(*BEFORE_THE_EDGE, seconds=HEALTHY_SECONDS)
-        journal = Journal(previous, image, str(copy), copied=True, opened=True)
-        _write(places, journal)
+        remove_durably(places.journal)
+    except (HostError, OSError) as error:
+        reason = f"{error}\n{compose.last_words(*BEFORE_THE_EDGE)}"
+        _roll_back(places, compose, journal)
+        try:
+            compose.up(seconds=START_SECONDS)
+        except HostError as another:
+            raise HostError(f"{reason}\nrolled back to {previous}, but: {another}") from another
+        raise HostError(f"rolled back to {previous}, which serves again. The reason: {reason}") from error
+    try:
         compose.up(seconds=HEALTHY_SECONDS)
     except HostError as error:
-        reason = f"{error}\n{compose.last_words(*(SERVICES if journal.opened else BEFORE_THE_EDGE))}"
-        _roll_back(places, compose, journal)
-        raise HostError(f"rolled back to {previous}, which serves again. The reason: {reason}") from error
-    places.journal.unlink()
+        raise _UnopenedError(f"{error}\n{compose.last_words(*SERVICES)}") from error
     _forget(places)
     return f"updated: {image} serves after {time.monotonic() - begun:.0f} s; before it {previous}"
 
 
 def recover(places: Places, compose: Compose) -> None:
-    """Roll back an update that a power cut or a kill interrupted; nothing where there was none."""
+    """Roll back an update that a power cut or a kill interrupted; the caller starts the services."""
     with _alone(places):
         if not places.journal.exists():
             return
@@ -119,9 +147,22 @@ def _refuse_unless_allowed(places: Places, without_status: bool) -> None:
         )
 
 
+def _refuse_without_room(places: Places) -> None:
+    """Raise RefusedError where the copies would fill the disk that they go to."""
+    measured = run(["du", "--summarize", "--block-size=1", *(str(places.volume(name)) for name in COPIED)])
+    needed = sum(int(line.split()[0]) for line in measured.splitlines()) + SPARE_BYTES
+    places.backups.mkdir(parents=True, exist_ok=True, mode=0o700)
+    free = shutil.disk_usage(places.backups).free
+    if free < needed:
+        raise RefusedError(
+            f"the copies of ledger and index in {places.backups} need {needed / 2**20:.0f} MiB, and "
+            f"{free / 2**20:.0f} MiB are free: make room there, or mount a disk there"
+        )
+
+
 def _copy(places: Places, copy: Path) -> None:
     """Copy what only the appliance knows, with owners and modes; the services have to be stopped."""
-    copy.mkdir(parents=True, mode=0o700)
+    copy.mkdir(mode=0o700)
     for name in COPIED:
         run(["cp", "--archive", "--reflink=auto", str(places.volume(name)), str(copy / name)])
     os.sync()
@@ -135,18 +176,24 @@ def _put_back(places: Places, copy: Path) -> None:
 
 
 def _roll_back(places: Places, compose: Compose, journal: Journal) -> None:
+    """Make image, ledger and index the previous ones; the caller starts them."""
     compose.stop()
-    if journal.copied and not journal.opened:
+    if journal.copied:
         _put_back(places, Path(journal.copy))
+    else:
+        # It may be what has filled the disk.
+        shutil.rmtree(journal.copy, ignore_errors=True)
     set_image(places, journal.previous)
-    compose.up(seconds=HEALTHY_SECONDS)
-    places.journal.unlink()
+    remove_durably(places.journal)
+    _forget(places)
 
 
-def _write(places: Places, journal: Journal) -> None:
+def _write(places: Places, journal: Journal) -> Journal:
+    """Put the journal on the disk and return it."""
     replace_durably(places.journal, json.dumps(asdict(journal)), mode=0o600)
+    return journal
 
 
 def _forget(places: Places) -> None:
     for old in sorted(places.backups.glob("update-*"))[:-KEPT]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
