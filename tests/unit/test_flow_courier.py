@@ -246,6 +246,28 @@ def test_process_that_ends_in_mid_batch_is_continued_by_its_successor(bench: Ben
     assert sorted(bench.holder.delivered) == sorted(uids)
 
 
+@pytest.mark.parametrize("name", ["record", "give_back"])
+def test_batch_that_the_ledger_could_not_be_told_of_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    uids = bench.note(8)
+    bench.holder.away_after = 1
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(bench.ledger, name, full)
+    with pytest.raises(OSError, match="no space"):
+        bench.lane.step()
+    monkeypatch.undo()
+    assert "in_flight" in bench.states()
+    bench.holder.away_after = None
+    bench.run(seconds=30)
+    assert bench.states() == ["proven"] * 8
+    # What was taken is found there and not sent twice.
+    assert sorted(bench.holder.delivered) == sorted(uids)
+
+
 def test_instance_waived_between_look_and_claim_is_not_sent(bench: Bench) -> None:
     uids = bench.note(3)
 

@@ -2,7 +2,8 @@
 
 Rule 1: lanes share nothing but the ledger; one that waits delays no other.
 Rule 2: whatever stops a lane in the middle of a batch, every instance of it gets an outcome or is given back;
-where the process ends, its successor releases the claims.
+where the process ends, its successor releases the claims. A lane alone claims for its holder, so that what it
+finds in flight when it begins a step is what the ledger could not be told of.
 Rule 3: a holder that is away is tried with one instance, by one lane, at growing intervals without an end.
 """
 
@@ -76,6 +77,10 @@ class Lane:
 
     def step(self) -> bool:
         """Ask for proofs and deliver one batch; return whether there was anything to do."""
+        left = self._ledger.in_flight(self.holder.name)
+        if left:
+            reason = "what became of it could not be written down: outcome unknown"
+            self._record([Delivery(number, Outcome.UNKNOWN, reason) for number in left])
         if not self._is_open():
             self._show(LaneState.PAUSED, "the mode keeps it still")
             return False

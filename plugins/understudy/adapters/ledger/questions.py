@@ -113,6 +113,14 @@ class Questions:
             )
             return [_instance(row) for row in rows]
 
+    def in_flight(self, holder: HolderName) -> list[InstanceNumber]:
+        """Return what is claimed for the holder and has no outcome yet."""
+        query = select(obligations.c.instance).where(
+            obligations.c.holder == holder, obligations.c.state == ObligationState.IN_FLIGHT.value
+        )
+        with self._database.reading() as connection:
+            return [InstanceNumber(number) for number in connection.scalars(query)]
+
     def instances_of(self, study: StudyInstanceUid) -> list[Instance]:
         """Return the present version of every instance of a study."""
         query = select(*_INSTANCE_COLUMNS).where(
