@@ -1,12 +1,14 @@
 """The lane: whatever its holder does, nothing is lost and nothing is believed without a proof."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from understudy.adapters.ledger import Ledger
-from understudy.core.model import Delivery, HolderKind, Instance, InstanceNumber, Outcome, Proof
+from understudy.core.model import Delivery, HolderKind, Instance, InstanceNumber, Outcome, Proof, Timestamp
 from understudy.core.obligations import ObligationState, Selection
+from understudy.core.ports import HolderUnavailableError
 from understudy.core.views import LaneState, iso
 from understudy.flow.courier import Lane, LanePolicy
 
@@ -330,6 +332,94 @@ def test_duplicate_of_a_content_that_was_replaced_waits_for_a_person(bench: Benc
     bench.run(seconds=1000, step=50)
     assert bench.states() == ["refused"]
     assert bench.holder.delivered == [uids[0], uids[0]]
+
+
+class OneBad(FakeHolder):
+    """A holder that has no usable answer for some studies, to a question or to an instance itself."""
+
+    unanswered: frozenset[str] = frozenset()
+    unsendable: frozenset[str] = frozenset()
+
+    def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
+        if any(one.study_instance_uid in self.unanswered for one in instances):
+            raise HolderUnavailableError(self.name, "its answers are capped", "raise the limit")
+        return super().find(instances)
+
+    def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
+        for one in instances:
+            if one.sop_instance_uid in self.unsendable:
+                raise HolderUnavailableError(self.name, "413 for this one", "raise the limit")
+            yield from super().deliver([one])
+
+
+@pytest.fixture
+def one_bad(bench: Bench) -> OneBad:
+    """Three studies of two instances each, the first owed the longest."""
+    for study in (1, 2, 3):
+        both = [new_instance(2 * study + one, study=f"1.2.{study}") for one in (-1, 0)]
+        note(bench.ledger, *both, now=Timestamp(NOW - 100 + study))
+    holder = OneBad()
+    bench.holder = holder
+    bench.lane = bench.new_lane(holder)
+    return holder
+
+
+def states(bench: Bench) -> dict[str, str]:
+    return {
+        view.sop_instance_uid.rpartition(".")[2]: view.state.value
+        for view in bench.ledger.obligations(ROUTE, None, 10)
+    }
+
+
+@pytest.mark.parametrize("bad", [{1}, {1, 2}, {2}])
+def test_study_without_a_usable_answer_delays_no_other(bench: Bench, one_bad: OneBad, bad: set[int]) -> None:
+    one_bad.unanswered = frozenset(f"1.2.{study}" for study in bad)
+    bench.run(seconds=200)
+    assert {name for name, state in states(bench).items() if state == "owed"} == {
+        str(2 * study + one) for study in bad for one in (-1, 0)
+    }
+    assert Counter(states(bench).values())["proven"] == 6 - 2 * len(bad)
+    # Its own answer says why, and it is tried again at growing intervals until there is one.
+    bench.run(seconds=1000)
+    stuck = bench.ledger.obligations(ROUTE, ObligationState.OWED, 10)
+    assert len(bad) == 2 or {view.reason for view in stuck} == {"its answers are capped; raise the limit"}
+    one_bad.unanswered = frozenset()
+    bench.run(seconds=200)
+    assert set(states(bench).values()) == {"proven"}
+
+
+def test_acknowledged_study_without_a_usable_answer_delays_no_other(bench: Bench, one_bad: OneBad) -> None:
+    bench.lane.step()
+    one_bad.unanswered = frozenset({"1.2.1"})
+    bench.run(seconds=60)
+    assert states(bench) == {"1": "sent", "2": "sent"} | dict.fromkeys("3456", "proven")
+    one_bad.unanswered = frozenset()
+    bench.run(seconds=200)
+    assert set(states(bench).values()) == {"proven"}
+
+
+def test_instance_that_the_holder_cannot_take_delays_no_other(bench: Bench, one_bad: OneBad) -> None:
+    one_bad.unsendable = frozenset({"1.2.3.4.1"})
+    bench.run(seconds=60)
+    assert states(bench) == {"1": "owed"} | dict.fromkeys("23456", "proven")
+    one_bad.unsendable = frozenset()
+    bench.run(seconds=200)
+    assert set(states(bench).values()) == {"proven"}
+
+
+def test_holder_that_takes_nothing_blames_no_instance_and_changes_no_turn(
+    bench: Bench, one_bad: OneBad
+) -> None:
+    # It answers every question: only what it is given tells that it is full.
+    uids = [f"1.2.3.4.{name}" for name in range(1, 7)]
+    one_bad.unsendable = frozenset(uids)
+    bench.run(seconds=3000)
+    assert bench.lane.view.state is LaneState.WAITING
+    assert {view.attempts for view in bench.ledger.obligations(ROUTE, None, 10)} == {0}
+    one_bad.unsendable = frozenset()
+    bench.run(seconds=200)
+    assert one_bad.delivered == uids
+    assert set(states(bench).values()) == {"proven"}
 
 
 def test_lanes_share_nothing(bench: Bench) -> None:

@@ -5,6 +5,8 @@ Rule 2: whatever stops a lane in the middle of a batch, every instance of it get
 where the process ends, its successor releases the claims. A lane alone claims for its holder, so that what it
 finds in flight when it begins a step is what the ledger could not be told of.
 Rule 3: a holder that is away is tried with one instance, by one lane, at growing intervals without an end.
+Rule 4: where what comes first has no usable answer, something of another study is tried. If that goes, the
+first is put off and delays no other; if not, the holder is away, and nothing is blamed or loses its turn.
 """
 
 import logging
@@ -12,15 +14,28 @@ import threading
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from understudy.adapters.ledger import Ledger
-from understudy.core.model import Delivery, Instance, InstanceNumber, Outcome, Timestamp
+from understudy.core.model import (
+    Delivery,
+    Instance,
+    InstanceNumber,
+    Outcome,
+    StudyInstanceUid,
+    Timestamp,
+)
 from understudy.core.ports import Clock, Holder, HolderUnavailableError, Settlement
 from understudy.core.proving import Absence, judge_absence, pause_before_question
 from understudy.core.retry import delay_before
 from understudy.core.views import LaneState, LaneView, iso
 
 _log = logging.getLogger(__name__)
+
+_COMPARES_EVERY = 4
+"""Of so many failures in a row one is compared with another study, after the first so many: a holder that is
+away is not asked twice as often."""
+_MOST_SUSPECTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +53,19 @@ class LanePolicy:
     proof_interval: float = 1.0
     record_every: int = 16
     """Outcomes written in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the holder was last asked about or given."""
+
+    study: StudyInstanceUid
+    unsent: InstanceNumber | None = None
+    """The instance that it did not take, None where it was a question, which concerns the study."""
+
+
+_Act: TypeAlias = Callable[[Set[StudyInstanceUid]], bool]
+"""Does a batch of none of these studies and returns whether there was anything to do."""
 
 
 class Lane:
@@ -65,6 +93,9 @@ class Lane:
         self._most = policy.batch_instances
         """Instances of the next batch: halved after an unforeseen error, so that its cause ends up alone; one
         to try a holder that was away, and doubled with every batch that went well."""
+        self._asked: _Asked | None = None
+        self._suspects: set[StudyInstanceUid] = set()
+        """Studies that had no answer since the holder last gave one."""
         self._lock = threading.Lock()
         self._view = LaneView(LaneState.IDLE, "", iso(clock.now()), None, 0.0)
         self._not_before = Timestamp(0.0)
@@ -90,24 +121,68 @@ class Lane:
         if self._clock.now() < self._not_before:
             return False
         try:
-            worked = self._prove()
-            worked = self._deliver() or worked
+            worked = self._fairly(self._prove, self._prove, self._deliver)
+            worked = self._fairly(self._deliver, self._deliver) or worked
         except HolderUnavailableError as error:
             self._failures += 1
-            self._most = 1
             wait = self._delay(self._failures)
             self._not_before = Timestamp(self._clock.now() + wait)
             self._show(LaneState.WAITING, f"{error.reason}; {error.hint}", until=self._not_before)
             _log.warning("lane wait holder=%s seconds=%.1f because=%s", self.holder.name, wait, error.reason)
             return False
         self._failures = 0
+        self._suspects.clear()
         if not worked:
             self._show(LaneState.IDLE, "")
         return worked
 
-    def _prove(self) -> bool:
+    def _fairly(self, act: _Act, *others: _Act) -> bool:
+        """Act on what comes first, or put that off where the holder has no usable answer for it alone.
+
+        `others` are what shows on another study that the holder is there. Raises HolderUnavailableError where
+        it is not, or where there is nothing to compare with.
+        """
+        try:
+            return act(frozenset())
+        except HolderUnavailableError as error:
+            self._most = 1
+            first = self._asked
+            often = self._failures > _COMPARES_EVERY and self._failures % _COMPARES_EVERY
+            if first is None or often or not self._answers_others(first, others):
+                raise
+            self._put_off(first, error)
+            return True
+
+    def _answers_others(self, first: _Asked, others: Sequence[_Act]) -> bool:
+        if len(self._suspects) >= _MOST_SUSPECTS:
+            self._suspects.clear()
+        self._suspects.add(first.study)
+        for act in others:
+            try:
+                act(self._suspects)
+            except HolderUnavailableError:
+                if self._asked is not None:
+                    self._suspects.add(self._asked.study)
+                return False
+            if self._asked is not None:
+                return True
+        self._suspects.clear()
+        return False
+
+    def _put_off(self, what: _Asked, error: HolderUnavailableError) -> None:
+        """Try later what has no usable answer while the holder has one for others."""
+        name = self.holder.name
+        numbers = [what.unsent] if what.unsent is not None else list(self._ledger.states_of(name, what.study))
+        reason = f"{error.reason}; {error.hint}"
+        self._ledger.put_off(name, numbers, reason=reason, retry_at=self._retry_at)
+        _log.warning("lane put off holder=%s study=%s because=%s", name, what.study, error.reason)
+
+    def _prove(self, besides: Set[StudyInstanceUid]) -> bool:
         now = self._clock.now()
-        waiting = self._ledger.sent(self.holder.name, now=now, limit=self._policy.batch_instances)
+        waiting = self._ledger.sent(
+            self.holder.name, now=now, limit=self._policy.batch_instances, besides=besides
+        )
+        self._asked = _Asked(waiting[0].study_instance_uid) if waiting else None
         if waiting:
             self._show(LaneState.WORKING, f"asking for {len(waiting)} proofs")
         answers = self.holder.prove(waiting)
@@ -159,7 +234,7 @@ class Lane:
         if lost or unprovable:
             _log.warning("prove holder=%s lost=%d unprovable=%d", self.holder.name, lost, unprovable)
 
-    def _deliver(self) -> bool:
+    def _deliver(self, besides: Set[StudyInstanceUid]) -> bool:
         policy = self._policy
         batch = self._ledger.due(
             self.holder.name,
@@ -167,7 +242,9 @@ class Lane:
             limit=self._most,
             max_bytes=policy.batch_bytes,
             linger=policy.linger,
+            besides=besides,
         )
+        self._asked = _Asked(batch[0].study_instance_uid) if batch else None
         if not batch:
             return False
         began = self._clock.now()
@@ -205,6 +282,8 @@ class Lane:
                     self._record(pending)
                     pending = []
         except HolderUnavailableError:
+            first = next((one for one in claimed if one.number in unsent), None)
+            self._asked = None if first is None else _Asked(first.study_instance_uid, first.number)
             self._give_back(unsent)
             raise
         except Exception as error:

@@ -51,6 +51,28 @@ class Custody:
         with self._database.writing() as connection:
             advance(connection, ObligationEvent.RELEASE, holder, numbers, now)
 
+    def put_off(
+        self,
+        holder: HolderName,
+        numbers: Sequence[InstanceNumber],
+        *,
+        reason: str,
+        retry_at: Callable[[int], Timestamp],
+    ) -> None:
+        """Let those that are owed or acknowledged wait until `retry_at` of the most failures that one had.
+
+        One more failure is counted. An acknowledged one keeps its reason, which may tell of an alteration.
+        """
+        with self._database.writing() as connection:
+            failures = max(_attempts(connection, holder, numbers).values(), default=0) + 1
+            values = {"due": retry_at(failures), "attempts": failures}
+            for chunk in chunks(numbers):
+                mine = and_(obligations.c.holder == holder, obligations.c.instance.in_(chunk))
+                owed = obligations.c.state == ObligationState.OWED.value
+                sent = obligations.c.state == ObligationState.SENT.value
+                connection.execute(update(obligations).where(mine, owed).values(reason=reason, **values))
+                connection.execute(update(obligations).where(mine, sent).values(**values))
+
     def record(
         self,
         holder: HolderName,

@@ -1,9 +1,9 @@
 """Questions: what is asked of the ledger about instances, obligations and proofs; nothing here writes."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from understudy.adapters.ledger.counts import ages, days, senders, studies, tallies
 from understudy.adapters.ledger.database import Database
@@ -47,9 +47,16 @@ class Questions:
             return {row.day: row.bytes for row in connection.execute(query)}
 
     def due(
-        self, holder: HolderName, *, now: Timestamp, limit: int, max_bytes: int, linger: float = 0.0
+        self,
+        holder: HolderName,
+        *,
+        now: Timestamp,
+        limit: int,
+        max_bytes: int,
+        linger: float = 0.0,
+        besides: Set[StudyInstanceUid] = frozenset(),
     ) -> list[Instance]:
-        """Return owed instances of one study whose time has come, the longest due first.
+        """Return owed instances of one study, none of `besides`, whose time has come, the longest due first.
 
         At most `limit` instances and `max_bytes` bytes (one larger instance comes alone). A study whose
         newest owed instance is younger than `linger` seconds waits for more, unless it has `max_bytes`
@@ -63,7 +70,7 @@ class Questions:
         query = (
             select(instances.c.study_instance_uid, instances.c.size, obligations.c.since)
             .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-            .where(ready)
+            .where(ready, *_none_of(besides))
             .order_by(obligations.c.due, obligations.c.instance)
             .limit(4 * limit)
         )
@@ -87,8 +94,15 @@ class Questions:
                 batch.append(_instance(row))
             return batch
 
-    def sent(self, holder: HolderName, *, now: Timestamp, limit: int) -> list[Instance]:
-        """Return instances of one study that the holder acknowledged and whose proof may be asked for now."""
+    def sent(
+        self,
+        holder: HolderName,
+        *,
+        now: Timestamp,
+        limit: int,
+        besides: Set[StudyInstanceUid] = frozenset(),
+    ) -> list[Instance]:
+        """Return acknowledged instances of one study, none of `besides`, whose proof may be asked for now."""
         waiting = and_(
             obligations.c.holder == holder,
             obligations.c.state == ObligationState.SENT.value,
@@ -98,7 +112,7 @@ class Questions:
             first = connection.execute(
                 select(instances.c.study_instance_uid)
                 .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-                .where(waiting)
+                .where(waiting, *_none_of(besides))
                 .order_by(obligations.c.due)
                 .limit(1)
             ).first()
@@ -270,6 +284,10 @@ def unsettled_to(connection: Connection, holder: HolderName) -> int:
     # Counted anew and not looked up: on it rests that nothing is settled while something is owed.
     query = select(func.count()).where(obligations.c.holder == holder, obligations.c.state.in_(_UNSETTLED))
     return connection.scalar(query) or 0
+
+
+def _none_of(besides: Set[StudyInstanceUid]) -> list[ColumnElement[bool]]:
+    return [instances.c.study_instance_uid.not_in(sorted(besides))] if besides else []
 
 
 def _ripe_study(
