@@ -1,5 +1,7 @@
 """Vault: one pack for each delivery whatever happens, and no proof that the store does not show."""
 
+import base64
+import hashlib
 import io
 import json
 import tarfile
@@ -9,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from botocore.stub import Stubber
 from understudy.adapters.encryption import AgeOpener, AgeSealer, new_key_pair
+from understudy.adapters.s3 import Credentials, S3Store
 from understudy.adapters.storage import StorageArea
-from understudy.core.model import HolderKind, Instance, Outcome, ProofKind, SopInstanceUid
+from understudy.core.model import HolderKind, Instance, Outcome, ProofKind, SopInstanceUid, Timestamp
 from understudy.core.packing import Manifest, StudyFacts, manifest_from_json
 from understudy.core.ports import HolderUnavailableError, SealError, StoredObject
 
@@ -332,6 +336,64 @@ def test_deliver_to_a_store_that_shows_another_sha256_proves_nothing(parts: Benc
     store = OtherChecksumStore(parts.store, Death(0, after=False))
     deliveries = list(parts.vault(store).deliver(instances))
     assert [(item.outcome, item.proof) for item in deliveries] == [(Outcome.UNKNOWN, None)] * 2
+
+
+class EncryptingStore(DyingStore):
+    """A store whose ETag is no MD5; it tells the SHA-256 where it is allowed."""
+
+    tells = False
+    puts = 0
+
+    def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
+        self.puts += 1
+        return super().put(key, content, retain_until)
+
+    def stat(self, key: str) -> StoredObject | None:
+        shown = super().stat(key)
+        if shown is None:
+            return None
+        return replace(shown, md5="e" * 32, sha256=shown.sha256 if self.tells else None)
+
+
+def test_deliver_to_a_store_whose_etag_is_no_md5_is_proven_by_its_sha256(parts: Bench) -> None:
+    store = EncryptingStore(parts.store, Death(0, after=False))
+    store.tells = True
+    deliveries = list(parts.vault(store).deliver(parts.storage.series("kms", 2)))
+    assert [item.outcome for item in deliveries] == [Outcome.DELIVERED] * 2
+    proofs = [item.proof for item in deliveries if item.proof is not None]
+    assert len(proofs) == 2
+    assert all("pack_md5" not in proof.evidence for proof in proofs)
+
+
+def test_pack_of_which_no_digest_can_be_compared_is_stored_once_and_proven_when_one_can(parts: Bench) -> None:
+    store = EncryptingStore(parts.store, Death(0, after=False))
+    instances = parts.storage.series("kms", 2)
+    for _ in range(3):
+        with pytest.raises(HolderUnavailableError, match="ETag") as caught:
+            list(parts.vault(store).deliver(instances))
+        assert "s3:GetObjectAttributes" in caught.value.hint
+    # The pack and its manifest.
+    assert store.puts == 2
+    store.tells = True
+    assert parts.vault(store).find(instances).keys() == {instance.number for instance in instances}
+    assert store.puts == 2
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_s3_put_whose_answer_was_lost_is_done_where_the_sha256_is_equal(tells: bool) -> None:
+    store = S3Store("vault", "http://127.0.0.1:9", "bucket", "us-east-1", lambda: Credentials("a", "b"))
+    checksum = base64.b64encode(hashlib.sha256(b"content").digest()).decode("ascii")
+    version = {"Key": "key", "VersionId": "1", "Size": 7, "ETag": '"no MD5"', "IsLatest": True}
+    with Stubber(store._client) as stub:
+        stub.add_client_error("put_object", "PreconditionFailed", http_status_code=412)
+        stub.add_response("list_object_versions", {"Versions": [version]})
+        if tells:
+            stub.add_response("get_object_attributes", {"Checksum": {"ChecksumSHA256": checksum}})
+            assert store.put("key", b"content", Timestamp(NOW)).version == "1"
+        else:
+            stub.add_client_error("get_object_attributes", "AccessDenied", http_status_code=403)
+            with pytest.raises(HolderUnavailableError, match="other bytes"):
+                store.put("key", b"content", Timestamp(NOW))
 
 
 def test_find_forgets_a_pack_that_the_store_does_not_show(parts: Bench) -> None:

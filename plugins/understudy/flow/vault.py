@@ -40,6 +40,7 @@ from understudy.core.packing import (
 from understudy.core.ports import (
     Answers,
     Clock,
+    HolderUnavailableError,
     ObjectStore,
     PackBook,
     Sealer,
@@ -112,14 +113,14 @@ class Vault:
         proofs: dict[InstanceNumber, Proof] = {}
         for intent in self._book.open(self.name, sorted(wanted)):
             shown = self._store.stat(intent.key)
-            if shown is None or not _equal(shown, intent.pack):
+            if shown is None or not self._equal(shown, intent.pack):
                 self._book.close(self.name, intent.key)
                 continue
             manifest = self._store.stat(intent.manifest_key)
             if manifest is None:
                 self._put(intent.manifest_key, intent.manifest)
                 manifest = self._store.stat(intent.manifest_key)
-            if manifest is not None and _equal(manifest, intent.manifest_digests):
+            if manifest is not None and self._equal(manifest, intent.manifest_digests):
                 proofs |= {number: proof for number, proof in self._proofs(intent, shown) if number in wanted}
         return proofs
 
@@ -158,9 +159,9 @@ class Vault:
         shown, manifest = self._store.stat(intent.key), self._store.stat(intent.manifest_key)
         if (
             shown is not None
-            and _equal(shown, intent.pack)
+            and self._equal(shown, intent.pack)
             and manifest is not None
-            and _equal(manifest, intent.manifest_digests)
+            and self._equal(manifest, intent.manifest_digests)
         ):
             for number, proof in self._proofs(intent, shown):
                 yield Delivery(number, Outcome.DELIVERED, "stored and shown by the store", proof)
@@ -193,6 +194,25 @@ class Vault:
         until = None if days is None else Timestamp(self._clock.now() + days * _DAY)
         self._store.put(key, content, until)
 
+    def _equal(self, shown: StoredObject, digest: Digests) -> bool:
+        """Return whether the store shows the size and the SHA-256, or the MD5 where it tells no SHA-256.
+
+        Raises HolderUnavailableError where the size fits and no digest can be compared: what a store keeps
+        encrypted may have an ETag that is no MD5, and one more copy, locked for years, would show no more.
+        """
+        if shown.size != digest.size:
+            return False
+        if shown.sha256:
+            return shown.sha256 == digest.sha256
+        if shown.md5 == digest.md5:
+            return True
+        raise HolderUnavailableError(
+            self.name,
+            f"of {shown.key} the store tells no SHA-256, and its ETag is not the MD5",
+            "allow the appliance's user s3:GetObjectAttributes and s3:GetObjectVersionAttributes; where the "
+            "service has no such call, turn off the encryption that changes the ETag (SSE-KMS, SSE-C)",
+        )
+
     def _proofs(self, intent: PackIntent, shown: StoredObject) -> Iterator[tuple[InstanceNumber, Proof]]:
         now = self._clock.now()
         for number, file_sha256 in zip(intent.numbers, intent.file_sha256, strict=True):
@@ -202,7 +222,7 @@ class Vault:
                 "pack_sha256": intent.pack.sha256,
                 "file_sha256": file_sha256,
             }
-            if shown.md5:
+            if shown.md5 == intent.pack.md5:
                 evidence["pack_md5"] = shown.md5
             yield number, Proof(ProofKind.CHECKSUM, now, evidence)
 
@@ -242,10 +262,3 @@ class _PackBuilder:
         self._tar.close()
         self._compressor.flush(zstandard.FLUSH_FRAME)
         return self._output.getvalue()
-
-
-def _equal(shown: StoredObject, digest: Digests) -> bool:
-    """Return whether the store shows the size and at least one digest, and each that it shows is equal."""
-    told = [(shown.md5, digest.md5), (shown.sha256, digest.sha256)]
-    pairs = [(theirs, ours) for theirs, ours in told if theirs]
-    return shown.size == digest.size and bool(pairs) and all(theirs == ours for theirs, ours in pairs)
