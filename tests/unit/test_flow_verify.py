@@ -95,6 +95,39 @@ def test_verify_of_a_holder_that_is_away_disproves_nothing(bench: Bench) -> None
     assert bench.vault.asked == [5]
 
 
+@pytest.mark.parametrize(
+    ("bad", "asked", "reason"),
+    [
+        ({1, 3}, 3, "it is away; no answer for 2 instances"),
+        (
+            {1, 2, 3},
+            0,
+            "it is away; nothing after instance 3 was asked for; no answer for 3 instances",
+        ),
+    ],
+)
+def test_verify_goes_on_after_a_page_without_an_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, bad: set[int], asked: int, reason: str
+) -> None:
+    monkeypatch.setattr("understudy.flow.verify._PAGE", 1)
+
+    class Spotted(FakeHolder):
+        def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
+            self.away = bool(bad & {instance.number for instance in instances})
+            return super().find(instances)
+
+    bench.route = Spotted(kept=bench.route.kept - {"1.2.3.4.5"})
+    verifier = bench.new_verifier()
+    operation = verifier.begin("ann")
+    verifier.step()
+    assert bench.ledger.operation(operation.operation).state is OperationState.FAILED
+    lost = int(asked > 0)
+    assert bench.reports[0].tables[0].rows[0] == ("archive", str(asked), str(asked - lost), str(lost), reason)
+    assert bench.ledger.tally()[ROUTE].get(ObligationState.OWED, 0) == lost
+    assert f"archive: {reason}" in bench.reports[0].outcome
+    assert ("archive: 1 instances are gone" in bench.reports[0].outcome) == bool(lost)
+
+
 def test_verify_finds_a_broken_event_log(bench: Bench) -> None:
     bench.ledger.log("ann", "note", {}, NOW)
     bench.ledger.log("ann", "note", {}, NOW)

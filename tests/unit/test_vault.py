@@ -1,9 +1,11 @@
 """Vault: one pack for each delivery whatever happens, and no proof that the store does not show."""
 
 import base64
+import errno
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -394,6 +396,30 @@ def test_s3_put_whose_answer_was_lost_is_done_where_the_sha256_is_equal(tells: b
             stub.add_client_error("get_object_attributes", "AccessDenied", http_status_code=403)
             with pytest.raises(HolderUnavailableError, match="other bytes"):
                 store.put("key", b"content", Timestamp(NOW))
+
+
+def test_pack_in_a_bad_sector_is_forgotten_and_stored_anew(
+    parts: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instances = parts.storage.series("sector", 2)
+    numbers = {instance.number for instance in instances}
+    list(parts.vault().deliver(instances))
+    (intent,) = parts.ledger.packs.open(NAME, sorted(numbers))
+    bad = (parts.folder / "vault" / intent.key).stat().st_ino
+    advise = os.posix_fadvise
+
+    def failing(descriptor: int, *arguments: int) -> None:
+        if os.fstat(descriptor).st_ino == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        advise(descriptor, *arguments)
+
+    monkeypatch.setattr(os, "posix_fadvise", failing)
+    assert parts.vault().find(instances) == {}
+    deliveries = list(parts.vault().deliver(instances))
+    assert [item.outcome for item in deliveries] == [Outcome.DELIVERED] * 2
+    (anew,) = parts.ledger.packs.open(NAME, sorted(numbers))
+    assert anew.key != intent.key
+    assert parts.vault().find(instances).keys() == numbers
 
 
 def test_find_forgets_a_pack_that_the_store_does_not_show(parts: Bench) -> None:

@@ -91,6 +91,10 @@ class DirectoryStore:
                     size += len(block)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            # A bad sector: what can be read are other bytes, and the rest of the disk is there.
+            if error.errno != errno.EIO:
+                raise
         return StoredObject(key, "", size, "", sha256.hexdigest())
 
     def _make_folders(self, folder: Path) -> None:

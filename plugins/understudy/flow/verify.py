@@ -14,6 +14,8 @@ _log = logging.getLogger(__name__)
 
 KIND = "verify"
 _PAGE = 500
+_UNANSWERED_IN_A_ROW = 3
+"""Pages without an answer after which the holder counts as away."""
 
 
 class Verifier:
@@ -59,8 +61,10 @@ class Verifier:
             asked, lost, reason = self._ask(holder, operation.operation, done)
             done += asked
             rows.append((holder.name, str(asked), str(asked - lost), str(lost), reason))
-            if lost or reason:
-                problems.append(f"{holder.name}: {reason or f'{lost} instances are gone and are owed again'}")
+            if reason:
+                problems.append(f"{holder.name}: {reason}")
+            if lost:
+                problems.append(f"{holder.name}: {lost} instances are gone and are owed again")
             if self._ledger.operation(operation.operation).state is not OperationState.RUNNING:
                 return True
         problems += self._ledger.contradictions()
@@ -68,18 +72,29 @@ class Verifier:
         return True
 
     def _ask(self, holder: Holder, operation: int, done: int) -> tuple[int, int, str]:
-        """Return how many instances the holder was asked for, how many it lost, and why it was not asked."""
-        asked = lost = 0
+        """Return for how many instances there was an answer, how many are lost, and why others had none.
+
+        A page without an answer, for a bad sector or a study listed in part, ends nothing; some in a row do.
+        """
+        asked = lost = unanswered = in_a_row = 0
+        why = ""
         after = InstanceNumber(0)
         while page := self._ledger.proven(holder.name, after=after, limit=_PAGE):
+            after = page[-1].number
             try:
                 found = holder.find(page)
             except HolderUnavailableError as error:
-                return asked, lost, error.reason
+                why = why or error.reason
+                unanswered += len(page)
+                in_a_row += 1
+                if in_a_row == _UNANSWERED_IN_A_ROW:
+                    why = f"{why}; nothing after instance {after} was asked for"
+                    break
+                continue
+            in_a_row = 0
             gone = [instance.number for instance in page if instance.number not in found]
             now = self._clock.now()
             self._ledger.disprove(holder.name, gone, reason="verify did not find it there", now=now, due=now)
-            after = page[-1].number
             asked += len(page)
             lost += len(gone)
             view = self._ledger.update_operation(
@@ -87,7 +102,7 @@ class Verifier:
             )
             if view.state is not OperationState.RUNNING:
                 break
-        return asked, lost, ""
+        return asked, lost, f"{why}; no answer for {unanswered} instances" if unanswered else ""
 
     def _finish(
         self, operation: OperationView, done: int, rows: Sequence[Sequence[str]], problems: Sequence[str]
