@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -420,6 +421,70 @@ def test_holder_that_takes_nothing_blames_no_instance_and_changes_no_turn(
     bench.run(seconds=200)
     assert one_bad.delivered == uids
     assert set(states(bench).values()) == {"proven"}
+
+
+HOUR, YEAR = 3600.0, 365 * 86_400.0
+
+
+def with_linger(bench: Bench) -> None:
+    policy = replace(POLICY, linger=3.0, longest_wait=100.0)
+    bench.lane = Lane(
+        bench.holder, bench.ledger, bench.clock, policy, is_open=lambda: bench.open, fraction=lambda: 1.0
+    )
+
+
+@pytest.mark.parametrize("ahead", [2 * HOUR, YEAR])
+def test_what_is_owed_from_before_the_clock_was_set_back_is_delivered(bench: Bench, ahead: float) -> None:
+    with_linger(bench)
+    note(bench.ledger, new_instance(1), owed=[ROUTE], now=Timestamp(NOW + ahead))
+    failed = new_instance(2)
+    note(bench.ledger, failed, owed=[ROUTE], now=NOW)
+    bench.ledger.claim(ROUTE, numbers_of(bench.ledger)[1:], now=NOW, lease=1)
+    bench.ledger.record(
+        ROUTE,
+        [Delivery(numbers_of(bench.ledger)[1], Outcome.RETRY, "busy")],
+        now=Timestamp(NOW + ahead),
+        retry_at=lambda _: Timestamp(NOW + ahead + 100),
+    )
+    bench.run(seconds=30)
+    assert bench.states() == ["proven", "proven"]
+
+
+def test_acknowledged_before_the_clock_was_set_back_is_proven_and_patience_begins_anew(bench: Bench) -> None:
+    with_linger(bench)
+    bench.clock.advance(YEAR)
+    bench.note(2)
+    bench.holder.unlisted = {"1.2.3.4.1", "1.2.3.4.2"}
+    bench.run(seconds=5)
+    assert bench.states() == ["sent", "sent"]
+    bench.clock.advance(-YEAR)
+    bench.holder.unlisted = {"1.2.3.4.2"}
+    bench.run(seconds=10)
+    assert bench.states() == ["proven", "sent"]
+    bench.run(seconds=200)
+    assert bench.holder.delivered.count("1.2.3.4.2") > 1
+
+
+def test_lane_that_waits_when_the_clock_is_set_back_tries_again(bench: Bench) -> None:
+    with_linger(bench)
+    bench.note(1)
+    bench.clock.advance(YEAR)
+    bench.holder.away = True
+    bench.run()
+    bench.holder.away = False
+    bench.clock.advance(-YEAR)
+    bench.clock.advance(10)
+    bench.run(seconds=5)
+    assert bench.states() == ["proven"]
+
+
+def test_wait_that_is_meant_is_kept(bench: Bench) -> None:
+    with_linger(bench)
+    uids = bench.note(1)
+    bench.holder.outcomes[uids[0]] = Outcome.RETRY
+    bench.run(seconds=1000)
+    # As many as without a look at the clock: after 10, 20, 40, 80 and then every 100 seconds.
+    assert bench.holder.delivered.count(uids[0]) == 13
 
 
 def test_lanes_share_nothing(bench: Bench) -> None:

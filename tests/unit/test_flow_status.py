@@ -19,7 +19,7 @@ from understudy.core.views import (
     PrimaryView,
     iso,
 )
-from understudy.flow.status import alarms, gaps_view, holder_view, primary_view, rpo_seconds
+from understudy.flow.status import alarms, clock_alarms, gaps_view, holder_view, primary_view, rpo_seconds
 
 from tests.unit.fakes import (
     NOW,
@@ -197,3 +197,14 @@ def test_old_gap_departures_and_faults_are_alarms_and_faults_come_first() -> Non
     assert found[1].startswith("3 instances at the primary")
     assert "5 instances of 2 studies" in found[2]
     assert told(gaps=GapsView(1, 3, 899.0, iso(NOW))) == []
+
+
+def test_instance_owed_since_a_time_to_come_is_an_alarm_on_the_clock(ledger: Ledger) -> None:
+    assert clock_alarms(ledger.newest_unsettled(), NOW) == []
+    note(ledger, new_instance(1), now=NOW)
+    note(ledger, new_instance(2), now=Timestamp(NOW + 7200))
+    assert clock_alarms(ledger.newest_unsettled(), Timestamp(NOW + 7195)) == []
+    (alarm,) = clock_alarms(ledger.newest_unsettled(), NOW)
+    assert alarm.since == iso(Timestamp(NOW + 7200))
+    assert "clock" in alarm.what
+    assert "chronyc" in alarm.hint

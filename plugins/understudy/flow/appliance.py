@@ -116,7 +116,12 @@ class Appliance:
                 holders=holders,
                 gaps=gaps,
                 departures=self.ledger.read_departures(),
-                faults=[*self.faults(), *self.disk.alarms(disk), *self.recovery.alarms()],
+                faults=[
+                    *self.faults(),
+                    *status.clock_alarms(self.ledger.newest_unsettled(), now),
+                    *self.disk.alarms(disk),
+                    *self.recovery.alarms(),
+                ],
                 began=self.ledger.began(),
             ),
             files=self.recovery.files(),

@@ -47,6 +47,8 @@ class LanePolicy:
     linger: float
     retry_base: float
     retry_cap: float
+    longest_wait: float = 600.0
+    """No shorter than any wait that is meant: one that is longer tells of a clock that was set back."""
     lease: float = 600.0
     proof_patience: float = 60.0
     """How long an instance acknowledged for the first time may stay unlisted before it is owed again."""
@@ -118,7 +120,8 @@ class Lane:
         if not self._in_window():
             self._show(LaneState.PAUSED, "it is outside its send window")
             return False
-        if self._clock.now() < self._not_before:
+        # Further ahead than any wait: the clock was set back.
+        if 0 < self._not_before - self._clock.now() <= self._policy.retry_cap:
             return False
         try:
             worked = self._fairly(self._prove, self._prove, self._deliver)
@@ -180,7 +183,11 @@ class Lane:
     def _prove(self, besides: Set[StudyInstanceUid]) -> bool:
         now = self._clock.now()
         waiting = self._ledger.sent(
-            self.holder.name, now=now, limit=self._policy.batch_instances, besides=besides
+            self.holder.name,
+            now=now,
+            limit=self._policy.batch_instances,
+            longest=self._policy.longest_wait,
+            besides=besides,
         )
         self._asked = _Asked(waiting[0].study_instance_uid) if waiting else None
         if waiting:
@@ -242,6 +249,7 @@ class Lane:
             limit=self._most,
             max_bytes=policy.batch_bytes,
             linger=policy.linger,
+            longest=policy.longest_wait,
             besides=besides,
         )
         self._asked = _Asked(batch[0].study_instance_uid) if batch else None

@@ -19,6 +19,7 @@ from understudy.core.views import (
     iso,
 )
 
+_CLOCK_TOLERANCE = 5.0
 _OLD = 900.0
 """Seconds after which a gap is an alarm."""
 
@@ -122,6 +123,14 @@ def alarms(
             )
         )
     return found
+
+
+def clock_alarms(newest: Timestamp | None, now: Timestamp) -> list[Alarm]:
+    """Return the alarm on a clock that was set back; `newest` is since when the latest instance is owed."""
+    if newest is None or newest <= now + _CLOCK_TOLERANCE:
+        return []
+    what = "the clock was set back: an instance is owed since a time to come, and ages are not to be trusted"
+    return [Alarm(iso(newest), what, "`chronyc tracking` says whether the machine's time is right now")]
 
 
 def _of_holder(holder: HolderView) -> list[Alarm]:

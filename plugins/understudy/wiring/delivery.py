@@ -155,6 +155,7 @@ def wire_lane(holder: Holder, base: Base) -> Lane:
         linger=base.policy.pack_linger if packs else 0.0,
         retry_base=base.policy.retry_base,
         retry_cap=base.policy.retry_cap,
+        longest_wait=max(base.policy.retry_cap, base.policy.primary_grace, base.policy.stable_age),
     )
 
     def is_open() -> bool:

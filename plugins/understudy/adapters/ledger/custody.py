@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, select, update
+from sqlalchemy import Connection, and_, exists, func, select, update
 
 from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.counts import tallies
@@ -136,7 +136,9 @@ class Custody:
             for row in acknowledged:
                 judged[judge(now - row.changed, row.losses)].append(row)
             youngest = min(now - row.changed for row in acknowledged)
-            connection.execute(update(obligations).where(sent).values(due=ask_again(youngest)))
+            # Acknowledged in a time to come: the clock was set back, and patience begins anew.
+            values = {"due": ask_again(youngest), "changed": func.min(obligations.c.changed, now)}
+            connection.execute(update(obligations).where(sent).values(values))
             reason = "the holder acknowledged it and does not have it"
             lose(connection, holder, judged[Absence.LOST], reason=reason, now=now, retry_at=retry_at)
             why = "never among the instances that it lists"

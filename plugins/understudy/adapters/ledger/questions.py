@@ -1,5 +1,6 @@
 """Questions: what is asked of the ledger about instances, obligations and proofs; nothing here writes."""
 
+import math
 from collections.abc import Sequence, Set
 from typing import Any
 
@@ -54,19 +55,33 @@ class Questions:
         limit: int,
         max_bytes: int,
         linger: float = 0.0,
+        longest: float = math.inf,
         besides: Set[StudyInstanceUid] = frozenset(),
     ) -> list[Instance]:
         """Return owed instances of one study, none of `besides`, whose time has come, the longest due first.
 
         At most `limit` instances and `max_bytes` bytes (one larger instance comes alone). A study whose
         newest owed instance is younger than `linger` seconds waits for more, unless it has `max_bytes`
-        already or its oldest has waited ten times as long.
+        already or its oldest has waited ten times as long. What has more than `longest` seconds to wait,
+        which nobody asked for, was written before the clock was set back. It comes where nothing else is due.
         """
-        ready = and_(
-            obligations.c.holder == holder,
-            obligations.c.state == ObligationState.OWED.value,
-            obligations.c.due <= now,
-        )
+        for ready in (obligations.c.due <= now, obligations.c.due > now + longest):
+            batch = self._owed(holder, ready, now, limit, max_bytes, linger, besides)
+            if batch:
+                return batch
+        return []
+
+    def _owed(
+        self,
+        holder: HolderName,
+        ready: ColumnElement[bool],
+        now: Timestamp,
+        limit: int,
+        max_bytes: int,
+        linger: float,
+        besides: Set[StudyInstanceUid],
+    ) -> list[Instance]:
+        ready = and_(obligations.c.holder == holder, obligations.c.state == ObligationState.OWED.value, ready)
         query = (
             select(instances.c.study_instance_uid, instances.c.size, obligations.c.since)
             .join_from(obligations, instances, obligations.c.instance == instances.c.number)
@@ -100,13 +115,28 @@ class Questions:
         *,
         now: Timestamp,
         limit: int,
+        longest: float = math.inf,
         besides: Set[StudyInstanceUid] = frozenset(),
     ) -> list[Instance]:
-        """Return acknowledged instances of one study, none of `besides`, whose proof may be asked for now."""
-        waiting = and_(
-            obligations.c.holder == holder,
-            obligations.c.state == ObligationState.SENT.value,
+        """Return acknowledged instances of one study, none of `besides`, whose proof may be asked for now.
+
+        `longest` is as for `due`; nor does any wait for longer than it was acknowledged for already.
+        """
+        waited = now - obligations.c.changed
+        for ready in (
             obligations.c.due <= now,
+            and_(obligations.c.due > now + longest, obligations.c.due > now + waited),
+        ):
+            found = self._sent(holder, ready, limit, besides)
+            if found:
+                return found
+        return []
+
+    def _sent(
+        self, holder: HolderName, ready: ColumnElement[bool], limit: int, besides: Set[StudyInstanceUid]
+    ) -> list[Instance]:
+        waiting = and_(
+            obligations.c.holder == holder, obligations.c.state == ObligationState.SENT.value, ready
         )
         with self._database.reading() as connection:
             first = connection.execute(
@@ -256,6 +286,12 @@ class Questions:
             value = connection.scalar(query)
             return None if value is None else Timestamp(value)
 
+    def newest_unsettled(self) -> Timestamp | None:
+        """Return since when the latest unsettled obligation of any holder is owed, None where nothing is."""
+        with self._database.reading() as connection:
+            value = connection.scalar(select(func.max(ages.c.since)))
+            return None if value is None else Timestamp(value)
+
     def last_store(self, *, except_from: str) -> Timestamp | None:
         """Return when an instance last came over C-STORE from anybody but this AE title, None if never."""
         query = select(func.max(senders.c.last)).where(senders.c.calling_ae_title.not_in([except_from, ""]))
@@ -306,6 +342,8 @@ def _ripe_study(
     for study in total:
         full = total[study] >= max_bytes or count[study] >= limit
         waited = newest[study] <= now - linger or oldest[study] <= now - _MOST_LINGERS * linger
+        # Owed since a time to come: the clock was set back, and nobody knows how long it has waited.
+        waited = waited or newest[study] > now + linger
         if full or waited:
             return StudyInstanceUid(study)
     return None
