@@ -132,17 +132,23 @@ def test_measurements_reach_the_place_that_sees_all_clinics(standby: Standby) ->
         wait_until(lambda: wrote, lambda seen: (login, "snappy") in seen, deadline=90, what="a remote write")
 
 
-def test_people_come_and_go(standby: Standby) -> None:
-    anna = {"appliance_users": [{"name": "anna", "role": "operator"}]}
-    added = standby.host.play("site.yml", {**standby.variables, **anna}, "--tags", "appliance").succeeded()
-    assert "anna: " in added.said
-    assert re.search(r"^anna +operator$", standby.understudy("user", "list"), re.MULTILINE)
+def test_people_come_and_go_and_what_is_no_longer_named_ends(standby: Standby) -> None:
+    come = {"appliance_users": [{"name": name, "role": "operator"} for name in ("anna", "bert")]}
+    added = standby.host.play("site.yml", {**standby.variables, **come}, "--tags", "appliance").succeeded()
+    for name in ("anna", "bert"):
+        assert f"{name}: " in added.said
+        assert re.search(rf"^{name} +operator$", standby.understudy("user", "list"), re.MULTILINE)
     # As after a play that broke off: the firewall's file is in its place, and its rules are not.
     standby.host.execute("nft", "delete", "table", "inet", "understudy")
-    gone = {**standby.variables, "appliance_users_removed": ["anna"]}
-    standby.host.play("site.yml", gone, "--tags", "host,appliance").succeeded()
+    gone = {"appliance_users": [{"name": "bert", "role": "reader"}], "appliance_users_removed": ["anna"]}
+    tags = ("--tags", "host,appliance,monitoring")
+    changed = standby.host.play("site.yml", {**standby.variables, **gone}, *tags).succeeded()
     assert "anna" not in standby.understudy("user", "list")
+    assert "bert: " in changed.said
+    assert re.search(r"^bert +reader$", standby.understudy("user", "list"), re.MULTILINE)
     assert "chain outside" in standby.host.execute("nft", "list", "table", "inet", "understudy")
+    state = standby.host.execute("systemctl", "show", "--property", "ActiveState", "prometheus.service")
+    assert state == "ActiveState=inactive\n"
 
 
 def test_backup_of_configuration_and_keys_opens_with_the_identity_alone(
