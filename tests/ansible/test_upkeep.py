@@ -183,7 +183,9 @@ def test_backup_of_configuration_and_keys_opens_with_the_identity_alone(
     assert "srv/understudy/keys/data/users.cfg" in names
 
 
-def test_diagnostics_hold_no_secret_and_no_patient(standby: Standby, tmp_path: Path) -> None:
+def test_diagnostics_hold_no_secret_and_no_patient(
+    standby: Standby, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     patient = data.Patient(patient_id="ID-4711-SECRET", name="Zwetschge^Adelheid", birth_date="19230405")
     series = data.ct_series(tmp_path, seed="diagnostics", instances=2, rows=16, columns=16, patient=patient)
     assert clients.store(standby.host.address, DICOM, series.paths, calling="CT1") == [0, 0]
@@ -191,9 +193,13 @@ def test_diagnostics_hold_no_secret_and_no_patient(standby: Standby, tmp_path: P
         "appliance_secrets": {"s3-writer.secret": {"access_key": "A", "secret_key": "very-secret-word"}}
     }
     standby.host.play("site.yml", {**standby.variables, **secret}, "--tags", "appliance").succeeded()
-    to = f"diagnostics_to={tmp_path}"
-    standby.host.play("diagnostics.yml", standby.variables, "--extra-vars", to).succeeded()
-    with tarfile.open(tmp_path / "standby.tar.gz") as archive:
+    # The play's own folder is another than the one it is run in.
+    monkeypatch.setenv("PWD", str(tmp_path))
+    done = standby.host.play("diagnostics.yml", standby.variables).succeeded()
+    archive_here = tmp_path / "diagnostics" / "standby.tar.gz"
+    assert str(archive_here) in done.said
+    assert archive_here.parent.stat().st_mode & 0o777 == 0o700
+    with tarfile.open(archive_here) as archive:
         files = {
             member.name: file.read()
             for member in archive
