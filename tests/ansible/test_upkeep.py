@@ -13,12 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import data
 from tests.ansible import clients
 from tests.ansible.conftest import DICOM, DICOM_TLS, GATEWAY, HTTPS, Standby
+from tests.ansible.target import PLAYS
 from tests.certificates import Authority
 from tests.stack import IMAGE, run, wait_until
+
+RULES = PLAYS / "roles" / "monitoring" / "files" / "understudy.rules.yml"
 
 pytestmark = pytest.mark.longer
 
@@ -128,6 +132,12 @@ def test_measurements_reach_the_place_that_sees_all_clinics(standby: Standby) ->
             what="the mode in Prometheus",
         )
         assert "understudy_service_healthy" in standby.host.execute(*query, "understudy_service_healthy == 1")
+        assert "understudy.prom" in standby.host.execute(*query, "node_textfile_mtime_seconds")
+        # All is well: of what is missing, nothing is missed.
+        (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+        expressions = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+        for alert in ("UnderstudyAway", "UnderstudySilent", "UnderstudyNotMeasured"):
+            assert standby.host.execute(*query, expressions[alert]).strip() == "", alert
         login = "Basic " + base64.b64encode(b"clinics:word").decode()
         wait_until(lambda: wrote, lambda seen: (login, "snappy") in seen, deadline=90, what="a remote write")
 
