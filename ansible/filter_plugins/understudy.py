@@ -26,6 +26,8 @@ CONFIGURATION_FOLDER = PurePosixPath("/etc/understudy/config")
 SECRET, PUBLIC = ("CredentialsFile", "Key"), ("Authorities", "Certificate", "ClientCa")
 """The keys of a configuration that name files."""
 NETWORKS = ("host_ssh_networks", "host_dicom_networks", "host_https_networks")
+ENGINE_PREFIX = 22
+"""Of the containers' networks each takes a /24: docker0, and the two of the compose project."""
 
 Spec = Mapping[str, Mapping[str, Any]]
 
@@ -91,6 +93,7 @@ def of_host(values: Mapping[str, Any], specs: Mapping[str, Spec]) -> Iterator[st
     yield from _configuration(values)
     yield from _image(values)
     yield from _networks(values)
+    yield from _engine(values, spec=specs["engine"])
     yield from _takeover(values)
 
 
@@ -191,6 +194,49 @@ def _networks(values: Mapping[str, Any]) -> Iterator[str]:
                 ipaddress.ip_network(network)
             except ValueError as error:
                 yield f"{name}: {error}"
+
+
+def _engine(values: Mapping[str, Any], spec: Spec) -> Iterator[str]:
+    """Yield what is wrong with the containers' network; what lies in it cannot be reached from the host."""
+    try:
+        network = ipaddress.IPv4Network(values.get("engine_network", spec["engine_network"]["default"]))
+    except ValueError as error:
+        yield f"engine_network: {error}"
+        return
+    if network.prefixlen > ENGINE_PREFIX:
+        yield f"engine_network: {network} is too small, /{ENGINE_PREFIX} is the least"
+    for name, address in _reached(values):
+        try:
+            other = ipaddress.ip_network(address, strict=False)
+        except ValueError:
+            # A name, or told already.
+            continue
+        # Who lets everybody in names nobody.
+        if other.prefixlen and network.overlaps(other):
+            yield f"engine_network: {network} and {address} of {name} overlap: nothing there could be reached"
+
+
+def _reached(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each address and network that a host talks to, with the variable that names it."""
+    for name in NETWORKS:
+        listed = values.get(name, [])
+        yield from ((name, str(network)) for network in (listed if isinstance(listed, list) else ()))
+    yield "ansible_host", str(values.get("ansible_host", ""))
+    yield "takeover_address", str(values.get("takeover_address", ""))
+    yield from (("appliance_config", address) for address in _peers(values.get("appliance_config")))
+
+
+def _peers(section: Any) -> Iterator[str]:
+    """Yield the host and the addresses of every party that a section names."""
+    if isinstance(section, Mapping):
+        addresses = section.get("Addresses")
+        yield str(section.get("Host", ""))
+        yield from map(str, addresses if isinstance(addresses, list) else ())
+        for value in section.values():
+            yield from _peers(value)
+    elif isinstance(section, list):
+        for part in section:
+            yield from _peers(part)
 
 
 def _takeover(values: Mapping[str, Any]) -> Iterator[str]:

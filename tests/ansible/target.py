@@ -138,7 +138,7 @@ def played(play: str, inventory: Path, *options: str, timeout: float = 900) -> P
 
 def shown(said: str) -> tuple[str, str]:
     """Return user and password as the play showed them."""
-    found = dict(re.findall(r"\b(user|password): +([^\s']+)", said))
+    found = dict(re.findall(r"\b(user|password): +'?([^\s']+)", said))
     return found["user"], found["password"]
 
 

@@ -24,6 +24,7 @@ VAULT = {
 }
 
 PACS = {"AeTitle": "PACS", "Host": "192.0.2.10"}
+CT = {"Name": "ct", "AeTitle": "CT", "Host": "ct.example.org", "Addresses": ["172.17.3.4"]}
 TLS = {"Authorities": "/etc/ssl/clinic.pem", "Certificate": "our.pem", "Key": "our.key"}
 WEB = {"Name": "web", "Url": "https://archive.example.org/dicom-web", "CredentialsFile": "web.secret"}
 
@@ -84,6 +85,14 @@ def test_wrong_inventory_lists_every_error_and_reaches_no_host(tmp_path: Path) -
         ({"takeover_method": "keepalived", "takeover_address": "192.0.2.10"}, "with its prefix length"),
         ({"takeover_address": "nowhere"}, "takeover_address:"),
         ({"takeover_address": "192.0.2.1/24"}, "they have one address, 192.0.2.1"),
+        ({"engine_network": "198.18.0.1/16"}, "198.18.0.1/16 has host bits set"),
+        ({"engine_network": "198.18.0.0/24"}, "198.18.0.0/24 is too small"),
+        ({"host_ssh_networks": ["198.18.7.0/24"]}, "198.18.7.0/24 of host_ssh_networks overlap"),
+        ({"section": {"Primary": {**PACS, "Host": "198.18.0.9"}}}, "198.18.0.9 of appliance_config overlap"),
+        (
+            {"engine_network": "172.17.0.0/16", "section": {"Modalities": [CT]}},
+            "172.17.0.0/16 and 172.17.3.4 of appliance_config overlap",
+        ),
         ({"host_disks": [{"device": "/dev/sdb"}]}, "missing required arguments: path"),
     ],
 )
@@ -93,7 +102,9 @@ def test_wrong_variable_is_told(variables: Mapping[str, Any], problem: str) -> N
 
 
 def test_sound_inventory_has_no_problem() -> None:
-    assert problems({"north": host("192.0.2.1", "north"), "south": host("192.0.2.2", "south")}) == []
+    everybody = {"host_https_networks": ["0.0.0.0/0", "::/0"]}
+    hosts = {"north": host("192.0.2.1", "north"), "south": host("192.0.2.2", "south", **everybody)}
+    assert problems(hosts) == []
 
 
 def manual() -> str:

@@ -103,6 +103,10 @@ def test_update_is_refused_while_active_and_while_returning(standby: Standby) ->
         assert f"the appliance is {mode}" in done.said
         assert standby.host.execute("sh", "-c", "understudy-host may-maintain 2>&1; echo $?").endswith("3\n")
         if mode == "active":
+            site = standby.host.play("site.yml", {**standby.variables, "appliance_orthanc_memory": "3g"})
+            assert site.code == 2
+            assert "site_while_active=true" in " ".join(site.said.split())
+            assert site.changed == {"standby": 0}, site.changed_tasks
             standby.understudy("failback", "--wait")
     settle(standby)
     assert image(standby) == before

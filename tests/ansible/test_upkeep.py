@@ -13,12 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import data
 from tests.ansible import clients
 from tests.ansible.conftest import DICOM, DICOM_TLS, GATEWAY, HTTPS, Standby
+from tests.ansible.target import PLAYS
 from tests.certificates import Authority
 from tests.stack import IMAGE, run, wait_until
+
+RULES = PLAYS / "roles" / "monitoring" / "files" / "understudy.rules.yml"
 
 pytestmark = pytest.mark.longer
 
@@ -128,18 +132,33 @@ def test_measurements_reach_the_place_that_sees_all_clinics(standby: Standby) ->
             what="the mode in Prometheus",
         )
         assert "understudy_service_healthy" in standby.host.execute(*query, "understudy_service_healthy == 1")
+        assert "understudy.prom" in standby.host.execute(*query, "node_textfile_mtime_seconds")
+        # All is well: of what is missing, nothing is missed.
+        (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+        expressions = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+        for alert in ("UnderstudyAway", "UnderstudySilent", "UnderstudyNotMeasured"):
+            assert standby.host.execute(*query, expressions[alert]).strip() == "", alert
         login = "Basic " + base64.b64encode(b"clinics:word").decode()
         wait_until(lambda: wrote, lambda seen: (login, "snappy") in seen, deadline=90, what="a remote write")
 
 
-def test_people_come_and_go(standby: Standby) -> None:
-    anna = {"appliance_users": [{"name": "anna", "role": "operator"}]}
-    added = standby.host.play("site.yml", {**standby.variables, **anna}, "--tags", "appliance").succeeded()
-    assert "anna: " in added.said
-    assert re.search(r"^anna +operator$", standby.understudy("user", "list"), re.MULTILINE)
-    gone = {**standby.variables, "appliance_users_removed": ["anna"]}
-    standby.host.play("site.yml", gone, "--tags", "appliance").succeeded()
+def test_people_come_and_go_and_what_is_no_longer_named_ends(standby: Standby) -> None:
+    come = {"appliance_users": [{"name": name, "role": "operator"} for name in ("anna", "bert")]}
+    added = standby.host.play("site.yml", {**standby.variables, **come}, "--tags", "appliance").succeeded()
+    for name in ("anna", "bert"):
+        assert f"{name}: " in added.said
+        assert re.search(rf"^{name} +operator$", standby.understudy("user", "list"), re.MULTILINE)
+    # As after a play that broke off: the firewall's file is in its place, and its rules are not.
+    standby.host.execute("nft", "delete", "table", "inet", "understudy")
+    gone = {"appliance_users": [{"name": "bert", "role": "reader"}], "appliance_users_removed": ["anna"]}
+    tags = ("--tags", "host,appliance,monitoring")
+    changed = standby.host.play("site.yml", {**standby.variables, **gone}, *tags).succeeded()
     assert "anna" not in standby.understudy("user", "list")
+    assert "bert: " in changed.said
+    assert re.search(r"^bert +reader$", standby.understudy("user", "list"), re.MULTILINE)
+    assert "chain outside" in standby.host.execute("nft", "list", "table", "inet", "understudy")
+    state = standby.host.execute("systemctl", "show", "--property", "ActiveState", "prometheus.service")
+    assert state == "ActiveState=inactive\n"
 
 
 def test_backup_of_configuration_and_keys_opens_with_the_identity_alone(
@@ -174,7 +193,9 @@ def test_backup_of_configuration_and_keys_opens_with_the_identity_alone(
     assert "srv/understudy/keys/data/users.cfg" in names
 
 
-def test_diagnostics_hold_no_secret_and_no_patient(standby: Standby, tmp_path: Path) -> None:
+def test_diagnostics_hold_no_secret_and_no_patient(
+    standby: Standby, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     patient = data.Patient(patient_id="ID-4711-SECRET", name="Zwetschge^Adelheid", birth_date="19230405")
     series = data.ct_series(tmp_path, seed="diagnostics", instances=2, rows=16, columns=16, patient=patient)
     assert clients.store(standby.host.address, DICOM, series.paths, calling="CT1") == [0, 0]
@@ -182,9 +203,13 @@ def test_diagnostics_hold_no_secret_and_no_patient(standby: Standby, tmp_path: P
         "appliance_secrets": {"s3-writer.secret": {"access_key": "A", "secret_key": "very-secret-word"}}
     }
     standby.host.play("site.yml", {**standby.variables, **secret}, "--tags", "appliance").succeeded()
-    to = f"diagnostics_to={tmp_path}"
-    standby.host.play("diagnostics.yml", standby.variables, "--extra-vars", to).succeeded()
-    with tarfile.open(tmp_path / "standby.tar.gz") as archive:
+    # The play's own folder is another than the one it is run in.
+    monkeypatch.setenv("PWD", str(tmp_path))
+    done = standby.host.play("diagnostics.yml", standby.variables).succeeded()
+    archive_here = tmp_path / "diagnostics" / "standby.tar.gz"
+    assert str(archive_here) in done.said
+    assert archive_here.parent.stat().st_mode & 0o777 == 0o700
+    with tarfile.open(archive_here) as archive:
         files = {
             member.name: file.read()
             for member in archive

@@ -24,6 +24,7 @@ from understudy_host import update as updating
 from understudy_host.__main__ import may_maintain
 from understudy_host.compose import Compose, Health, run
 from understudy_host.decommission import reasons
+from understudy_host.metrics import last_backup
 from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably, set_image
 from understudy_host.supervise import PATIENCE_SECONDS, Patience
 from understudy_host.update import MAY_UPDATE, recover, update
@@ -170,6 +171,17 @@ def test_image_that_nobody_named_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("A=1\n", encoding="utf-8")
     with pytest.raises(HostError, match="run the play again"):
         image_of(Places(project=tmp_path))
+
+
+def test_backup_that_never_was_is_told_as_0(tmp_path: Path) -> None:
+    """Without a value no alert would ever fire."""
+    places = Places(backups=tmp_path / "backup")
+    assert last_backup(places) == 0
+    places.backups.mkdir()
+    for name, at in (("configuration-1.tar.age", 100), ("configuration-2.tar.age", 200), ("update-1", 300)):
+        (places.backups / name).touch()
+        os.utime(places.backups / name, (at, at))
+    assert last_backup(places) == 200
 
 
 class UnixServer(socketserver.UnixStreamServer):

@@ -27,11 +27,14 @@ def _lines(places: Places) -> Iterator[str]:
     yield "# TYPE understudy_service_healthy gauge"
     for service in SERVICES:
         yield f'understudy_service_healthy{{service="{service}"}} {int(health[service] is Health.HEALTHY)}'
-    backups = [file.stat().st_mtime for file in places.backups.glob("configuration-*.tar.age")]
-    if backups:
-        yield "# HELP understudy_backup_timestamp_seconds When configuration and keys were backed up last."
-        yield "# TYPE understudy_backup_timestamp_seconds gauge"
-        yield f"understudy_backup_timestamp_seconds {max(backups):.0f}"
+    yield "# HELP understudy_backup_timestamp_seconds When configuration and keys were backed up; 0: never."
+    yield "# TYPE understudy_backup_timestamp_seconds gauge"
+    yield f"understudy_backup_timestamp_seconds {last_backup(places):.0f}"
+
+
+def last_backup(places: Places) -> float:
+    """Return when configuration and keys were backed up last, in seconds since 1970; 0 if never."""
+    return max((file.stat().st_mtime for file in places.backups.glob("configuration-*.tar.age")), default=0)
 
 
 def certificate_end(places: Places) -> float:
