@@ -45,9 +45,11 @@ def benches() -> list[Bench]:
         return max(5, int(instances * size))
 
     one, eight = IntakeSize(1, sized(120), 2.0), IntakeSize(8, sized(80), 1.7)
+    routed = IntakeSize(8, sized(80), 1.0, delivers=True)
     return [
         Bench("intake_1", "intake over one association", 90, lambda: intake("intake_1", one, rounds)),
         Bench("intake_8", "intake over eight associations", 150, lambda: intake("intake_8", eight, rounds)),
+        Bench("intake_routed", "intake beside a route", 240, lambda: intake("intake_routed", routed, rounds)),
         Bench("deliver", "delivery with proof", 150, lambda: deliver(sized(100), rounds)),
         Bench("vault", "the vault in a directory and in S3", 120, lambda: vault(sized(400), rounds)),
         *(_ledger(number) for number in scales),

@@ -1,16 +1,18 @@
 """Intake: an unmodified storescu to the whole appliance, and the same files to stock Orthanc."""
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.bench.measured import Figure, medians
 from tests.bench.parts import FOLDER, PROJECT, Sender, address_of, paused, sender, settle_disk, stock
 from tests.data import ct_series
-from tests.stack import Stack, StackError, wait_until
+from tests.stack import REPOSITORY, Stack, StackError, wait_until
 
 AGAINST = "stock Orthanc"
 
@@ -23,10 +25,12 @@ class IntakeSize:
     instances: int
     """Of one association."""
     goal: float
+    delivers: bool = False
+    """Whether the destination of the route is there; where it is not, what it is owed accumulates."""
 
 
 class Appliance:
-    """A whole appliance under zero configuration on volumes and a network of its own."""
+    """A whole appliance on volumes and a network of its own, under zero configuration if none is given."""
 
     def __init__(self, name: str, environment: dict[str, str] | None = None) -> None:
         self.stack = Stack(f"{PROJECT}-{name}", lab=False, environment=environment)
@@ -47,14 +51,30 @@ class Appliance:
         """Return how many instances its Orthanc has."""
         return int(self.stack.get("/statistics")["CountInstances"])
 
-    def proven(self, instances: int, *, deadline: float) -> None:
-        """Wait until its vault is proven to have all."""
+    def proven(self, instances: int, *, deadline: float, holders: Sequence[str] = ("local",)) -> None:
+        """Wait until its vault, or other holders, are proven to have all."""
         wait_until(
             self.stack.status,
-            lambda state: state.instances == instances and state.holders["local"].proven == instances,
+            lambda state: (
+                state.instances == instances
+                and all(state.holders[name].proven == instances for name in holders)
+            ),
             deadline=deadline,
-            what=f"{instances} instances in the vault",
+            what=f"{instances} instances at {', '.join(holders)}",
         )
+
+
+def configured(folder: Path, section: Mapping[str, Any]) -> dict[str, str]:
+    """Write a configuration with these of our keys and the vault of zero configuration.
+
+    Returns the environment of an appliance that has it.
+    """
+    copied = folder / "config"
+    shutil.copytree(REPOSITORY / "orthanc-config", copied)
+    vault = {"Name": "local", "Directory": "/var/lib/understudy-vault"}
+    ours = {"Understudy": {"Vaults": [vault], **section}}
+    (copied / "understudy.json").write_text(json.dumps(ours), encoding="utf-8")
+    return {"UNDERSTUDY_CONFIG": str(copied)}
 
 
 def make_series(folders: Sequence[Path], instances: int) -> None:
@@ -82,19 +102,29 @@ def intake(name: str, size: IntakeSize, rounds: int) -> list[Figure]:
     """Measure instances/s, ours and stock alternately; the first round of each warms up and is not counted.
 
     While one is measured the other is paused. So in each round ours has the vault's work of the round before
-    to do as well, and the ledger's and vault's of this one.
+    to do as well, and the ledger's, vault's and route's of this one. Where the route delivers, its receiver
+    runs on the same processors in our turn, and is paused in stock's, which forwards nothing.
     """
     folder = FOLDER / name
     sets = [
         [folder / str(turn) / str(part) for part in range(size.associations)] for turn in range(rounds + 1)
     ]
-    appliance = Appliance(name)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         make_series([part for parts in sets for part in parts], size.instances)
+        there = {"AeTitle": "ORTHANC", "Host": f"{PROJECT}-{name}-archive", "Port": 4242}
+        section = {
+            "Destinations": [{"Name": "archive", **there}],
+            "Routes": [{"Name": "all", "To": ["archive"]}],
+        }
+        appliance = Appliance(name, configured(folder, section))
         stack.callback(appliance.stack.down)
         appliance.stack.up()
         peer = stack.enter_context(stock(f"{name}-stock", appliance.network))
+        archives = [
+            stack.enter_context(stock(f"{name}-archive", appliance.network, tuned=True))
+            for _ in range(size.delivers)
+        ]
         party = stack.enter_context(sender(appliance.network))
         ours: list[float] = []
         theirs: list[float] = []
@@ -103,13 +133,16 @@ def intake(name: str, size: IntakeSize, rounds: int) -> list[Figure]:
             with paused([peer.container]):
                 ready(party, appliance.address)
                 settle_disk()
+                before = [archive.count() for archive in archives]
                 ours.append(sent / party.send(appliance.address, 4242, parts))
-            with paused(appliance.containers):
+                if archives and [archive.count() for archive in archives] == before:
+                    raise StackError("the route delivered nothing while instances came")
+            with paused([*appliance.containers, *(archive.container for archive in archives)]):
                 ready(party, peer.address)
                 settle_disk()
                 theirs.append(sent / party.send(peer.address, 4242, parts))
         expected = sent * len(sets)
         if (appliance.count(), peer.count()) != (expected, expected):
             raise StackError(f"sent {expected}, ours has {appliance.count()}, stock {peer.count()}")
-        appliance.proven(expected, deadline=300)
+        appliance.proven(expected, deadline=300, holders=["local", *("archive" for _ in archives)])
     return [medians(name, ours[1:], theirs[1:], "instances/s", AGAINST, goal=size.goal)]

@@ -6,7 +6,6 @@ original with the statistics removed, which is what Orthanc itself would have ma
 """
 
 import io
-import json
 import shutil
 import statistics
 import zipfile
@@ -18,7 +17,7 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import UID
 
-from tests.bench.intake import Appliance, ready
+from tests.bench.intake import Appliance, configured, ready
 from tests.bench.measured import Figure, label, medians
 from tests.bench.parts import (
     FOLDER,
@@ -34,7 +33,7 @@ from tests.bench.parts import (
     volume,
 )
 from tests.data import ct_series
-from tests.stack import IMAGE, REPOSITORY, StackError, run
+from tests.stack import IMAGE, StackError, run
 
 _STUDY = 100
 """Instances of a study of the fill."""
@@ -57,7 +56,8 @@ def scale(fill: int, rounds: int) -> list[Figure]:
         _seed(filled)
         attached = stack.enter_context(network())
         studies = _fill(filled, attached, maker, fill)
-        full = Appliance("full", _readers(folder))
+        reader = {"Name": "ct1", "AeTitle": "CT1", "Host": "192.0.2.1", "Reads": True}
+        full = Appliance("full", configured(folder, {"Modalities": [reader]}))
         stack.callback(full.stack.down)
         _copy(filled, full)
         _on(filled, _FORGET)
@@ -182,17 +182,6 @@ def _copy(filled: str, full: Appliance) -> None:
     mounted += ["--volume", f"{project}_storage:/storage", "--user", "0:0", "--entrypoint", "bash"]
     script = "cp -a /from/index* /index/; cp -a /from/?? /storage/; chown -R 10001:10001 /index /storage"
     run(["docker", "run", "--rm", *mounted, IMAGE, "-euo", "pipefail", "-c", script], timeout=3600)
-
-
-def _readers(folder: Path) -> dict[str, str]:
-    """Return the environment of an appliance that lets the sender query."""
-    copied = folder / "config"
-    shutil.copytree(REPOSITORY / "orthanc-config", copied)
-    reader = {"Name": "ct1", "AeTitle": "CT1", "Host": "192.0.2.1", "Reads": True}
-    vault = {"Name": "local", "Directory": "/var/lib/understudy-vault"}
-    section = {"Understudy": {"Vaults": [vault], "Modalities": [reader]}}
-    (copied / "understudy.json").write_text(json.dumps(section), encoding="utf-8")
-    return {"UNDERSTUDY_CONFIG": str(copied)}
 
 
 def _intake(
