@@ -114,7 +114,7 @@ behaviour: alone parts
 
 .PHONY: ansible-test
 ansible-test: venv image lab-images target-image ssh ## run the plays against a host in a container: what `make test` leaves out
-	@$(VENV)/bin/pytest tests/ansible -m 'longer or not longer'
+	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests/ansible) -m 'longer or not longer'
 
 .PHONY: vm-test
 vm-test: venv image ## run the play against a virtual Debian, and pull its plug in the middle of intake
