@@ -47,6 +47,8 @@ def test_play_passes_without_a_way_out(
     }
     try:
         host.start("--ip", HOST)
+        # Some Engines name a gateway on a network without a way out.
+        host.execute("sh", "-c", "ip route delete default || true")
         with pytest.raises(StackError):
             host.execute("apt-get", "install", "--yes", "chrony")
         assert host.execute("ip", "route", "show", "default") == ""
