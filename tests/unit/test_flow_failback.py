@@ -94,12 +94,17 @@ def test_instances_that_the_primary_got_alone_are_pulled(world: World) -> None:
     assert world.ledger.counts() == (9, 4)
 
 
-def test_failback_waits_for_a_gap_that_cannot_be_pulled(world: World) -> None:
+def begin_with_a_gap_that_cannot_be_pulled(world: World) -> None:
+    """Begin a failback; the primary has one instance more, and cannot move it until `move_status` is 0."""
     outage(world)
     world.peer.keep("1.2.6", uid(9))
     world.peer.move_status = 0xA801
     world.begin()
     world.work()
+
+
+def test_failback_waits_for_a_gap_that_cannot_be_pulled(world: World) -> None:
+    begin_with_a_gap_that_cannot_be_pulled(world)
     assert latest(world).state is OperationState.RUNNING
     assert latest(world).message == "1 instances to deliver, prove or pull"
     world.peer.move_status = 0
@@ -246,11 +251,7 @@ def test_failback_that_waits_asks_the_primary_when_something_changed_and_else_tw
 
 
 def test_failback_that_waits_looks_at_once_where_the_clock_was_set_back(world: World) -> None:
-    outage(world)
-    world.peer.keep("1.2.6", uid(9))
-    world.peer.move_status = 0xA801
-    world.begin()
-    world.work()
+    begin_with_a_gap_that_cannot_be_pulled(world)
     world.peer.move_status = 0
     world.clock.advance(-3600)
     world.work(3)
