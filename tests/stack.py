@@ -200,7 +200,7 @@ class Stack:
         # The mount point of the modality has to be ours, not Docker's.
         (BUILD / "lab").mkdir(parents=True, exist_ok=True)
         self.compose("up", "--detach", "--no-build", *services, timeout=timeout)
-        self._all_healthy(services or self.compose("config", "--services").split(), timeout)
+        self.healthy(*(services or self.compose("config", "--services").split()), deadline=timeout)
 
     def down(self) -> None:
         """Remove the project with all its volumes."""
@@ -227,7 +227,7 @@ class Stack:
     def start(self, *services: str, timeout: float = 120) -> None:
         """Start stopped services and wait until they are healthy."""
         self.compose("start", *services)
-        self._all_healthy(services, timeout)
+        self.healthy(*services, deadline=timeout)
 
     def stop(self, *services: str) -> None:
         """Stop the services in an orderly way."""
@@ -238,16 +238,17 @@ class Stack:
         self.stop(*services)
         self.start(*services)
 
-    def _all_healthy(self, services: Sequence[str], timeout: float) -> None:
+    def healthy(self, *services: str, deadline: float) -> None:
+        """Wait until the services pass their health checks and, if Orthanc is one, the edge sees it."""
         for service in services:
-            self.healthy(service, deadline=timeout)
+            self._passes(service, deadline)
         if "orthanc" in services:
             # The edge looks for it once a second.
             what = "Orthanc seen by the edge"
-            wait_until(lambda: self.get("/system"), bool, deadline=timeout, what=what)
+            wait_until(lambda: self.get("/system"), bool, deadline=deadline, what=what)
 
-    def healthy(self, service: str, *, deadline: float) -> None:
-        """Wait until the service passes its health check, which the Engine itself makes only now and then."""
+    def _passes(self, service: str, deadline: float) -> None:
+        # The Engine itself makes the check only now and then.
         container = self.container(service)
         nothing = {"Test": ["CMD", "true"]}
         check = self.inspect(service)["Config"].get("Healthcheck", nothing)["Test"][1:]

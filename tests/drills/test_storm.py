@@ -153,8 +153,7 @@ def test_storm_of_kills_loses_nothing_and_every_copy_is_explained(
         killed, answered = _portion(stormy, receiver, supply, fault)
         kills.append(killed)
         answers += answered
-    for service in ("orthanc", "agent", "edge"):
-        stormy.healthy(service, deadline=TAKEN_DEADLINE)
+    stormy.healthy("orthanc", "agent", "edge", deadline=TAKEN_DEADLINE)
     stormy.close()
     uids = {answer.sop_instance_uid for answer in answers if answer.stored}
 
