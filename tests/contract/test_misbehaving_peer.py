@@ -6,6 +6,7 @@ proven, whatever was done before.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -314,12 +315,10 @@ def test_context_that_is_not_accepted_is_refused_until_a_person_acts(
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        (Script(answers_queries=False), "SOP class not supported"),
-        (Script(listing=Listing.REFUSED), "0xA700"),
         (Script(listing=Listing.SILENT), "no answer in time"),
         (Script(deaf=True), "no answer in time"),
     ],
-    ids=["no query class", "refused", "silent", "deaf"],
+    ids=["silent", "deaf"],
 )
 def test_peer_that_cannot_be_asked_lets_the_lane_wait_and_gets_nothing(
     tmp_path: Path, script: Script, words: str
@@ -332,6 +331,41 @@ def test_peer_that_cannot_be_asked_lets_the_lane_wait_and_gets_nothing(
         assert route.states() == ["owed"] * 2
         assert route.archive.record.arrivals == []
         mend(route, seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "words"),
+    [
+        (Script(answers_queries=False), Archive, "SOP class not supported"),
+        (Script(listing=Listing.REFUSED), Archive, "0xA700"),
+        (Script(listing=Listing.ABORTED), Archive, "check our AE title"),
+        (Script(listing=Listing.ABORTED), WebArchive, "HTTP status 403"),
+    ],
+    ids=["no query class", "refused", "aborted", "forbidden"],
+)
+def test_peer_that_takes_and_answers_no_question_gets_everything_once_and_proves_nothing(
+    tmp_path: Path, script: Script, kind: Kind, words: str
+) -> None:
+    with route_to(tmp_path, script, kind) as route:
+        uids = route.owe(COUNT)
+        route.run(seconds=LONG_ENOUGH, step=50)
+        assert route.deliveries() == dict.fromkeys(uids, 1)
+        assert route.states() == ["sent"] * COUNT
+        assert words in route.waits_because
+        mend(route, seconds=200)
+        assert route.deliveries() == dict.fromkeys(uids, 1)
+
+
+def test_what_a_peer_that_answers_no_question_did_not_take_is_sent_again(tmp_path: Path) -> None:
+    with route_to(tmp_path, replace(every_third(Answer(0xA700)), answers_queries=False)) as route:
+        uids = route.owe(COUNT)
+        route.run()
+        assert route.states() == thirds("sent", "owed")
+        route.archive.script = Script(answers_queries=False)
+        route.run(seconds=200)
+        assert route.states() == ["sent"] * COUNT
+        assert route.archive.record.kept.keys() == set(uids)
+        mend(route, seconds=200)
 
 
 # Ends in the middle

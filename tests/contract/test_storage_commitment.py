@@ -196,8 +196,9 @@ def test_sop_class_that_is_not_committed_to_is_proven_in_the_weaker_way(tmp_path
         assert first != second
 
 
-def test_instance_that_a_report_leaves_out_is_not_proven_by_it(tmp_path: Path) -> None:
-    with committing(tmp_path, reporting=Reporting.WHEN_TOLD, listing=Listing.EMPTY) as route:
+@pytest.mark.parametrize("listing", [Listing.EMPTY, Listing.ABORTED], ids=lambda listing: listing.name)
+def test_instance_that_a_report_leaves_out_is_not_proven_by_it(tmp_path: Path, listing: Listing) -> None:
+    with committing(tmp_path, reporting=Reporting.WHEN_TOLD, listing=listing) as route:
         _, second = route.owe(2)
         route.run()
         route.report(0, unmentioned=frozenset({second}))

@@ -171,6 +171,9 @@ class Archive(Acting):
         if listing is Listing.REFUSED:
             yield _REFUSED, None
             return
+        if listing is Listing.ABORTED:
+            self._break(event.assoc, Ending.ABORT)
+            return
         self.record.note(Moment.ASKED)
         query = event.identifier
         entries = [] if listing is Listing.EMPTY else list(self.record.kept.values())

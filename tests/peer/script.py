@@ -88,6 +88,7 @@ class Listing(Enum):
     EMPTY = "as if nothing was there"
     SILENT = "not at all"
     REFUSED = "with a failure"
+    ABORTED = "by the end of the association, as from somebody unknown; over HTTP with 403"
 
 
 class Reporting(Enum):

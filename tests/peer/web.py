@@ -134,6 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
             case Listing.REFUSED:
                 self._answer(503, b"")
                 return
+            case Listing.ABORTED:
+                self._answer(403, b"")
+                return
             case Listing.EMPTY:
                 entries: Sequence[Entry] = ()
             case Listing.WHOLE:

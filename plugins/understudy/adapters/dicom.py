@@ -26,12 +26,13 @@ from understudy.adapters.storage import PARSE_ERRORS
 from understudy.adapters.tls import ClientTls
 from understudy.core.commitment import Report
 from understudy.core.model import Outcome, SopInstanceUid, StudyInstanceUid
-from understudy.core.outcomes import Verdict, of_context, of_loss, of_rejection, of_status
+from understudy.core.outcomes import Loss, Verdict, of_context, of_loss, of_rejection, of_status
 from understudy.core.ports import (
     CommitmentRefusedError,
     FileToSend,
     HolderUnavailableError,
     MoveResult,
+    UnansweredError,
 )
 
 # pydicom would warn of odd values, with the value in its text, which no log of ours may hold.
@@ -46,12 +47,13 @@ _MOVE = Context("1.2.840.10008.5.1.4.1.2.2.2")
 _MEDIUM = 0x0000
 _FILE_HINT = "compare it with what its sender has; waive it, or store it here once more"
 _TITLES_HINT = "check our AE title, its AE title and our address in the configuration of that device"
+_ABORTS = (Loss.ABORTED_BY_USER, Loss.ABORTED_BY_PROVIDER)
 
 
 class DicomPeer:
     """One remote AE; each call is one association.
 
-    All raise HolderUnavailableError where the peer does not play along.
+    All raise HolderUnavailableError where the peer does not play along, UnansweredError where it is there.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class DicomPeer:
             # Once more: between two questions an instance may have come or gone.
             told, found = self._list(study)
         if len(found) < told:
-            raise self._unavailable(
+            raise self._unanswered(
                 f"it counts {told} instances in a study and lists {len(found)}: its answers are capped",
                 "raise the limit of query results at this PACS",
             )
@@ -205,27 +207,25 @@ class DicomPeer:
             try:
                 yield decoded(answer.data, context.transfer_syntax_uid)
             except PARSE_ERRORS as error:
-                raise self._unavailable(
+                raise self._unanswered(
                     "it sent an answer to C-FIND that cannot be read", "look at its log"
                 ) from error
 
     def _text(self, answer: Dataset, keyword: str) -> str:
         value = answer.get(keyword)
         if not value:
-            raise self._unavailable(f"it sent an answer to C-FIND without {keyword}", "look at its log")
+            raise self._unanswered(f"it sent an answer to C-FIND without {keyword}", "look at its log")
         return str(value)
 
     def _expect_success(self, answer: Message, what: str) -> None:
         if answer.status != dimse.SUCCESS:
-            raise self._unavailable(
-                f"it answered {what} with status 0x{answer.status:04X}", "look at its log"
-            )
+            raise self._unanswered(f"it answered {what} with status 0x{answer.status:04X}", "look at its log")
 
     def _context(self, association: Association, context: Context) -> Accepted:
         accepted = association.answers[context]
         if accepted.result != 0:
             verdict = of_context(accepted.result, context.sop_class_uid, "any that we offer")
-            raise self._unavailable(f"it does not offer us this service: {verdict.reason}", _TITLES_HINT)
+            raise self._unanswered(f"it does not offer us this service: {verdict.reason}", _TITLES_HINT)
         return accepted
 
     @contextmanager
@@ -248,11 +248,17 @@ class DicomPeer:
             raise self._unavailable(f"it rejects our association: {verdict.reason}", verdict.hint) from error
         except AssociationLostError as error:
             verdict = of_loss(error.loss, error.detail)
+            if established and error.loss in _ABORTS:
+                # So does who does not know us, Orthanc for one.
+                raise self._unanswered(f"{what}: {verdict.reason}", _TITLES_HINT) from error
             begin = f"{what}: " if established else f"no association with {self.host}:{self.port}: "
             raise self._unavailable(begin + verdict.reason, verdict.hint) from error
 
     def _unavailable(self, reason: str, hint: str) -> HolderUnavailableError:
         return HolderUnavailableError(self.name, reason, hint)
+
+    def _unanswered(self, reason: str, hint: str) -> UnansweredError:
+        return UnansweredError(self.name, reason, hint)
 
 
 class StoreAssociation:

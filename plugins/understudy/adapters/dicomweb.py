@@ -20,7 +20,7 @@ from understudy.adapters.tls import ClientTls, TlsSettingsError, tls_words
 from understudy.core.model import Instance, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Loss, Stow, Verdict, of_http, of_loss, of_stow
 from understudy.core.packing import is_standard_uid
-from understudy.core.ports import FileToSend, HolderUnavailableError
+from understudy.core.ports import FileToSend, HolderUnavailableError, UnansweredError
 
 _JSON = "application/dicom+json"
 _MAX_ANSWER = 2**24
@@ -36,6 +36,9 @@ _HEARD = (200, 202, 400, 409)
 """Statuses whose body may speak of the instance (DICOM PS3.18 table 10.5.3-1)."""
 _OF_THE_INSTANCE = frozenset({400, 409, 413, 415, 500, *range(200, 300)})
 """Statuses that the instance may have caused; any other says something of the server."""
+
+_REFUSALS = frozenset({*range(400, 500), 501} - {408, 429})
+"""Statuses that refuse a question and not the moment; 408, 429 and the others of 5xx pass (RFC 9110 15)."""
 
 _FILES_HINT = "mend the files that the configuration names for it"
 
@@ -124,10 +127,12 @@ class DicomWebServer:
             return set()
         if status != 200:
             verdict = of_http(status)
-            raise self.unavailable(f"QIDO-RS: {verdict.reason}", verdict.hint)
+            kind = UnansweredError if status in _REFUSALS else HolderUnavailableError
+            raise kind(self.name, f"QIDO-RS: {verdict.reason}", verdict.hint)
         uids = [_value(item, _SOP_INSTANCE_UID) for item in _items(body)]
         if not all(uids) or (not uids and body.strip() != b"[]"):
-            raise self.unavailable("it sent an answer to QIDO-RS that cannot be read", "look at its log")
+            words = "it sent an answer to QIDO-RS that cannot be read"
+            raise UnansweredError(self.name, words, "look at its log")
         return {SopInstanceUid(str(uid)) for uid in uids}
 
     @contextmanager

@@ -48,10 +48,7 @@ _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9*]([A-Za-z0-9-]{0,62})(\.[A-Za
 READY, RECIPIENT, USERS, CERTIFICATE = "ready", "vault-recipient", "users.cfg", "tls/https.pem"
 SERVICES = ("service/edge", "service/agent")
 FIRST_START = "first-start.json"
-RELOAD = (
-    "the edge reads users when it starts: `docker compose -f docker/compose.yml restart edge` lets this take "
-    "effect"
-)
+RELOAD = "the edge reads users when it starts: `docker restart understudy-edge-1` lets this take effect"
 
 
 class Role(Enum):

@@ -33,6 +33,10 @@ class HolderUnavailableError(Exception):
         self.hint = hint
 
 
+class UnansweredError(HolderUnavailableError):
+    """The holder is there and has no usable answer to a question; it may take instances all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenCommitment:
     """A transaction of storage commitment that the holder was asked for, without a report so far."""

@@ -7,6 +7,8 @@ finds in flight when it begins a step is what the ledger could not be told of.
 Rule 3: a holder that is away is tried with one instance, by one lane, at growing intervals without an end.
 Rule 4: where what comes first has no usable answer, something of another study is tried. If that goes, the
 first is put off and delays no other; if not, the holder is away, and nothing is blamed or loses its turn.
+Rule 5: a route's destination that takes instances and answers no question gets what it is owed all the same,
+once; it stays unproven, with the reason, until the destination answers.
 """
 
 import logging
@@ -19,13 +21,14 @@ from typing import TypeAlias
 from understudy.adapters.ledger import Ledger
 from understudy.core.model import (
     Delivery,
+    HolderKind,
     Instance,
     InstanceNumber,
     Outcome,
     StudyInstanceUid,
     Timestamp,
 )
-from understudy.core.ports import Clock, Holder, HolderUnavailableError, Settlement
+from understudy.core.ports import Clock, Holder, HolderUnavailableError, Settlement, UnansweredError
 from understudy.core.proving import Absence, judge_absence, pause_before_question
 from understudy.core.retry import delay_before
 from understudy.core.views import LaneState, LaneView, iso
@@ -36,6 +39,7 @@ _COMPARES_EVERY = 4
 """Of so many failures in a row one is compared with another study, after the first so many: a holder that is
 away is not asked twice as often."""
 _MOST_SUSPECTS = 100
+_LONG_AGO = Timestamp(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,15 @@ class _Asked:
     study: StudyInstanceUid
     unsent: InstanceNumber | None = None
     """The instance that it did not take, None where it was a question, which concerns the study."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unanswered:
+    """How often in a row a destination had no answer to what it was asked, and until when it is not asked."""
+
+    times: int = 0
+    until: Timestamp = _LONG_AGO
+    reason: str = ""
 
 
 _Act: TypeAlias = Callable[[Set[StudyInstanceUid]], bool]
@@ -100,7 +113,8 @@ class Lane:
         """Studies that had no answer since the holder last gave one."""
         self._lock = threading.Lock()
         self._view = LaneView(LaneState.IDLE, "", iso(clock.now()), None, 0.0)
-        self._not_before = Timestamp(0.0)
+        self._not_before = _LONG_AGO
+        self._unanswered = _Unanswered()
 
     @property
     def view(self) -> LaneView:
@@ -124,7 +138,7 @@ class Lane:
         if 0 < self._not_before - self._clock.now() <= self._policy.retry_cap:
             return False
         try:
-            worked = self._fairly(self._prove, self._prove, self._deliver)
+            worked = self._ask_for_proofs()
             worked = self._fairly(self._deliver, self._deliver) or worked
         except HolderUnavailableError as error:
             self._failures += 1
@@ -135,8 +149,30 @@ class Lane:
             return False
         self._failures = 0
         self._suspects.clear()
-        if not worked:
+        if not worked and self._unanswered.times:
+            self._show(LaneState.WAITING, self._unanswered.reason, until=self._unanswered.until)
+        elif not worked:
             self._show(LaneState.IDLE, "")
+        return worked
+
+    def _ask_for_proofs(self) -> bool:
+        """Ask for proofs, of a route's destination that answers no question at growing intervals."""
+        if 0 < self._unanswered.until - self._clock.now() <= self._policy.retry_cap:
+            return False
+        try:
+            worked = self._fairly(self._prove, self._prove, self._deliver)
+        except UnansweredError as error:
+            if self.holder.kind is not HolderKind.ROUTE:
+                raise
+            times = self._unanswered.times + 1
+            wait = self._delay(times)
+            reason = f"what it acknowledges cannot be proven: {error.reason}; {error.hint}"
+            self._unanswered = _Unanswered(times, Timestamp(self._clock.now() + wait), reason)
+            _log.warning(
+                "lane unproven holder=%s seconds=%.1f because=%s", self.holder.name, wait, error.reason
+            )
+            return False
+        self._unanswered = _Unanswered()
         return worked
 
     def _fairly(self, act: _Act, *others: _Act) -> bool:
@@ -270,6 +306,11 @@ class Lane:
         self._show(LaneState.WORKING, f"looking for {len(batch)} instances there")
         try:
             found = self.holder.find(batch)
+        except UnansweredError:
+            if self.holder.kind is not HolderKind.ROUTE:
+                raise
+            # What it has already it gets twice: DICOM knows an instance by its UID.
+            return list(batch)
         except HolderUnavailableError:
             raise
         except Exception as error:
