@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.ansible import clients
 from tests.ansible.conftest import DICOM, DICOM_TLS, GATEWAY, HTTPS, Standby
 from tests.ansible.target import PLAYS
 from tests.certificates import Authority
-from tests.stack import IMAGE, run, wait_until
+from tests.stack import IMAGE, StackError, run, wait_until
 
 RULES = PLAYS / "roles" / "monitoring" / "files" / "understudy.rules.yml"
 
@@ -164,6 +164,28 @@ def test_people_come_and_go_and_what_is_no_longer_named_ends(standby: Standby) -
     # Not `inactive`: how Prometheus ends is its own affair.
     state = standby.host.execute("systemctl", "show", "--property", "ActiveState", "prometheus.service")
     assert state != "ActiveState=active\n"
+
+
+def test_host_restarts_after_an_update_that_needs_it_and_serves_again(standby: Standby) -> None:
+    host = standby.host
+    host.play("site.yml", {**standby.variables, "host_update_reboot": True}, "--tags", "host").succeeded()
+    host.execute("touch", "/run/reboot-required")
+    # The connection ends with the host.
+    with suppress(StackError):
+        host.execute("systemctl", "start", "apt-daily-upgrade.service", timeout=300)
+    wait_until(
+        lambda: run(["docker", "inspect", "--format", "{{.State.Running}}", host.name]).strip(),
+        lambda running: running == b"false",
+        deadline=120,
+        what="the end of the host",
+    )
+    run(["docker", "start", host.name])
+    wait_until(
+        lambda: clients.echo(host.address, DICOM, calling="CT1"),
+        lambda status: status == 0,
+        deadline=180,
+        what="C-ECHO after the restart",
+    )
 
 
 def test_backup_of_configuration_and_keys_opens_with_the_identity_alone(
