@@ -36,7 +36,6 @@ POLICY = LanePolicy(
     linger=0.0,
     retry_base=10.0,
     retry_cap=100.0,
-    lease=600.0,
     proof_patience=60.0,
     proof_interval=5.0,
     record_every=2,
@@ -241,7 +240,7 @@ def test_process_that_ends_in_mid_batch_is_continued_by_its_successor(bench: Ben
         with pytest.raises(KeyboardInterrupt):
             bench.lane.step()
     bench.holder.crash_after = None
-    bench.ledger.release(now=bench.clock.now(), everything=True)
+    bench.ledger.release(now=bench.clock.now())
     bench.lane = bench.new_lane(bench.holder)
     bench.run(seconds=30)
     assert bench.states() == ["proven"] * 9
@@ -439,7 +438,7 @@ def test_what_is_owed_from_before_the_clock_was_set_back_is_delivered(bench: Ben
     note(bench.ledger, new_instance(1), owed=[ROUTE], now=Timestamp(NOW + ahead))
     failed = new_instance(2)
     note(bench.ledger, failed, owed=[ROUTE], now=NOW)
-    bench.ledger.claim(ROUTE, numbers_of(bench.ledger)[1:], now=NOW, lease=1)
+    bench.ledger.claim(ROUTE, numbers_of(bench.ledger)[1:], now=NOW)
     bench.ledger.record(
         ROUTE,
         [Delivery(numbers_of(bench.ledger)[1], Outcome.RETRY, "busy")],

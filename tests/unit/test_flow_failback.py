@@ -204,7 +204,7 @@ def test_instance_refused_by_the_primary_keeps_the_operation_open(world: World) 
     world.begin()
     world.noter.catch_up()
     number = number_of(world, 8)
-    world.ledger.claim(PRIMARY, [number], now=world.clock.now(), lease=60)
+    world.ledger.claim(PRIMARY, [number], now=world.clock.now())
     refusal = Delivery(number, Outcome.REFUSED, "not wanted")
     world.ledger.record(PRIMARY, [refusal], now=world.clock.now(), retry_at=lambda _attempt: NOW)
     world.work()
@@ -233,7 +233,7 @@ def test_failback_that_waits_asks_the_primary_when_something_changed_and_else_tw
         (number,) = (
             one.number for one in world.ledger.instances_of(study) if one.sop_instance_uid == uid(name)
         )
-        world.ledger.claim(PRIMARY, [number], now=world.clock.now(), lease=60)
+        world.ledger.claim(PRIMARY, [number], now=world.clock.now())
         refusal = Delivery(number, Outcome.REFUSED, "not wanted")
         world.ledger.record(PRIMARY, [refusal], now=world.clock.now(), retry_at=lambda _attempt: NOW)
     begun = world.clock.now()
@@ -378,7 +378,7 @@ def test_settle_is_impossible_while_anything_is_unsettled(world: World, state: O
     world.stored_here(30)
     world.noter.catch_up()
     number = number_of(world, 30)
-    world.ledger.claim(PRIMARY, [number], now=world.clock.now(), lease=60)
+    world.ledger.claim(PRIMARY, [number], now=world.clock.now())
     if state is not ObligationState.IN_FLIGHT:
         outcome = Outcome.DELIVERED if state is ObligationState.SENT else Outcome.REFUSED
         delivery = Delivery(number, outcome, "because")

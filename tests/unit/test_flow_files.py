@@ -291,7 +291,7 @@ def test_heal_from_the_primary_makes_it_the_same_version_again(
     world.writes_back = writes_back
     getattr(world, spoil)(2)
     (number,) = [n for n in numbers_of(world.ledger) if n == 2]
-    world.ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    world.ledger.claim(ROUTE, [number], now=NOW)
     deliver(world.ledger, number, Outcome.REFUSED)
     world.primary.has["1.2.3.4.2"] = world.contents["orthanc-2"][4:]
     world.scrub_round()
@@ -313,7 +313,7 @@ def test_heal_from_the_primary_makes_it_the_same_version_again(
 def test_heal_owes_again_what_was_refused_because_of_the_file(world: World) -> None:
     world.store(2)
     number = numbers_of(world.ledger)[0]
-    world.ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    world.ledger.claim(ROUTE, [number], now=NOW)
     refusal = Delivery(number, Outcome.REFUSED, "its stored file is gone")
     world.ledger.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
     world.remove(1)
@@ -328,7 +328,7 @@ def test_heal_owes_again_what_was_refused_because_of_the_file(world: World) -> N
 def test_heal_takes_a_lane_that_cannot_read_a_file_for_a_finding(world: World) -> None:
     world.store(2)
     number = numbers_of(world.ledger)[0]
-    world.ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    world.ledger.claim(ROUTE, [number], now=NOW)
     refusal = Delivery(number, Outcome.REFUSED, "its stored file is gone")
     world.ledger.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
     world.remove(1)
@@ -340,7 +340,7 @@ def test_heal_takes_a_lane_that_cannot_read_a_file_for_a_finding(world: World) -
 def test_heal_reaches_a_file_that_reads_again_behind_many_that_do_not(world: World) -> None:
     world.store(60)
     numbers = numbers_of(world.ledger)
-    world.ledger.claim(ROUTE, numbers, now=NOW, lease=60)
+    world.ledger.claim(ROUTE, numbers, now=NOW)
     refusals = [Delivery(number, Outcome.REFUSED, "its stored file is gone") for number in numbers]
     world.ledger.record(ROUTE, refusals, now=NOW, retry_at=lambda _: Timestamp(NOW))
     for name in range(1, 60):
@@ -375,7 +375,7 @@ def test_heal_leaves_alone_a_content_that_was_stored_while_it_looked(world: Worl
 def test_heal_looks_once_for_what_a_person_deleted_and_says_so(world: World) -> None:
     world.store(2)
     number = numbers_of(world.ledger)[0]
-    world.ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    world.ledger.claim(ROUTE, [number], now=NOW)
     refusal = Delivery(number, Outcome.REFUSED, "its stored file is gone")
     world.ledger.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
     stored = world.stored[0]

@@ -133,7 +133,7 @@ def test_instance_that_the_lane_takes_while_the_mirror_looks_is_no_fault(world: 
 
     def meanwhile(study: StudyInstanceUid) -> None:
         one, two = numbers_of(world.ledger, study)
-        world.ledger.claim(PRIMARY, [one], now=NOW, lease=60)
+        world.ledger.claim(PRIMARY, [one], now=NOW)
         world.ledger.find(PRIMARY, {two: PROOF}, now=NOW)
 
     world.peer.after_instances = meanwhile

@@ -87,7 +87,7 @@ def told(
 def test_holder_is_shown_with_its_numbers_and_the_age_of_the_oldest(ledger: Ledger) -> None:
     note(ledger, *(new_instance(name) for name in range(1, 6)), now=Timestamp(NOW - 100))
     numbers = numbers_of(ledger)
-    ledger.claim(ROUTE, numbers[:3], now=NOW, lease=60)
+    ledger.claim(ROUTE, numbers[:3], now=NOW)
     deliver(ledger, numbers[0], Outcome.DELIVERED)
     deliver(ledger, numbers[1], Outcome.REFUSED)
     ledger.waive(ROUTE, ["1.2.3.4.5"], "not wanted", "ann", NOW)
@@ -168,7 +168,7 @@ def test_age_below_the_limit_is_no_alarm() -> None:
 def test_since_of_an_alarm_does_not_move_while_time_goes_on(ledger: Ledger) -> None:
     note(ledger, *(new_instance(name) for name in range(1, 4)), now=NOW)
     numbers = numbers_of(ledger)
-    ledger.claim(ROUTE, numbers[:1], now=NOW, lease=60)
+    ledger.claim(ROUTE, numbers[:1], now=NOW)
     deliver(ledger, numbers[0], Outcome.REFUSED)
 
     def told_at(now: float) -> list[tuple[str, str]]:

@@ -59,7 +59,7 @@ def test_counts_follow_versions_that_come_go_and_come_back(ledger: Ledger) -> No
 def test_counts_follow_every_state(ledger: Ledger) -> None:
     note(ledger, *(new_instance(name) for name in range(1, 1 + len(Outcome))), owed=ALL)
     numbers = numbers_of(ledger)
-    ledger.claim(ROUTE, numbers, now=NOW, lease=60)
+    ledger.claim(ROUTE, numbers, now=NOW)
     for number, outcome in zip(numbers, Outcome, strict=True):
         deliver(ledger, number, outcome)
         assert miscounted(ledger) == {}
@@ -101,7 +101,7 @@ def test_batch_of_which_one_is_known_and_two_are_alike_ends_as_one_by_one(tmp_pa
         tables = dump(ledger)
         return (
             sorted(names.values()),
-            sorted((*names[row[0]], *row[1:8], row[9]) for row in tables["obligations"]),
+            sorted((*names[row[0]], *row[1:7], row[8]) for row in tables["obligations"]),
             sorted((*names[row[1]], *row[2:]) for row in tables["proofs"]),
             [tables[name] for name in ("studies", "senders", "days", "tallies", "ages", "batches")],
         )
@@ -144,16 +144,16 @@ CONFLICT = Outcome.CONFLICT
 QUESTIONS: list[Callable[[Ledger], object]] = [
     lambda ledger: ledger.due(ROUTE, now=NOW, limit=10, max_bytes=10**9),
     lambda ledger: ledger.sent(ROUTE, now=Timestamp(NOW + 99), limit=10),
-    lambda ledger: ledger.claim(ROUTE, numbers_of(ledger), now=NOW, lease=60),
+    lambda ledger: ledger.claim(ROUTE, numbers_of(ledger), now=NOW),
     lambda ledger: ledger.proven(ROUTE, after=InstanceNumber(0), limit=10),
     lambda ledger: ledger.find(ROUTE, {numbers_of(ledger)[3]: PROOF}, now=NOW),
-    lambda ledger: deliver(ledger, ledger.claim(ROUTE, numbers_of(ledger), now=NOW, lease=9)[0], CONFLICT),
+    lambda ledger: deliver(ledger, ledger.claim(ROUTE, numbers_of(ledger), now=NOW)[0], CONFLICT),
     lambda ledger: ledger.states_of(ROUTE, STUDY),
     lambda ledger: ledger.studies_with(ROUTE, ObligationState.OWED),
     lambda ledger: ledger.instances_of(STUDY),
     lambda ledger: ledger.unknown(["orthanc-1"]),
     lambda ledger: ledger.oldest_unsettled(ROUTE),
-    lambda ledger: ledger.release(now=NOW, everything=True),
+    lambda ledger: ledger.release(now=NOW),
     lambda ledger: note(ledger, new_instance(9)),
     lambda ledger: ledger.replay(ROUTE, ["1.2.3.4.2"], "ann", NOW),
 ]
@@ -165,7 +165,7 @@ def test_question_reads_no_table_of_instances_or_obligations_whole(
 ) -> None:
     note(ledger, *(new_instance(name) for name in range(1, 5)))
     numbers = numbers_of(ledger)
-    ledger.claim(ROUTE, numbers[:2], now=NOW, lease=60)
+    ledger.claim(ROUTE, numbers[:2], now=NOW)
     deliver(ledger, numbers[0], Outcome.DELIVERED)
     deliver(ledger, numbers[1], Outcome.REFUSED)
     ledger.find(ROUTE, {numbers[2]: PROOF}, now=NOW)

@@ -43,10 +43,10 @@ DELIVERIES = [
 ]
 
 ACTS: dict[str, Callable[[Ledger], object]] = {
-    "claim": lambda ledger: ledger.claim(ROUTE, [OWED, OTHER_OWED], now=LATER, lease=60),
+    "claim": lambda ledger: ledger.claim(ROUTE, [OWED, OTHER_OWED], now=LATER),
     "deliver": lambda ledger: ledger.record(ROUTE, DELIVERIES, now=LATER, retry_at=lambda _attempt: LATER),
     "give_back": lambda ledger: ledger.give_back(ROUTE, FLYING, now=LATER),
-    "release": lambda ledger: ledger.release(now=LATER, everything=True),
+    "release": lambda ledger: ledger.release(now=LATER),
     "prove": lambda ledger: ledger.prove(ROUTE, {SENT: PROOF}, now=LATER),
     "find": lambda ledger: ledger.find(ROUTE, {OWED: PROOF, OTHER_OWED: PROOF}, now=LATER),
     "absent": lambda ledger: ledger.absent(
@@ -96,7 +96,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger = Ledger(path)
     ledger.start(NOW)
     note(ledger, *(new_instance(name) for name in range(1, 11)))
-    ledger.claim(ROUTE, [SENT, REFUSED, *FLYING], now=NOW, lease=60)
+    ledger.claim(ROUTE, [SENT, REFUSED, *FLYING], now=NOW)
     deliver(ledger, SENT, Outcome.DELIVERED)
     deliver(ledger, REFUSED, Outcome.REFUSED)
     ledger.find(ROUTE, {PROVEN: PROOF}, now=NOW)

@@ -44,7 +44,7 @@ def brought_to(ledger: Ledger, state: ObligationState) -> InstanceNumber:
     note(ledger, new_instance(1))
     (number,) = numbers_of(ledger)
     if state in (ObligationState.IN_FLIGHT, ObligationState.SENT, ObligationState.REFUSED):
-        ledger.claim(ROUTE, [number], now=NOW, lease=60)
+        ledger.claim(ROUTE, [number], now=NOW)
     if state is ObligationState.SENT:
         deliver(ledger, number, Outcome.DELIVERED)
     if state is ObligationState.REFUSED:
@@ -126,7 +126,7 @@ def test_lane_out_of_turn_raises_and_changes_nothing(
 
 
 LENIENT: list[tuple[ObligationEvent, Callable[[Ledger, InstanceNumber], object]]] = [
-    (ObligationEvent.CLAIM, lambda ledger, number: ledger.claim(ROUTE, [number], now=LATER, lease=60)),
+    (ObligationEvent.CLAIM, lambda ledger, number: ledger.claim(ROUTE, [number], now=LATER)),
     (ObligationEvent.FIND, lambda ledger, number: ledger.find(ROUTE, {number: PROOF}, now=LATER)),
     (
         ObligationEvent.DISPROVE,
@@ -198,7 +198,7 @@ def test_waiver_logs_the_instances_that_it_gave_up_and_no_others(ledger: Ledger)
 def test_replay_of_nothing_named_replays_all_refused(ledger: Ledger) -> None:
     note(ledger, *(new_instance(name) for name in range(1, 4)))
     numbers = numbers_of(ledger)
-    ledger.claim(ROUTE, numbers, now=NOW, lease=60)
+    ledger.claim(ROUTE, numbers, now=NOW)
     deliver(ledger, numbers[0], Outcome.REFUSED)
     deliver(ledger, numbers[1], Outcome.REFUSED)
     assert ledger.replay(ROUTE, None, "ann", LATER) == 2
@@ -221,7 +221,7 @@ def test_delivery_with_its_own_proof_is_proven_in_one_step(ledger: Ledger) -> No
 def test_reason_of_a_failure_goes_when_the_instance_is_found(ledger: Ledger) -> None:
     note(ledger, new_instance(1))
     (number,) = numbers_of(ledger)
-    ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    ledger.claim(ROUTE, [number], now=NOW)
     deliver(ledger, number, Outcome.UNKNOWN)
     assert [view.reason for view in ledger.obligations(ROUTE, None, 1)] == ["because"]
     ledger.find(ROUTE, {number: PROOF}, now=NOW)
@@ -231,7 +231,7 @@ def test_reason_of_a_failure_goes_when_the_instance_is_found(ledger: Ledger) -> 
 def test_alteration_stays_told_when_the_instance_is_proven(ledger: Ledger) -> None:
     note(ledger, new_instance(1))
     (number,) = numbers_of(ledger)
-    ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    ledger.claim(ROUTE, [number], now=NOW)
     deliver(ledger, number, Outcome.DELIVERED_ALTERED)
     ledger.prove(ROUTE, {number: PROOF}, now=NOW)
     assert [view.reason for view in ledger.obligations(ROUTE, None, 1)] == ["altered: because"]
@@ -246,7 +246,7 @@ def test_failures_are_counted_and_given_to_the_back_off(ledger: Ledger) -> None:
         return Timestamp(NOW + 10 * attempt)
 
     for _ in range(3):
-        ledger.claim(ROUTE, [number], now=NOW, lease=60)
+        ledger.claim(ROUTE, [number], now=NOW)
         ledger.record(ROUTE, [Delivery(number, Outcome.RETRY, "busy")], now=NOW, retry_at=retry_at)
     assert seen == [1, 2, 3]
     (view,) = ledger.obligations(ROUTE, None, 10)
@@ -306,7 +306,7 @@ def test_absence_is_judged_by_the_time_since_the_acknowledgement_and_the_losses(
         return NOW
 
     def lose(waited: float) -> None:
-        ledger.claim(ROUTE, [number], now=NOW, lease=60)
+        ledger.claim(ROUTE, [number], now=NOW)
         deliver(ledger, number, Outcome.DELIVERED)
         now = Timestamp(NOW + waited)
         ledger.absent(ROUTE, [number], now=now, judge=judge, ask_again=lambda _waited: now, retry_at=retry_at)
@@ -323,7 +323,7 @@ def test_absence_is_judged_by_the_time_since_the_acknowledgement_and_the_losses(
 def test_unprovable_is_a_dead_letter_with_reason_and_hint_and_can_be_replayed(ledger: Ledger) -> None:
     number = brought_to(ledger, ObligationState.SENT)
     missed(ledger, number, Absence.LOST, NOW)
-    ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    ledger.claim(ROUTE, [number], now=NOW)
     deliver(ledger, number, Outcome.DELIVERED)
     assert missed(ledger, number, Absence.UNPROVABLE, NOW)[Absence.UNPROVABLE] == 1
     (letter,) = ledger.dead_letters(Selection())
@@ -345,15 +345,11 @@ def test_absent_says_nothing_of_what_was_not_acknowledged(
     assert dump(ledger) == before
 
 
-def test_release_returns_lapsed_claims_and_after_a_restart_all(ledger: Ledger) -> None:
+def test_release_returns_every_claim_once(ledger: Ledger) -> None:
     number = brought_to(ledger, ObligationState.IN_FLIGHT)
-    assert ledger.release(now=Timestamp(NOW + 59)) == 0
-    assert state_of(ledger, number) is ObligationState.IN_FLIGHT
-    assert ledger.release(now=Timestamp(NOW + 60)) == 1
+    assert ledger.release(now=LATER) == 1
     assert state_of(ledger, number) is ObligationState.OWED
-    ledger.claim(ROUTE, [number], now=LATER, lease=60)
-    assert ledger.release(now=LATER, everything=True) == 1
-    assert ledger.release(now=LATER, everything=True) == 0
+    assert ledger.release(now=LATER) == 0
 
 
 def test_proof_and_state_are_one_step_wherever_it_is_broken_off(ledger: Ledger) -> None:
@@ -378,5 +374,5 @@ def test_more_numbers_than_one_statement_holds_are_advanced(ledger: Ledger) -> N
     note(ledger, *(new_instance(name) for name in range(1, 1203)))
     numbers = numbers_of(ledger)
     assert len(numbers) == 1202
-    assert ledger.claim(ROUTE, numbers, now=NOW, lease=60) == numbers
+    assert ledger.claim(ROUTE, numbers, now=NOW) == numbers
     assert ledger.tally()[ROUTE] == {ObligationState.IN_FLIGHT: 1202}

@@ -32,7 +32,7 @@ def refuse(
     ledger: Ledger, holder: HolderName, *names: int, reason: str = "it is odd", now: Timestamp = NOW
 ) -> None:
     numbers = [InstanceNumber(name) for name in names]
-    ledger.claim(holder, numbers, now=now, lease=60)
+    ledger.claim(holder, numbers, now=now)
     deliveries = [Delivery(number, Outcome.REFUSED, reason) for number in numbers]
     ledger.record(holder, deliveries, now=now, retry_at=lambda _: now)
 
@@ -149,7 +149,7 @@ def test_deleted_instance_says_so_with_who_has_it_and_is_owed_when_it_is_stored_
     refuse(ledger, ROUTE, 1, 2, reason=gone)
     refuse(ledger, VAULT, 1, reason="another reason")
     number = numbers_of(ledger)[1]
-    ledger.claim(VAULT, [number], now=NOW, lease=60)
+    ledger.claim(VAULT, [number], now=NOW)
     ledger.record(VAULT, [Delivery(number, Outcome.DELIVERED, "")], now=NOW, retry_at=lambda _: NOW)
     ledger.prove(VAULT, {number: PROOF}, now=NOW)
     ledger.deleted_here(InstanceNumber(1))

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from understudy.adapters.ledger import IllegalTransitionError, Ledger
 from understudy.core import modes
 from understudy.core.errors import NotFoundError
-from understudy.core.model import HolderName, InstanceNumber, Outcome, Timestamp
+from understudy.core.model import HolderName, InstanceNumber, Outcome
 from understudy.core.modes import Mode, ModeEvent, WrongModeError
 from understudy.core.obligations import REACHED, TRANSITIONS, UNSETTLED, ObligationEvent, ObligationState
 from understudy.core.proving import Absence
@@ -135,7 +135,7 @@ class Custody(RuleBasedStateMachine):
     @rule(some=st.sets(picks, min_size=1, max_size=4), holder=holders)
     def claim(self, some: set[int], holder: HolderName) -> None:
         numbers = sorted({self._pick(pick) for pick in some})
-        claimed = self.ledger.claim(holder, numbers, now=NOW, lease=60)
+        claimed = self.ledger.claim(holder, numbers, now=NOW)
         assert claimed == self._steps(numbers, holder, ObligationEvent.CLAIM)
 
     @precondition(lambda self: self.versions)
@@ -228,14 +228,12 @@ class Custody(RuleBasedStateMachine):
         except NotFoundError:
             assert not self.versions
 
-    @rule(everything=st.booleans())
-    def release(self, everything: bool) -> None:
+    @rule()
+    def release(self) -> None:
         flying = [key for key, state in self.states.items() if state is ObligationState.IN_FLIGHT]
-        released = self.ledger.release(now=Timestamp(NOW + 59), everything=everything)
-        assert released == (len(flying) if everything else 0)
-        if everything:
-            for key in flying:
-                self._step(*key, ObligationEvent.FAIL)
+        assert self.ledger.release(now=NOW) == len(flying)
+        for key in flying:
+            self._step(*key, ObligationEvent.FAIL)
 
     @rule(event=st.sampled_from(list(ModeEvent)))
     def change_mode(self, event: ModeEvent) -> None:

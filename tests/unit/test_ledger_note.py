@@ -113,7 +113,7 @@ def test_note_of_a_content_that_comes_back_keeps_its_proofs(ledger: Ledger) -> N
 
 def _send(ledger: Ledger, number: InstanceNumber, until: ObligationState) -> None:
     """Bring an owed instance to the route, as far as said."""
-    ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    ledger.claim(ROUTE, [number], now=NOW)
     match until:
         case ObligationState.OWED:
             deliver(ledger, number, Outcome.UNKNOWN)
@@ -204,7 +204,7 @@ def test_inventory_is_believed_once_the_new_content_was_acknowledged(ledger: Led
     note(ledger, new_instance(1))
     note(ledger, new_instance(1, content="B"))
     (second,) = numbers_of(ledger)
-    ledger.claim(ROUTE, [second], now=NOW, lease=60)
+    ledger.claim(ROUTE, [second], now=NOW)
     deliver(ledger, second, Outcome.DELIVERED)
     ledger.prove(ROUTE, {second: PROOF}, now=NOW)
     assert state(ledger, second, ROUTE) is ObligationState.PROVEN

@@ -46,7 +46,7 @@ def test_due_gives_one_study_the_longest_due_first(ledger: Ledger) -> None:
     note(ledger, new_instance(1, study=OTHER), now=Timestamp(NOW - 1))
     note(ledger, new_instance(2), new_instance(3), now=Timestamp(NOW - 2))
     assert due(ledger) == numbers_of(ledger)
-    ledger.claim(ROUTE, numbers_of(ledger), now=NOW, lease=60)
+    ledger.claim(ROUTE, numbers_of(ledger), now=NOW)
     assert due(ledger) == numbers_of(ledger, OTHER)
 
 
@@ -88,9 +88,9 @@ def test_due_passes_a_young_study_for_a_ripe_one(ledger: Ledger) -> None:
     note(ledger, new_instance(2, study=OTHER), now=Timestamp(NOW - 10))
     (young,) = numbers_of(ledger)
     # The young one is due earlier: it was tried before.
-    ledger.claim(ROUTE, [young], now=NOW, lease=1)
+    ledger.claim(ROUTE, [young], now=NOW)
     ledger.record(ROUTE, [], now=NOW, retry_at=lambda _attempt: NOW)
-    ledger.release(now=Timestamp(NOW - 20), everything=True)
+    ledger.release(now=Timestamp(NOW - 20))
     assert due(ledger, linger=3) == numbers_of(ledger, OTHER)
 
 
@@ -98,7 +98,7 @@ def test_sent_gives_one_study(ledger: Ledger) -> None:
     note(ledger, new_instance(1), new_instance(2, study=OTHER))
     for study in (STUDY, OTHER):
         for number in numbers_of(ledger, study):
-            ledger.claim(ROUTE, [number], now=NOW, lease=60)
+            ledger.claim(ROUTE, [number], now=NOW)
             deliver(ledger, number, Outcome.DELIVERED)
     assert len(ledger.sent(ROUTE, now=NOW, limit=10)) == 1
     assert ledger.sent(VAULT, now=NOW, limit=10) == []
@@ -147,7 +147,7 @@ def test_oldest_unsettled_is_since_when_the_longest_is_owed(ledger: Ledger) -> N
     note(ledger, new_instance(1), now=Timestamp(NOW - 100))
     note(ledger, new_instance(2), now=NOW)
     first, second = numbers_of(ledger)
-    ledger.claim(ROUTE, [first], now=NOW, lease=60)
+    ledger.claim(ROUTE, [first], now=NOW)
     deliver(ledger, first, Outcome.REFUSED)
     assert ledger.oldest_unsettled(ROUTE) == NOW - 100
     ledger.waive(ROUTE, ["1.2.3.4.1"], "not wanted", "ann", NOW)
@@ -188,7 +188,7 @@ def test_modalities_tell_who_sent_how_much_and_when(ledger: Ledger) -> None:
 def test_obligations_are_listed_by_holder_and_state_with_a_hint(ledger: Ledger) -> None:
     note(ledger, new_instance(1), owed=[ROUTE, VAULT])
     (number,) = numbers_of(ledger)
-    ledger.claim(ROUTE, [number], now=NOW, lease=60)
+    ledger.claim(ROUTE, [number], now=NOW)
     deliver(ledger, number, Outcome.REFUSED)
     (refused,) = ledger.obligations(None, ObligationState.REFUSED, 10)
     assert (refused.holder, refused.reason, refused.study_instance_uid) == (ROUTE, "because", STUDY)

@@ -39,7 +39,7 @@ def due(ledger: Ledger, at: float, limit: int = 10) -> list[str]:
     """Return the SOP Instance UIDs of the next batch, and take it."""
     now = Timestamp(NOW + at)
     batch = ledger.due(ROUTE, now=now, limit=limit, max_bytes=10**9)
-    ledger.claim(ROUTE, [one.number for one in batch], now=now, lease=DAY)
+    ledger.claim(ROUTE, [one.number for one in batch], now=now)
     return [one.sop_instance_uid.removeprefix("1.2.3.4.") for one in batch]
 
 

@@ -59,7 +59,7 @@ class World:
         """Begin as the agent does, first or after its process ended."""
         self.ledger = Ledger(self.path)
         self.ledger.start(self.clock.now())
-        self.ledger.release(now=self.clock.now(), everything=True)
+        self.ledger.release(now=self.clock.now())
         router = router_of(Rules(PRIMARY, PRIMARY_AE, []), self.ledger)
         self.noter = Noter(self.feed, self.ledger, router, self.clock, primary_grace=60)
         self.prober = Prober(self.peer, self.clock, failures_for_down=3)

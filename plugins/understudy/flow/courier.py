@@ -53,7 +53,6 @@ class LanePolicy:
     retry_cap: float
     longest_wait: float = 600.0
     """No shorter than any wait that is meant: one that is longer tells of a clock that was set back."""
-    lease: float = 600.0
     proof_patience: float = 60.0
     """How long an instance acknowledged for the first time may stay unlisted before it is owed again."""
     proof_interval: float = 1.0
@@ -346,9 +345,7 @@ class Lane:
 
     def _claim(self, batch: Sequence[Instance]) -> list[Instance]:
         numbers = [instance.number for instance in batch]
-        claimed = self._ledger.claim(
-            self.holder.name, numbers, now=self._clock.now(), lease=self._policy.lease
-        )
+        claimed = self._ledger.claim(self.holder.name, numbers, now=self._clock.now())
         return [instance for instance in batch if instance.number in claimed]
 
     def _give_back(self, numbers: Set[InstanceNumber]) -> None:

@@ -125,7 +125,7 @@ class Workers:
         return list(found.values())
 
     def stop(self, timeout: float) -> None:
-        """Let every loop end its step, within `timeout` seconds in all; a lease covers what is cut off."""
+        """Let every loop end its step, within `timeout` seconds in all; the next start releases the rest."""
         self._stop.set()
         for loop in self._loops:
             loop.wake()

@@ -85,7 +85,7 @@ def open_base(configuration: config.Understudy, places: Places) -> Base:
     clock = SystemClock()
     ledger = Ledger(places.state / "ledger.sqlite", places.keys / "ledger.anchor")
     ledger.start(clock.now())
-    ledger.release(now=clock.now(), everything=True)
+    ledger.release(now=clock.now())
     secret = (places.keys / "service" / "agent").read_text(encoding="ascii").strip()
     reports = places.state / "reports"
     reports.mkdir(mode=0o750, exist_ok=True)

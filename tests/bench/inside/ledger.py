@@ -54,7 +54,7 @@ def _ours(appliance: Appliance, instances: int) -> dict[str, float]:
         began = time.monotonic()
         batch = appliance.ledger.due(holder, now=now, limit=_BATCH, max_bytes=2**40)
         between = time.monotonic()
-        claimed = appliance.ledger.claim(holder, [item.number for item in batch], now=now, lease=600)
+        claimed = appliance.ledger.claim(holder, [item.number for item in batch], now=now)
         claims.append(time.monotonic() - between)
         looks.append(between - began)
         if len(claimed) != _BATCH:
@@ -98,7 +98,7 @@ PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
 CREATE TABLE instances (number INTEGER PRIMARY KEY, orthanc_id, attachment_uuid, sop_instance_uid,
  sop_class_uid, series_instance_uid, study_instance_uid, transfer_syntax_uid, modality, size, md5,
  calling_ae_title, called_ae_title, remote_address, received_at, epoch, superseded_by);
-CREATE TABLE obligations (instance, holder, state, attempts, since, due, lease_until, changed, reason, losses,
+CREATE TABLE obligations (instance, holder, state, attempts, since, due, changed, reason, losses,
  PRIMARY KEY (instance, holder)) WITHOUT ROWID;
 """
 
@@ -120,7 +120,6 @@ def _owed(page: Sequence[NewInstance], first: int) -> list[tuple[object, ...]]:
             0,
             instance.received_at,
             instance.received_at,
-            None,
             instance.received_at,
             "",
         )
@@ -134,15 +133,15 @@ def _write(
 ) -> None:
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(f"INSERT INTO instances VALUES ({','.join('?' * 17)})", rows)
-    connection.executemany("INSERT INTO obligations VALUES (?,?,?,?,?,?,?,?,?,0)", owed)
+    connection.executemany("INSERT INTO obligations VALUES (?,?,?,?,?,?,?,?,0)", owed)
     connection.execute("COMMIT")
 
 
 def _claim(connection: sqlite3.Connection, start: int) -> None:
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(
-        "UPDATE obligations SET state = 'in_flight', lease_until = ? WHERE instance = ? AND holder = ?",
-        [(0.0, number, _HOLDERS[0]) for number in range(start + 1, start + 1 + _BATCH)],
+        "UPDATE obligations SET state = 'in_flight' WHERE instance = ? AND holder = ?",
+        [(number, _HOLDERS[0]) for number in range(start + 1, start + 1 + _BATCH)],
     )
     connection.execute("COMMIT")
 

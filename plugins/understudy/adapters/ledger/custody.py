@@ -34,16 +34,16 @@ class Custody:
     _database: Database
 
     def claim(
-        self, holder: HolderName, numbers: Sequence[InstanceNumber], *, now: Timestamp, lease: float
+        self, holder: HolderName, numbers: Sequence[InstanceNumber], *, now: Timestamp
     ) -> list[InstanceNumber]:
-        """Put obligations in flight for `lease` seconds and return which.
+        """Put obligations in flight and return which.
 
         Those not owed any more stay as they are: between a look at what is due and the claim, the mirror may
         find an instance and a person may waive one.
         """
         with self._database.writing() as connection:
             owed = able(connection, ObligationEvent.CLAIM, holder, numbers)
-            advance(connection, ObligationEvent.CLAIM, holder, owed, now, lease_until=now + lease)
+            advance(connection, ObligationEvent.CLAIM, holder, owed, now)
             return owed
 
     def give_back(self, holder: HolderName, numbers: Sequence[InstanceNumber], *, now: Timestamp) -> None:
@@ -93,18 +93,16 @@ class Custody:
             proven = {one.number: one.proof for one in told if one.proof is not None}
             prove(connection, ObligationEvent.PROVE, holder, proven, now)
 
-    def release(self, *, now: Timestamp, everything: bool = False) -> int:
-        """Return lapsed claims, or after a restart all of them, to owed; return how many there were."""
+    def release(self, *, now: Timestamp) -> int:
+        """Return all claims to owed, since who made them has ended; return how many there were."""
         reason = "the appliance stopped in the middle of sending: outcome unknown"
         released = 0
         with self._database.writing() as connection:
             for holder in connection.scalars(select(tallies.c.holder).distinct()).all():
-                lapsed = select(obligations.c.instance).where(
+                claimed = select(obligations.c.instance).where(
                     obligations.c.holder == holder, obligations.c.state == ObligationState.IN_FLIGHT.value
                 )
-                if not everything:
-                    lapsed = lapsed.where(obligations.c.lease_until <= now)
-                numbers = connection.scalars(lapsed).all()
+                numbers = connection.scalars(claimed).all()
                 advance(
                     connection, ObligationEvent.FAIL, HolderName(holder), numbers, now, due=now, reason=reason
                 )

@@ -78,10 +78,9 @@ obligations = Table(
     Column("holder", String, primary_key=True),
     Column("state", String, CheckConstraint(f"state IN ({_STATES})", name="known_state"), nullable=False),
     Column("attempts", Integer, nullable=False),
-    # When it was first owed, when it may next be tried, when a claim lapses, when it last changed.
+    # When it was first owed, when it may next be tried, when it last changed.
     Column("since", Float, nullable=False),
     Column("due", Float, nullable=False),
-    Column("lease_until", Float, nullable=True),
     Column("changed", Float, nullable=False),
     Column("reason", String, nullable=False),
     # How often since its last proof it was acknowledged, and then not shown.

@@ -45,11 +45,10 @@ def advance(
     now: Timestamp,
     *,
     due: float | None = None,
-    lease_until: float | None = None,
     reason: str | None = None,
 ) -> None:
     """Let the event happen to all of them, or raise IllegalTransitionError, which ends the transaction."""
-    values: dict[str, object] = {"state": target(event).value, "changed": now, "lease_until": lease_until}
+    values: dict[str, object] = {"state": target(event).value, "changed": now}
     if due is not None:
         values["due"] = due
     if reason is not None:
