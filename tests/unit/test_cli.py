@@ -13,7 +13,16 @@ import uvicorn
 from understudy.cli import run
 from understudy.core.model import HolderKind, HolderName, ProofKind
 from understudy.core.modes import Mode
-from understudy.core.views import HolderView, LaneState, LaneView, OperationState, ProofView
+from understudy.core.views import (
+    DiskView,
+    Fullness,
+    HolderView,
+    LaneState,
+    LaneView,
+    OperationState,
+    ProofView,
+    VolumeView,
+)
 from understudy.web.application import application
 
 from tests.unit.web_fakes import STATUS, FakeFacade
@@ -90,6 +99,23 @@ def test_status_shows_mode_primary_and_holders_with_units(
     assert "does not answer: connection refused; tries again in 25 s" in shown
     assert "2 h 1 min" in shown
     assert "ALARM 1 instance is refused by nas" in shown
+
+
+@pytest.mark.parametrize(("state", "colour"), [(Fullness.FINE, ""), (Fullness.REFUSE, "\x1b[1;31m")])
+def test_status_shows_a_disk_in_red_where_it_is_full_and_there_alone(
+    facade: FakeFacade,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    state: Fullness,
+    colour: str,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    volume = VolumeView("index", 10**9, 5 * 10**8, 50.0, state, None)
+    facade.present = replace(STATUS, disk=DiskView([volume]))
+    assert run(["status"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "index 50 % used" in line]
+    assert line.partition("index 50 % used")[0].endswith(colour)
+    assert ("31m" in line) is bool(colour)
 
 
 def test_status_json_is_the_agents_own_answer(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:

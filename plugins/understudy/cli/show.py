@@ -114,7 +114,7 @@ _FULLNESS_STYLE = {Fullness.FINE: "", Fullness.WARN: "yellow", Fullness.REFUSE: 
 
 
 def _disks(disk: DiskView) -> Text:
-    text = Text("FULL, new images are refused; " if disk.refusing else "", "bold red")
+    text = Text.assemble(("FULL, new images are refused; " if disk.refusing else "", "bold red"))
     for number, volume in enumerate(disk.volumes):
         left = "" if volume.days_left is None else f", about {volume.days_left:.0f} days left"
         text.append("; " if number else "")
