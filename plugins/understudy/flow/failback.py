@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from understudy.adapters.ledger import Ledger, ModeRecord, Transaction, unsettled_to
 from understudy.core.errors import RefusedError
+from understudy.core.health import GOOD_PROBES_FOR_UP
 from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
 from understudy.core.modes import Mode, ModeEvent
 from understudy.core.obligations import ObligationState
@@ -88,16 +89,18 @@ class Failback:
     def begin(self, who: str, *, epoch: int) -> OperationView:
         """Change active to returning, or continue a failback of this epoch; return its operation.
 
-        Raises PreconditionError where the primary does not answer C-ECHO and C-FIND at this moment.
+        Raises PreconditionError where the primary does not answer C-ECHO and C-FIND now, as often as
+        makes one that was down count as up.
         """
         mode = self._ledger.mode()
         if mode.mode is Mode.RETURNING and mode.epoch == epoch:
             return self._running() or self._operation_alone()
-        health = self._prober.step()
         unmet: list[str] = []
-        last = health.evidence[0]
-        if (last.echo, last.find) != ("ok", "ok"):
-            unmet.append(f"the primary does not answer: C-ECHO {last.echo}; C-FIND {last.find}")
+        for _ in range(GOOD_PROBES_FOR_UP):
+            last = self._prober.step().evidence[0]
+            if (last.echo, last.find) != ("ok", "ok"):
+                unmet.append(f"the primary does not answer: C-ECHO {last.echo}; C-FIND {last.find}")
+                break
         evidence = {"evidence": f"{last.at} echo={last.echo} find={last.find}"}
         self._change(ModeEvent.FAILBACK, epoch, who, evidence, lambda _transaction: unmet)
         return self._operation_alone()
