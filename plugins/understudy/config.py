@@ -1,5 +1,6 @@
 """The `Understudy` section of the configuration: one typed schema that refuses unknown keys."""
 
+import difflib
 import json
 import os
 import re
@@ -571,7 +572,27 @@ def parse(document: object) -> Understudy:
     try:
         return Understudy.model_validate(document)
     except ValidationError as error:
-        raise ConfigurationError([_problem(item["loc"], item["msg"]) for item in error.errors()]) from None
+        problems = [
+            _problem(item["loc"], _words(item["type"], item["loc"], item["msg"])) for item in error.errors()
+        ]
+        raise ConfigurationError(problems) from None
+
+
+def _words(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    """Return pydantic's message in words of ours where it would say nothing to an operator."""
+    if kind != "extra_forbidden":
+        return message.removeprefix("Value error, ")
+    near = difflib.get_close_matches(str(location[-1]), _keys(Understudy.model_json_schema()), n=1)
+    return "unknown key" + "".join(f"; is {name} meant?" for name in near)
+
+
+def _keys(schema: object) -> list[str]:
+    """Return the names of all keys that a JSON schema has anywhere."""
+    if isinstance(schema, list):
+        return [name for one in schema for name in _keys(one)]
+    if not isinstance(schema, dict):
+        return []
+    return [*schema.get("properties", {}), *(name for one in schema.values() for name in _keys(one))]
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:

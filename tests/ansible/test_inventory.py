@@ -53,7 +53,7 @@ def test_wrong_inventory_lists_every_error_and_reaches_no_host(tmp_path: Path) -
     assert refused.code == 2
     for problem in (
         "north: appliance_config: Understudy.AeTitle:",
-        "north: appliance_config: Understudy.Primry: Extra inputs are not permitted",
+        "north: appliance_config: Understudy.Primry: unknown key; is Primary meant?",
         "south: appliance_secrets: the secret s3-writer.secret is missing",
         "east: appliance_secrets.s3-writer.secret: it cannot be worked out",
         "west: appliance_confg: the role appliance knows no such variable",

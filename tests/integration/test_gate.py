@@ -440,6 +440,8 @@ def test_logs_and_reports_hold_no_patient(gate: Stack, tmp_path: Path) -> None:
     text = gate.compose("logs", "--no-color")
     assert "outcome=accepted" in text
     assert 'path="/dicom-web/studies"' in text
+    told = [line.partition("dicom ")[2] for line in text.splitlines() if "dicom client=" in line]
+    assert len(told) == len(set(told)), "an association is told of twice"
     text += json.dumps(gate.get("/understudy/modalities"))
     assert not [planted for planted in PLANTED if planted in text]
     assert "PLANTED" not in text

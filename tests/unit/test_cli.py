@@ -94,7 +94,7 @@ def test_status_shows_mode_primary_and_holders_with_units(
     assert "epoch 3, for 17 h 14 min" in shown
     assert "PRIMARY at 192.0.2.10, port 104" in shown
     assert "archive is proven by inventory: no storage commitment: not offered" in shown
-    assert "2 min 15 s behind the primary" in shown
+    assert ", 2 min 15 s ago" in shown
     assert "sending, 23.4 instances/s" in shown
     assert "does not answer: connection refused; tries again in 25 s" in shown
     assert "2 h 1 min" in shown

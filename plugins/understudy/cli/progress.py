@@ -6,6 +6,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from understudy.cli.words import count, duration
 
@@ -21,8 +22,8 @@ class Bar:
         self._unit = unit
         self._console = Console(stderr=True, highlight=False)
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True, min_width=len(title))),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[text]}"),
             console=self._console,
         )

@@ -100,9 +100,7 @@ def _facts(view: Status) -> Table:
     if view.horizon is None:
         facts.add_row("complete up to", "not known yet: no comparison with the primary is done")
     else:
-        facts.add_row(
-            "complete up to", f"{moment(view.horizon)}, {duration(view.lag_seconds)} behind the primary"
-        )
+        facts.add_row("complete up to", f"{moment(view.horizon)}, {duration(view.lag_seconds)} ago")
     facts.add_row("missing here", _gaps(view.gaps))
     facts.add_row("vault behind by", duration(view.rpo_seconds))
     facts.add_row("disks", _disks(view.disk))
@@ -277,21 +275,18 @@ def modalities(views: Sequence[ModalityView]) -> None:
     if not views:
         new_console().print("nobody has sent here yet")
         return
-    names = ("calling AE title", "address", "called AE title", "")
-    counts = (">associations", ">refused", ">instances")
-    table = new_table("Devices", *names, *counts, "last", "last outcome")
+    table = new_table("Devices", "device", "", ">associations", ">refused", ">instances", "last")
     for view in views:
         outcome = view.outcome.replace("_", " ") + (f": {view.reason}" if view.reason else "")
         table.add_row(
-            view.calling_ae_title,
-            view.remote_address + (" TLS" if view.tls else ""),
-            view.called_ae_title,
+            f"{view.calling_ae_title} to {view.called_ae_title}\n"
+            + view.remote_address
+            + (" TLS" if view.tls else ""),
             "known" if view.known else "stranger",
             count(view.associations),
             count(view.refused),
             count(view.instances),
-            moment(view.last_seen),
-            outcome,
+            f"{moment(view.last_seen)}\n{outcome}",
         )
     new_console().print(table)
 

@@ -54,7 +54,7 @@ function mirrorFacts(status) {
     fact(
       "Complete up to",
       status.horizon ? moment(status.horizon, now) : "not known yet",
-      status.horizon ? `${duration(status.lag_seconds)} behind the primary` : "the first comparison with the primary is not done",
+      status.horizon ? `${duration(status.lag_seconds)} ago, by comparison with the primary` : "the first comparison with the primary is not done",
     ),
     fact(
       "Missing here",

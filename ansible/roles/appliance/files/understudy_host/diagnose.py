@@ -12,7 +12,7 @@ from pathlib import Path
 from understudy_host.compose import run
 from understudy_host.places import HostError, Places
 
-_COMPOSE = ("docker", "compose", "--project-directory", "/opt/understudy")
+_COMPOSE = ("docker", "compose", "--ansi", "never", "--project-directory", "/opt/understudy")
 
 COMMANDS: Mapping[str, Sequence[str]] = {
     "versions": ("uname", "-a"),
