@@ -288,9 +288,11 @@ def test_decommission_is_refused_while_anything_is_unproven_then_takes_all_away(
     assert list(tmp_path.glob("standby-configuration-*.tar.age"))
     assert not clients.is_open(host.address, DICOM)
     assert host.execute("docker", "ps", "--all", "--quiet") == ""
+    assert "understudy" not in host.execute("systemctl", "--no-pager", "list-timers", "--all")
     # Once more, and this time for good.
     erase = ("--extra-vars", '{"decommission_erase": true}')
-    host.play("decommission.yml", standby.variables, *site, *erase).succeeded()
+    erased = host.play("decommission.yml", standby.variables, *site, *erase).succeeded()
+    assert "images, ledger, configuration and keys are erased" in " ".join(erased.said.split())
     folders = "ls -d /srv/understudy /etc/understudy /opt/understudy 2>/dev/null || true"
     assert host.execute("sh", "-c", folders) == ""
     host.play("decommission.yml", standby.variables, *site, *erase).succeeded()
