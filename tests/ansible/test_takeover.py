@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +99,30 @@ def test_address_that_answers_is_not_taken_until_it_is_free(taking_over: Standby
         what="the free address taken",
     )
     back_to_standby(taking_over)
+
+
+def test_hooks_run_until_they_succeed_on_promote_and_on_settle(standby: Standby, tmp_path: Path) -> None:
+    said = "/var/tmp/hooks"
+    (tmp_path / "promote").write_text(
+        f'#!/bin/sh\necho "promote $1" >> {said}\n[ "$(grep -c promote {said})" -ge 2 ]\n', encoding="ascii"
+    )
+    (tmp_path / "demote").write_text(f'#!/bin/sh\necho "demote $1" >> {said}\n', encoding="ascii")
+    variables: Mapping[str, Any] = {
+        **standby.variables,
+        "takeover_method": "hooks",
+        "takeover_address": f"{ADDRESS}/24",
+        "takeover_promote": str(tmp_path / "promote"),
+        "takeover_demote": str(tmp_path / "demote"),
+    }
+    standby.host.play("site.yml", variables, "--tags", "takeover").succeeded()
+
+    def lines() -> list[str]:
+        return standby.host.execute("sh", "-c", f"cat {said} || true").splitlines()
+
+    standby.host.execute("rm", "-f", said)
+    standby.understudy("promote", "--force", "--accept-loss", "--reason", "test of the hooks")
+    wait_until(lines, lambda seen: seen.count(f"promote {ADDRESS}") == 2, deadline=30, what="promote's hook")
+    back_to_standby(standby)
+    wait_until(lines, lambda seen: seen[-1] == f"demote {ADDRESS}", deadline=30, what="demote's hook")
+    assert lines().count(f"promote {ADDRESS}") == 2, "a hook that succeeded ran again"
+    standby.host.play("site.yml", {**variables, "takeover_method": "none"}, "--tags", "takeover").succeeded()

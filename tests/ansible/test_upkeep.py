@@ -3,6 +3,7 @@
 import base64
 import re
 import socket
+import socketserver
 import ssl
 import subprocess
 import tarfile
@@ -19,7 +20,7 @@ from tests import data
 from tests.ansible import clients
 from tests.ansible.conftest import DICOM, DICOM_TLS, GATEWAY, HTTPS, Standby
 from tests.ansible.target import PLAYS
-from tests.certificates import Authority
+from tests.certificates import Authority, Identity
 from tests.stack import IMAGE, StackError, run, wait_until
 
 RULES = PLAYS / "roles" / "monitoring" / "files" / "understudy.rules.yml"
@@ -144,6 +145,59 @@ def test_measurements_reach_the_place_that_sees_all_clinics(standby: Standby) ->
             assert standby.host.execute(*query, expressions[alert]).strip() == "", alert
         login = "Basic " + base64.b64encode(b"clinics:word").decode()
         wait_until(lambda: wrote, lambda seen: (login, "snappy") in seen, deadline=90, what="a remote write")
+
+
+@contextmanager
+def log_server(identity: Identity) -> Iterator[tuple[int, list[bytes]]]:
+    """A syslog server over TLS on every address of this machine; yield its port, and the lines that came."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.certificate, identity.key)
+    lines: list[bytes] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError), context.wrap_socket(self.request, server_side=True) as line:
+                while part := line.recv(65536):
+                    lines.append(part)
+
+    with socketserver.ThreadingTCPServer((GATEWAY, 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], lines
+        server.shutdown()
+
+
+def test_logs_reach_the_server_that_the_authority_knows_and_no_other(
+    standby: Standby, tmp_path: Path
+) -> None:
+    clinic, stranger = Authority(tmp_path, "clinic"), Authority(tmp_path, "stranger")
+    standby.host.execute("sh", "-c", f"echo {GATEWAY} logs.test >> /etc/hosts")
+
+    def sent(port: int) -> dict[str, object]:
+        named = {
+            "appliance_log_server": f"logs.test:{port}",
+            "appliance_log_ca": clinic.certificate.read_text(),
+        }
+        return {**standby.variables, **named}
+
+    def accepted(lines: list[bytes]) -> bool:
+        assert clients.echo(standby.host.address, DICOM, calling="CT1") == 0
+        return b"outcome=accepted" in b"".join(lines)
+
+    with (
+        log_server(stranger.issue("logs.test", address=GATEWAY)) as (wrong, nothing),
+        log_server(clinic.issue("logs.test", address=GATEWAY)) as (right, lines),
+    ):
+        for port in (wrong, right):
+            standby.host.play("site.yml", sent(port), "--tags", "appliance").succeeded()
+            again = standby.host.play("site.yml", sent(port), "--tags", "appliance").succeeded()
+            assert again.changed == {"standby": 0}, again.changed_tasks
+        wait_until(
+            lambda: accepted(lines), bool, deadline=60, what="an association in the sent logs", pause=2
+        )
+        assert nothing == []
+        standby.host.play("site.yml", standby.variables, "--tags", "appliance").succeeded()
+        assert "understudy" not in standby.host.execute("sh", "-c", "ls /etc/rsyslog.d")
 
 
 def test_people_come_and_go_and_what_is_no_longer_named_ends(standby: Standby) -> None:
