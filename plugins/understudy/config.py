@@ -582,7 +582,10 @@ def _words(kind: str, location: tuple[int | str, ...], message: str) -> str:
     """Return pydantic's message in words of ours where it would say nothing to an operator."""
     if kind != "extra_forbidden":
         return message.removeprefix("Value error, ")
-    near = difflib.get_close_matches(str(location[-1]), _keys(Understudy.model_json_schema()), n=1)
+    keys = _keys(Understudy.model_json_schema())
+    if location[-1] in keys:
+        return "this key belongs to another section"
+    near = difflib.get_close_matches(str(location[-1]), keys, n=1)
     return "unknown key" + "".join(f"; is {name} meant?" for name in near)
 
 

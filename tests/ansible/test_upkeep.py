@@ -343,6 +343,10 @@ def test_decommission_is_refused_while_anything_is_unproven_then_takes_all_away(
     assert not clients.is_open(host.address, DICOM)
     assert host.execute("docker", "ps", "--all", "--quiet") == ""
     assert "understudy" not in host.execute("systemctl", "--no-pager", "list-timers", "--all")
+    exporter = host.execute(
+        "systemctl", "show", "--property", "ActiveState", "prometheus-node-exporter.service"
+    )
+    assert exporter != "ActiveState=active\n"
     # Once more, and this time for good.
     erase = ("--extra-vars", '{"decommission_erase": true}')
     erased = host.play("decommission.yml", standby.variables, *site, *erase).succeeded()

@@ -352,8 +352,36 @@ def test_peer_that_takes_and_answers_no_question_gets_everything_once_and_proves
         assert route.deliveries() == dict.fromkeys(uids, 1)
         assert route.states() == ["sent"] * COUNT
         assert words in route.waits_because
+        since = route.lane.view.since
+        route.run(seconds=LONG_ENOUGH, step=50)
+        assert route.lane.view.since == since
         mend(route, seconds=200)
         assert route.deliveries() == dict.fromkeys(uids, 1)
+
+
+@pytest.mark.parametrize(
+    ("script", "outcomes"),
+    [
+        (Script(answers_queries=False, sop_classes=()), []),
+        (Script(answers_queries=False, act=Answer(0xA700)), []),
+        (Script(listing=Listing.ABORTED, act=Break(Ending.ABORT)), [UNKNOWN]),
+    ],
+    ids=["refuses everything", "is full", "aborts everything"],
+)
+def test_peer_that_answers_nothing_and_takes_nothing_is_away_and_blames_no_instance(
+    tmp_path: Path, script: Script, outcomes: list[Outcome]
+) -> None:
+    with route_to(tmp_path, script) as route:
+        uids = route.owe(COUNT)
+        route.run()
+        since = route.lane.view.since
+        assert "does not offer us" in route.waits_because or "it aborted" in route.waits_because
+        assert [delivery.outcome for delivery in route.ledger.told] == outcomes
+        route.run(seconds=LONG_ENOUGH)
+        assert route.lane.view.since == since
+        assert route.states() == ["owed"] * COUNT
+        mend(route, seconds=LONG_ENOUGH)
+        assert route.archive.record.kept.keys() == set(uids)
 
 
 def test_what_a_peer_that_answers_no_question_did_not_take_is_sent_again(tmp_path: Path) -> None:

@@ -197,6 +197,17 @@ def test_sop_class_that_is_not_committed_to_is_proven_in_the_weaker_way(tmp_path
 
 
 @pytest.mark.parametrize("listing", [Listing.EMPTY, Listing.ABORTED], ids=lambda listing: listing.name)
+def test_report_on_a_part_over_the_same_association_proves_that_part(
+    tmp_path: Path, listing: Listing
+) -> None:
+    with committing(tmp_path, LINGERING) as route:
+        _, second = route.owe(2)
+        route.archive.script = Script(unmentioned=frozenset({second}), listing=listing)
+        route.run(seconds=20)
+        assert route.states() == ["proven", "sent"]
+
+
+@pytest.mark.parametrize("listing", [Listing.EMPTY, Listing.ABORTED], ids=lambda listing: listing.name)
 def test_instance_that_a_report_leaves_out_is_not_proven_by_it(tmp_path: Path, listing: Listing) -> None:
     with committing(tmp_path, reporting=Reporting.WHEN_TOLD, listing=listing) as route:
         _, second = route.owe(2)

@@ -250,7 +250,8 @@ class DicomPeer:
             verdict = of_loss(error.loss, error.detail)
             if established and error.loss in _ABORTS:
                 # So does who does not know us, Orthanc for one.
-                raise self._unanswered(f"{what}: {verdict.reason}", _TITLES_HINT) from error
+                hint = _TITLES_HINT if what == "C-FIND" else verdict.hint
+                raise self._unanswered(f"{what}: {verdict.reason}", hint) from error
             begin = f"{what}: " if established else f"no association with {self.host}:{self.port}: "
             raise self._unavailable(begin + verdict.reason, verdict.hint) from error
 

@@ -37,8 +37,8 @@ _HEARD = (200, 202, 400, 409)
 _OF_THE_INSTANCE = frozenset({400, 409, 413, 415, 500, *range(200, 300)})
 """Statuses that the instance may have caused; any other says something of the server."""
 
-_REFUSALS = frozenset({*range(400, 500), 501} - {408, 429})
-"""Statuses that refuse a question and not the moment; 408, 429 and the others of 5xx pass (RFC 9110 15)."""
+_REFUSALS = frozenset({401, 403, 404, 405, 406, 410, 501})
+"""Statuses that refuse a question, and not the moment or the connection (RFC 9110 15)."""
 
 _FILES_HINT = "mend the files that the configuration names for it"
 

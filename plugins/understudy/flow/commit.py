@@ -106,7 +106,13 @@ class Commitment:
             waiting = _without(waiting, settlements)
         pending = self._pending(settlements) if waiting and self._relied_on else frozenset()
         rest = [instance for instance in waiting if instance.number not in pending]
-        return Answers(weaker(rest), pending, settlements)
+        try:
+            return Answers(weaker(rest), pending, settlements)
+        except HolderUnavailableError:
+            if not settlements:
+                raise
+            # A report comes once, and counts at once; the others are asked for at the next call.
+            return Answers({}, pending | {instance.number for instance in rest}, settlements)
 
     @property
     def _relied_on(self) -> bool:

@@ -7,8 +7,8 @@ finds in flight when it begins a step is what the ledger could not be told of.
 Rule 3: a holder that is away is tried with one instance, by one lane, at growing intervals without an end.
 Rule 4: where what comes first has no usable answer, something of another study is tried. If that goes, the
 first is put off and delays no other; if not, the holder is away, and nothing is blamed or loses its turn.
-Rule 5: a route's destination that takes instances and answers no question gets what it is owed all the same,
-once; it stays unproven, with the reason, until the destination answers.
+Rule 5: a route's destination that answers no question is given one instance. Where it takes that, it gets
+what it is owed, which stays unproven until it answers, and the lane says why; where not, it counts as away.
 """
 
 import logging
@@ -40,6 +40,7 @@ _COMPARES_EVERY = 4
 away is not asked twice as often."""
 _MOST_SUSPECTS = 100
 _LONG_AGO = Timestamp(0.0)
+_ACKNOWLEDGED = (Outcome.DELIVERED, Outcome.DELIVERED_ALTERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,8 @@ class Lane:
         self._view = LaneView(LaneState.IDLE, "", iso(clock.now()), None, 0.0)
         self._not_before = _LONG_AGO
         self._unanswered = _Unanswered()
+        self._takes = False
+        """Whether the destination, which answered no question, took something of what it was given last."""
 
     @property
     def view(self) -> LaneView:
@@ -183,7 +186,8 @@ class Lane:
         try:
             return act(frozenset())
         except HolderUnavailableError as error:
-            self._most = 1
+            if not isinstance(error, UnansweredError):
+                self._most = 1
             first = self._asked
             often = self._failures > _COMPARES_EVERY and self._failures % _COMPARES_EVERY
             if first is None or often or not self._answers_others(first, others):
@@ -225,7 +229,7 @@ class Lane:
             besides=besides,
         )
         self._asked = _Asked(waiting[0].study_instance_uid) if waiting else None
-        if waiting:
+        if waiting and not self._unanswered.times:
             self._show(LaneState.WORKING, f"asking for {len(waiting)} proofs")
         answers = self.holder.prove(waiting)
         now = self._clock.now()
@@ -291,7 +295,13 @@ class Lane:
         if not batch:
             return False
         began = self._clock.now()
-        rest = self._find(batch)
+        try:
+            rest = self._find(batch)
+        except UnansweredError as error:
+            if self.holder.kind is not HolderKind.ROUTE:
+                raise
+            self._deliver_unasked(batch, error)
+            return True
         if rest:
             self._show(LaneState.WORKING, f"sending {len(rest)} instances")
             self._send(rest)
@@ -300,16 +310,25 @@ class Lane:
         self._show(LaneState.WORKING, "", rate=len(batch) / elapsed if elapsed > 0 else 0.0)
         return True
 
+    def _deliver_unasked(self, batch: Sequence[Instance], error: UnansweredError) -> None:
+        """Give a destination that answers no question what it is owed, at first one instance.
+
+        What it has already it gets twice: DICOM knows an instance by its UID. Raises the error where it takes
+        nothing: then what it says of an instance may be meant for us.
+        """
+        trial = not self._takes
+        self._show(LaneState.WORKING, f"sending {1 if trial else len(batch)} instances")
+        self._takes = self._send(batch[:1] if trial else batch, trial=trial)
+        if not self._takes:
+            raise error
+        # It took something, and answered nothing: that shows nothing of what it would say of another study.
+        self._asked = None
+
     def _find(self, batch: Sequence[Instance]) -> list[Instance]:
         """Find out what the holder has already and return the rest."""
         self._show(LaneState.WORKING, f"looking for {len(batch)} instances there")
         try:
             found = self.holder.find(batch)
-        except UnansweredError:
-            if self.holder.kind is not HolderKind.ROUTE:
-                raise
-            # What it has already it gets twice: DICOM knows an instance by its UID.
-            return list(batch)
         except HolderUnavailableError:
             raise
         except Exception as error:
@@ -318,12 +337,20 @@ class Lane:
         proven = self._ledger.find(self.holder.name, found, now=self._clock.now())
         return [instance for instance in batch if instance.number not in proven]
 
-    def _send(self, batch: Sequence[Instance]) -> None:
+    def _send(self, batch: Sequence[Instance], *, trial: bool = False) -> bool:
+        """Hand the instances over and return whether one was acknowledged.
+
+        In a trial what is not taken is owed as before.
+        """
+        acknowledged = False
         claimed = self._claim(batch)
         unsent = {instance.number for instance in claimed}
         pending: list[Delivery] = []
         try:
             for delivery in self.holder.deliver(claimed):
+                if trial and delivery.outcome in (Outcome.REFUSED, Outcome.RETRY):
+                    continue
+                acknowledged = acknowledged or delivery.outcome in _ACKNOWLEDGED
                 pending.append(delivery)
                 unsent.discard(delivery.number)
                 if len(pending) >= self._policy.record_every:
@@ -342,6 +369,7 @@ class Lane:
         finally:
             if pending:
                 self._record(pending)
+        return acknowledged
 
     def _claim(self, batch: Sequence[Instance]) -> list[Instance]:
         numbers = [instance.number for instance in batch]

@@ -101,6 +101,10 @@ class Failback:
             if (last.echo, last.find) != ("ok", "ok"):
                 unmet.append(f"the primary does not answer: C-ECHO {last.echo}; C-FIND {last.find}")
                 break
+        else:
+            if self._prober.health.condition is Condition.DOWN:
+                # A probe of the loop, which had been waiting, came between ours.
+                unmet.append("the primary did not answer each of the last probes: try again")
         evidence = {"evidence": f"{last.at} echo={last.echo} find={last.find}"}
         self._change(ModeEvent.FAILBACK, epoch, who, evidence, lambda _transaction: unmet)
         return self._operation_alone()
