@@ -243,7 +243,8 @@ class Stack:
         for service in services:
             self._passes(service, deadline)
         if "orthanc" in services:
-            # The edge looks for it once a second.
+            # The edge looks for it once a second. An edge that began anew may have another port.
+            self.close()
             what = "Orthanc seen by the edge"
             wait_until(lambda: self.get("/system"), bool, deadline=deadline, what=what)
 

@@ -321,6 +321,7 @@ class Lane:
         self._takes = self._send(batch[:1] if trial else batch, trial=trial)
         if not self._takes:
             raise error
+        self._most = min(2 * self._most, self._policy.batch_instances)
         # It took something, and answered nothing: that shows nothing of what it would say of another study.
         self._asked = None
 
