@@ -64,7 +64,13 @@ def _configuration(folder: Path, receiver: Archive) -> Path:
         ],
         "Routes": [{"Name": "all", "To": ["archive"]}],
         "Vaults": [{"Name": "local", "Directory": "/var/lib/understudy-vault"}],
-        "Policy": {"PackLinger": 1, "RetryBase": 0.5, "RetryCap": 5, "NetworkTimeout": 10},
+        "Policy": {
+            "PackLinger": 1,
+            "RetryBase": 0.5,
+            "RetryCap": 5,
+            "NetworkTimeout": 10,
+            "CommitmentPatience": 20,
+        },
     }
     (folder / "understudy.json").write_text(json.dumps({"Understudy": section}), encoding="utf-8")
     return folder
