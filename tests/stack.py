@@ -243,8 +243,7 @@ class Stack:
         for service in services:
             self._passes(service, deadline)
         if "orthanc" in services:
-            # The edge looks for it once a second. An edge that began anew may have another port.
-            self.close()
+            # The edge looks for it once a second.
             what = "Orthanc seen by the edge"
             wait_until(lambda: self.get("/system"), bool, deadline=deadline, what=what)
 
