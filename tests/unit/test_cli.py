@@ -400,10 +400,14 @@ def test_users_are_added_listed_and_removed(folders: Path, capsys: pytest.Captur
     assert run(["user", "list"]) == 0
     listed = capsys.readouterr().out
     assert run(["user", "add", "rita", "--role", "admin"]) == 1
+    assert run(["user", "reset", "rita"]) == 0
+    another = capsys.readouterr().out.strip()
     assert run(["user", "remove", "rita"]) == 0
     assert run(["user", "remove", "admin"]) == 1
 
     assert len(password) >= 20
+    assert len(another) >= 20
+    assert another != password
     assert [line.split() for line in listed.splitlines()] == [["admin", "admin"], ["rita", "reader"]]
     assert "$6$" not in listed
     assert "last administrator" in capsys.readouterr().err

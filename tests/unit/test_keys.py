@@ -26,6 +26,7 @@ from understudy.adapters.keys import (
     add_user,
     initialise,
     remove_user,
+    reset_password,
     show_first_start,
     users,
     vault_recipient,
@@ -283,6 +284,19 @@ def test_remove_user_takes_one_and_keeps_the_others(folders: tuple[Path, Path]) 
         remove_user(keys, "carl")
     with pytest.raises(NotFoundError):
         remove_user(keys, "nobody")
+
+
+def test_reset_password_changes_it_and_nothing_else(folders: tuple[Path, Path]) -> None:
+    keys, state = folders
+    initialise(keys, state, PLAIN, {})
+    add_user(keys, "bert", Role.OPERATOR)
+    before = users(keys)
+    password = reset_password(keys, "admin")
+    admin, bert = users(keys)
+    assert (admin.name, admin.role, bert) == ("admin", Role.ADMIN, before[1])
+    assert crypt(password, admin.password_hash) == admin.password_hash != before[0].password_hash
+    with pytest.raises(NotFoundError):
+        reset_password(keys, "nobody")
 
 
 @pytest.mark.parametrize("name", ["", "Admin", "a b", "x\nuser y", "ä", "a" * 33, "1a", "a,b"])

@@ -14,9 +14,9 @@ import os
 import re
 import secrets
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
@@ -144,9 +144,25 @@ def add_user(keys: Path, name: str, role: Role) -> str:
     with _locked(keys):
         present = _users_when_ready(keys)
         if any(user.name == name for user in present):
-            hint = f"for a new password or role: `understudy user remove {name}`, then add it again"
+            hint = (
+                f"for a new password: `understudy user reset {name}`; for another role: "
+                f"`understudy user remove {name}`, then add it again"
+            )
             raise RefusedError(f"the user {name} exists", hint)
         _write(keys / USERS, _render_users([*present, User(name, role, _hash(password))]))
+    return password
+
+
+def reset_password(keys: Path, name: str) -> str:
+    """Give a person another generated password and return it; the role stays. See RELOAD."""
+    password = secrets.token_urlsafe(_PASSWORD_BYTES)
+    with _locked(keys):
+        present = _users_when_ready(keys)
+        _refuse_unknown(name, present)
+        changed = [
+            replace(user, password_hash=_hash(password)) if user.name == name else user for user in present
+        ]
+        _write(keys / USERS, _render_users(changed))
     return password
 
 
@@ -154,12 +170,16 @@ def remove_user(keys: Path, name: str) -> None:
     """Remove a person; the last administrator stays. See RELOAD."""
     with _locked(keys):
         present = _users_when_ready(keys)
+        _refuse_unknown(name, present)
         kept = [user for user in present if user.name != name]
-        if len(kept) == len(present):
-            raise NotFoundError(f"there is no user {name}", "`understudy user list` shows who there is")
         if not any(user.role is Role.ADMIN for user in kept):
             raise RefusedError(f"{name} is the last administrator", "add another administrator first")
         _write(keys / USERS, _render_users(kept))
+
+
+def _refuse_unknown(name: str, present: Iterable[User]) -> None:
+    if all(user.name != name for user in present):
+        raise NotFoundError(f"there is no user {name}", "`understudy user list` shows who there is")
 
 
 def vault_recipient(keys: Path) -> str:

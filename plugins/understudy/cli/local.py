@@ -75,8 +75,8 @@ def first_start(_: argparse.Namespace) -> int:
     if not shown:
         raise CommandError(
             "the secrets of the first start were shown before and are destroyed",
-            "a lost password: `understudy user remove admin`, `understudy user add admin --role admin`, then "
-            "restart the edge; a lost age identity cannot be had back",
+            "a lost password: `understudy user reset admin`, then restart the edge; a lost age identity "
+            "cannot be had back",
         )
     return Exit.OK
 
@@ -203,10 +203,25 @@ def config_schema(_: argparse.Namespace) -> int:
 
 def user_add(arguments: argparse.Namespace) -> int:
     """Add a person and print the password, which is kept nowhere."""
-    from understudy.adapters.keys import RELOAD, KeysError, Role, add_user
+    from understudy.adapters.keys import KeysError, Role, add_user
 
     with telling(KeysError, RefusedError):
         password = add_user(places().keys, arguments.name, Role(arguments.role))
+    return _show_once(password)
+
+
+def user_reset(arguments: argparse.Namespace) -> int:
+    """Give a person another password and print it, which is kept nowhere."""
+    from understudy.adapters.keys import KeysError, reset_password
+
+    with telling(KeysError, RefusedError):
+        password = reset_password(places().keys, arguments.name)
+    return _show_once(password)
+
+
+def _show_once(password: str) -> int:
+    from understudy.adapters.keys import RELOAD
+
     print(password)
     print(f"understudy: this password is shown once; {RELOAD}", file=sys.stderr)
     return Exit.OK
