@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import httpx
@@ -12,6 +13,7 @@ from tests.ansible import clients
 from tests.ansible.conftest import DICOM, Standby
 from tests.ansible.target import Played
 from tests.ansible.test_takeover import settle
+from tests.stack import wait_until
 
 pytestmark = pytest.mark.longer
 
@@ -92,6 +94,29 @@ def test_broken_image_is_rolled_back_by_itself(standby: Standby, known: int, cha
     assert f"rolled back to {before}" in " ".join(done.said.split())
     assert image(standby) == before
     assert clients.echo(standby.host.address, DICOM, calling="CT1") == 0
+
+
+def test_update_that_is_killed_in_the_middle_is_rolled_back_by_itself(standby: Standby, known: int) -> None:
+    before, newer = image(standby), commit(standby, "LABEL test.understudy=killed")
+    with ThreadPoolExecutor() as pool:
+        playing = pool.submit(update, standby, newer)
+        wait_until(
+            lambda: standby.host.execute("sh", "-c", "cat /opt/understudy/update.json || true"),
+            lambda said: '"copied": true' in said,
+            deadline=120,
+            what="the middle of the update",
+            pause=0.1,
+        )
+        standby.host.execute("systemctl", "kill", "--signal=KILL", "understudy-update.service")
+        assert playing.result().code == 2
+    wait_until(
+        lambda: clients.echo(standby.host.address, DICOM, calling="CT1"),
+        lambda status: status == 0,
+        deadline=180,
+        what="C-ECHO after the rollback",
+    )
+    assert image(standby) == before
+    assert "update.json" not in standby.host.execute("ls", "/opt/understudy")
 
 
 def test_update_is_refused_while_active_and_while_returning(standby: Standby) -> None:

@@ -20,14 +20,15 @@ import understudy_takeover as takeover
 from understudy.core.modes import Mode
 from understudy_host import decommission as decommissioning
 from understudy_host import places as places_of_host
+from understudy_host import supervise as supervising
 from understudy_host import update as updating
 from understudy_host.__main__ import may_maintain
 from understudy_host.compose import Compose, Health, run
-from understudy_host.decommission import reasons
+from understudy_host.decommission import elsewhere, mounted_below, reasons, reasons_to_keep
 from understudy_host.metrics import last_backup
 from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably, set_image
-from understudy_host.supervise import PATIENCE_SECONDS, Patience
-from understudy_host.update import MAY_UPDATE, recover, update
+from understudy_host.supervise import PATIENCE_SECONDS, Patience, supervise
+from understudy_host.update import MAY_UPDATE, broken_off, recover, update
 from understudy_takeover import Holder, Step
 
 
@@ -53,8 +54,26 @@ def test_patience_begins_anew_after_a_healthy_moment() -> None:
 
 
 def told(mode: str = "standby", **counts: int) -> dict[str, Any]:
-    holder = {"name": "local", "owed": 0, "in_flight": 0, "sent": 0, "refused": 0, "proven": 3, **counts}
-    return {"mode": mode, "instances": 3, "holders": [holder]}
+    return {
+        "mode": mode,
+        "instances": 3,
+        "holders": [of_holder("local", "vault", **counts)],
+        "operations": [],
+        "alarms": [],
+    }
+
+
+def of_holder(name: str, kind: str, **counts: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": kind,
+        "owed": 0,
+        "in_flight": 0,
+        "sent": 0,
+        "refused": 0,
+        "proven": 3,
+        **counts,
+    }
 
 
 def test_decommission_has_no_reason_against_it_where_all_is_proven() -> None:
@@ -73,6 +92,45 @@ def test_decommission_is_refused_while_it_stands_in(mode: str) -> None:
 
 def test_decommission_is_refused_where_nobody_else_has_anything() -> None:
     assert len(list(reasons(told(proven=0)))) == 1
+
+
+@pytest.mark.parametrize(("state", "refused"), [("running", 1), ("done", 0)])
+def test_decommission_waits_for_the_end_of_a_rescan(state: str, refused: int) -> None:
+    rescan = {"operation": 7, "kind": "rescan", "state": state}
+    assert len(list(reasons({**told(), "operations": [rescan]}))) == refused
+
+
+@pytest.mark.parametrize(
+    ("others", "alarms", "why"),
+    [
+        ([], [], "all 3 instances: nobody"),
+        ([of_holder("pacs", "primary", proven=2)], [], "all 3 instances: pacs 2"),
+        ([of_holder("pacs", "primary")], [{"what": "it lost two"}], "there is an alarm: it lost two"),
+        ([of_holder("pacs", "primary")], [], ""),
+        ([of_holder("cloud", "vault"), of_holder("pacs", "primary")], [{"what": "it lost two"}], ""),
+    ],
+)
+def test_erasing_is_refused_unless_somebody_elsewhere_has_everything(
+    tmp_path: Path, others: list[dict[str, Any]], alarms: list[dict[str, Any]], why: str
+) -> None:
+    places = Places(configuration=tmp_path)
+    vaults = [{"Name": "local", "Directory": "/vault"}, {"Name": "cloud", "Endpoint": "https://s3"}]
+    (tmp_path / "understudy.json").write_text(
+        json.dumps({"Understudy": {"Vaults": vaults}}), encoding="utf-8"
+    )
+    seen = {**told(), "holders": [*told()["holders"], *others], "alarms": alarms}
+    found = list(reasons_to_keep(seen, elsewhere(places, seen)))
+    assert (why in found[0] and len(found) == 1) if why else found == [], found
+
+
+def test_mounts_below_a_folder_are_found_and_no_others(tmp_path: Path) -> None:
+    lines = (
+        "/dev/a /srv ext4 rw 0 0",
+        "/dev/b /srv/understudy/vault ext4 rw 0 0",
+        "c /srv/understudy2 nfs rw 0 0",
+    )
+    (tmp_path / "mounts").write_text("\n".join(lines), encoding="ascii")
+    assert mounted_below(Path("/srv/understudy"), tmp_path / "mounts") == [Path("/srv/understudy/vault")]
 
 
 class Project:
@@ -96,7 +154,7 @@ class Project:
 
 
 def decommissioned(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, project: Project, *answers: dict[str, Any]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, project: Project, *answers: dict[str, Any], **how: Any
 ) -> str:
     """Decommission a project whose agent gives these answers, then none; a wait is what was done as well."""
     remaining = iter(answers)
@@ -107,12 +165,13 @@ def decommissioned(
         except StopIteration:
             raise HostError("the agent does not answer") from None
 
-    places = Places(project=folder)
+    places = Places(project=folder, configuration=folder)
     places.environment.write_text("UNDERSTUDY_IMAGE=old\n", encoding="utf-8")
+    (folder / "understudy.json").write_text('{"Understudy": {}}', encoding="utf-8")
     monkeypatch.setattr(decommissioning, "Compose", lambda places: project)
     monkeypatch.setattr(decommissioning, "status", status)
     monkeypatch.setattr(time, "sleep", lambda seconds: project.did.append("wait"))
-    return decommissioning.decommission(places)
+    return decommissioning.decommission(places, **how)
 
 
 def test_decommission_removes_once_nobody_is_let_in_and_all_is_noted(
@@ -150,11 +209,31 @@ def test_decommission_lets_in_again_where_an_association_left_something(
     assert project.did == ["stop edge", "wait", "up"]
 
 
-def test_decommission_of_what_is_removed_already_is_done(
+def test_decommission_of_what_is_removed_already_is_done_and_erased_by_what_was_seen_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = Project(exists=False)
-    assert "the services are removed" in decommissioned(tmp_path, monkeypatch, project)
+    decommissioned(tmp_path, monkeypatch, Project(), told(), told(), told())
+    removed = Project(exists=False)
+    assert "the services are removed" in decommissioned(tmp_path, monkeypatch, removed)
+    with pytest.raises(RefusedError, match="nobody elsewhere is proven to have all 3 instances"):
+        decommissioned(tmp_path, monkeypatch, removed, erase=True)
+    assert "are removed" in decommissioned(tmp_path, monkeypatch, removed, erase=True, accept_loss=True)
+    assert removed.did == []
+
+
+def test_decommission_of_services_that_somebody_else_removed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RefusedError, match="nobody has seen what they held"):
+        decommissioned(tmp_path, monkeypatch, Project(exists=False), accept_loss=True)
+
+
+def test_erasing_the_only_copy_is_refused_before_anything_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project()
+    with pytest.raises(RefusedError, match="nobody elsewhere"):
+        decommissioned(tmp_path, monkeypatch, project, told(), erase=True)
     assert project.did == []
 
 
@@ -341,7 +420,7 @@ def cut_power(monkeypatch: pytest.MonkeyPatch, compose: Appliance, after: int) -
 NEW_AGENT_ILL, NEW_EDGE_ILL, OLD_EDGE_ILL = ("new", "agent"), ("new", "edge"), ("old", "edge")
 
 
-@pytest.mark.parametrize("after", range(1, 25))
+@pytest.mark.parametrize("after", range(1, 29))
 @pytest.mark.parametrize("ill", [(), (NEW_AGENT_ILL,), (NEW_AGENT_ILL, OLD_EDGE_ILL), (NEW_EDGE_ILL,)])
 def test_update_that_a_power_cut_interrupts_loses_nothing_that_was_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ill: tuple[tuple[str, str], ...], after: int
@@ -357,6 +436,33 @@ def test_update_that_a_power_cut_interrupts_loses_nothing_that_was_acknowledged(
             compose.up(seconds=1)
             assert compose.ledger == [image_of(places), "instance before", *compose.acknowledged]
         assert not places.journal.exists()
+
+
+def test_update_that_is_killed_ends_the_watch_so_that_the_next_start_rolls_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch) as (places, compose):
+        assert not broken_off(places)
+        with monkeypatch.context() as patched:
+            cut_power(patched, compose, 2)
+            with suppress(PowerCut):
+                update(places, "new")
+        monkeypatch.setattr(supervising, "Compose", lambda places: compose)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(updating, "recover", lambda places, compose: None)
+        with pytest.raises(HostError, match="killed in the middle"):
+            supervise(places)
+
+
+def test_update_that_goes_on_is_not_taken_for_one_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    with appliance(tmp_path, monkeypatch) as (places, compose):
+        monkeypatch.setattr(compose, "stop", lambda: looked.append(broken_off(places)))
+        update(places, "new")
+        assert looked == [False]
+        assert not broken_off(places)
 
 
 def test_update_whose_agent_is_ill_is_rolled_back_with_the_old_ledger(

@@ -59,7 +59,7 @@ def _run(parsed: argparse.Namespace, places: Places) -> str:
         case "install-certificate":
             return certificate.install(places, sys.stdin.read())
         case "decommission":
-            return decommission(places)
+            return decommission(places, erase=parsed.erase, accept_loss=parsed.accept_loss, disks=parsed.disk)
         case _:
             return may_maintain(places)
 
@@ -83,7 +83,6 @@ def _parser() -> argparse.ArgumentParser:
         ("supervise", "start the appliance and watch it (for systemd)"),
         ("stop", "stop the services in order (for systemd)"),
         ("metrics", "write the host's metrics for node exporter"),
-        ("decommission", "remove the services; refused while anything is unproven"),
         ("may-maintain", "exit 0 unless the appliance stands in for the PACS"),
     ):
         verbs.add_parser(name, help=text)
@@ -103,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     ask = verbs.add_parser("request-certificate", help="make a key, and print a request for its certificate")
     ask.add_argument("--names", required=True, help="names and addresses, separated by commas")
     verbs.add_parser("install-certificate", help="install the chain on standard input with that key")
+    end = verbs.add_parser("decommission", help="remove the services; refused while anything is unproven")
+    end.add_argument("--erase", action="store_true", help="all data is erased afterwards")
+    end.add_argument("--accept-loss", action="store_true", help="although nobody elsewhere has everything")
+    end.add_argument("--disk", action="append", default=[], type=Path, help="a mount that is erased as well")
     collect = verbs.add_parser("diagnose", help="collect what helps to find a fault")
     collect.add_argument("target", type=Path)
     return top

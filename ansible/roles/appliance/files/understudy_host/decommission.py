@@ -1,52 +1,86 @@
-"""Ends an appliance: refused while anything is owed to somebody or the appliance stands in for the PACS."""
+"""Ends an appliance: refused while anything is owed to somebody or the appliance stands in for the PACS.
 
+Rule 1: what is erased has to be somewhere else. A vault in a directory is erased with the rest, so its proofs
+do not count then.
+Rule 2: what was seen while the agent still answered is on the disk before the services are removed. Without
+it nothing is erased: containers that are missing prove nothing.
+"""
+
+import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from understudy_host.compose import START_SECONDS, Compose, status
-from understudy_host.places import HostError, Places, RefusedError, image_of
+from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably
 
 UNPROVEN = ("owed", "in_flight", "sent", "refused")
 NOTED_SECONDS = 10
 """How long after the last association all that came has to be noted; the agent looks every second."""
 
 
-def decommission(places: Places) -> str:
+def decommission(
+    places: Places, *, erase: bool = False, accept_loss: bool = False, disks: Collection[Path] = ()
+) -> str:
     """Stop and remove the services, and return what stays; raise RefusedError with every reason not to.
 
-    Where there are none any more it returns the same: what was broken off can be done again.
+    With `erase` the caller erases all data afterwards, that of the mounted `disks` too. It is refused unless
+    somebody elsewhere is proven to have everything, or the loss is accepted. Where an earlier call removed
+    the services, what was seen then decides.
     """
     compose = Compose(places)
+    if erase:
+        _refuse_if(
+            f"{path} is mounted and not in host_disks, and would be emptied: unmount it"
+            for path in mounted_below(places.data)
+            if path not in disks
+        )
     if compose.exists():
-        _refuse_if(reasons(status(places)))
+        _refuse_if(_all_reasons(places, status(places), erase=erase and not accept_loss))
         try:
             compose.stop("edge")
-            _refuse_if(_late_reasons(places))
+            told = _told_at_last(places)
+            _refuse_if(_all_reasons(places, told, erase=erase and not accept_loss))
+            kept = list(reasons_to_keep(told, elsewhere(places, told)))
+            replace_durably(places.decommissioned, json.dumps(kept), mode=0o600)
         except HostError:
             compose.up(seconds=START_SECONDS)
             raise
         compose.stop()
         compose.remove()
+    elif not places.decommissioned.exists():
+        raise RefusedError(
+            "there are no services here, and nobody has seen what they held: `systemctl start understudy`, "
+            "then try again"
+        )
+    elif erase and not accept_loss:
+        _refuse_if(json.loads(places.decommissioned.read_text(encoding="utf-8")))
     return (
         f"the services are removed; the data stays in {places.data}, the image {image_of(places)} in Docker"
     )
 
 
-def _refuse_if(found: Iterator[str]) -> None:
+def _refuse_if(found: Iterable[str]) -> None:
     why = "\n".join(found)
     if why:
         raise RefusedError(why)
 
 
-def _late_reasons(places: Places) -> Iterator[str]:
-    """Yield the reasons once nobody is let in any more, and what came last is noted."""
+def _told_at_last(places: Places) -> Mapping[str, Any]:
+    """Return the status once nobody is let in any more, and what came last is noted."""
     before = status(places)
     time.sleep(NOTED_SECONDS)
     told = status(places)
     if told["instances"] != before["instances"]:
-        yield f"{told['instances'] - before['instances']} instances came just now: try again"
+        raise RefusedError(f"{told['instances'] - before['instances']} instances came just now: try again")
+    return told
+
+
+def _all_reasons(places: Places, told: Mapping[str, Any], *, erase: bool) -> Iterator[str]:
     yield from reasons(told)
+    if erase:
+        yield from reasons_to_keep(told, elsewhere(places, told))
 
 
 def reasons(told: Mapping[str, Any]) -> Iterator[str]:
@@ -60,3 +94,36 @@ def reasons(told: Mapping[str, Any]) -> Iterator[str]:
             yield f"not everything is proven at {holder['name']}: {counts}"
     if told["instances"] and not any(holder["proven"] for holder in told["holders"]):
         yield f"{told['instances']} instances are here, and nobody else is proven to have any"
+    for operation in told["operations"]:
+        if operation["kind"] == "rescan" and operation["state"] == "running":
+            yield f"operation {operation['operation']}, a rescan, runs: until its end not everything is known"
+
+
+def reasons_to_keep(told: Mapping[str, Any], elsewhere: Collection[str]) -> Iterator[str]:
+    """Yield why the data must not be erased, given the status and who of the holders is not on this host."""
+    instances = told["instances"]
+    there = [holder for holder in told["holders"] if holder["name"] in elsewhere]
+    whole = [holder for holder in there if holder["proven"] >= instances]
+    if instances and not whole:
+        proven = ", ".join(f"{holder['name']} {holder['proven']}" for holder in there) or "nobody"
+        yield f"nobody elsewhere is proven to have all {instances} instances: {proven}"
+    elif instances and all(holder["kind"] == "primary" for holder in whole):
+        # What it has lost since it was proven is told by an alarm alone.
+        for alarm in told["alarms"]:
+            yield f"nobody elsewhere but the PACS has everything, and there is an alarm: {alarm['what']}"
+
+
+def elsewhere(places: Places, told: Mapping[str, Any]) -> set[str]:
+    """Return the holders that stay when this host's data is erased: all but vaults in a directory."""
+    configured = json.loads((places.configuration / "understudy.json").read_text(encoding="utf-8"))
+    vaults = configured["Understudy"].get("Vaults", [])
+    stay = {vault["Name"] for vault in vaults if "Endpoint" in vault}
+    return {
+        holder["name"] for holder in told["holders"] if holder["kind"] != "vault" or holder["name"] in stay
+    }
+
+
+def mounted_below(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> list[Path]:
+    """Return every mount point in a folder, by the kernel's table."""
+    points = [Path(line.split()[1]) for line in mounts.read_text(encoding="utf-8").splitlines()]
+    return [point for point in points if folder in point.parents]

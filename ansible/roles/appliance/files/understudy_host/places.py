@@ -41,6 +41,11 @@ class Places:
         return self.project / "update.json"
 
     @property
+    def decommissioned(self) -> Path:
+        """What was seen before the services were removed; gone once they start again."""
+        return self.project / "decommissioned.json"
+
+    @property
     def agent_socket(self) -> Path:
         """Where the agent listens."""
         return self.volume("sockets") / "agent.sock"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from understudy_host import update
 from understudy_host.compose import START_SECONDS, Compose, Health
-from understudy_host.places import HostError, Places
+from understudy_host.places import HostError, Places, remove_durably
 
 LOOK_SECONDS = 10
 PATIENCE_SECONDS = 180
@@ -43,14 +43,17 @@ def notify(state: str) -> None:
 
 
 def supervise(places: Places) -> None:
-    """Start the appliance and watch it until systemd ends this process."""
+    """Start the appliance and watch it until systemd ends this process; HostError: systemd starts it anew."""
     compose = Compose(places)
     update.recover(places, compose)
+    remove_durably(places.decommissioned)
     compose.up(seconds=START_SECONDS)
     notify("READY=1")
     patience = Patience({})
     while True:
         time.sleep(LOOK_SECONDS)
+        if update.broken_off(places):
+            raise HostError("an update was killed in the middle: starts again, which rolls it back")
         try:
             patience, overdue = patience.look(compose.health(), time.monotonic())
             for service in overdue:

@@ -1,10 +1,10 @@
 """Replaces the image: refused unless it may, ledger and index copied first, rolled back by itself.
 
-Rule 1: the intent is on the disk, as a journal, before the first step. Where a power cut leaves one, the next
-start rolls back.
+Rule 1: the intent is on the disk, as a journal, before the first step. Where a power cut or a kill leaves
+one, the next start rolls back; `supervise` sees to it that there is a next start.
 Rule 2: nobody is let in before the new intake and agent are healthy. So until then the copies of ledger and
 index are the whole truth, and putting them back loses nothing.
-Rule 3: the journal ends before anybody is let in, by the new image or by the old. So copies are never put
+Rule 3: the journal says so before anybody is let in, by the new image or by the old. So copies are never put
 back over what came after them.
 """
 
@@ -41,11 +41,11 @@ SPARE_BYTES = 256 * 2**20
 
 
 @contextmanager
-def _alone(places: Places) -> Iterator[None]:
-    """Let one process at a time replace the image or roll back."""
+def _alone(places: Places, *, wait: bool = True) -> Iterator[None]:
+    """Let one process at a time replace the image or roll back; BlockingIOError without the wait for it."""
     folder = os.open(places.project, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(folder, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(folder)
@@ -53,13 +53,15 @@ def _alone(places: Places) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """An update that has let nobody in yet."""
+    """An update that is under way."""
 
     previous: str
     following: str
     copy: str
     """Folder of the copies; complete where `copied`."""
     copied: bool = False
+    opened: bool = False
+    """Somebody may have been let in: what is there now stays."""
 
 
 class _UnopenedError(HostError):
@@ -102,21 +104,40 @@ def _replace(places: Places, compose: Compose, previous: str, image: str) -> str
         journal = _write(places, replace(journal, copied=True))
         set_image(places, image)
         compose.up(*BEFORE_THE_EDGE, seconds=HEALTHY_SECONDS)
-        remove_durably(places.journal)
+        _write(places, replace(journal, opened=True))
     except (HostError, OSError) as error:
         reason = f"{error}\n{compose.last_words(*BEFORE_THE_EDGE)}"
         _roll_back(places, compose, journal)
         try:
-            compose.up(seconds=START_SECONDS)
+            _let_in(places, compose, seconds=START_SECONDS)
         except HostError as another:
             raise HostError(f"{reason}\nrolled back to {previous}, but: {another}") from another
         raise HostError(f"rolled back to {previous}, which serves again. The reason: {reason}") from error
     try:
-        compose.up(seconds=HEALTHY_SECONDS)
+        _let_in(places, compose, seconds=HEALTHY_SECONDS)
     except HostError as error:
         raise _UnopenedError(f"{error}\n{compose.last_words(*SERVICES)}") from error
     _forget(places)
     return f"updated: {image} serves after {time.monotonic() - begun:.0f} s; before it {previous}"
+
+
+def _let_in(places: Places, compose: Compose, *, seconds: int) -> None:
+    """Start all services; the journal, which says `opened`, ends with their start."""
+    try:
+        compose.up(seconds=seconds)
+    except HostError:
+        remove_durably(places.journal)
+        raise
+    remove_durably(places.journal)
+
+
+def broken_off(places: Places) -> bool:
+    """Say whether an update was killed in the middle: its journal is there, and nobody works on it."""
+    try:
+        with _alone(places, wait=False):
+            return places.journal.exists()
+    except BlockingIOError:
+        return False
 
 
 def recover(places: Places, compose: Compose) -> None:
@@ -125,10 +146,13 @@ def recover(places: Places, compose: Compose) -> None:
         if not places.journal.exists():
             return
         journal = Journal(**json.loads(places.journal.read_text(encoding="utf-8")))
-        print(
-            f"the update to {journal.following} was interrupted: rolls back to {journal.previous}", flush=True
-        )
-        _roll_back(places, compose, journal)
+        if not journal.opened:
+            print(
+                f"the update to {journal.following} was interrupted: rolls back to {journal.previous}",
+                flush=True,
+            )
+            _roll_back(places, compose, journal)
+        remove_durably(places.journal)
 
 
 def _refuse_unless_allowed(places: Places, without_status: bool) -> None:
@@ -184,7 +208,7 @@ def _roll_back(places: Places, compose: Compose, journal: Journal) -> None:
         # It may be what has filled the disk.
         shutil.rmtree(journal.copy, ignore_errors=True)
     set_image(places, journal.previous)
-    remove_durably(places.journal)
+    _write(places, replace(journal, opened=True))
     _forget(places)
 
 
