@@ -18,6 +18,7 @@ import yaml
 
 from tests import data
 from tests.ansible import clients
+from tests.ansible.alerts import FAULTS, promtool_tests
 from tests.ansible.conftest import DICOM, DICOM_TLS, GATEWAY, HTTPS, Standby
 from tests.ansible.target import PLAYS
 from tests.certificates import Authority, Identity
@@ -118,6 +119,19 @@ def fleet() -> Iterator[tuple[str, list[tuple[str | None, str | None]]]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://{GATEWAY}:{server.server_port}/write", wrote
         server.shutdown()
+
+
+def test_every_alert_fires_for_its_fault_and_for_no_other(standby: Standby) -> None:
+    (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    assert [rule["alert"] for rule in group["rules"]] == list(FAULTS)
+    # Where nothing is sent there is no Prometheus, and so no promtool.
+    standby.host.execute("apt-get", "install", "--yes", "--no-install-recommends", "prometheus", timeout=600)
+    for name, content in (
+        ("rules.yml", RULES.read_text(encoding="utf-8")),
+        ("tests.yml", yaml.safe_dump(promtool_tests("/tmp/rules.yml"))),
+    ):
+        standby.host.execute("tee", f"/tmp/{name}", stdin=content.encode())
+    assert "SUCCESS" in standby.host.execute("promtool", "test", "rules", "/tmp/tests.yml")
 
 
 def test_measurements_reach_the_place_that_sees_all_clinics(standby: Standby) -> None:
@@ -350,7 +364,7 @@ def test_decommission_is_refused_while_anything_is_unproven_then_takes_all_away(
     # Once more, and this time for good.
     erase = ("--extra-vars", '{"decommission_erase": true}')
     erased = host.play("decommission.yml", standby.variables, *site, *erase).succeeded()
-    assert "images, ledger, configuration and keys are erased" in " ".join(erased.said.split())
+    assert "images, vault, ledger, configuration and keys are erased" in " ".join(erased.said.split())
     folders = "ls -d /srv/understudy /etc/understudy /opt/understudy 2>/dev/null || true"
     assert host.execute("sh", "-c", folders) == ""
     host.play("decommission.yml", standby.variables, *site, *erase).succeeded()
