@@ -19,6 +19,9 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from jinja2 import TemplateError
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
@@ -91,6 +94,7 @@ def of_host(values: Mapping[str, Any], specs: Mapping[str, Spec]) -> Iterator[st
         given = {name: value for name, value in mine.items() if name in spec and value is not None}
         yield from ArgumentSpecValidator(_validated(spec)).validate(given).error_messages
     yield from _configuration(values)
+    yield from _certificates(values)
     yield from _image(values)
     yield from _networks(values)
     yield from _engine(values, spec=specs["engine"])
@@ -153,6 +157,28 @@ def _missing_files(values: Mapping[str, Any], section: Any) -> Iterator[str]:
     ):
         if values.get(certificate) and not values.get(key):
             yield f"{key}: it is missing, {certificate} needs it"
+
+
+def _certificates(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with given certificates: with another's key the edge would not start any more."""
+    for name in ("appliance_tls", "appliance_tls_ca"):
+        certificate, key = (str(values.get(f"{name}_{part}") or "") for part in ("certificate", "key"))
+        if not (certificate and key):
+            # Not given, or told already.
+            continue
+        try:
+            first = x509.load_pem_x509_certificate(certificate.encode())
+        except ValueError:
+            yield f"{name}_certificate: it is no certificate in PEM"
+            continue
+        try:
+            private = serialization.load_pem_private_key(key.encode(), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            yield f"{name}_key: it is no private key in PEM without a passphrase"
+            continue
+        form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        if private.public_key().public_bytes(*form) != first.public_key().public_bytes(*form):
+            yield f"{name}_key: it does not belong to the first certificate of {name}_certificate"
 
 
 def _filled(files: Any) -> set[str]:
@@ -247,7 +273,14 @@ def _takeover(values: Mapping[str, Any]) -> Iterator[str]:
         except ValueError as error:
             yield f"takeover_address: {error}"
     if values.get("takeover_method") == "keepalived" and "/" not in str(address):
-        yield "takeover_address: keepalived needs it with its prefix length, for example 192.0.2.10/24"
+        yield "takeover_address: keepalived needs it with its prefix length, for example 192.0.2.11/24"
+    section = values.get("appliance_config")
+    primary = section.get("Primary") if isinstance(section, Mapping) else None
+    if address and isinstance(primary, Mapping) and primary.get("Host") == str(address).partition("/")[0]:
+        yield (
+            f"takeover_address: {primary['Host']} is also Primary.Host. The standby holds it until settle, "
+            "and the failback has to reach the PACS before: give the PACS a second address for the modalities"
+        )
 
 
 # --- All hosts --------------------------------------------------------------------------------------------

@@ -84,6 +84,10 @@ def test_wrong_inventory_lists_every_error_and_reaches_no_host(tmp_path: Path) -
         ({"appliance_secrets": {"more.json": "x"}}, "would be read as a section"),
         ({"takeover_method": "keepalived", "takeover_address": "192.0.2.10"}, "with its prefix length"),
         ({"takeover_address": "nowhere"}, "takeover_address:"),
+        (
+            {"takeover_address": "192.0.2.10/24", "section": {"Primary": PACS}},
+            "192.0.2.10 is also Primary.Host",
+        ),
         ({"takeover_address": "192.0.2.1/24"}, "they have one address, 192.0.2.1"),
         ({"engine_network": "198.18.0.1/16"}, "198.18.0.1/16 has host bits set"),
         ({"engine_network": "198.18.0.0/24"}, "198.18.0.0/24 is too small"),

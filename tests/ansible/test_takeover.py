@@ -31,6 +31,16 @@ def taking_over(standby: Standby) -> Iterator[Standby]:
     assert again.changed == {"standby": 0}, again.changed_tasks
     yield standby
     standby.host.play("site.yml", {**variables, "takeover_method": "none"}).succeeded()
+    assert running(standby) == {"understudy-takeover": False, "keepalived": False}
+
+
+def running(standby: Standby) -> dict[str, bool]:
+    """Say which of the two units runs, or will at the next start."""
+    states = {}
+    for unit in ("understudy-takeover", "keepalived"):
+        told = standby.host.execute("systemctl", "show", "--property=ActiveState,UnitFileState", unit)
+        states[unit] = "ActiveState=active" in told or "UnitFileState=enabled" in told
+    return states
 
 
 def addresses(standby: Standby) -> str:
@@ -114,7 +124,12 @@ def test_hooks_run_until_they_succeed_on_promote_and_on_settle(standby: Standby,
         "takeover_promote": str(tmp_path / "promote"),
         "takeover_demote": str(tmp_path / "demote"),
     }
+    # Another method before: its program ends.
+    before = {**variables, "takeover_method": "keepalived"}
+    standby.host.play("site.yml", before, "--tags", "takeover").succeeded()
+    assert running(standby) == {"understudy-takeover": True, "keepalived": True}
     standby.host.play("site.yml", variables, "--tags", "takeover").succeeded()
+    assert running(standby) == {"understudy-takeover": True, "keepalived": False}
 
     def lines() -> list[str]:
         return standby.host.execute("sh", "-c", f"cat {said} || true").splitlines()
