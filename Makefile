@@ -83,7 +83,7 @@ lint: venv vagrant ## check style, types, shell scripts, Dockerfiles, plays and 
 	@VAGRANT_HOME=$(CURDIR)/build/vagrant vagrant validate --ignore-provider >/dev/null
 
 .PHONY: test
-test: ## lint, then run all tests; starts and stops all they need
+test: ## lint, and run the tests but those of the plays; starts and stops all they need
 	@tests/tools/python.sh $(PYTHON)
 	@$(MAKE) --jobs=3 checked behaviour
 
@@ -127,7 +127,7 @@ drills: venv image lab-images tracer ## power cuts, kills, a siege and full disk
 	$(VENV)/bin/pytest tests/drills
 
 .PHONY: bench
-bench: venv image lab-images ## measure intake, vault and failback rates
+bench: venv image lab-images ## measure intake, delivery, vault, ledger and a large index
 	@$(VENV)/bin/python -m tests.bench
 
 .PHONY: bench-scale

@@ -74,7 +74,7 @@ class Figures:
         """Return the figures in words."""
         return [
             ("promote to first accepted C-STORE", f"{self.promote_to_store:.2f} s"),
-            ("RPO when the primary was killed (oldest instance in no vault)", f"{self.rpo_at_kill:.1f} s"),
+            ("RPO when the primary was killed (oldest that a vault lacks)", f"{self.rpo_at_kill:.1f} s"),
             ("instances acknowledged by the primary and lost with it", str(self.lost_at_kill)),
             ("primary killed to standby knowing it by evidence", f"{self.noticed:.1f} s"),
             ("last instance at the primary to proven in every vault", f"{self.vault_lag:.1f} s"),

@@ -229,7 +229,7 @@ class Status:
     """The whole appliance at one moment.
 
     `horizon` is the moment up to which the standby is known to be complete, None before the first inventory
-    diff; `rpo_seconds` is the age of the oldest instance that no vault is proven to have, 0 where there is
+    diff; `rpo_seconds` is the age of the oldest instance that a vault is not proven to have, 0 where there is
     none.
     """
 

@@ -213,7 +213,8 @@ class Appliance:
         operation = self.ledger.operation(number)
         if operation.kind == FAILBACK:
             raise RefusedError(
-                "a failback is not cancelled but interrupted", "POST /understudy/failback/interrupt"
+                "a failback is not cancelled but interrupted",
+                "`understudy interrupt --reason ...`, or POST /understudy/failback/interrupt",
             )
         now = self.clock.now()
         self.ledger.log(who, "cancel", {"operation": number}, now)

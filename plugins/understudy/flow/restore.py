@@ -131,7 +131,7 @@ def restore(
     if study is not None and not chosen:
         raise RestoreError(
             f"no manifest that could be read names the study {study}",
-            "list what is there: understudy restore --list",
+            "`understudy restore --vault NAME --identity-file FILE --list` shows what is there",
         )
     newest = _newest(chosen)
     run = _Run(store, opener, target, contents.versions, newest)

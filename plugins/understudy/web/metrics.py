@@ -64,7 +64,7 @@ class _Snapshot(Collector):
             ),
             (
                 "rpo_seconds",
-                "Age of the oldest instance that no vault is proven to have.",
+                "Age of the oldest instance that a vault is not proven to have.",
                 status.rpo_seconds,
             ),
             ("instances", "Instances that the standby holds.", status.instances),

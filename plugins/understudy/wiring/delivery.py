@@ -185,7 +185,7 @@ def _vault(vault: config.Vault, base: Base) -> Vault:
     recipients = vault.recipients or [keys_volume.vault_recipient(base.places.keys)]
     store: ObjectStore
     if isinstance(vault, config.S3Vault):
-        credentials = partial(read_credentials, vault.credentials_file)
+        credentials = partial(read_credentials, base.places.configuration / vault.credentials_file)
         store = S3Store(name, vault.endpoint, vault.bucket, vault.region, credentials)
         settings = VaultSettings(name, base.configuration.site, vault.retention_days)
     else:
