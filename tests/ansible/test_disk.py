@@ -1,29 +1,47 @@
-"""A data disk is not mounted over data; the tasks are run against folders of this machine, in check mode."""
+"""Data disks: the tasks are run against folders and files of this machine, in check mode."""
 
+import subprocess
 from pathlib import Path
 
 import yaml
 
 from tests.ansible.target import PLAYS, played
 
+DISK_BYTES = 20 * 2**20
 
-def test_disk_is_refused_where_it_would_hide_a_file_and_there_alone(tmp_path: Path) -> None:
+
+def test_disk_is_refused_where_it_or_what_it_hides_holds_data(tmp_path: Path) -> None:
     # `absent` is made by the play; `empty` is what lies under a disk that is missing.
     (tmp_path / "empty" / "data").mkdir(parents=True)
     (tmp_path / "full" / "data").mkdir(parents=True)
     (tmp_path / "full" / "data" / "image").touch()
-    disk = {"device": str(tmp_path / "disk"), "path": f"{tmp_path}/{{{{ inventory_hostname }}}}"}
+    for name in ("absent", "empty", "full", "another", "damaged"):
+        with (tmp_path / f"{name}.disk").open("wb") as disk:
+            disk.truncate(DISK_BYTES)
+    damaged = tmp_path / "damaged.disk"
+    subprocess.run(["/sbin/mkfs.ext4", "-q", "-F", str(damaged)], check=True)
+    with damaged.open("r+b") as disk:
+        # The superblock, as a sector that a power cut has torn.
+        disk.seek(1024)
+        disk.write(bytes(1024))
+    places = "{'another': '/proc'}"
+    device, path = (
+        f"{tmp_path}/{{{{ inventory_hostname }}}}.disk",
+        f"{{{{ {places}[inventory_hostname] | default('{tmp_path}/' ~ inventory_hostname) }}}}",
+    )
     play = {
         "hosts": "all",
         "connection": "local",
         "gather_facts": False,
-        "vars": {"host_disk": disk},
+        "vars": {"host_disk": {"device": device, "path": path}},
         "tasks": [{"ansible.builtin.include_tasks": str(PLAYS / "roles" / "host" / "tasks" / "disk.yml")}],
     }
-    path = tmp_path / "play.yml"
-    path.write_text(yaml.safe_dump([play]), encoding="utf-8")
-    done = played(str(path), Path("absent,empty,full"), "--check")
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(yaml.safe_dump([play]), encoding="utf-8")
+    done = played(str(playbook), Path("absent,empty,full,another,damaged"), "--check")
     said = " ".join(done.said.split())
     assert done.code == 2
-    assert f"{tmp_path}/full holds data that {tmp_path}/disk would hide" in said
+    assert f"{tmp_path}/full holds data that {tmp_path}/full.disk would hide" in said
+    assert f"Another disk than {tmp_path}/another.disk is mounted at /proc" in said
+    assert f"{damaged} is not empty, and no file system is found on it" in said
     assert {host for host, changed in done.changed.items() if changed} == {"absent", "empty"}, said
