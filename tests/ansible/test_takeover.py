@@ -1,5 +1,6 @@
 """The address of the PACS: taken on promote, never while somebody has it, given back on settle."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -93,12 +94,7 @@ def test_address_that_answers_is_not_taken_until_it_is_free(taking_over: Standby
         taking_over.understudy(
             "promote", "--force", "--accept-loss", "--reason", "the old PACS is still there"
         )
-        wait_until(
-            lambda: taking_over.host.execute("journalctl", "--unit", "understudy-takeover", "--lines", "3"),
-            lambda said: f"takeover refused address={ADDRESS}" in said,
-            deadline=10,
-            what="the refusal",
-        )
+        wait_for_alarm(taking_over, f"the address {ADDRESS} is not taken over")
         assert ADDRESS not in addresses(taking_over)
     finally:
         run(["docker", "rm", "--force", old])
@@ -108,7 +104,52 @@ def test_address_that_answers_is_not_taken_until_it_is_free(taking_over: Standby
         deadline=15,
         what="the free address taken",
     )
+    # The repaired PACS comes back with it, before settle.
+    try:
+        run([*begin, "--ip", ADDRESS, "--entrypoint", "sleep", IMAGE, "infinity"])
+        wait_for_alarm(taking_over, f"two hosts have the address {ADDRESS}")
+        assert ADDRESS in addresses(taking_over)
+    finally:
+        run(["docker", "rm", "--force", old])
+    wait_until(
+        lambda: alarms(taking_over),
+        lambda seen: not any(ADDRESS in what for what in seen),
+        deadline=20,
+        what="the end of the alarm",
+    )
     back_to_standby(taking_over)
+
+
+def test_address_is_taken_again_after_the_host_restarts(taking_over: Standby) -> None:
+    host = taking_over.host
+    taking_over.understudy("promote", "--force", "--accept-loss", "--reason", "test of a restart")
+    wait_until(
+        lambda: addresses(taking_over), lambda seen: ADDRESS in seen, deadline=10, what="the address taken"
+    )
+    run(["docker", "restart", host.name], timeout=300)
+    wait_until(
+        lambda: clients.echo(ADDRESS, DICOM, calling="CT1", called="PRIMARY"),
+        lambda status: status == 0,
+        deadline=180,
+        what="C-ECHO at the address after the restart",
+    )
+    assert ADDRESS in addresses(taking_over)
+    back_to_standby(taking_over)
+
+
+def alarms(standby: Standby) -> list[str]:
+    """Return what the appliance has to say to people."""
+    told = json.loads(standby.host.execute("sh", "-c", "understudy status --json"))
+    return [alarm["what"] for alarm in told["alarms"]]
+
+
+def wait_for_alarm(standby: Standby, beginning: str) -> None:
+    wait_until(
+        lambda: alarms(standby),
+        lambda seen: any(what.startswith(beginning) for what in seen),
+        deadline=20,
+        what=f"the alarm: {beginning}",
+    )
 
 
 def test_hooks_run_until_they_succeed_on_promote_and_on_settle(standby: Standby, tmp_path: Path) -> None:

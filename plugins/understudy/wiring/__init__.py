@@ -3,6 +3,7 @@
 from functools import partial
 
 from understudy import config
+from understudy.adapters.host_alarms import read_host_alarms
 from understudy.core.model import HolderKind
 from understudy.core.ports import Holder
 from understudy.flow.appliance import Appliance
@@ -66,6 +67,7 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
             *conflicts.alarms(),
             *backup.alarms(),
             *rescanner.alarms(),
+            *read_host_alarms(places.host),
             *(() if primary is None else primary.mirror.alarms()),
         ],
         conflicts=conflicts,

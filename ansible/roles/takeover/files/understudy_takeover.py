@@ -2,7 +2,9 @@
 
 Rule 1: an address that somebody answers for is never taken. It is asked for by ARP just before (RFC 5227).
 Rule 2: while the agent does not answer, everything stays as it is: it may restart in the middle of an outage.
-Rule 3: what is held is told by a file on the disk, so that a restart neither takes nor gives twice.
+Rule 3: what is held is told by a file on the disk, so that a restart neither takes nor gives twice. After a
+start of the host it is taken anew, because nothing that was set up is left.
+Rule 4: what goes wrong is an alarm of the appliance: who promotes looks there, and not into this host's log.
 """
 
 import argparse
@@ -15,10 +17,14 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+
+from understudy_host.alarms import Alarm, tell
+from understudy_host.places import Places
+from understudy_host.supervise import notify
 
 AGENT = Path("/srv/understudy/sockets/data/agent.sock")
 HOLDING_MODES = frozenset({"active", "returning"})
@@ -27,6 +33,8 @@ PROBES = 3
 PROBE_SECONDS = 0.2
 RETRY_SECONDS = 5
 """Between two attempts where the address is alive, or a hook fails."""
+WATCH_SECONDS = 5
+"""Between two looks whether somebody else has the address that is held."""
 
 
 class Step(Enum):
@@ -37,11 +45,22 @@ class Step(Enum):
     GIVE = "give"
 
 
-def step(mode: str | None, held: bool) -> Step:
+class Held(Enum):
+    """Whether the address is held, or what stands for it was done."""
+
+    NO = "no"
+    BEFORE = "before"
+    """Before the host started, or another address: what was set up is gone."""
+    YES = "yes"
+
+
+def step(mode: str | None, held: Held) -> Step:
     """Return what the mode asks for; None where the agent did not tell it."""
-    if mode is None or (mode in HOLDING_MODES) == held:
+    if mode is None:
         return Step.NOTHING
-    return Step.GIVE if held else Step.TAKE
+    if mode in HOLDING_MODES:
+        return Step.NOTHING if held is Held.YES else Step.TAKE
+    return Step.NOTHING if held is Held.NO else Step.GIVE
 
 
 class _Agent(http.client.HTTPConnection):
@@ -111,35 +130,55 @@ class Holder:
     give: Callable[[], None]
     interface: str
     address: str
-    mark: Path
-    """There while it is held."""
+    state: Path
+    """Folder on the disk."""
+    runtime: Path
+    """Folder that ends with the host."""
 
     @property
-    def held(self) -> bool:
-        return self.mark.exists()
+    def held(self) -> Held:
+        if not (self.state / "held").exists():
+            return Held.NO
+        if not (self.runtime / "held").exists() or (self.state / "held").read_text() != self._what:
+            return Held.BEFORE
+        return Held.YES
 
-    def follow(self, told: str | None) -> bool:
-        """Do what the mode asks for, and return whether it is done."""
+    @property
+    def _what(self) -> str:
+        return f"{self.interface} {self.address}\n"
+
+    def follow(self, told: str | None) -> Alarm | None:
+        """Do what the mode asks for, and return what keeps it from being done."""
         match step(told, self.held):
             case Step.TAKE:
-                somebody = owner(self.interface, self.address) if self.address else None
-                if somebody is not None:
-                    print(
-                        f"takeover refused address={self.address} because={somebody} answers for it: "
+                if (somebody := self._somebody_else()) is not None:
+                    return Alarm(
+                        f"the address {self.address} is not taken over: {somebody} answers for it",
                         "take the old PACS off the network",
-                        flush=True,
                     )
-                    return False
                 self.take()
-                self.mark.touch()
+                (self.state / "held").write_text(self._what, encoding="utf-8")
+                (self.runtime / "held").touch()
                 print(f"takeover taken address={self.address or '-'} mode={told}", flush=True)
             case Step.GIVE:
                 self.give()
-                self.mark.unlink()
+                (self.state / "held").unlink()
                 print(f"takeover given address={self.address or '-'} mode={told}", flush=True)
             case Step.NOTHING:
                 pass
-        return True
+        return None
+
+    def watch(self) -> Alarm | None:
+        """Return an alarm where somebody else has the address that is held."""
+        if self.held is not Held.YES or (somebody := self._somebody_else()) is None:
+            return None
+        return Alarm(
+            f"two hosts have the address {self.address}: this one, and {somebody}",
+            "take the other off it until settle, which gives it back",
+        )
+
+    def _somebody_else(self) -> str | None:
+        return owner(self.interface, self.address) if self.address else None
 
 
 def keepalived(interface: str, address: str, runtime: Path, state: Path) -> Holder:
@@ -150,15 +189,14 @@ def keepalived(interface: str, address: str, runtime: Path, state: Path) -> Hold
         # In place, because keepalived watches this very file.
         weight.write_text(f"{value}\n", encoding="ascii")
 
-    holder = Holder(lambda: write(0), lambda: write(-254), interface, address, state / "held")
-    # After a start of the host nothing is held until somebody has looked who has the address.
-    if not weight.exists():
-        holder.mark.unlink(missing_ok=True)
+    holder = Holder(lambda: write(0), lambda: write(-254), interface, address, state, runtime)
+    # Until somebody has looked who has the address.
+    if holder.held is not Held.YES:
         write(-254)
     return holder
 
 
-def hooks(interface: str, address: str, folder: Path, state: Path) -> Holder:
+def hooks(interface: str, address: str, folder: Path, runtime: Path, state: Path) -> Holder:
     """Return a holder that runs the site's scripts; CalledProcessError where one fails."""
 
     def run(name: str) -> None:
@@ -166,7 +204,15 @@ def hooks(interface: str, address: str, folder: Path, state: Path) -> Holder:
         if script.exists():
             subprocess.run([script, address], check=True, timeout=120)
 
-    return Holder(lambda: run("promote"), lambda: run("demote"), interface, address, state / "held")
+    return Holder(lambda: run("promote"), lambda: run("demote"), interface, address, state, runtime)
+
+
+def look(holder: Holder, told: str | None, *, watch: bool) -> Alarm | None:
+    """Do what the mode asks for, and return what is wrong, a failing hook included."""
+    try:
+        return holder.follow(told) or (holder.watch() if watch else None)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Alarm(f"the takeover fails: {error}", "`journalctl --unit understudy-takeover` says more")
 
 
 def main(arguments: list[str]) -> int:
@@ -177,18 +223,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--address", default="", help="with its prefix length")
     parsed = parser.parse_args(arguments)
     address = parsed.address.partition("/")[0]
-    state = Path(os.environ["STATE_DIRECTORY"])
+    state, runtime = Path(os.environ["STATE_DIRECTORY"]), Path(os.environ["RUNTIME_DIRECTORY"])
     if parsed.method == "keepalived":
-        holder = keepalived(parsed.interface, address, Path(os.environ["RUNTIME_DIRECTORY"]), state)
+        holder = keepalived(parsed.interface, address, runtime, state)
     else:
-        holder = hooks(parsed.interface, address, Path("/etc/understudy/takeover"), state)
+        holder = hooks(parsed.interface, address, Path("/etc/understudy/takeover"), runtime, state)
+    # keepalived, which comes after us, finds the weight now.
+    notify("READY=1")
+    present: Sequence[Alarm] = ()
+    watched = 0.0
     while True:
-        try:
-            done = holder.follow(mode())
-        except (OSError, subprocess.SubprocessError) as error:
-            print(f"takeover failed: {error}", flush=True)
-            done = False
-        time.sleep(LOOK_SECONDS if done else RETRY_SECONDS)
+        watch = bool(present) or time.monotonic() - watched >= WATCH_SECONDS
+        wrong = look(holder, mode(), watch=watch)
+        watched = time.monotonic() if watch else watched
+        found = (wrong,) if wrong else () if watch else present
+        if found != present:
+            print(f"takeover {found[0].what}: {found[0].hint}" if found else "takeover in order", flush=True)
+        present = found
+        tell(Places(), "takeover", present)
+        time.sleep(RETRY_SECONDS if present else LOOK_SECONDS)
 
 
 if __name__ == "__main__":

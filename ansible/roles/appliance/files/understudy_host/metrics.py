@@ -1,15 +1,24 @@
-"""Writes what the agent cannot know into files that node exporter reads (textfile collector)."""
+"""Measures what the agent cannot know: for node exporter (textfile collector), and as alarms."""
 
 import ssl
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+from understudy_host.alarms import Alarm, tell
 from understudy_host.compose import SERVICES, Compose, Health, run
 from understudy_host.places import HostError, Places
 
+CERTIFICATE_SECONDS = 30 * 86_400
+"""How long before its end a certificate is an alarm."""
+BACKUP_SECONDS = 3 * 86_400
+"""After how long without a backup there is one."""
+
 
 def write_metrics(places: Places) -> Path:
-    """Replace the file of metrics and return its path."""
+    """Replace the file of metrics and return its path; what a person has to do becomes an alarm."""
+    tell(places, "host", alarms(places, time.time()))
     path = places.textfiles / "understudy.prom"
     aside = path.with_suffix(".new")
     aside.write_text("\n".join(_lines(places)) + "\n", encoding="ascii")
@@ -30,6 +39,23 @@ def _lines(places: Places) -> Iterator[str]:
     yield "# HELP understudy_backup_timestamp_seconds When configuration and keys were backed up; 0: never."
     yield "# TYPE understudy_backup_timestamp_seconds gauge"
     yield f"understudy_backup_timestamp_seconds {last_backup(places):.0f}"
+
+
+def alarms(places: Places, now: float) -> Iterator[Alarm]:
+    """Yield what a person has to do on this host soon."""
+    end = certificate_end(places)
+    if end - now < CERTIFICATE_SECONDS:
+        yield Alarm(
+            f"the certificate ends on {datetime.fromtimestamp(end, UTC):%Y-%m-%d}",
+            "where your authority signs it, run site.yml; else install another, as the runbook says",
+        )
+    # Of a host that was made just now nobody expects one.
+    since = max(last_backup(places), places.environment.stat().st_mtime)
+    if now - since > BACKUP_SECONDS:
+        yield Alarm(
+            f"configuration and keys were not backed up since {datetime.fromtimestamp(since, UTC):%Y-%m-%d}",
+            "`systemctl status understudy-backup` on the host says why",
+        )
 
 
 def last_backup(places: Places) -> float:

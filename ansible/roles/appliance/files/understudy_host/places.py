@@ -41,9 +41,19 @@ class Places:
         return self.project / "update.json"
 
     @property
+    def last_mode(self) -> Path:
+        """The mode that the agent told last."""
+        return self.project / "mode"
+
+    @property
     def decommissioned(self) -> Path:
         """What was seen before the services were removed; gone once they start again."""
         return self.project / "decommissioned.json"
+
+    @property
+    def host_alarms(self) -> Path:
+        """Where the agent looks for what the host has to say."""
+        return self.volume("sockets") / "host"
 
     @property
     def agent_socket(self) -> Path:

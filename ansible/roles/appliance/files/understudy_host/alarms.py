@@ -1,0 +1,39 @@
+"""Leaves the host's alarms where the agent finds them: status, console and metrics show them then."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from understudy_host.places import Places, replace_durably
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that a person has to know, and what to do about it."""
+
+    what: str
+    hint: str
+
+
+def tell(places: Places, source: str, alarms: Iterable[Alarm]) -> None:
+    """Replace the alarms of one source; one that stood before keeps its beginning."""
+    path = places.host_alarms / f"{source}.json"
+    before = _read(path.read_bytes()) if path.exists() else []
+    since = {alarm["what"]: alarm["since"] for alarm in before}
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    told = [{"since": since.get(alarm.what, now), "what": alarm.what, "hint": alarm.hint} for alarm in alarms]
+    # Without the volume nobody is there to be told.
+    if told != before and places.volume("sockets").is_dir():
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        replace_durably(path, json.dumps(told), mode=0o644)
+
+
+def _read(content: bytes) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = json.loads(content)
+    except ValueError:
+        # Not ours, or half of it: it is replaced.
+        return []
+    return found

@@ -1,0 +1,141 @@
+"""What the host decides about the address of the PACS: when it is taken, kept, given back and told of."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import understudy_takeover as takeover
+from understudy_takeover import Held, Holder, Step
+
+ADDRESS = "192.0.2.10"
+RIVAL = "02:42:0a:00:00:01"
+
+
+@pytest.mark.parametrize(
+    ("mode", "no", "before", "yes"),
+    [
+        ("standby", Step.NOTHING, Step.GIVE, Step.GIVE),
+        ("maintenance", Step.NOTHING, Step.GIVE, Step.GIVE),
+        ("active", Step.TAKE, Step.TAKE, Step.NOTHING),
+        ("returning", Step.TAKE, Step.TAKE, Step.NOTHING),
+        (None, Step.NOTHING, Step.NOTHING, Step.NOTHING),
+    ],
+)
+def test_step_follows_the_mode(mode: str | None, no: Step, before: Step, yes: Step) -> None:
+    assert [takeover.step(mode, held) for held in (Held.NO, Held.BEFORE, Held.YES)] == [no, before, yes]
+
+
+class Site:
+    """A host with its two folders, what was done on it, and who else answers for the address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state, self.runtime = folder / "state", folder / "runtime"
+        self.state.mkdir()
+        self.runtime.mkdir()
+        self.did: list[str] = []
+        self.rival: str | None = None
+
+    def holder(self, address: str = ADDRESS) -> Holder:
+        def note(word: str) -> Callable[[], None]:
+            return lambda: self.did.append(word)
+
+        return Holder(note("take"), note("give"), "lo", address, self.state, self.runtime)
+
+    def restart(self) -> None:
+        """What is in memory is gone."""
+        for file in self.runtime.iterdir():
+            file.unlink()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    made = Site(tmp_path)
+    monkeypatch.setattr(takeover, "owner", lambda interface, address: made.rival)
+    return made
+
+
+def test_follow_takes_a_free_address_and_gives_it_back(site: Site) -> None:
+    holder = site.holder()
+    assert [holder.follow(mode) for mode in ("standby", "active", "returning", None, "standby")] == [None] * 5
+    assert site.did == ["take", "give"]
+
+
+def test_follow_never_takes_an_address_that_is_alive(site: Site) -> None:
+    site.rival = RIVAL
+    alarm = site.holder().follow("active")
+    assert alarm is not None
+    assert f"{RIVAL} answers for it" in alarm.what
+    assert site.holder().held is Held.NO
+    assert site.did == []
+
+
+def test_follow_takes_anew_after_a_start_of_the_host_and_looks_before(site: Site) -> None:
+    site.holder().follow("active")
+    site.restart()
+    assert site.holder().held is Held.BEFORE
+    site.rival = RIVAL
+    assert site.holder().follow("active") is not None
+    site.rival = None
+    assert site.holder().follow("active") is None
+    assert site.did == ["take", "take"]
+
+
+def test_follow_gives_back_what_was_held_before_a_start_of_the_host(site: Site) -> None:
+    site.holder().follow("active")
+    site.restart()
+    assert [site.holder().follow("standby") for _ in range(2)] == [None, None]
+    assert site.did == ["take", "give"]
+
+
+def test_follow_looks_who_has_another_address_before_it_is_taken(site: Site) -> None:
+    site.holder().follow("active")
+    other = site.holder("192.0.2.11")
+    site.rival = RIVAL
+    assert other.held is Held.BEFORE
+    assert other.follow("active") is not None
+    assert site.did == ["take"]
+
+
+def test_watch_tells_of_a_second_host_with_the_address_that_is_held(site: Site) -> None:
+    holder = site.holder()
+    site.rival = RIVAL
+    assert holder.watch() is None
+    site.rival = None
+    holder.follow("active")
+    assert holder.watch() is None
+    site.rival = RIVAL
+    alarm = holder.watch()
+    assert alarm is not None
+    assert alarm.what == f"two hosts have the address {ADDRESS}: this one, and {RIVAL}"
+
+
+def test_keepalived_is_told_to_hold_nothing_until_somebody_has_looked(site: Site) -> None:
+    def weight() -> str:
+        return (site.runtime / "weight").read_text(encoding="ascii")
+
+    def start() -> Holder:
+        return takeover.keepalived("lo", ADDRESS, site.runtime, site.state)
+
+    start().follow("active")
+    assert weight() == "0\n"
+    start()
+    assert weight() == "0\n", "a restart of the program gave the address up"
+    takeover.keepalived("lo", "192.0.2.11", site.runtime, site.state)
+    assert weight() == "-254\n", "another address was taken unseen"
+    site.restart()
+    start()
+    assert weight() == "-254\n", "after a start of the host it was taken unseen"
+
+
+def test_hook_that_fails_is_told_and_tried_again(site: Site, tmp_path: Path) -> None:
+    script = tmp_path / "promote"
+    script.write_text(f"#!/bin/sh\ntest -e {tmp_path}/allowed\n", encoding="ascii")
+    script.chmod(0o755)
+    holder = takeover.hooks("lo", "", tmp_path, site.runtime, site.state)
+    alarm = takeover.look(holder, "active", watch=True)
+    assert alarm is not None
+    assert "the takeover fails" in alarm.what
+    assert str(script) in alarm.what
+    (tmp_path / "allowed").touch()
+    assert takeover.look(holder, "active", watch=True) is None
+    assert holder.held is Held.YES
