@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.ansible.target import PLAYS, Played, played
+from tests.certificates import Authority
 
 MANUAL = PLAYS.parent / "docs" / "deploy.md"
 IMAGE = "registry.example.org/understudy@sha256:" + "0" * 64
@@ -98,11 +99,53 @@ def test_wrong_inventory_lists_every_error_and_reaches_no_host(tmp_path: Path) -
             "172.17.0.0/16 and 172.17.3.4 of appliance_config overlap",
         ),
         ({"host_disks": [{"device": "/dev/sdb"}]}, "missing required arguments: path"),
+        (
+            {"host_disks": [{"device": "/dev/sdb", "path": path} for path in ("/srv/a", "/srv/b")]},
+            "host_disks: /dev/sdb is there 2 times",
+        ),
+        # YAML reads 23:30 as a number.
+        ({"host_update_time": 1410}, "host_update_time: 1410 is no time of day in quotes"),
+        ({"appliance_log_server": "logs.example.org", "appliance_log_ca": "PEM"}, "names no port"),
+        ({"appliance_more_dicom_ports": [104, 4242]}, "appliance_dicom_port has port 4242, too"),
+        ({"appliance_https_port": 22}, "host_ssh_port has port 22, too"),
+        ({"appliance_users": [{"name": "Anna B", "role": "reader"}]}, "'Anna B' is no user name"),
+        (
+            {"appliance_users": [{"name": "anna", "role": "reader"}], "appliance_users_removed": ["anna"]},
+            "anna is in appliance_users, too",
+        ),
+        (
+            {"section": {"DicomTls": {"ClientCa": "devices.pem"}}, "appliance_files": {"devices.pem": "PEM"}},
+            "devices.pem is no certificate in PEM, and ClientCa needs it",
+        ),
+        ({"appliance_tls_certificate": "PEM", "appliance_tls_key": "PEM"}, "it is no certificate in PEM"),
+        (
+            {f"appliance_tls_{name}": "PEM" for name in ("certificate", "key", "ca_certificate", "ca_key")},
+            "name one of the two",
+        ),
     ],
 )
 def test_wrong_variable_is_told(variables: Mapping[str, Any], problem: str) -> None:
     hosts = {"north": host("192.0.2.1", "north"), "south": host("192.0.2.2", "south", **variables)}
     assert any(problem in told for told in problems(hosts)), problems(hosts)
+
+
+def test_given_certificate_has_to_hold_and_to_have_its_own_key(tmp_path: Path) -> None:
+    clinic = Authority(tmp_path, "clinic")
+    good, other = clinic.issue("standby", address="192.0.2.1"), clinic.issue("other", address="192.0.2.2")
+    expired = clinic.issue("old", address="192.0.2.1", days=-1)
+
+    def told(certificate: Path, key: Path) -> list[str]:
+        given = {"appliance_tls_certificate": certificate.read_text(), "appliance_tls_key": key.read_text()}
+        return problems({"north": host("192.0.2.1", "north", **given)})
+
+    assert told(good.certificate, good.key) == []
+    assert [
+        "does not belong to the first certificate" in problem for problem in told(good.certificate, other.key)
+    ] == [True]
+    assert ["it ended on" in problem for problem in told(expired.certificate, expired.key)] == [True]
+    assert ["no private key in PEM" in problem for problem in told(good.certificate, good.certificate)] == [
+        True
+    ]
 
 
 def test_sound_inventory_has_no_problem() -> None:
