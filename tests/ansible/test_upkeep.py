@@ -79,6 +79,39 @@ def test_authority_of_the_clinics_signs_and_renews(standby: Standby, tmp_path: P
     assert 19 * 86_400 < int(end) - now < 21 * 86_400
 
 
+def test_given_certificate_is_shown_and_a_wrong_one_changes_nothing(standby: Standby, tmp_path: Path) -> None:
+    clinic, address = Authority(tmp_path, "clinic"), standby.host.address
+    ours, other = clinic.issue("standby", address=address), clinic.issue("other", address=address)
+
+    def given(key: Path) -> dict[str, object]:
+        chain = ours.certificate.read_text() + clinic.certificate.read_text()
+        return {
+            **standby.variables,
+            "appliance_tls_certificate": chain,
+            "appliance_tls_key": key.read_text(),
+        }
+
+    def presented() -> str:
+        return ssl.get_server_certificate((address, HTTPS), timeout=10)
+
+    standby.host.play("site.yml", given(ours.key), "--tags", "appliance").succeeded()
+    again = standby.host.play("site.yml", given(ours.key), "--tags", "appliance").succeeded()
+    assert again.changed == {"standby": 0}, again.changed_tasks
+    assert presented() == ours.certificate.read_text()
+    refused = standby.host.play("site.yml", given(other.key), "--tags", "appliance")
+    assert refused.code == 2
+    assert "does not belong to the first certificate" in " ".join(refused.said.split())
+    # Neither does a handler say that the edge was restarted where it does not start.
+    certificate = "/srv/understudy/keys/data/tls/https.pem"
+    standby.host.execute("sh", "-c", f"cp -a {certificate} {certificate}.good; echo nothing > {certificate}")
+    said = standby.host.execute("sh", "-c", "understudy-host restart edge 2>&1; echo code $?", timeout=300)
+    assert "edge does not start again" in said
+    assert said.endswith("code 1\n")
+    standby.host.execute("mv", f"{certificate}.good", certificate)
+    assert standby.host.execute("understudy-host", "restart", "edge") == "edge is healthy\n"
+    assert presented() == ours.certificate.read_text()
+
+
 def test_dicom_over_tls_is_let_in_where_it_is_configured_and_there_alone(
     standby: Standby, tmp_path: Path
 ) -> None:
@@ -326,6 +359,7 @@ def test_decommission_is_refused_while_anything_is_unproven_then_takes_all_away(
     """The last test of this host."""
     host = standby.host
     site = ("--extra-vars", f"decommission_site=ward-seven decommission_to={tmp_path}")
+    erase = ("--extra-vars", '{"decommission_erase": true}')
     unnamed = host.play("decommission.yml", standby.variables)
     assert unnamed.code == 2
     assert "Name the site that is to end" in unnamed.said
@@ -345,6 +379,14 @@ def test_decommission_is_refused_while_anything_is_unproven_then_takes_all_away(
     assert owed in " ".join(refused.said.split())
     assert clients.echo(host.address, DICOM, calling="CT1") == 0
     host.execute("chmod", "750", "/srv/understudy/vault/data")
+    # What somebody mounted there by hand is not ours to empty.
+    mounted = "/srv/understudy/elsewhere"
+    host.execute("sh", "-c", f"mkdir {mounted} && mount -t tmpfs none {mounted} && touch {mounted}/file")
+    foreign = host.play("decommission.yml", standby.variables, *site, *erase)
+    assert foreign.code == 2
+    assert f"{mounted} is mounted and not in host_disks" in foreign.said
+    assert clients.echo(host.address, DICOM, calling="CT1") == 0
+    host.execute("umount", mounted)
     done = wait_until(
         lambda: host.play("decommission.yml", standby.variables, *site),
         lambda played: played.code == 0,
@@ -362,7 +404,6 @@ def test_decommission_is_refused_while_anything_is_unproven_then_takes_all_away(
     )
     assert exporter != "ActiveState=active\n"
     # Once more, and this time for good.
-    erase = ("--extra-vars", '{"decommission_erase": true}')
     erased = host.play("decommission.yml", standby.variables, *site, *erase).succeeded()
     assert "images, vault, ledger, configuration and keys are erased" in " ".join(erased.said.split())
     folders = "ls -d /srv/understudy /etc/understudy /opt/understudy 2>/dev/null || true"

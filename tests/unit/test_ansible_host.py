@@ -1,4 +1,4 @@
-"""What the host decides by itself: when a service hangs, an appliance may go, an address is taken."""
+"""What the host decides by itself: when a service hangs, an image is replaced, an appliance may go."""
 
 import errno
 import itertools
@@ -6,30 +6,31 @@ import json
 import os
 import socket
 import socketserver
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import understudy_takeover as takeover
+from understudy.adapters.host_alarms import read_host_alarms
 from understudy.core.modes import Mode
 from understudy_host import decommission as decommissioning
+from understudy_host import metrics as measuring
 from understudy_host import places as places_of_host
 from understudy_host import supervise as supervising
 from understudy_host import update as updating
 from understudy_host.__main__ import may_maintain
+from understudy_host.alarms import Alarm, tell
 from understudy_host.compose import Compose, Health, run
 from understudy_host.decommission import elsewhere, mounted_below, reasons, reasons_to_keep
 from understudy_host.metrics import last_backup
 from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably, set_image
-from understudy_host.supervise import PATIENCE_SECONDS, Patience, supervise
+from understudy_host.supervise import PATIENCE_SECONDS, Patience, remember_mode, supervise
 from understudy_host.update import MAY_UPDATE, broken_off, recover, update
-from understudy_takeover import Holder, Step
 
 
 def seen(edge: Health) -> dict[str, Health]:
@@ -237,6 +238,64 @@ def test_erasing_the_only_copy_is_refused_before_anything_stops(
     assert project.did == []
 
 
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    """A host whose certificate ends on 2026-12-01, with a volume that the agent reads."""
+    places = Places(project=tmp_path, data=tmp_path, backups=tmp_path / "backup")
+    places.backups.mkdir()
+    places.environment.touch()
+    places.volume("sockets").mkdir(parents=True)
+    end = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
+    monkeypatch.setattr(measuring, "certificate_end", lambda places: end)
+    return places
+
+
+def at(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def test_certificate_and_backup_become_alarms_in_time(measured: Places) -> None:
+    backup = measured.backups / "configuration-1.tar.age"
+    backup.touch()
+    for made, file in (("2026-10-01T00:00Z", measured.environment), ("2026-10-20T00:00Z", backup)):
+        os.utime(file, (at(made), at(made)))
+    told = {
+        day: [alarm.what for alarm in measuring.alarms(measured, at(f"2026-{day}T00:00Z"))]
+        for day in ("10-21", "10-24", "11-02")
+    }
+    old = "configuration and keys were not backed up since 2026-10-20"
+    assert told == {"10-21": [], "10-24": [old], "11-02": ["the certificate ends on 2026-12-01", old]}
+
+
+def test_alarms_of_the_host_are_read_by_the_agent_and_keep_their_beginning(measured: Places) -> None:
+    folder = measured.host_alarms
+    assert read_host_alarms(folder) == []
+    tell(measured, "host", [Alarm("it burns", "water")])
+    (first,) = read_host_alarms(folder)
+    assert (first.what, first.hint) == ("it burns", "water")
+    assert datetime.fromisoformat(first.since).tzinfo is not None
+    tell(measured, "host", [Alarm("it rains", "-"), Alarm("it burns", "water")])
+    tell(measured, "takeover", [Alarm("it is taken", "-")])
+    assert [alarm.what for alarm in read_host_alarms(folder)] == ["it rains", "it burns", "it is taken"]
+    assert read_host_alarms(folder)[1].since == first.since
+    tell(measured, "host", [])
+    assert [alarm.what for alarm in read_host_alarms(folder)] == ["it is taken"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'[{"what": "x"}]', b"\xff"])
+def test_alarms_of_the_host_that_cannot_be_read_are_one(measured: Places, content: bytes) -> None:
+    measured.host_alarms.mkdir()
+    (measured.host_alarms / "host.json").write_bytes(content)
+    (alarm,) = read_host_alarms(measured.host_alarms)
+    assert "host.json" in alarm.what
+
+
+def test_alarms_of_the_host_need_no_appliance(tmp_path: Path) -> None:
+    places = Places(data=tmp_path)
+    tell(places, "takeover", [Alarm("it burns", "water")])
+    assert not places.host_alarms.exists()
+
+
 def test_image_is_replaced_in_its_line_alone(tmp_path: Path) -> None:
     places = Places(project=tmp_path)
     places.environment.write_text("A=1\nUNDERSTUDY_IMAGE=understudy:one\nB=2\n", encoding="utf-8")
@@ -351,6 +410,8 @@ class Appliance:
         self.ill = ill
         self.migrates = True
         self.acknowledged: list[str] = []
+        self.broken = False
+        """Whether a ledger was begun with that is not the one of the anchor."""
 
     def stop(self) -> None:
         pass
@@ -358,12 +419,15 @@ class Appliance:
     def up(self, *services: str, seconds: int) -> None:
         image = image_of(self._places)
         version, *instances = self.ledger
+        anchor = self._places.volume("keys") / updating.ANCHOR
+        self.broken |= anchor.exists() and anchor.read_text(encoding="utf-8") != version
         if self.migrates and (version, image) == ("new", "old"):
             raise HostError("the ledger is of a newer version")
         if (image, "agent") not in self.ill and not services:
             self.acknowledged.append(f"instance {len(self.acknowledged)}")
             instances.append(self.acknowledged[-1])
         self._ledger.write_text("\n".join([image, *instances]), encoding="utf-8")
+        anchor.write_text(image, encoding="utf-8")
         if any((image, service) in self.ill for service in services or ("agent", "edge")):
             raise HostError(f"{image} is not healthy")
 
@@ -386,8 +450,9 @@ def appliance(
     """A standby with the image `old`; `ill` are services that do not become healthy with an image."""
     moments = itertools.count()
     with agent(folder, Mode.STANDBY) as places:
-        for name in updating.COPIED:
+        for name in (*updating.COPIED, "keys"):
             places.volume(name).mkdir(parents=True)
+        (places.volume("keys") / updating.ANCHOR).write_text("old", encoding="utf-8")
         (places.volume("state") / "ledger").write_text("old\ninstance before", encoding="utf-8")
         compose = Appliance(places, *ill)
         monkeypatch.setattr(updating, "check_config", lambda places, image: "in order")
@@ -420,7 +485,7 @@ def cut_power(monkeypatch: pytest.MonkeyPatch, compose: Appliance, after: int) -
 NEW_AGENT_ILL, NEW_EDGE_ILL, OLD_EDGE_ILL = ("new", "agent"), ("new", "edge"), ("old", "edge")
 
 
-@pytest.mark.parametrize("after", range(1, 29))
+@pytest.mark.parametrize("after", range(1, 34))
 @pytest.mark.parametrize("ill", [(), (NEW_AGENT_ILL,), (NEW_AGENT_ILL, OLD_EDGE_ILL), (NEW_EDGE_ILL,)])
 def test_update_that_a_power_cut_interrupts_loses_nothing_that_was_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ill: tuple[tuple[str, str], ...], after: int
@@ -435,6 +500,7 @@ def test_update_that_a_power_cut_interrupts_loses_nothing_that_was_acknowledged(
             recover(places, cast(Compose, compose))
             compose.up(seconds=1)
             assert compose.ledger == [image_of(places), "instance before", *compose.acknowledged]
+        assert not compose.broken
         assert not places.journal.exists()
 
 
@@ -505,6 +571,16 @@ def test_update_whose_edge_is_ill_is_rolled_back_with_what_was_acknowledged_mean
         assert compose.ledger == ["old", "instance before", "instance 0", "instance 1"]
 
 
+def test_update_is_refused_while_the_first_starts_secrets_would_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with appliance(tmp_path, monkeypatch) as (places, _):
+        (places.volume("state") / "first-start.json").touch()
+        with pytest.raises(RefusedError, match="understudy first-start"):
+            update(places, "new")
+        assert not places.journal.exists()
+
+
 def test_update_is_refused_without_room_for_the_copies_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -568,63 +644,18 @@ def test_maintenance_of_the_host_goes_on_otherwise(tmp_path: Path, mode: Mode) -
         assert may_maintain(places) == f"the appliance is {mode.value}"
 
 
-@pytest.mark.parametrize(
-    ("mode", "held", "expected"),
-    [
-        ("standby", False, Step.NOTHING),
-        ("standby", True, Step.GIVE),
-        ("active", False, Step.TAKE),
-        ("active", True, Step.NOTHING),
-        ("returning", False, Step.TAKE),
-        ("returning", True, Step.NOTHING),
-        ("maintenance", False, Step.NOTHING),
-        ("maintenance", True, Step.GIVE),
-        (None, False, Step.NOTHING),
-        (None, True, Step.NOTHING),
-    ],
-)
-def test_step_follows_the_mode(mode: str | None, held: bool, expected: Step) -> None:
-    assert takeover.step(mode, held) is expected
+@pytest.mark.parametrize("mode", list(Mode))
+def test_maintenance_goes_by_the_last_mode_while_the_agent_is_away(tmp_path: Path, mode: Mode) -> None:
+    with agent(tmp_path, mode) as places:
+        remember_mode(places)
+    if mode in STANDING_IN:
+        with pytest.raises(RefusedError, match=f"was {mode.value}: maintenance waits"):
+            may_maintain(places)
+    else:
+        assert may_maintain(places).endswith(f"was {mode.value}")
+    with pytest.raises(HostError):
+        remember_mode(places)
 
 
-@pytest.fixture
-def holder(tmp_path: Path) -> Holder:
-    def note(word: str) -> Callable[[], None]:
-        def append() -> None:
-            with (tmp_path / "did").open("a", encoding="ascii") as file:
-                file.write(word)
-
-        return append
-
-    return Holder(note("take "), note("give "), "lo", "192.0.2.10", tmp_path / "held")
-
-
-def test_follow_takes_a_free_address_and_gives_it_back(
-    holder: Holder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(takeover, "owner", lambda interface, address: None)
-    assert [holder.follow(mode) for mode in ("standby", "active", "returning", None, "standby")] == [True] * 5
-    assert (holder.mark.parent / "did").read_text(encoding="ascii") == "take give "
-
-
-def test_follow_never_takes_an_address_that_is_alive(
-    holder: Holder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(takeover, "owner", lambda interface, address: "02:42:0a:00:00:01")
-    assert not holder.follow("active")
-    assert not holder.held
-    assert not (holder.mark.parent / "did").exists()
-    assert "02:42:0a:00:00:01 answers for it" in capsys.readouterr().out
-
-
-def test_hook_that_fails_is_tried_again(tmp_path: Path) -> None:
-    script = tmp_path / "promote"
-    script.write_text(f"#!/bin/sh\ntest -e {tmp_path}/allowed\n", encoding="ascii")
-    script.chmod(0o755)
-    holder = takeover.hooks("lo", "", tmp_path, tmp_path)
-    with pytest.raises(subprocess.CalledProcessError):
-        holder.follow("active")
-    assert not holder.held
-    (tmp_path / "allowed").touch()
-    assert holder.follow("active")
-    assert holder.held
+def test_maintenance_goes_on_where_the_agent_has_never_answered(tmp_path: Path) -> None:
+    assert "never answered" in may_maintain(Places(project=tmp_path, data=tmp_path))

@@ -7,12 +7,12 @@ from pathlib import Path
 from understudy_host import certificate
 from understudy_host.backup import back_up
 from understudy_host.check_config import check_config
-from understudy_host.compose import Compose, status
+from understudy_host.compose import SERVICES, Compose, status
 from understudy_host.decommission import decommission
 from understudy_host.diagnose import diagnose
 from understudy_host.metrics import write_metrics
 from understudy_host.places import HostError, Places, RefusedError, image_of
-from understudy_host.supervise import supervise
+from understudy_host.supervise import last_mode, supervise
 from understudy_host.update import MAY_UPDATE, update
 
 FAILED, REFUSED = 1, 3
@@ -39,6 +39,8 @@ def _run(parsed: argparse.Namespace, places: Places) -> str:
         case "stop":
             Compose(places).stop()
             return ""
+        case "restart":
+            return Compose(places).restart_healthy(parsed.service)
         case "check-config":
             return check_config(places, parsed.image or image_of(places), parsed.candidate)
         case "update":
@@ -65,15 +67,20 @@ def _run(parsed: argparse.Namespace, places: Places) -> str:
 
 
 def may_maintain(places: Places) -> str:
-    """Say that the host may be maintained now, or raise RefusedError while it stands in for the PACS."""
+    """Say that the host may be maintained now, or raise RefusedError while it stands in for the PACS.
+
+    Where the agent is away images are received all the same, so the mode that it told last counts.
+    """
     try:
-        mode = status(places)["mode"]
-    except HostError:
-        # An appliance that does not run needs its updates all the more.
-        return "the agent does not answer: nothing is served that maintenance could disturb"
+        mode, how = status(places)["mode"], "the appliance is"
+    except HostError as error:
+        mode, how = last_mode(places), f"{error}; when it last did, the appliance was"
+    if mode is None:
+        # It never served, and needs its maintenance all the more.
+        return "the agent has never answered: nothing is served that maintenance could disturb"
     if mode not in MAY_UPDATE:
-        raise RefusedError(f"the appliance is {mode}: maintenance waits")
-    return f"the appliance is {mode}"
+        raise RefusedError(f"{how} {mode}: maintenance waits")
+    return f"{how} {mode}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         ("may-maintain", "exit 0 unless the appliance stands in for the PACS"),
     ):
         verbs.add_parser(name, help=text)
+    again = verbs.add_parser("restart", help="restart one service and wait until it is healthy")
+    again.add_argument("service", choices=SERVICES)
     check = verbs.add_parser("check-config", help="check the configuration with the image's own checker")
     check.add_argument("--image", help="by this image; the running one if absent")
     check.add_argument("candidate", nargs="?", type=Path, help="a file in the place of understudy.json")

@@ -66,6 +66,15 @@ class Compose:
         """Restart one service."""
         self._compose("restart", service)
 
+    def restart_healthy(self, service: str) -> str:
+        """Restart one service and return that it is healthy; raise HostError with its last words if not."""
+        self.restart(service)
+        try:
+            self.up(service, seconds=START_SECONDS)
+        except HostError as error:
+            raise HostError(f"{service} does not start again: {error}\n{self.last_words(service)}") from error
+        return f"{service} is healthy"
+
     def remove(self) -> None:
         """Remove containers and networks; the volumes' data stays."""
         self._compose("down", "--remove-orphans", "--volumes")

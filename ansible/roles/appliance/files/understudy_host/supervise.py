@@ -4,11 +4,12 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from understudy_host import update
-from understudy_host.compose import START_SECONDS, Compose, Health
-from understudy_host.places import HostError, Places, remove_durably
+from understudy_host.compose import START_SECONDS, Compose, Health, status
+from understudy_host.places import HostError, Places, remove_durably, replace_durably
 
 LOOK_SECONDS = 10
 PATIENCE_SECONDS = 180
@@ -42,6 +43,18 @@ def notify(state: str) -> None:
             there.send(state.encode())
 
 
+def remember_mode(places: Places) -> None:
+    """Keep the mode for as long as the agent is away; HostError where it is now."""
+    mode = str(status(places)["mode"])
+    if mode != last_mode(places):
+        replace_durably(places.last_mode, mode, mode=0o644)
+
+
+def last_mode(places: Places) -> str | None:
+    """Return the mode that the agent told last, or None where it never did."""
+    return places.last_mode.read_text(encoding="utf-8") if places.last_mode.exists() else None
+
+
 def supervise(places: Places) -> None:
     """Start the appliance and watch it until systemd ends this process; HostError: systemd starts it anew."""
     compose = Compose(places)
@@ -54,6 +67,8 @@ def supervise(places: Places) -> None:
         time.sleep(LOOK_SECONDS)
         if update.broken_off(places):
             raise HostError("an update was killed in the middle: starts again, which rolls it back")
+        with suppress(HostError):
+            remember_mode(places)
         try:
             patience, overdue = patience.look(compose.health(), time.monotonic())
             for service in overdue:

@@ -31,6 +31,8 @@ from understudy_host.places import (
 )
 
 COPIED = ("state", "index")
+ANCHOR = "ledger.anchor"
+"""The ledger's last event, which the agent keeps a second time on the volume `keys`."""
 BEFORE_THE_EDGE = ("orthanc", "agent")
 MAY_UPDATE = ("standby", "maintenance")
 HEALTHY_SECONDS = 120
@@ -74,6 +76,11 @@ def update(places: Places, image: str, *, without_status: bool = False) -> str:
     if image == previous:
         return f"unchanged: {image} runs already"
     _refuse_unless_allowed(places, without_status)
+    if (places.volume("state") / "first-start.json").exists():
+        raise RefusedError(
+            "the secrets of the first start were not taken yet, and the copies would keep them: "
+            "`understudy first-start`, then update"
+        )
     try:
         check_config(places, image)
     except HostError as error:
@@ -189,6 +196,8 @@ def _copy(places: Places, copy: Path) -> None:
     copy.mkdir(mode=0o700)
     for name in COPIED:
         run(["cp", "--archive", "--reflink=auto", str(places.volume(name)), str(copy / name)])
+    if (places.volume("keys") / ANCHOR).exists():
+        run(["cp", "--archive", str(places.volume("keys") / ANCHOR), str(copy / ANCHOR)])
     os.sync()
 
 
@@ -196,6 +205,10 @@ def _put_back(places: Places, copy: Path) -> None:
     for name in COPIED:
         run(["find", str(places.volume(name)), "-mindepth", "1", "-delete"])
         run(["cp", "--archive", "--reflink=auto", f"{copy / name}/.", str(places.volume(name))])
+    # Of the ledger that was put back, not of the one that the new image went on with.
+    (places.volume("keys") / ANCHOR).unlink(missing_ok=True)
+    if (copy / ANCHOR).exists():
+        run(["cp", "--archive", str(copy / ANCHOR), str(places.volume("keys") / ANCHOR)])
     os.sync()
 
 
