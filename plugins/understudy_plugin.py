@@ -72,7 +72,9 @@ class Plugin:
         self._waker = Waker(self._wake)
         self._recovery = Recovery(
             storage / "understudy",
-            RecoveringOrthanc(_held_md5s, _store, self._sync),
+            RecoveringOrthanc(
+                _held_md5s, _store, self._sync, lambda uid: self._parking.parked(uid) is not None
+            ),
             orthanc.LogWarning,
         )
 

@@ -28,6 +28,7 @@ class Index:
 
     held: dict[str, bytes] = field(default_factory=dict)
     durable: set[str] = field(default_factory=set)
+    parked: set[str] = field(default_factory=set)
     fails: Callable[[bytes], None] = lambda _: None
     syncs: Callable[[], None] = lambda: None
 
@@ -61,7 +62,8 @@ class Area:
 
     def recovery(self) -> Recovery:
         index = self.index
-        return Recovery(self.root, Orthanc(index.held_md5s, index.store, index.make_durable), self.log.append)
+        orthanc = Orthanc(index.held_md5s, index.store, index.make_durable, index.parked.__contains__)
+        return Recovery(self.root, orthanc, self.log.append)
 
     def aside(self) -> dict[str, str]:
         folder = self.root / QUARANTINE
@@ -142,6 +144,27 @@ def test_take_all_waits_where_orthanc_cannot_take_it_now(area: Area) -> None:
         assert not area.recovery().take_all()
     assert json.loads(path.with_name("a.json").read_text())["attempts"] == 0
     assert path.exists()
+
+
+def test_take_all_goes_on_where_orthanc_cannot_take_one_now(area: Area) -> None:
+    def busy(content: bytes) -> None:
+        if content.endswith(b"odd"):
+            raise NotNowError("Error in the plugin")
+
+    area.index.fails = busy
+    odd = area.put("a", b"1.2/odd")
+    area.put("b", b"1.3/good")
+    assert not area.recovery().take_all()
+    assert area.index.held.keys() == {"1.3"}
+    assert odd.exists()
+
+
+def test_take_all_sets_aside_what_is_parked(area: Area) -> None:
+    area.index.parked = {"1.2"}
+    area.put("a", b"1.2/poison")
+    assert area.recovery().take_all()
+    assert "parked" in area.aside()["a"]
+    assert area.index.held == {}
 
 
 def test_take_all_sets_aside_a_file_that_ended_orthanc_twice(area: Area) -> None:

@@ -175,18 +175,24 @@ class Parking:
         """Note a store of this thread, or return why it is to be refused: it is parked."""
         uid = word(sop_instance_uid)
         self.end()
-        if uid in self._suspects and self._suspects[uid].parked:
-            # A person may have released it.
-            with suppress(OSError):
-                self._suspects = suspects(self._folder)
-            if uid in self._suspects and self._suspects[uid].parked:
-                return self._suspects[uid]
+        if (parked := self.parked(uid)) is not None:
+            return parked
         with self._lock:
             slot = self._free.pop() if by_rest and self._free else None
             self._on_the_way[threading.get_ident()] = uid, slot
         if slot is not None:
             self._note(slot, f"store {BY_REST} {uid}")
         return None
+
+    def parked(self, sop_instance_uid: str) -> Suspect | None:
+        """Return the suspect where the instance is parked."""
+        uid = word(sop_instance_uid)
+        if uid in self._suspects and self._suspects[uid].parked:
+            # A person may have released it.
+            with suppress(OSError):
+                self._suspects = suspects(self._folder)
+        suspect = self._suspects.get(uid)
+        return suspect if suspect is not None and suspect.parked else None
 
     def stored(self) -> None:
         """End the store of this thread; whatever it was suspected of, it was stored."""

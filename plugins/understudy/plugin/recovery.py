@@ -41,6 +41,8 @@ class Orthanc:
     store: Callable[[bytes], None]
     make_durable: Callable[[], None]
     """Put on the disk what it has committed; raises OSError."""
+    is_parked: Callable[[str], bool]
+    """Whether it takes nothing under a SOP Instance UID, because it ended on that twice."""
 
 
 def write_whole(path: Path, document: object) -> None:
@@ -125,15 +127,17 @@ class Recovery:
 
     def take_all(self) -> bool:
         """Hand over what waits; return whether nothing waits any more."""
+        done = True
         for file in self.waiting():
             if self._stopping.is_set():
                 return True
             try:
                 self._outcomes[self._take(file)] += 1
             except (NotNowError, OSError) as error:
+                # The others do not wait for one: it may be that Orthanc will never take.
                 self._log(f"recover waits file={file.name} because={type(error).__name__}: {error}")
-                return False
-        return True
+                done = False
+        return done
 
     def _run(self) -> None:
         if not self.waiting():
@@ -160,6 +164,8 @@ class Recovery:
             others = ", ".join(sorted(held))
             reason = f"Orthanc has other bytes (MD5 {others}) under its UID; these have MD5 {md5}"
             return self._set_aside(file, reason)
+        if not held and self._orthanc.is_parked(uid):
+            return self._set_aside(file, "it is parked: Orthanc ended on it twice")
         if not held:
             write_note(file, uid, attempts + 1)
             try:
