@@ -157,6 +157,37 @@ def test_forged_identity_is_overwritten(web: httpx.Client, appliance: Stack, rea
     assert web.get("/system", headers=forged).status_code == 401
 
 
+def test_second_password_is_refused(web: httpx.Client, appliance: Stack, reader: tuple[str, str]) -> None:
+    """HAProxy checks the first and would take the name from the last."""
+    basic = [httpx.BasicAuth(*login)._auth_header for login in (reader, ("admin", "wrong"))]
+    headers = [("Authorization", value) for value in basic]
+    assert web.get("/system", headers=headers).status_code == 400
+    assert web.get("/system", headers=headers[:1]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "https://evil.example.org"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Origin": "https://{host}"}, 200),
+        ({}, 200),
+    ],
+)
+def test_form_on_a_foreign_page_reaches_nobody(
+    web: httpx.Client, appliance: Stack, sent: dict[str, str], status: int
+) -> None:
+    headers = {name: value.format(host=web.base_url.netloc.decode()) for name, value in sent.items()}
+    answer = web.post(
+        "/tools/find", auth=appliance.admin, headers=headers, json={"Level": "Study", "Query": {}}
+    )
+    assert answer.status_code == status
+
+
 @pytest.mark.parametrize(
     ("account", "headers", "status"),
     [
