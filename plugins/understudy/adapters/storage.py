@@ -1,5 +1,6 @@
 """Orthanc's storage area, read only: the stored DICOM files and what they say of their study."""
 
+import errno
 import hashlib
 import os
 import re
@@ -54,6 +55,9 @@ PARSE_ERRORS = (
     zlib.error,
 )
 """What pydicom raises on broken files (RecursionError is a RuntimeError); a broken file is still kept."""
+
+_OURS = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+"""Errors of a read that say nothing of the file."""
 
 
 class StorageArea:
@@ -166,6 +170,10 @@ class StorageArea:
             self._expect_volume()
             raise UnreadableFileError("its stored file is gone", permanent=True) from None
         except PARSE_ERRORS as error:
+            if isinstance(error, OSError) and error.errno in _OURS:
+                raise HolderUnavailableError(
+                    "storage", f"stored files cannot be read now: {error.strerror}", "it is tried again"
+                ) from error
             reason = f"its stored file cannot be parsed: {type(error).__name__}"
             raise UnreadableFileError(reason, permanent=True) from None
 
