@@ -1,6 +1,7 @@
 """The way back: planned, begun with evidence, carried on after any crash, settled by proof alone."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -541,3 +542,45 @@ def test_version_changed_during_the_outage_is_sent_though_the_uid_is_listed(worl
     world.work(90)
     assert world.holder.sent == [uid(1)]
     assert latest(world).state is OperationState.DONE
+
+
+def test_correction_of_what_the_primary_forwarded_before_the_outage_is_sent(world: World) -> None:
+    world.forwarded(1)
+    world.mirror.step()
+    world.outage()
+    world.clock.advance(3600)
+    world.feed.store(new_instance(1, content="C", received_at=world.clock.now()))
+    world.repaired()
+    world.begin()
+    world.work(90)
+    assert world.holder.sent == [uid(1)]
+
+
+def test_instance_stored_again_for_another_patient_is_sent_although_its_uid_is_listed(world: World) -> None:
+    world.outage()
+    world.stored_here(1)
+    another = replace(new_instance(1, content="B", received_at=world.clock.now()), orthanc_id="orthanc-1-B")
+    world.feed.store(another)
+    world.repaired()
+    world.begin()
+    world.work(90)
+    assert world.holder.sent == [uid(1), uid(1)]
+    world.settle(override_quiet="test")
+
+
+def test_report_names_what_was_waived_and_does_not_call_it_proven(world: World) -> None:
+    world.outage()
+    world.stored_here(1, 2)
+    world.noter.catch_up()
+    world.ledger.waive(PRIMARY, [uid(1)], "a test object", "ann", world.clock.now())
+    world.repaired()
+    world.begin()
+    world.work(90)
+    (report,) = world.reports.values()
+    assert (
+        report.outcome == "Of this epoch all but 1 instance that was waived is proven to be at the primary."
+    )
+    assert [[STUDY, "1", "a test object"]] in [list(table.rows) for table in report.tables]
+    operation = world.ledger.latest_operation("failback")
+    assert operation is not None
+    assert operation.message.startswith("all but 1 instance that was waived is proven")

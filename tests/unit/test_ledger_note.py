@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,24 @@ def test_inventory_is_believed_where_the_holder_had_sent_the_other_content(ledge
     note(ledger, new_instance(1), owed=[PRIMARY])
     (second,) = numbers_of(ledger)
     assert ledger.find(PRIMARY, {second: PROOF}, now=NOW) == {second}
+
+
+@pytest.mark.parametrize(("seconds", "believed"), [(-60, True), (60, True), (61, False), (3600, False)])
+def test_inventory_is_not_believed_where_the_holder_had_sent_the_other_content_long_before(
+    ledger: Ledger, seconds: float, believed: bool
+) -> None:
+    note(ledger, new_instance(1, content="A", calling=PRIMARY_AE), owed=[], received=received_proof())
+    note(ledger, new_instance(1, content="B", received_at=NOW + seconds), owed=[PRIMARY])
+    (second,) = numbers_of(ledger)
+    assert ledger.find(PRIMARY, {second: PROOF}, now=NOW) == ({second} if believed else set())
+
+
+def test_inventory_is_not_believed_of_an_instance_that_names_another_patient(ledger: Ledger) -> None:
+    note(ledger, new_instance(1), owed=[PRIMARY])
+    note(ledger, replace(new_instance(1, content="B"), orthanc_id="another"), owed=[PRIMARY])
+    first, second = numbers_of(ledger)
+    assert ledger.find(PRIMARY, {first: PROOF, second: PROOF}, now=NOW) == set()
+    assert ledger.ambiguous(PRIMARY, [first, second]) == {first, second}
 
 
 def _noting(ledger: Ledger) -> None:

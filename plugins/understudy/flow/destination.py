@@ -32,7 +32,7 @@ from understudy.core.ports import (
 )
 from understudy.core.views import ProofView
 from understudy.flow.commit import Commitment
-from understudy.flow.readback import ReadBack
+from understudy.flow.readback import Contents, ReadBack
 
 _WORTH_AN_ASSOCIATION = 4
 """Instances below which a further association would cost more time than it saves."""
@@ -63,6 +63,7 @@ class DicomDestination:
         transcode: Transcode | None = None,
         commitment: Commitment | None = None,
         read_back: ReadBack | None = None,
+        contents: Contents | None = None,
     ) -> None:
         self.name = HolderName(peer.name)
         self.kind = kind
@@ -76,6 +77,7 @@ class DicomDestination:
         """None where the stored bytes are sent or nothing."""
         self._commitment = commitment
         self._read_back = read_back
+        self._contents = contents
 
     @property
     def proof(self) -> ProofView:
@@ -88,8 +90,10 @@ class DicomDestination:
     def prove(self, instances: Sequence[Instance]) -> Answers:
         """Ask for the proof that counts here; what is listed alone is read back where that is wanted."""
         if self._commitment is not None:
-            return self._commitment.prove(instances, self._listed)
-        return self._compared(instances, self._listed(instances))
+            answers = self._commitment.prove(instances, self._listed)
+        else:
+            answers = self._compared(instances, self._listed(instances))
+        return answers if self._contents is None else self._contents.judge(instances, answers)
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         """Return a proof for each instance whose SOP Instance UID the peer lists.
@@ -270,13 +274,16 @@ def _parts(
     """
     part: list[Instance] = []
     pairs: set[tuple[str, str]] = set()
+    uids: set[str] = set()
     for instance in instances:
         needed = {(instance.sop_class_uid, one) for one in (instance.transfer_syntax_uid, *others)}
-        if len(pairs | needed) > MAX_CONTEXTS:
+        # Two contents of one UID go one after the other, since the last one is what the peer keeps.
+        if len(pairs | needed) > MAX_CONTEXTS or instance.sop_instance_uid in uids:
             yield part, pairs
-            part, pairs = [], set()
+            part, pairs, uids = [], set(), set()
         part.append(instance)
         pairs |= needed
+        uids.add(instance.sop_instance_uid)
     if part:
         yield part, pairs
 

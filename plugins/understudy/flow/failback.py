@@ -21,6 +21,7 @@ from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.views import Condition, OperationState, OperationView, PlanView, iso
 from understudy.flow.mirror import Comparison, Mirror
 from understudy.flow.probe import Prober
+from understudy.flow.readback import UNCOMPARED
 
 _log = logging.getLogger(__name__)
 
@@ -213,10 +214,17 @@ class Failback:
             done=total,
             total=total,
             state=OperationState.DONE,
-            message="all is proven to be at the primary; to settle, first point the modalities back to it",
+            message=f"{self._proven()}; to settle, first point the modalities back to it",
             report=report,
         )
         _log.info("failback done operation=%d instances=%d", operation.operation, total)
+
+    def _proven(self) -> str:
+        """Say what is proven, and what somebody gave up."""
+        waived = self._ledger.waived_of_epoch(self._holder, self._ledger.mode().epoch)
+        number = sum(count for _, _, count in waived)
+        but = f" but {number} {'instance that was' if number == 1 else 'instances that were'} waived"
+        return f"all{but if number else ''} is proven to be at the primary"
 
     def _show_progress(self, operation: OperationView, gaps: int) -> int:
         """Write how far the operation is and return its total in instances."""
@@ -335,6 +343,9 @@ class Failback:
             per_kind[kind] = per_kind.get(kind, 0) + number
         absent = sum(len(diff.lost) + len(diff.to_send) for diff in comparison.diffs)
         rows = [[study, kind, str(number)] for study, kind, number in delivered]
+        waived = self._ledger.waived_of_epoch(self._holder, epoch)
+        given_up = [[study, str(number), reason] for study, reason, number in waived]
+        uncompared = self._ledger.proofs_of_epoch_with(self._holder, epoch, UNCOMPARED)
         return Report(
             title=f"Failback of epoch {epoch}",
             kind=KIND,
@@ -342,7 +353,7 @@ class Failback:
             started=operation.started,
             finished=iso(self._clock.now()),
             succeeded=absent == 0,
-            outcome="Every instance of this epoch is proven to be at the primary.",
+            outcome=f"Of this epoch {self._proven()}.",
             summary=(
                 ReportRow("Epoch", str(epoch)),
                 ReportRow("Studies of this epoch", str(len(studies))),
@@ -351,6 +362,8 @@ class Failback:
                     for kind, number in sorted(per_kind.items())
                 ),
                 ReportRow("Studies that the primary lists", str(comparison.studies)),
+                ReportRow("Instances waived: the primary never gets them", str(sum(n for _, _, n in waived))),
+                ReportRow("Instances beside another content of their UID, not compared", str(uncompared)),
                 ReportRow("Instances missing at the primary", str(absent)),
                 ReportRow("Instances missing here", str(sum(comparison.missing_here().values()))),
             ),
@@ -358,6 +371,7 @@ class Failback:
                 ReportTable(
                     "Instances by study and proof", ("Study Instance UID", "Proof", "Instances"), rows
                 ),
+                ReportTable("Waived instances", ("Study Instance UID", "Instances", "Reason"), given_up),
             ),
             hints=("To settle, first point every modality back to the primary.",),
         )

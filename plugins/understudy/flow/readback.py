@@ -5,13 +5,23 @@ so the whole files always differ; a data set that was converted or coerced there
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, replace
 
 from understudy.core.model import Instance, InstanceNumber, Proof, ProofKind
-from understudy.core.ports import Answers, Clock, InstanceSource, UnreadableFileError
+from understudy.core.ports import (
+    Answers,
+    Clock,
+    HolderUnavailableError,
+    InstanceSource,
+    UnreadableFileError,
+)
 
 _DIFFERS = "what it gives back differs from what was sent"
+
+UNCOMPARED = "uncompared"
+"""Key of the evidence of a proof that cannot tell this content from another under the same UID; the value
+says why it was not compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +55,42 @@ class ReadBack:
             return hashlib.sha256(self.data_set(instance)).hexdigest()
         except UnreadableFileError:
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Tells contents apart where a proof names a SOP Instance UID and there is another content under it.
+
+    A holder may acknowledge the later content and keep the earlier one, as Orthanc does as it comes.
+    """
+
+    read_back: ReadBack
+    ambiguous: Callable[[Sequence[InstanceNumber]], Set[InstanceNumber]]
+
+    def judge(self, instances: Sequence[Instance], answers: Answers) -> Answers:
+        """Return the answers with what is fetched again in the place of what a UID alone would prove.
+
+        What the holder does not give out stays proven by its UID, and the evidence says so.
+        """
+        weak = {
+            number: proof for number, proof in answers.found.items() if proof.kind is not ProofKind.READBACK
+        }
+        doubtful = self.ambiguous(list(weak))
+        if not doubtful:
+            return answers
+        try:
+            compared = self.read_back.compare([one for one in instances if one.number in doubtful])
+            why = "it does not give the instance out"
+        except HolderUnavailableError as error:
+            compared, why = Answers({}), error.reason
+        left = doubtful - compared.found.keys() - compared.denied.keys()
+        uncompared = {
+            number: replace(weak[number], evidence={**weak[number].evidence, UNCOMPARED: why})
+            for number in left
+        }
+        found = {number: proof for number, proof in answers.found.items() if number not in compared.denied}
+        return replace(
+            answers,
+            found={**found, **compared.found, **uncompared},
+            denied={**answers.denied, **compared.denied},
+        )

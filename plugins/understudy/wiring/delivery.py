@@ -24,7 +24,7 @@ from understudy.flow.commit import Commitment, CommitmentPolicy
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination, Transcode
 from understudy.flow.pace import Pacer
-from understudy.flow.readback import ReadBack
+from understudy.flow.readback import Contents, ReadBack
 from understudy.flow.vault import Vault, VaultSettings
 from understudy.wiring.base import STEP_INTERVAL, Base
 
@@ -66,16 +66,19 @@ def _receiver(target: config.Destination, base: Base) -> DicomPeer | DicomWebSer
 
 def _source(target: config.Destination, receiver: DicomPeer | DicomWebServer, base: Base) -> InstanceSource:
     """Return from where a destination's instances are fetched again."""
-    if isinstance(receiver, DicomWebServer):
-        return receiver
+    return receiver if isinstance(receiver, DicomWebServer) else get_source(receiver, target.tls, base)
+
+
+def get_source(peer: DicomPeer, tls: config.Tls | None, base: Base) -> GetSource:
+    """Return a DICOM party as one that gives single instances back."""
     return GetSource(
-        receiver.name,
-        ae_title=receiver.ae_title,
-        host=receiver.host,
-        port=receiver.port,
+        peer.name,
+        ae_title=peer.ae_title,
+        host=peer.host,
+        port=peer.port,
         calling_ae_title=base.configuration.ae_title,
         timeout=base.policy.network_timeout,
-        tls=client_tls(target.tls, base.places.configuration),
+        tls=client_tls(tls, base.places.configuration),
     )
 
 
@@ -98,12 +101,17 @@ def dicom_destination(
     *,
     proof: config.Proof,
     associations: int,
+    source: InstanceSource,
     limits: Sequence[Limit] = (),
     transcode: Transcode | None = None,
-    source: InstanceSource | None = None,
 ) -> DicomDestination:
-    """Return the party as a holder, sent to within these limits; read back from `source` if there is one."""
+    """Return the party as a holder, sent to within these limits.
+
+    From `source` everything is read back where that is the proof, else what a UID does not tell apart.
+    """
     pace = Pacer(lambda: bytes_per_second(limits, base.local()), base.clock, base.workers.wait)
+    read_back = ReadBack(source, base.files.data_set, base.clock)
+    ambiguous = partial(base.ledger.ambiguous, HolderName(peer.name))
     commitment = None
     if isinstance(peer, DicomPeer) and proof in ("auto", "commitment"):
         policy = CommitmentPolicy(proof == "commitment", base.policy.commitment_patience)
@@ -117,7 +125,9 @@ def dicom_destination(
         pace=pace,
         transcode=transcode,
         commitment=commitment,
-        read_back=None if source is None else ReadBack(source, base.files.data_set, base.clock),
+        read_back=read_back if proof == "readback" else None,
+        # What is sent as a transcoded copy never comes back as it is here.
+        contents=None if proof == "readback" or transcode else Contents(read_back, ambiguous),
     )
 
 
@@ -140,7 +150,7 @@ def configured_holders(base: Base) -> Iterator[Holder]:
             associations=target.associations,
             limits=limits,
             transcode=transcode,
-            source=_source(target, receiver, base) if target.proof == "readback" else None,
+            source=_source(target, receiver, base),
         )
     for vault in base.configuration.vaults:
         yield _vault(vault, base)

@@ -16,7 +16,7 @@ from understudy.flow.recover import Recovery
 from understudy.flow.scrub import Scrubber
 from understudy.plugin.volumes import FLAG_FILE, Volume
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
-from understudy.wiring.delivery import client_tls
+from understudy.wiring.delivery import dicom_peer, get_source
 
 _log = logging.getLogger(__name__)
 
@@ -89,14 +89,5 @@ def _sources(base: Base) -> list[GetSource]:
     primary = base.configuration.primary
     if primary is None:
         return []
-    return [
-        GetSource(
-            PRIMARY,
-            ae_title=primary.ae_title,
-            host=primary.host,
-            port=primary.port,
-            calling_ae_title=base.configuration.ae_title,
-            timeout=base.policy.network_timeout,
-            tls=client_tls(primary.tls, base.places.configuration),
-        )
-    ]
+    peer = dicom_peer(PRIMARY, primary.ae_title, primary.host, primary.port, primary.tls, base)
+    return [get_source(peer, primary.tls, base)]

@@ -14,7 +14,7 @@ from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
 from understudy.flow.probe import Prober
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
-from understudy.wiring.delivery import dicom_destination, dicom_peer
+from understudy.wiring.delivery import dicom_destination, dicom_peer, get_source
 
 _MIRROR_INTERVAL = 1.0
 """Seconds between two questions whether an inventory diff is due."""
@@ -28,7 +28,12 @@ def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[Dico
     base.workers.add("mirror", _mirroring(base, parts), _MIRROR_INTERVAL)
     base.workers.add("failback", parts.failback.step, STEP_INTERVAL)
     destination = dicom_destination(
-        HolderKind.PRIMARY, peer, base, proof=target.proof, associations=target.associations
+        HolderKind.PRIMARY,
+        peer,
+        base,
+        proof=target.proof,
+        associations=target.associations,
+        source=get_source(peer, target.tls, base),
     )
     return destination, parts
 

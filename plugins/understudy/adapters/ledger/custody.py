@@ -27,6 +27,10 @@ from understudy.core.proving import Absence
 
 __all__ = ["Custody", "IllegalTransitionError"]
 
+_COERCED_WITHIN = 60.0
+"""Seconds between what a device sends here and what the holder makes of the same, where the device sends to
+both. Nobody corrects an image in that time."""
+
 
 class Custody:
     """The obligations of the ledger and their proofs."""
@@ -162,14 +166,12 @@ class Custody:
         """Record proofs for owed instances that the holder turned out to have, and return which they were.
 
         Those not owed any more stay as they are: the lane and the mirror look at the same time. An inventory
-        names a SOP Instance UID and cannot tell one content from another, so it proves nothing of an instance
-        that took the place of another content: that one has to be sent. Where the holder itself had sent the
-        other content it is believed, since a PACS that coerces what a device sends to both of us would else
-        be sent everything twice.
+        names a SOP Instance UID and cannot tell one content from another, so it proves nothing where there is
+        another content under that UID: that one has to be sent.
         """
         with self._database.writing() as connection:
             owed = able(connection, ObligationEvent.FIND, holder, list(found))
-            replacing = _replacing(connection, holder, owed)
+            replacing = _ambiguous(connection, holder, owed)
             believed = {
                 number: found[number]
                 for number in owed
@@ -177,6 +179,11 @@ class Custody:
             }
             prove(connection, ObligationEvent.FIND, holder, believed, now)
             return set(believed)
+
+    def ambiguous(self, holder: HolderName, numbers: Sequence[InstanceNumber]) -> set[InstanceNumber]:
+        """Return those that a UID does not tell from another content, which the holder may have."""
+        with self._database.reading() as connection:
+            return _ambiguous(connection, holder, numbers)
 
     def disprove(
         self,
@@ -217,9 +224,9 @@ def _steps(
     retry_at: Callable[[int], Timestamp],
 ) -> Mapping[_Step, list[InstanceNumber]]:
     """Return what follows from the outcomes, each step with those that it happens to."""
-    # Where it took the place of another content, that is what the holder has: no proof will settle it.
+    # Where there is another content under its UID, that is what the holder has: no proof will settle it.
     conflicts = [one.number for one in deliveries if one.outcome is Outcome.CONFLICT]
-    refused = _replacing(connection, holder, conflicts)
+    refused = _ambiguous(connection, holder, conflicts)
     failures = _attempts(connection, holder, [one.number for one in deliveries])
     again: dict[int, Timestamp] = {}
     steps: dict[_Step, list[InstanceNumber]] = {}
@@ -255,21 +262,40 @@ def _attempts(
     return found
 
 
-def _replacing(connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]) -> set[int]:
-    """Return those that took the place of another content, except of one that the holder itself had sent."""
-    earlier = instances.alias("earlier")
+def _ambiguous(
+    connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]
+) -> set[InstanceNumber]:
+    """Return those with another content under their SOP Instance UID: one that they replaced, or one that
+    Orthanc keeps apart, since it names another patient.
+
+    Except where the holder itself had sent the other one a moment before or after: a PACS that coerces what a
+    device sends to both of us would else be sent everything twice.
+    """
+    other = instances.alias("other")
     received = exists().where(
-        proofs.c.instance == earlier.c.number,
+        proofs.c.instance == other.c.number,
         proofs.c.holder == holder,
         proofs.c.kind == ProofKind.RECEIVED.value,
     )
-    found: set[int] = set()
-    for chunk in chunks(numbers):
+    apart = func.abs(instances.c.received_at - other.c.received_at)
+    coerced = and_(received, apart <= _COERCED_WITHIN)
+    replaced = and_(
         # All versions of an instance have one identifier, which has an index.
-        query = (
-            select(instances.c.number)
-            .join_from(instances, earlier, earlier.c.orthanc_id == instances.c.orthanc_id)
-            .where(instances.c.number.in_(chunk), earlier.c.superseded_by == instances.c.number, ~received)
-        )
-        found |= set(connection.scalars(query))
+        other.c.orthanc_id == instances.c.orthanc_id,
+        other.c.superseded_by == instances.c.number,
+    )
+    beside = and_(
+        other.c.sop_instance_uid == instances.c.sop_instance_uid,
+        other.c.study_instance_uid == instances.c.study_instance_uid,
+        other.c.orthanc_id != instances.c.orthanc_id,
+    )
+    found: set[InstanceNumber] = set()
+    for chunk in chunks(numbers):
+        for condition in (replaced, beside):
+            query = (
+                select(instances.c.number)
+                .join_from(instances, other, condition)
+                .where(instances.c.number.in_(chunk), ~coerced)
+            )
+            found |= {InstanceNumber(number) for number in connection.scalars(query)}
     return found

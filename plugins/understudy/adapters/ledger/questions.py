@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence, Set
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Subquery, and_, func, or_, select
 
 from understudy.adapters.ledger.counts import ages, days, senders, studies, tallies
 from understudy.adapters.ledger.database import Database
@@ -209,13 +209,7 @@ class Questions:
 
     def proofs_of_epoch(self, holder: HolderName, epoch: int) -> list[tuple[StudyInstanceUid, str, int]]:
         """Return study, kind of the latest proof and number of proven instances of this epoch."""
-        latest = (
-            select(func.max(proofs.c.proof).label("proof"))
-            .join_from(proofs, instances, proofs.c.instance == instances.c.number)
-            .where(proofs.c.holder == holder, instances.c.epoch == epoch)
-            .group_by(proofs.c.instance)
-            .subquery()
-        )
+        latest = _latest_proofs(holder, epoch)
         query = (
             select(instances.c.study_instance_uid, proofs.c.kind, func.count())
             .join_from(latest, proofs, latest.c.proof == proofs.c.proof)
@@ -230,6 +224,37 @@ class Questions:
         with self._database.reading() as connection:
             return [
                 (StudyInstanceUid(study), kind, number) for study, kind, number in connection.execute(query)
+            ]
+
+    def proofs_of_epoch_with(self, holder: HolderName, epoch: int, key: str) -> int:
+        """Return how many instances of this epoch are proven with this key in the last evidence."""
+        latest = _latest_proofs(holder, epoch)
+        query = (
+            select(func.count())
+            .join_from(latest, proofs, latest.c.proof == proofs.c.proof)
+            .join(
+                obligations, and_(obligations.c.instance == proofs.c.instance, obligations.c.holder == holder)
+            )
+            .where(obligations.c.state == ObligationState.PROVEN.value)
+            .where(func.json_extract(proofs.c.evidence, f"$.{key}").is_not(None))
+        )
+        with self._database.reading() as connection:
+            return connection.scalar(query) or 0
+
+    def waived_of_epoch(self, holder: HolderName, epoch: int) -> list[tuple[StudyInstanceUid, str, int]]:
+        """Return study, reason and number of the instances of this epoch that were given up for a holder."""
+        query = (
+            select(instances.c.study_instance_uid, obligations.c.reason, func.count())
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(obligations.c.holder == holder, obligations.c.state == ObligationState.WAIVED.value)
+            .where(instances.c.epoch == epoch)
+            .group_by(instances.c.study_instance_uid, obligations.c.reason)
+            .order_by(instances.c.study_instance_uid)
+        )
+        with self._database.reading() as connection:
+            return [
+                (StudyInstanceUid(study), reason, number)
+                for study, reason, number in connection.execute(query)
             ]
 
     def proven(self, holder: HolderName, *, after: InstanceNumber, limit: int) -> list[Instance]:
@@ -366,4 +391,15 @@ def _view(row: Any) -> ObligationView:
         changed=iso(row.changed),
         reason=row.reason,
         hint=hint_of(row.reason) if state is ObligationState.REFUSED else _HINTS.get(state, ""),
+    )
+
+
+def _latest_proofs(holder: HolderName, epoch: int) -> Subquery:
+    """Select the latest proof of each instance of an epoch."""
+    return (
+        select(func.max(proofs.c.proof).label("proof"))
+        .join_from(proofs, instances, proofs.c.instance == instances.c.number)
+        .where(proofs.c.holder == holder, instances.c.epoch == epoch)
+        .group_by(proofs.c.instance)
+        .subquery()
     )
