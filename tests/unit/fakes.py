@@ -24,7 +24,15 @@ from understudy.core.model import (
     StudyInstanceUid,
     Timestamp,
 )
-from understudy.core.ports import Answers, Changes, HolderUnavailableError, MoveResult, Storing
+from understudy.core.ports import (
+    Answers,
+    CappedError,
+    Changes,
+    HolderUnavailableError,
+    MoveResult,
+    Storing,
+    UnansweredError,
+)
 from understudy.core.rules import Debt, Rules
 from understudy.core.views import ProofView
 from understudy.flow.courier import Lane
@@ -307,7 +315,9 @@ class FakePeer:
     """SOP Instance UIDs that a C-MOVE of their whole study leaves out."""
     asked: list[StudyInstanceUid] = field(default_factory=list)
     capped: set[str] = field(default_factory=set)
-    """Study Instance UIDs whose instances it does not list whole."""
+    """Study Instance UIDs that it has no usable answer for."""
+    overcounted: set[str] = field(default_factory=set)
+    """Study Instance UIDs of which it counts more instances than it lists."""
     unlisted: set[str] = field(default_factory=set)
     """Study Instance UIDs that it leaves out where all are asked for."""
 
@@ -335,7 +345,7 @@ class FakePeer:
                 self.name, "it answered C-FIND with status 0xC001", "look at its log"
             )
         return {
-            uid: len(kept) if self.counts else None
+            uid: len(kept) + (uid in self.overcounted) if self.counts else None
             for uid, kept in self.studies_kept.items()
             if (uid not in self.unlisted if study is None else uid == study)
         }
@@ -344,8 +354,10 @@ class FakePeer:
         self._answer()
         self.asked.append(study)
         if study in self.capped:
-            raise HolderUnavailableError(self.name, "its answers are capped", "raise the limit")
+            raise UnansweredError(self.name, "its answers are capped", "raise the limit")
         listed = set(self.studies_kept.get(study, set()))
+        if study in self.overcounted:
+            raise CappedError(self.name, "its answers are capped", "raise the limit", listed)
         self.after_instances(study)
         return listed
 

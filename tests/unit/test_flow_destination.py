@@ -11,7 +11,13 @@ import pytest
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import Delivery, HolderKind, Instance, Outcome, ProofKind
 from understudy.core.outcomes import Loss, Verdict, of_context, of_loss, of_status
-from understudy.core.ports import MAX_CONTEXTS, FileToSend, HolderUnavailableError, UnreadableFileError
+from understudy.core.ports import (
+    MAX_CONTEXTS,
+    CappedError,
+    FileToSend,
+    HolderUnavailableError,
+    UnreadableFileError,
+)
 from understudy.flow.destination import PLAIN_SYNTAXES, DicomDestination, Transcode
 
 from tests.unit.fakes import Clock, FakePeer, UnforeseenError
@@ -129,6 +135,36 @@ def test_find_gives_an_inventory_proof_for_what_is_listed(bench: Bench) -> None:
     assert proof.kind is ProofKind.INVENTORY
     assert proof.evidence == {"peer": "ARCHIVE", "level": "IMAGE", "study": "1.2.3", "listed": 2}
     assert bench.peer.asked == ["1.2.3", "1.2.4"]
+
+
+def test_find_believes_what_is_listed_of_a_study_that_is_counted_too_high(bench: Bench) -> None:
+    instances = bench.keep(2)
+    bench.peer.overcounted = {"1.2.3"}
+    bench.peer.keep("1.2.3", "1.2.3.0", "1.2.3.1")
+    assert set(bench.destination.find(instances)) == {one.number for one in instances}
+    bench.peer.lose("1.2.3", "1.2.3.1")
+    with pytest.raises(CappedError):
+        bench.destination.find(instances)
+
+
+@pytest.mark.parametrize("study", ["1.2.*", "1.2\\1.3", "1.2.\u0416", "", "1" * 65, "1.2\n"])
+def test_study_that_cannot_be_asked_for_is_refused_and_never_asked_for(bench: Bench, study: str) -> None:
+    good, odd = bench.keep(1), bench.keep(1, study=study)
+    assert bench.destination.find(odd) == {}
+    assert bench.peer.asked == []
+    found = outcomes(list(bench.destination.deliver([*odd, *good])))
+    assert found == {odd[0].number: Outcome.REFUSED, good[0].number: Outcome.DELIVERED}
+    assert bench.peer.uids() == [good[0].sop_instance_uid]
+
+
+def test_two_contents_of_one_uid_go_one_after_the_other(bench: Bench) -> None:
+    first, second = (
+        bench.storage.keep(content, sop="1.2.3.7", study="1.2.3") for content in (b"first", b"second")
+    )
+    destination = bench.new_destination(4)
+    found = outcomes(list(destination.deliver([first, *bench.keep(12), second])))
+    assert set(found.values()) == {Outcome.DELIVERED}
+    assert bench.peer.contents["1.2.3.7"] == b"second"
 
 
 def outcomes(deliveries: list[Delivery]) -> dict[int, Outcome]:

@@ -544,6 +544,63 @@ def test_version_changed_during_the_outage_is_sent_though_the_uid_is_listed(worl
     assert latest(world).state is OperationState.DONE
 
 
+def test_archive_of_which_half_was_here_keeps_the_way_back_from_no_end(world: World) -> None:
+    world.peer.keep("1.2.7", uid(70))
+    world.peer.move_status = 0xA801
+    world.mirror.step()
+    world.clock.advance(60)
+    world.outage()
+    world.stored_here(1)
+    world.repaired()
+    world.peer.keep("1.2.8", uid(80))
+    world.begin()
+    world.work(90)
+    assert latest(world).state is OperationState.RUNNING, "what it received alone is not here"
+    world.peer.move_status = 0x0000
+    world.peer.moved.clear()
+    world.work(90)
+    assert world.peer.moved == ["1.2.8"], "history was pulled before the end of the way back"
+    assert latest(world).state is OperationState.DONE
+    world.settle(override_quiet="test")
+    world.mirror.step()
+    assert world.peer.moved == ["1.2.8", "1.2.7"]
+
+
+@pytest.mark.parametrize("ours_is_listed", [True, False])
+def test_study_that_is_counted_too_high_forbids_settle_only_where_ours_is_not_listed(
+    world: World, ours_is_listed: bool
+) -> None:
+    world.forwarded(1, 2, 3)
+    world.mirror.step()
+    world.outage()
+    world.stored_here(9, study="1.2.9")
+    world.repaired()
+    world.peer.overcounted = {STUDY}
+    if not ours_is_listed:
+        world.peer.lose(STUDY, uid(2), uid(3))
+    world.begin()
+    world.work(90)
+    if ours_is_listed:
+        world.settle(override_quiet="test")
+        return
+    with pytest.raises(PreconditionError) as refused:
+        world.settle(override_quiet="test")
+    assert list(refused.value.details) == [f"the primary gives no usable answer about study {STUDY}"]
+
+
+def test_instance_whose_study_nobody_can_be_asked_for_is_waived_and_the_way_back_ends(world: World) -> None:
+    world.outage()
+    world.stored_here(1)
+    world.stored_here(2, study="1.2.\u0416")
+    world.noter.catch_up()
+    world.ledger.waive(PRIMARY, [uid(2)], "its UID is none", "ann", world.clock.now())
+    world.repaired()
+    world.begin()
+    world.work(90)
+    assert world.failback.plan().to_send == {}
+    world.settle(override_quiet="test")
+
+
 def test_correction_of_what_the_primary_forwarded_before_the_outage_is_sent(world: World) -> None:
     world.forwarded(1)
     world.mirror.step()

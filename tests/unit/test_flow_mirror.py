@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from understudy.core.model import StudyInstanceUid
+from understudy.core.model import SopInstanceUid, StudyInstanceUid
 from understudy.core.obligations import ObligationState
-from understudy.core.ports import HolderUnavailableError
+from understudy.core.ports import HolderUnavailableError, UnansweredError
 from understudy.core.views import iso
 
 from tests.unit.fakes import NOW, PRIMARY, PROOF, STUDY, dump, new_instance, numbers_of
@@ -251,9 +251,10 @@ def test_study_that_the_list_leaves_out_is_no_departure_and_the_horizon_stands(w
 def test_study_that_comes_while_the_mirror_looks_does_not_mean_that_the_list_is_cut(world: World) -> None:
     world.peer.keep("1.2.1", uid(1))
     world.stored_here(2, study="1.2.5")
+    world.forwarded(3, study="1.2.1")
     world.peer.after_instances = lambda _study: world.peer.keep("1.2.5", uid(2))
     comparison = world.mirror.step()
-    assert [diff.listed for diff in comparison.diffs] == [1, 1]
+    assert [(diff.study, diff.listed) for diff in comparison.diffs] == [("1.2.1", 2), ("1.2.5", 1)]
     assert (comparison.unlisted, world.mirror.alarms()) == ((), [])
 
 
@@ -272,11 +273,84 @@ def test_study_that_departed_whole_is_asked_for_once_and_again_where_it_matters(
     assert world.peer.asked == [STUDY, STUDY]
 
 
-def test_three_studies_in_a_row_without_an_answer_mean_that_the_primary_is_unavailable(world: World) -> None:
-    studies = {f"1.2.{number}" for number in range(4)}
-    for number, study in enumerate(sorted(studies)):
-        world.peer.keep(study, uid(number))
-    world.peer.capped = studies
-    with pytest.raises(HolderUnavailableError, match="capped"):
+@pytest.mark.parametrize(("studies", "error"), [(51, UnansweredError), (4, HolderUnavailableError)])
+def test_many_studies_in_a_row_without_an_answer_mean_that_the_primary_is_unavailable(
+    world: World, studies: int, error: type[HolderUnavailableError]
+) -> None:
+    def fail(_study: object) -> None:
+        raise error("primary", "it fails", "mend it")
+
+    for number in range(studies):
+        world.forwarded(number, study=f"1.2.{number}")
+        world.peer.keep(f"1.2.{number}", uid(number + 1000))
+    world.noter.catch_up()
+    world.peer.after_instances = fail
+    with pytest.raises(error):
         world.mirror.step()
-    assert len(world.peer.asked) == 3
+    assert len(world.peer.asked) == studies - 1
+
+
+def test_study_of_which_nothing_is_here_is_pulled_without_a_question_for_its_images(world: World) -> None:
+    world.peer.keep("1.2.9", uid(1), uid(2))
+    world.peer.keep("1.2.1", uid(3))
+    asked_before_a_pull: list[list[str]] = []
+    receive = world.peer.receive
+
+    def watch(study: StudyInstanceUid, one: SopInstanceUid) -> None:
+        asked_before_a_pull.append(list(world.peer.asked))
+        receive(study, one)
+
+    world.peer.receive = watch
+    comparison = world.mirror.step()
+    assert asked_before_a_pull[0] == []
+    assert world.peer.moved == ["1.2.9", "1.2.1"], "not in the order of the list"
+    assert comparison.missing_here() == {}
+    assert world.mirror.horizon == NOW
+
+
+def test_what_cannot_be_pulled_in_time_is_left_to_the_next_step_at_once(world: World) -> None:
+    for number in range(3):
+        world.peer.keep(f"1.2.{number}", uid(number))
+    receive = world.peer.receive
+
+    def slowly(study: StudyInstanceUid, one: SopInstanceUid) -> None:
+        receive(study, one)
+        world.clock.advance(61)
+
+    world.peer.receive = slowly
+    seen = []
+    for _ in range(3):
+        assert world.mirror.is_due(interval=300, patience=60)
+        comparison = world.mirror.step()
+        seen.append((len(world.peer.moved), comparison.interrupted, world.ledger.tally_gaps().studies))
+    assert seen == [(1, True, 2), (2, True, 1), (3, False, 0)]
+    assert not world.mirror.is_due(interval=300, patience=60)
+
+
+def test_study_that_is_left_to_another_time_is_not_pulled(world: World) -> None:
+    world.peer.keep("1.2.1", uid(1))
+    world.peer.keep("1.2.2", uid(2))
+    comparison = world.mirror.step(leave={StudyInstanceUid("1.2.1")})
+    assert world.peer.moved == ["1.2.2"]
+    assert comparison.missing_here() == {"1.2.1": 1}
+
+
+def test_study_that_is_counted_too_high_holds_the_horizon_and_nothing_else(world: World) -> None:
+    world.forwarded(1)
+    world.peer.overcounted = {STUDY}
+    comparison = world.mirror.step()
+    assert (comparison.capped, comparison.unanswered, comparison.missing_here()) == ((STUDY,), (), {})
+    assert world.mirror.horizon is None
+    world.peer.lose(STUDY, uid(1))
+    world.peer.keep(STUDY, uid(2))
+    assert world.mirror.step().unanswered == (STUDY,), "what it does not list it may have"
+
+
+def test_study_whose_uid_cannot_be_asked_for_stops_no_other(world: World) -> None:
+    world.peer.keep("1.2.*", uid(1))
+    world.peer.keep(STUDY, uid(2))
+    world.stored_here(3, study="1.2.\u0416")
+    comparison = world.mirror.step()
+    assert comparison.unanswered == ("1.2.*",)
+    assert world.peer.moved == [STUDY]
+    assert world.mirror.horizon is None

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import Finding, Ledger
+from understudy.adapters.ledger import Finding, GapsTally, Ledger
 from understudy.core.health import Health
 from understudy.core.model import HolderKind, Outcome, Timestamp
 from understudy.core.modes import Mode
@@ -111,9 +111,9 @@ def test_rpo_is_the_oldest_that_some_vault_lacks_and_routes_do_not_count() -> No
 
 
 def test_gaps_are_counted_and_aged() -> None:
-    found = [Finding(STUDY, 3, Timestamp(NOW - 60)), Finding(STUDY, 1, Timestamp(NOW - 10))]
+    found = GapsTally(2, 4, Timestamp(NOW - 60))
     assert gaps_view(found, NOW) == GapsView(2, 4, 60.0, iso(Timestamp(NOW - 60)))
-    assert gaps_view([], NOW) == NO_GAPS
+    assert gaps_view(GapsTally(0, 0, None), NOW) == NO_GAPS
 
 
 def test_good_day_has_no_alarm() -> None:
@@ -173,7 +173,7 @@ def test_since_of_an_alarm_does_not_move_while_time_goes_on(ledger: Ledger) -> N
 
     def told_at(now: float) -> list[tuple[str, str]]:
         moment = Timestamp(now)
-        gaps = gaps_view([Finding(STUDY, 3, NOW)], moment)
+        gaps = gaps_view(GapsTally(1, 3, NOW), moment)
         view = holder_view(ledger, FakeHolder(), LANE, moment, owed_limit=600)
         found = alarms(
             mode=Mode.STANDBY, primary=None, holders=[view], gaps=gaps, departures=[], faults=[], began=NOW

@@ -26,7 +26,9 @@ def instance(number: int) -> Instance:
         ({}, {STUDY: 2}, [STUDY]),
         ({STUDY: None}, {STUDY: 2}, [STUDY]),
         ({STUDY: 0}, {}, []),
-        ({OTHER: 1, STUDY: 1}, {}, [STUDY, OTHER]),
+        # In the order of the primary's list, then those that are not in it.
+        ({OTHER: 1, STUDY: 1}, {}, [OTHER, STUDY]),
+        ({OTHER: 1}, {STUDY: 1}, [OTHER, STUDY]),
     ],
 )
 def test_studies_are_looked_into_where_counts_differ(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from understudy.adapters.ledger import Ledger
+from understudy.adapters.ledger import GapsTally, Ledger
 from understudy.adapters.ledger.schema import events, obligations, proofs
 from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
 from understudy.core.model import HolderName, InstanceNumber, StudyInstanceUid, Timestamp
@@ -341,10 +341,12 @@ def test_gap_that_stays_keeps_its_age_and_one_that_is_filled_is_forgotten(ledger
     ledger.write_gaps({one: 3, two: 1}, NOW)
     ledger.write_gaps({one: 2}, Timestamp(NOW + 60))
     (gap,) = ledger.read_gaps()
+    assert ledger.tally_gaps() == GapsTally(1, 2, NOW)
     assert (gap.study, gap.instances, gap.since) == (one, 2, NOW)
     assert ledger.read_departures() == []
     ledger.write_gaps({}, NOW)
     assert ledger.read_gaps() == []
+    assert ledger.tally_gaps() == GapsTally(0, 0, None)
 
 
 def test_facts_and_cursors_are_kept(ledger: Ledger) -> None:

@@ -28,6 +28,7 @@ from understudy.core.commitment import Report
 from understudy.core.model import Outcome, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Loss, Verdict, of_context, of_loss, of_rejection, of_status
 from understudy.core.ports import (
+    CappedError,
     CommitmentRefusedError,
     FileToSend,
     HolderUnavailableError,
@@ -84,17 +85,26 @@ class DicomPeer:
                 self._expect_success(answer, "C-ECHO")
 
     def studies(self, study: StudyInstanceUid | None = None) -> dict[StudyInstanceUid, int | None]:
-        """Return every study, or the one asked for, with its count of instances, None if it has none."""
+        """Return every study, or the one asked for, with its count of instances, None if it has none.
+
+        The newest come first, by the date of the study; those without a date last.
+        """
         query = _query("STUDY", study or "")
+        query.StudyDate = ""
         with self._association("C-FIND", [_FIND]) as association:
-            return {
-                StudyInstanceUid(str(answer.StudyInstanceUID)): _count(answer)
+            found = [
+                (str(answer.get("StudyDate") or ""), str(answer.StudyInstanceUID), _count(answer))
                 for answer in self._find(association, query)
                 if answer.get("StudyInstanceUID")
-            }
+            ]
+        found.sort(key=lambda one: one[0], reverse=True)
+        return {StudyInstanceUid(uid): count for _, uid, count in found}
 
     def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:
-        """Return the SOP Instance UIDs of a study, asked level by level (DICOM PS3.4 C.4.1.3.1.1)."""
+        """Return the SOP Instance UIDs of a study, asked level by level (DICOM PS3.4 C.4.1.3.1.1).
+
+        Raises CappedError, with those that it lists, where it counts more.
+        """
         return set(self._series_of(study))
 
     def _series_of(self, study: StudyInstanceUid) -> dict[SopInstanceUid, str]:
@@ -104,9 +114,11 @@ class DicomPeer:
             # Once more: between two questions an instance may have come or gone.
             told, found = self._list(study)
         if len(found) < told:
-            raise self._unanswered(
+            raise CappedError(
+                self.name,
                 f"it counts {told} instances in a study and lists {len(found)}: its answers are capped",
                 "raise the limit of query results at this PACS",
+                found.keys(),
             )
         return found
 

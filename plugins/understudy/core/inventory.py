@@ -12,16 +12,15 @@ def studies_to_look_into(
     proven: Mapping[StudyInstanceUid, int],
     suspects: Collection[StudyInstanceUid],
 ) -> list[StudyInstanceUid]:
-    """Return the studies whose instances have to be compared one by one.
+    """Return the studies that differ, in the primary's order, then those that it does not list.
 
     `theirs` is the primary's count of each study, None where it does not count; `proven` ours of instances
     that it is proven to have. Where these agree nothing was added or lost. `suspects` are looked into
     whatever the counts say.
     """
-    differing = {
-        study for study in theirs.keys() | proven.keys() if theirs.get(study, 0) != proven.get(study, 0)
-    }
-    return sorted(differing | set(suspects))
+    wanted = set(suspects)
+    differing = [study for study, count in theirs.items() if study in wanted or count != proven.get(study, 0)]
+    return differing + sorted((proven.keys() | wanted) - theirs.keys())
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,18 @@ class StudyDiff:
     """The primary was proven to have them and does not list them."""
     to_send: Sequence[Instance]
     """Owed, and not listed."""
+    unasked: int = 0
+    """Instances of a study of which nothing is here, as the primary counts them; not asked for one by one."""
+
+    @property
+    def missing(self) -> int:
+        """How many instances the primary has and we do not."""
+        return self.unasked + len(self.missing_here)
+
+
+def whole_study(study: StudyInstanceUid, count: int) -> StudyDiff:
+    """Return the difference of a study of which nothing is here."""
+    return StudyDiff(study, count, (), (), (), (), unasked=count)
 
 
 def compare_study(

@@ -37,6 +37,15 @@ class UnansweredError(HolderUnavailableError):
     """The holder is there and has no usable answer to a question; it may take instances all the same."""
 
 
+class CappedError(UnansweredError):
+    """The holder lists fewer instances of a study than it counts: what it lists it has, of others it tells
+    nothing."""
+
+    def __init__(self, holder: str, reason: str, hint: str, listed: Set[SopInstanceUid]) -> None:
+        super().__init__(holder, reason, hint)
+        self.listed = listed
+
+
 @dataclass(frozen=True, slots=True)
 class OpenCommitment:
     """A transaction of storage commitment that the holder was asked for, without a report so far."""

@@ -11,7 +11,11 @@ DELETED = "it was deleted here"
 UNPROVEN = "unproven: "
 """How the reason begins where the holder acknowledged the instance again and again and never showed it."""
 
+UNASKABLE = "its Study Instance UID is no UID: nobody can be asked whether they have it"
+"""Of an instance that could be sent and never be proven."""
+
 _HINTS = {
+    UNASKABLE: "mend the UID at its device and send it again; waive this one, which stays here and in vaults",
     FILE: "send it here again, or heal it from a vault: it is owed again by itself; or waive it",
     DELETED: "send it here again, or restore it from a vault: it is owed again by itself; or waive it",
     UNPROVEN: "look for its study there: a receiver that gives it another SOP Instance UID, or that puts it "

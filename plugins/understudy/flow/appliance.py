@@ -86,7 +86,7 @@ class Appliance:
             status.holder_view(self.ledger, lane.holder, lane.view, now, owed_limit=limit(lane.holder.name))
             for lane in self.lanes
         ]
-        gaps = status.gaps_view(self.ledger.read_gaps(), now)
+        gaps = status.gaps_view(self.ledger.tally_gaps(), now)
         configured = self.configuration.primary
         primary = None
         if configured is not None and self.primary is not None:

@@ -14,6 +14,7 @@ from understudy.core.conflicts import ConflictKind, ConflictView, judge
 from understudy.core.errors import NotFoundError
 from understudy.core.model import HolderName, Instance, NewInstance
 from understudy.core.ports import Clock, HolderUnavailableError, UnreadableFileError
+from understudy.core.uids import shown
 from understudy.core.views import Alarm, iso
 
 _log = logging.getLogger(__name__)
@@ -139,12 +140,14 @@ class Conflicts:
             return True
         if not known:
             return False
-        shown = self._orthanc.describe([version.orthanc_id])
-        if any(instance.md5 == version.md5 for instance in shown):
+        present = self._orthanc.describe([version.orthanc_id])
+        if any(instance.md5 == version.md5 for instance in present):
             # It is the one that Orthanc shows: the note is about to bring it.
             return False
         if self._ledger.keep_version(version, self._vaults(), self._clock.now()):
-            _log.warning("conflict kept sop_instance_uid=%s md5=%s", version.sop_instance_uid, version.md5)
+            _log.warning(
+                "conflict kept sop_instance_uid=%s md5=%s", shown(version.sop_instance_uid), version.md5
+            )
         return True
 
     def _judge(self, conflict: ConflictView) -> bool:

@@ -31,6 +31,7 @@ from understudy.core.model import (
 from understudy.core.ports import Clock, Holder, HolderUnavailableError, Settlement, UnansweredError
 from understudy.core.proving import Absence, judge_absence, pause_before_question
 from understudy.core.retry import delay_before
+from understudy.core.uids import shown
 from understudy.core.views import LaneState, LaneView, iso
 
 _log = logging.getLogger(__name__)
@@ -217,7 +218,7 @@ class Lane:
         numbers = [what.unsent] if what.unsent is not None else list(self._ledger.states_of(name, what.study))
         reason = f"{error.reason}; {error.hint}"
         self._ledger.put_off(name, numbers, reason=reason, retry_at=self._retry_at)
-        _log.warning("lane put off holder=%s study=%s because=%s", name, what.study, error.reason)
+        _log.warning("lane put off holder=%s study=%s because=%s", name, shown(what.study), error.reason)
 
     def _prove(self, besides: Set[StudyInstanceUid]) -> bool:
         now = self._clock.now()

@@ -3,7 +3,7 @@
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -16,12 +16,14 @@ from understudy.core.model import (
     Outcome,
     Proof,
     ProofKind,
+    SopInstanceUid,
     StudyInstanceUid,
 )
 from understudy.core.outcomes import Loss, of_loss
 from understudy.core.ports import (
     MAX_CONTEXTS,
     Answers,
+    CappedError,
     Clock,
     FileToSend,
     HolderUnavailableError,
@@ -30,6 +32,8 @@ from understudy.core.ports import (
     Storing,
     UnreadableFileError,
 )
+from understudy.core.refusals import UNASKABLE
+from understudy.core.uids import can_be_asked_for
 from understudy.core.views import ProofView
 from understudy.flow.commit import Commitment
 from understudy.flow.readback import Contents, ReadBack
@@ -110,12 +114,22 @@ class DicomDestination:
     def _listed(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         found: dict[InstanceNumber, Proof] = {}
         for study in sorted({instance.study_instance_uid for instance in instances}):
-            listed = self._peer.instances(study)
+            if not can_be_asked_for(study):
+                continue
+            mine = [instance for instance in instances if instance.study_instance_uid == study]
+            listed = self._listed_of(study, {instance.sop_instance_uid for instance in mine})
             proof = inventory_proof(self._peer.ae_title, study, len(listed), self._clock)
-            for instance in instances:
-                if instance.study_instance_uid == study and instance.sop_instance_uid in listed:
-                    found[instance.number] = proof
+            found |= {instance.number: proof for instance in mine if instance.sop_instance_uid in listed}
         return found
+
+    def _listed_of(self, study: StudyInstanceUid, wanted: Set[SopInstanceUid]) -> Set[SopInstanceUid]:
+        """Return what the peer lists of a study; CappedError where it is cut and leaves out one of these."""
+        try:
+            return self._peer.instances(study)
+        except CappedError as error:
+            if wanted <= error.listed:
+                return error.listed
+            raise
 
     def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
         """Send the stored files byte for byte over parallel associations, yielding the outcome of each.
@@ -128,7 +142,11 @@ class DicomDestination:
         """
         syntaxes = PLAIN_SYNTAXES if self._transcode else ()
         doubted: list[Instance] = []
-        for part, pairs in _parts(instances, syntaxes):
+        known = [instance for instance in instances if can_be_asked_for(instance.study_instance_uid)]
+        for instance in instances:
+            if not can_be_asked_for(instance.study_instance_uid):
+                yield Delivery(instance.number, Outcome.REFUSED, UNASKABLE)
+        for part, pairs in _parts(known, syntaxes):
             yield from self._deliver(_Parcel(part, pairs), doubted)
         for instance in doubted:
             for part, pairs in _parts([instance], syntaxes):

@@ -139,7 +139,8 @@ class Failback:
             # Refused by the table, in the same words as every other event in a wrong mode.
             return self._change(ModeEvent.SETTLE, epoch, who, {})
         with self._one_at_a_time:
-            comparison = self._mirror.step(self._suspects())
+            # What is missing here is no condition, and whoever settles waits for the answer.
+            comparison = self._mirror.step(self._suspects(), leave=self._gaps())
             unmet = self._absent(comparison)
             self._owe_lost(comparison)
             if unmet:
@@ -180,13 +181,14 @@ class Failback:
                 self._left = left
                 self._show_progress(operation, 0)
             return False
-        comparison = self._mirror.step(self._suspects())
+        history = self._gaps(before=self._ledger.epoch_began(self._ledger.mode().epoch))
+        comparison = self._mirror.step(self._suspects(), leave=history)
         self._owe_lost(comparison)
         self._compared, self._left = (operation.operation, self._clock.now()), self._still_left()
-        gaps = sum(comparison.missing_here().values())
+        gaps = sum(number for study, number in comparison.missing_here().items() if study not in history)
         lost = any(diff.lost for diff in comparison.diffs)
         total = self._show_progress(operation, gaps)
-        open_ends = gaps or lost or comparison.unanswered
+        open_ends = gaps or lost or self._silent_about(comparison)
         if open_ends or self._remaining() > 0 or self._tally().get(ObligationState.REFUSED, 0) > 0:
             return False
         self._finish(operation, comparison, total)
@@ -256,8 +258,28 @@ class Failback:
         ]
         if len(missing) > _NAMED:
             told.append(f"and {len(missing) - _NAMED} more instances are not at the primary")
-        told += [f"the primary gives no usable answer about study {one}" for one in comparison.unanswered]
+        silent = self._silent_about(comparison)
+        told += [f"the primary gives no usable answer about study {one}" for one in silent[:_NAMED]]
+        if len(silent) > _NAMED:
+            told.append(f"and about {len(silent) - _NAMED} more studies")
         return told
+
+    def _silent_about(self, comparison: Comparison) -> list[StudyInstanceUid]:
+        """Return the studies without a usable answer of which the primary has to have something."""
+        given_up = {ObligationState.WAIVED}
+        return [
+            study
+            for study in comparison.unanswered
+            if set(self._ledger.states_of(self._holder, study).values()) - given_up
+        ]
+
+    def _gaps(self, *, before: Timestamp | None = None) -> set[StudyInstanceUid]:
+        """Return the studies that something of is known to be missing here, since before a moment.
+
+        What was missing before the outage the mirror goes on pulling afterwards: an archive of which half was
+        here would else keep the way back from its end.
+        """
+        return {gap.study for gap in self._ledger.read_gaps() if before is None or gap.since < before}
 
     def _owe_lost(self, comparison: Comparison) -> None:
         lost = [instance.number for diff in comparison.diffs for instance in diff.lost]
@@ -366,6 +388,7 @@ class Failback:
                 ReportRow("Instances beside another content of their UID, not compared", str(uncompared)),
                 ReportRow("Instances missing at the primary", str(absent)),
                 ReportRow("Instances missing here", str(sum(comparison.missing_here().values()))),
+                ReportRow("Studies without a usable answer", str(len(comparison.unanswered))),
             ),
             tables=(
                 ReportTable(

@@ -14,6 +14,7 @@ from understudy.adapters.ledger import Ledger
 from understudy.core.model import HolderName, Instance, InstanceNumber, Timestamp
 from understudy.core.ports import Clock, HolderUnavailableError
 from understudy.core.retry import delay_before
+from understudy.core.uids import shown
 from understudy.core.views import DamageState
 
 _log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Healer:
                 # A person deleted it, and is not overruled: what it is still owed to has to be waived, or it
                 # has to be stored again.
                 self._ledger.deleted_here(instance.number)
-                _log.warning("heal deleted sop_instance_uid=%s", instance.sop_instance_uid)
+                _log.warning("heal deleted sop_instance_uid=%s", shown(instance.sop_instance_uid))
                 continue
             reason = self._disk.damage(instance, lambda _: True)
             if reason == "":

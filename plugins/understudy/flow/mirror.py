@@ -11,10 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from understudy.adapters.ledger import Ledger
-from understudy.core.inventory import StudyDiff, compare_study, studies_to_look_into
+from understudy.core.inventory import StudyDiff, compare_study, studies_to_look_into, whole_study
 from understudy.core.model import HolderName, SopInstanceUid, StudyInstanceUid, Timestamp
 from understudy.core.obligations import UNSETTLED, ObligationState
-from understudy.core.ports import Clock, HolderUnavailableError, MoveResult, Peer
+from understudy.core.ports import (
+    CappedError,
+    Clock,
+    HolderUnavailableError,
+    MoveResult,
+    Peer,
+    UnansweredError,
+)
+from understudy.core.uids import can_be_asked_for, shown
 from understudy.core.views import Alarm, iso
 from understudy.flow.destination import inventory_proof
 from understudy.flow.note import Noter
@@ -24,8 +32,12 @@ _log = logging.getLogger(__name__)
 _HORIZON = "horizon"
 _SUCCESS = 0x0000
 
-_FAILURES_IN_A_ROW = 3
-"""Studies in a row without a usable answer after which the primary as a whole counts as unavailable."""
+_PULL_SECONDS, _PULL_SHARE = 60.0, 10.0
+"""Seconds for which gaps are pulled between two comparisons, at least; and in times of what one takes."""
+
+_FAILURES_IN_A_ROW, _UNANSWERED_IN_A_ROW = 3, 50
+"""Studies in a row after which the primary as a whole counts as unavailable: it failed, or was there and had
+no usable answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +50,23 @@ class Comparison:
     diffs: tuple[StudyDiff, ...]
     unanswered: tuple[StudyInstanceUid, ...] = ()
     """Studies for which the primary gave no usable answer: nothing is concluded about them."""
+    capped: tuple[StudyInstanceUid, ...] = ()
+    """Studies of which the primary lists all that is here, and counts more than it lists."""
     unlisted: tuple[StudyInstanceUid, ...] = ()
     """Studies that the primary has and leaves out of its list, which is cut: it may leave out others, too."""
+    interrupted: bool = False
+    """Whether the time for pulling was up before every gap had its turn."""
 
     def missing_here(self) -> dict[StudyInstanceUid, int]:
         """Return the gaps: instances that the primary has and we do not, by study."""
-        return {diff.study: len(diff.missing_here) for diff in self.diffs if diff.missing_here}
+        return {diff.study: diff.missing for diff in self.diffs if diff.missing}
 
 
 class _Patience:
     """Lets one study fail without stopping the others, until so many in a row fail that it is the primary."""
 
     def __init__(self) -> None:
-        self._failures = 0
+        self._failures = self._unanswered = 0
 
     @contextmanager
     def with_one(self, study: StudyInstanceUid, unanswered: list[StudyInstanceUid]) -> Iterator[None]:
@@ -58,13 +74,16 @@ class _Patience:
         try:
             yield
         except HolderUnavailableError as error:
-            self._failures += 1
-            if self._failures >= _FAILURES_IN_A_ROW:
+            if isinstance(error, UnansweredError):
+                self._unanswered += 1
+            else:
+                self._failures += 1
+            if self._failures >= _FAILURES_IN_A_ROW or self._unanswered >= _UNANSWERED_IN_A_ROW:
                 raise
-            _log.warning("mirror unanswered study=%s because=%s", study, error.reason)
+            _log.warning("mirror unanswered study=%s because=%s", shown(study), error.reason)
             unanswered.append(study)
         else:
-            self._failures = 0
+            self._failures = self._unanswered = 0
 
 
 class Mirror:
@@ -81,6 +100,8 @@ class Mirror:
         self._destination = destination
         self._one_at_a_time = threading.Lock()
         self._looked: Timestamp | None = None
+        self._interrupted = False
+        """Whether the last look left gaps to the next for its time alone."""
         self._cut: tuple[Timestamp, int] | None = None
         """Since when the primary's list of studies is cut, and how many of ours the last one left out."""
 
@@ -99,12 +120,12 @@ class Mirror:
 
         Where the clock was set back nobody knows how long ago the last look was: it is due.
         """
-        if self._looked is None:
+        if self._looked is None or self._interrupted:
             return True
         elapsed = self._clock.now() - self._looked
         if not 0 <= elapsed < interval:
             return True
-        return elapsed >= patience and bool(self._ledger.read_gaps())
+        return elapsed >= patience and self._ledger.tally_gaps().studies > 0
 
     def forget_look(self) -> None:
         """Look again as soon as the primary answers: it was away, and may have changed."""
@@ -125,9 +146,11 @@ class Mirror:
     ) -> Comparison:
         """Compare both inventories; `suspects` are compared by instance whatever the counts say.
 
-        What the list of studies leaves out is asked for: a list can be cut and say nothing of it. With
-        `believe_departures` a whole study that is known to have departed is not asked for again, which would
-        be a question for every study that the primary ever deleted. Changes nothing.
+        What the list of studies leaves out is asked for: a list can be cut and say nothing of it. Of a study
+        of which nothing is here the list's count suffices, so that a large archive is not asked for every
+        image before the first is pulled. With `believe_departures` a whole study that is known to have
+        departed is not asked for again, which would be a question for every study that the primary ever
+        deleted. Changes nothing.
         """
         self._noter.catch_up()
         started = self._clock.now()
@@ -137,19 +160,32 @@ class Mirror:
         for state in UNSETTLED:
             unsettled |= self._ledger.studies_with(self._holder, state).keys()
         departed = self._departed(proven) - theirs.keys() if believe_departures else frozenset()
+        waived = self._ledger.studies_with(self._holder, ObligationState.WAIVED)
+        here = {*proven, *unsettled, *waived, *suspects}
         diffs: list[StudyDiff] = []
         unanswered: list[StudyInstanceUid] = []
+        capped: list[StudyInstanceUid] = []
         patience = _Patience()
         for study in studies_to_look_into(theirs, proven, {*unsettled, *suspects}):
-            with patience.with_one(study, unanswered):
-                listed = frozenset() if study in departed else self._peer.instances(study)
-                diffs.append(self._compare_study(study, listed))
+            count = theirs.get(study)
+            if not can_be_asked_for(study):
+                # Of ours none could be sent either: they are refused.
+                unanswered += [study] if study in theirs else []
+            elif count and study not in here:
+                diffs.append(whole_study(study, count))
+            elif study in departed:
+                diffs.append(self._compare_study(study, frozenset()))
+            else:
+                with patience.with_one(study, unanswered):
+                    diffs.append(self._ask(study, capped))
         unlisted = [diff.study for diff in diffs if diff.listed and diff.study not in theirs]
         if unlisted:
             # Once more: a study may have come since the list was asked for.
             listed_since = self._peer.studies()
             unlisted = [study for study in unlisted if study not in listed_since]
-        return Comparison(started, len(theirs), tuple(diffs), tuple(unanswered), tuple(unlisted))
+        return Comparison(
+            started, len(theirs), tuple(diffs), tuple(unanswered), tuple(capped), tuple(unlisted)
+        )
 
     def step(
         self,
@@ -157,14 +193,16 @@ class Mirror:
         *,
         patience: float = 0.0,
         believe_departures: bool = False,
+        leave: Collection[StudyInstanceUid] = (),
     ) -> Comparison:
         """Compare, record what the primary turned out to have, pull the gaps and move the horizon.
 
-        A gap that is known for less than `patience` seconds is left to the primary's own forwarding. Returns
-        the comparison as it is after the pull.
+        A gap that is known for less than `patience` seconds is left to the primary's own forwarding, those of
+        the studies in `leave` to another time. What cannot be pulled within a minute, or ten times as long as
+        the comparison took, is left to the next step. Returns the comparison as it is after the pull.
         """
         with self._one_at_a_time:
-            self._looked = self._clock.now()
+            self._looked = began = self._clock.now()
             comparison = self.compare(suspects, believe_departures=believe_departures)
             self._note_cut(comparison)
             self._settle_found(comparison)
@@ -173,32 +211,46 @@ class Mirror:
             gaps = {
                 gap.study: gap.instances
                 for gap in self._ledger.read_gaps()
-                if not 0 <= now - gap.since < patience
+                if not 0 <= now - gap.since < patience and gap.study not in leave
             }
             if gaps:
                 _log.info("mirror gaps studies=%d instances=%d", len(gaps), sum(gaps.values()))
-                comparison = self._close(gaps, comparison)
+                comparison = self._close(gaps, comparison, max(_PULL_SECONDS, _PULL_SHARE * (now - began)))
                 self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
-            if not (comparison.missing_here() or comparison.unanswered or comparison.unlisted):
+            self._interrupted = comparison.interrupted
+            unknown = comparison.unanswered or comparison.capped or comparison.unlisted
+            if not (comparison.missing_here() or unknown):
                 self._ledger.write_fact(_HORIZON, repr(float(comparison.started)))
             lost = {diff.study: len(diff.lost) for diff in comparison.diffs if diff.lost}
             self._ledger.write_departures(lost, self._clock.now())
             return comparison
 
-    def _close(self, gaps: Collection[StudyInstanceUid], comparison: Comparison) -> Comparison:
+    def _close(
+        self, gaps: Collection[StudyInstanceUid], comparison: Comparison, seconds: float
+    ) -> Comparison:
         """Pull the gaps and return the comparison as it is then; one that cannot be pulled stops no other."""
-        unanswered = list(comparison.unanswered)
+        unanswered, capped = list(comparison.unanswered), list(comparison.capped)
         diffs: list[StudyDiff] = []
+        interrupted = False
         patience = _Patience()
+        began = self._clock.now()
         for diff in comparison.diffs:
             after = diff
-            if diff.study in gaps:
+            if diff.study in gaps and not 0 <= self._clock.now() - began < seconds:
+                interrupted = True
+            elif diff.study in gaps:
                 with patience.with_one(diff.study, unanswered):
                     self._pull(diff)
                     self._noter.catch_up()
-                    after = self._compare_study(diff.study, self._peer.instances(diff.study))
+                    after = self._ask(diff.study, capped)
             diffs.append(after)
-        return replace(comparison, diffs=tuple(diffs), unanswered=tuple(unanswered))
+        return replace(
+            comparison,
+            diffs=tuple(diffs),
+            unanswered=tuple(unanswered),
+            capped=tuple(dict.fromkeys(capped)),
+            interrupted=interrupted,
+        )
 
     def _departed(self, proven: Mapping[StudyInstanceUid, int]) -> Set[StudyInstanceUid]:
         """Return the studies of which the last look found nothing at the primary."""
@@ -214,8 +266,20 @@ class Mirror:
                 "mirror list_is_cut studies=%d unlisted=%d first=%s",
                 comparison.studies,
                 number,
-                comparison.unlisted[0],
+                shown(comparison.unlisted[0]),
             )
+
+    def _ask(self, study: StudyInstanceUid, capped: list[StudyInstanceUid]) -> StudyDiff:
+        """Compare a study by what the primary lists of it, which has to be all that we ask for."""
+        try:
+            return self._compare_study(study, self._peer.instances(study))
+        except CappedError as error:
+            diff = self._compare_study(study, error.listed)
+            if diff.lost or diff.to_send:
+                # Whether it has these is not known.
+                raise
+            capped.append(study)
+            return diff
 
     def _compare_study(self, study: StudyInstanceUid, listed: Set[SopInstanceUid]) -> StudyDiff:
         return compare_study(
@@ -235,10 +299,10 @@ class Mirror:
         Moving a whole study again would overwrite what is here with what the primary makes of it on the way:
         another transfer syntax, for one.
         """
-        if len(diff.missing_here) == diff.listed:
+        if diff.missing == diff.listed:
             self._tell(diff, self._peer.move(diff.study, self._destination))
             self._noter.catch_up()
-            diff = self._compare_study(diff.study, self._peer.instances(diff.study))
+            diff = self._ask(diff.study, [])
         if diff.missing_here:
             self._tell(diff, self._peer.move_instances(diff.study, diff.missing_here, self._destination))
 
@@ -246,8 +310,8 @@ class Mirror:
         if result.status != _SUCCESS or result.failed:
             _log.warning(
                 "mirror pull study=%s missing=%d status=0x%04X failed=%d",
-                diff.study,
-                len(diff.missing_here),
+                shown(diff.study),
+                diff.missing,
                 result.status,
                 result.failed,
             )

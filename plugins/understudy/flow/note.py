@@ -12,6 +12,7 @@ from understudy.adapters.ledger import Ledger
 from understudy.core.model import Instance, NewInstance, Proof, ProofKind, Timestamp
 from understudy.core.ports import Clock, Feed
 from understudy.core.rules import Debt
+from understudy.core.uids import shown
 from understudy.flow.route import Router
 
 _log = logging.getLogger(__name__)
@@ -155,7 +156,9 @@ class Noter:
             # A route that asks for an attribute of its file does not match: that has to be found in the log.
             fields = {"sop_instance_uid": instance.sop_instance_uid, "because": unread}
             self._ledger.log("understudy", "unread", fields, now)
-            _log.warning("route unread sop_instance_uid=%s because=%s", instance.sop_instance_uid, unread)
+            _log.warning(
+                "route unread sop_instance_uid=%s because=%s", shown(instance.sop_instance_uid), unread
+            )
         return debts
 
     def _received(self, instance: NewInstance, now: Timestamp) -> Proof | None:

@@ -44,11 +44,11 @@ def promote(
     if not down and not force:
         seen = "there is no primary" if health is None else f"the primary is {health.condition.value}"
         unmet.append(f"{seen}: promote with force (--force) and a reason if you know better")
-    gaps = ledger.read_gaps()
-    missing = sum(gap.instances for gap in gaps)
-    if not accept_loss and missing:
+    gaps = ledger.tally_gaps()
+    if not accept_loss and gaps.instances:
         unmet.append(
-            f"{missing} instances of {len(gaps)} studies are known to be missing here: accept_loss is needed"
+            f"{gaps.instances} instances of {gaps.studies} studies are known to be missing here: "
+            "accept_loss is needed"
         )
     if not accept_loss and health is not None and lag_seconds > max_lag:
         unmet.append(
@@ -64,7 +64,7 @@ def promote(
         "force": force,
         "accept_loss": accept_loss,
         "lag_seconds": round(lag_seconds, 1),
-        "missing": missing,
+        "missing": gaps.instances,
         "evidence": evidence,
     }
     return ledger.change_mode(

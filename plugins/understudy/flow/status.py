@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from understudy.adapters.ledger import Finding, Ledger
+from understudy.adapters.ledger import Finding, GapsTally, Ledger
 from understudy.core.health import Health
 from understudy.core.model import HolderKind, Timestamp
 from understudy.core.modes import Mode
@@ -54,12 +54,10 @@ def primary_view(ae_title: str, host: str, port: int, health: Health) -> Primary
     return PrimaryView(ae_title, host, port, health.condition, iso(health.since), health.evidence)
 
 
-def gaps_view(gaps: Sequence[Finding], now: Timestamp) -> GapsView:
-    """Return the known gaps in numbers."""
-    oldest = min((gap.since for gap in gaps), default=None)
-    age = 0.0 if oldest is None else max(0.0, now - oldest)
-    total = sum(gap.instances for gap in gaps)
-    return GapsView(len(gaps), total, age, None if oldest is None else iso(oldest))
+def gaps_view(gaps: GapsTally, now: Timestamp) -> GapsView:
+    """Return the known gaps with the age of the oldest."""
+    age = 0.0 if gaps.since is None else max(0.0, now - gaps.since)
+    return GapsView(gaps.studies, gaps.instances, age, None if gaps.since is None else iso(gaps.since))
 
 
 def rpo_seconds(holders: Iterable[HolderView]) -> float:

@@ -10,7 +10,7 @@ from understudy.adapters.ledger.custody import Custody
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.devices import Devices
 from understudy.adapters.ledger.files import Files
-from understudy.adapters.ledger.findings import Finding, Findings
+from understudy.adapters.ledger.findings import Finding, Findings, GapsTally
 from understudy.adapters.ledger.intake import Intake
 from understudy.adapters.ledger.integrity import DamagedLedgerError
 from understudy.adapters.ledger.journal import RESCAN, Journal, ModeRecord, Transaction
@@ -24,6 +24,7 @@ __all__ = [
     "RESCAN",
     "DamagedLedgerError",
     "Finding",
+    "GapsTally",
     "IllegalTransitionError",
     "Ledger",
     "LedgerVersionError",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Table, select
+from sqlalchemy import Table, bindparam, func, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.adapters.ledger.database import Database
@@ -20,6 +20,15 @@ class Finding:
     since: Timestamp
 
 
+@dataclass(frozen=True, slots=True)
+class GapsTally:
+    """How many instances of how many studies are missing here, and since when the oldest is known."""
+
+    studies: int
+    instances: int
+    since: Timestamp | None
+
+
 class Findings:
     """The gaps and departures of the ledger."""
 
@@ -33,6 +42,13 @@ class Findings:
         """Return the known gaps."""
         return self._read(gaps)
 
+    def tally_gaps(self) -> GapsTally:
+        """Return the known gaps in numbers: of a large archive there may be one for each of its studies."""
+        query = select(func.count(), func.coalesce(func.sum(gaps.c.instances), 0), func.min(gaps.c.since))
+        with self._database.reading() as connection:
+            studies, number, since = connection.execute(query).one()
+        return GapsTally(studies, number, None if since is None else Timestamp(since))
+
     def write_departures(self, lost: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
         """Replace the known departures: what the primary was proven to have and does not list any more."""
         self._replace(departures, lost, now)
@@ -43,15 +59,22 @@ class Findings:
 
     def _replace(self, table: Table, found: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
         with self._database.writing() as connection:
-            known = set(connection.scalars(select(table.c.study_instance_uid)))
-            for study in known - found.keys():
-                connection.execute(table.delete().where(table.c.study_instance_uid == study))
-            for study, number in found.items():
-                statement = upsert(table).values(study_instance_uid=study, instances=number, since=now)
+            rows = connection.execute(select(table.c.study_instance_uid, table.c.instances))
+            known = {row.study_instance_uid: row.instances for row in rows}
+            gone = [{"study": study} for study in known.keys() - found.keys()]
+            if gone:
+                deletion = table.delete().where(table.c.study_instance_uid == bindparam("study"))
+                connection.execute(deletion, gone)
+            changed = [
+                {"study_instance_uid": study, "instances": number, "since": now}
+                for study, number in found.items()
+                if known.get(study) != number
+            ]
+            if changed:
+                statement = upsert(table)
+                kept = {"instances": statement.excluded.instances}
                 connection.execute(
-                    statement.on_conflict_do_update(
-                        index_elements=["study_instance_uid"], set_={"instances": number}
-                    )
+                    statement.on_conflict_do_update(index_elements=["study_instance_uid"], set_=kept), changed
                 )
 
     def _read(self, table: Table) -> list[Finding]:

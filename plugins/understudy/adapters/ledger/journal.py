@@ -57,6 +57,13 @@ class Journal(Chain):
         with self._database.reading() as connection:
             return Timestamp(connection.scalar(select(modes.c.at).order_by(modes.c.change).limit(1)) or 0.0)
 
+    def epoch_began(self, epoch: int) -> Timestamp:
+        """Return when an epoch began: that of the promotion, for every epoch but the first."""
+        with self._database.reading() as connection:
+            return Timestamp(
+                connection.scalar(select(func.min(modes.c.at)).where(modes.c.epoch == epoch)) or 0.0
+            )
+
     def change_mode(
         self,
         event: ModeEvent,
