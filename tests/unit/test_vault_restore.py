@@ -116,11 +116,35 @@ def test_restore_over_another_file_leaves_it_and_fails(parts: Bench, target: Pat
 def test_restore_of_two_versions_brings_the_one_received_last(parts: Bench, target: Path) -> None:
     new = parts.storage.keep(b"new", sop="1.4", study="1.2", received_at=NOW + 60)
     old = parts.storage.keep(b"old", sop="1.4", study="1.2", received_at=NOW)
+    old = replace(old, orthanc_id=new.orthanc_id)
     deliver(parts, [new])
     deliver(parts, [old])
     result = restore(parts.store, parts.opener, FolderTarget(target))
     assert (result.restored, result.superseded, result.failed) == (1, 1, ())
     assert list(restored(target).values()) == [b"new"]
+
+
+def test_restore_of_two_patients_under_one_uid_brings_both(parts: Bench, target: Path) -> None:
+    for content in (b"of Anna", b"of Berta"):
+        deliver(parts, [parts.storage.keep(content, sop="1.4", study="1.2")])
+    for expected in ((2, 0), (0, 2)):
+        result = restore(parts.store, parts.opener, FolderTarget(target))
+        assert (result.restored, result.skipped) == expected
+        assert (result.superseded, result.failed) == (0, ())
+    assert sorted(restored(target).values()) == [b"of Anna", b"of Berta"]
+
+
+def test_restore_of_everything_is_not_complete_where_a_pack_has_no_manifest(
+    parts: Bench, target: Path
+) -> None:
+    deliver(parts, [parts.storage.keep(b"one", sop="1.4", study="1.2")])
+    (manifest,) = parts.stored("manifests/")
+    deliver(parts, [parts.storage.keep(b"two", sop="1.5", study="1.3")])
+    (parts.folder / "vault" / manifest).unlink()
+    result = restore(parts.store, parts.opener, FolderTarget(target))
+    assert (result.restored, len(result.unlisted_packs), result.failed) == (1, 1, ())
+    assert not result.complete
+    assert restore(parts.store, parts.opener, FolderTarget(target), study="1.3").complete
 
 
 def test_restore_of_an_instance_in_two_packs_survives_the_loss_of_one(parts: Bench, target: Path) -> None:

@@ -51,6 +51,9 @@ class OrthancTarget:
         """Say whether Orthanc has the instance with these bytes; other bytes under its UID are an error."""
         found = self._call("POST", "/tools/lookup", content=member.sop_instance_uid.encode()).json()
         identifiers = [item["ID"] for item in found if item["Type"] == "Instance"]
+        if member.orthanc_id:
+            # Those of other patients say nothing.
+            identifiers = [identifier for identifier in identifiers if identifier == member.orthanc_id]
         if not identifiers:
             return False
         if any(self._md5(identifier) == member.md5 for identifier in identifiers):

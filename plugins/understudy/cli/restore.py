@@ -38,13 +38,14 @@ def restore(arguments: argparse.Namespace) -> int:
         f"{result.restored} restored, {result.skipped} there already, "
         f"{result.superseded} older versions left, {len(result.failed)} failed"
     )
-    _tell_unlisted(result.unlisted_packs)
     if not result.complete:
+        packs = [f"{pack}: it has no manifest, and was not opened" for pack in result.unlisted_packs]
         raise CommandError(
-            f"{len(result.failed)} did not come back",
-            "run it again: what is there already is skipped",
-            [f"{failure.what}: {failure.reason}" for failure in result.failed],
+            f"{len(result.failed)} did not come back, and {len(packs)} packs were not opened",
+            "run it again: what is there is skipped; a pack without a manifest opens by age, zstd and tar",
+            [*(f"{failure.what}: {failure.reason}" for failure in result.failed), *packs],
         )
+    _tell_unlisted(result.unlisted_packs)
     return Exit.OK
 
 

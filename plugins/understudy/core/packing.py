@@ -93,6 +93,8 @@ class Member:
     md5: str
     received_at: float
     """Seconds since 1970-01-01T00:00:00Z."""
+    orthanc_id: str = ""
+    """Tells instances apart that have one SOP Instance UID and name different patients."""
 
 
 @dataclass(frozen=True, slots=True)

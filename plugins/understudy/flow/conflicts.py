@@ -126,7 +126,7 @@ class Conflicts:
                 except UnreadableFileError as error:
                     raise NotFoundError(
                         f"version {md5} cannot be read: {error.reason}",
-                        "a vault has it: `understudy restore --study` brings back every version",
+                        "a vault has it: its pack opens by age, zstd and tar",
                     ) from error
         raise NotFoundError(
             f"conflict {number} has no version {md5}", "GET /understudy/conflicts lists the MD5 of both"

@@ -7,9 +7,9 @@ manifest may be anybody's: names are checked before they are used, and sizes bou
 import hashlib
 import io
 import tarfile
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
 import zstandard
 
@@ -25,8 +25,8 @@ from understudy.core.packing import (
 )
 from understudy.core.ports import ObjectStore, Opener, RestoreTarget, SealError, StoredObject, TargetError
 
-Identity = tuple[str, str, str]
-"""Study, series and SOP Instance UID."""
+Identity = tuple[str, str, str, str]
+"""Study, series and SOP Instance UID, and Orthanc's identifier, in which the patient's is."""
 
 
 class RestoreError(Exception):
@@ -68,9 +68,16 @@ class RestoreResult:
     unlisted_packs: tuple[str, ...]
     """Packs without a manifest: to be looked into by age, zstd and tar."""
 
+    whole: bool
+    """Whether the whole vault was asked for."""
+
     @property
     def complete(self) -> bool:
-        return not self.failed
+        """Whether everything that was asked for is there, as far as can be told.
+
+        Of a pack without a manifest nobody knows whose it is before it is opened.
+        """
+        return not (self.failed or (self.whole and self.unlisted_packs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +141,15 @@ def restore(
             "`understudy restore --vault NAME --identity-file FILE --list` shows what is there",
         )
     newest = _newest(chosen)
-    run = _Run(store, opener, target, contents.versions, newest)
+    run = _Run(store, opener, target, contents.versions, newest, _shared_names(newest))
     for manifest in chosen:
         run.take(manifest)
         progress(run.progress())
     superseded = len({(_identity(m, item), item.sha256) for m in chosen for item in m.members}) - len(newest)
     failed = contents.failed + tuple(Failure(what[2], reason) for what, reason in run.failures.items())
-    return RestoreResult(run.restored, run.skipped, superseded, failed, contents.unlisted_packs)
+    return RestoreResult(
+        run.restored, run.skipped, superseded, failed, contents.unlisted_packs, whole=study is None
+    )
 
 
 @dataclass(slots=True)
@@ -150,6 +159,8 @@ class _Run:
     target: RestoreTarget
     versions: dict[str, list[StoredObject]]
     newest: dict[Identity, Member]
+    shared: Set[str]
+    """Names in the packs that several instances have."""
     done: set[Identity] = field(default_factory=set)
     failures: dict[Identity, str] = field(default_factory=dict)
     restored: int = 0
@@ -164,7 +175,7 @@ class _Run:
             if identity in self.done or self.newest[identity].sha256 != member.sha256:
                 continue
             try:
-                if self.target.has(member):
+                if self.target.has(self._named(member)):
                     self.skipped += 1
                     self._finish(identity, member)
                 else:
@@ -192,12 +203,19 @@ class _Run:
             self.failures[identity] = "its bytes differ from the SHA-256 in the manifest"
             return
         try:
-            self.target.keep(member, content)
+            self.target.keep(self._named(member), content)
         except TargetError as error:
             self.failures[identity] = str(error)
             return
         self.restored += 1
         self._finish(identity, member)
+
+    def _named(self, member: Member) -> Member:
+        """Return the member with a name that no other instance has; in its pack it keeps the other."""
+        if member.name not in self.shared:
+            return member
+        apart = hashlib.sha256(member.orthanc_id.encode()).hexdigest()[:8]
+        return replace(member, name=f"{member.name.removesuffix('.dcm')}-{apart}.dcm")
 
     def _finish(self, identity: Identity, member: Member) -> None:
         self.done.add(identity)
@@ -289,7 +307,18 @@ def _unpack(plain: bytes, wanted: dict[str, Member]) -> Iterator[tuple[Member, b
 
 
 def _identity(manifest: Manifest, member: Member) -> Identity:
-    return manifest.study_instance_uid, member.series_instance_uid, member.sop_instance_uid
+    return (
+        manifest.study_instance_uid,
+        member.series_instance_uid,
+        member.sop_instance_uid,
+        member.orthanc_id,
+    )
+
+
+def _shared_names(newest: Mapping[Identity, Member]) -> set[str]:
+    """Return the names that more than one instance has: such as name different patients, for one."""
+    counts = Counter(member.name for member in newest.values())
+    return {name for name, number in counts.items() if number > 1}
 
 
 def _catalog_study(uid: str, manifests: Sequence[Manifest]) -> CatalogStudy:

@@ -254,6 +254,7 @@ class _PackBuilder:
             sha256=hashlib.sha256(content).hexdigest(),
             md5=instance.md5,
             received_at=instance.received_at,
+            orthanc_id=instance.orthanc_id,
         )
         self.members.append(member)
 
