@@ -19,6 +19,7 @@ from understudy.core.ports import (
     UnreadableFileError,
 )
 from understudy.flow.destination import PLAIN_SYNTAXES, DicomDestination, Transcode
+from understudy.flow.readback import Contents, ReadBack
 
 from tests.unit.fakes import Clock, FakePeer, UnforeseenError
 from tests.vault_parts import Storage
@@ -155,6 +156,33 @@ def test_study_that_cannot_be_asked_for_is_refused_and_never_asked_for(bench: Be
     found = outcomes(list(bench.destination.deliver([*odd, *good])))
     assert found == {odd[0].number: Outcome.REFUSED, good[0].number: Outcome.DELIVERED}
     assert bench.peer.uids() == [good[0].sop_instance_uid]
+
+
+@pytest.mark.parametrize("kept", [b"later", b"earlier"])
+def test_what_a_uid_does_not_tell_apart_is_read_back_whatever_proves_the_others(
+    bench: Bench, kept: bytes
+) -> None:
+    """The peer lists both, and would commit to both."""
+
+    class Source:
+        ae_title = "ARCHIVE"
+
+        def fetch(self, _instance: Instance) -> bytes:
+            return kept
+
+    plain = bench.keep(1)[0]
+    later = bench.storage.keep(b"later", sop="1.2.3.7", study="1.2.3")
+    bench.peer.keep("1.2.3", plain.sop_instance_uid, later.sop_instance_uid)
+    contents = Contents(ReadBack(Source(), lambda _one: b"later", Clock()), lambda _numbers: {later.number})
+    destination = DicomDestination(
+        HolderKind.ROUTE, bench.peer, StorageArea(bench.storage.root), Clock(), contents=contents
+    )
+    answers = destination.prove([plain, later])
+    assert answers.found[plain.number].kind is ProofKind.INVENTORY
+    if kept == b"later":
+        assert answers.found[later.number].kind is ProofKind.READBACK
+    else:
+        assert list(answers.denied) == [later.number]
 
 
 def test_two_contents_of_one_uid_go_one_after_the_other(bench: Bench) -> None:

@@ -605,7 +605,7 @@ def test_correction_of_what_the_primary_forwarded_before_the_outage_is_sent(worl
     world.forwarded(1)
     world.mirror.step()
     world.outage()
-    world.clock.advance(3600)
+    world.clock.advance(1)
     world.feed.store(new_instance(1, content="C", received_at=world.clock.now()))
     world.repaired()
     world.begin()

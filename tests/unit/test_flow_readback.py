@@ -1,6 +1,5 @@
-"""What a UID does not tell apart is fetched again: kept, denied, or proven with the doubt in its evidence."""
+"""What a UID does not tell apart is fetched: proven, denied, or proven with the doubt in the evidence."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import pytest
@@ -35,27 +34,18 @@ def instances(count: int) -> list[Instance]:
     ]
 
 
-def judged(source: Source, asked: Sequence[Instance], *doubtful: int) -> Answers:
-    read_back = ReadBack(source, lambda one: one.md5.encode(), Clock())
-    contents = Contents(read_back, lambda numbers: {InstanceNumber(one) for one in doubtful} & set(numbers))
-    return contents.judge(asked, Answers({one.number: LISTED for one in asked}))
-
-
-def test_what_no_other_content_is_beside_is_not_fetched() -> None:
-    source = Source()
-    assert judged(source, instances(2)).found == dict.fromkeys((1, 2), LISTED)
-    assert source.asked == []
+def judged(source: Source, *listed: Instance) -> Answers:
+    contents = Contents(ReadBack(source, lambda one: one.md5.encode(), Clock()), lambda _numbers: set())
+    return contents.judge(listed, {one.number: LISTED for one in listed})
 
 
 def test_content_that_comes_back_is_proven_and_one_that_does_not_is_denied() -> None:
-    one, two, three = instances(3)
+    one, two = instances(2)
     source = Source({one.sop_instance_uid: one.md5.encode(), two.sop_instance_uid: b"what was there before"})
-    answers = judged(source, [one, two, three], 1, 2)
-    assert answers.found[one.number].kind is ProofKind.READBACK
-    assert answers.found[three.number] is LISTED
-    assert two.number not in answers.found
+    answers = judged(source, one, two)
+    assert {number: proof.kind for number, proof in answers.found.items()} == {one.number: ProofKind.READBACK}
+    assert list(answers.denied) == [two.number]
     assert "differs" in answers.denied[two.number]
-    assert source.asked == [one.sop_instance_uid, two.sop_instance_uid]
 
 
 @pytest.mark.parametrize(
@@ -65,10 +55,18 @@ def test_content_that_cannot_be_fetched_is_proven_with_the_doubt_in_the_evidence
     source: Source, why: str
 ) -> None:
     (one,) = instances(1)
-    answers = judged(source, [one], 1)
+    answers = judged(source, one)
     proof = answers.found[one.number]
     assert (proof.kind, proof.evidence) == (
         ProofKind.INVENTORY,
         {"peer": PRIMARY_AE, UNCOMPARED: why},
     )
     assert answers.denied == {}
+
+
+def test_what_is_not_listed_is_not_asked_for() -> None:
+    (one,) = instances(1)
+    source = Source({})
+    contents = Contents(ReadBack(source, lambda _one: b"", Clock()), lambda _numbers: set())
+    assert contents.judge([one], {}) == Answers({})
+    assert source.asked == []

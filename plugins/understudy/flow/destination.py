@@ -4,7 +4,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 from understudy.core.model import (
@@ -92,12 +92,36 @@ class DicomDestination:
         return ProofView(kind, "as configured")
 
     def prove(self, instances: Sequence[Instance]) -> Answers:
-        """Ask for the proof that counts here; what is listed alone is read back where that is wanted."""
+        """Ask for the proof that counts here; what is listed alone is read back where that is wanted.
+
+        What a UID does not tell from another content is fetched again, whatever the proof of others.
+        """
+        judged, rest = self._judged(instances)
         if self._commitment is not None:
-            answers = self._commitment.prove(instances, self._listed)
+            answers = self._commitment.prove(rest, self._listed)
         else:
-            answers = self._compared(instances, self._listed(instances))
-        return answers if self._contents is None else self._contents.judge(instances, answers)
+            answers = self._compared(rest, self._listed(rest))
+        return replace(
+            answers,
+            found={**answers.found, **judged.found},
+            denied={**answers.denied, **judged.denied},
+            pending=answers.pending | judged.pending,
+        )
+
+    def _judged(self, instances: Sequence[Instance]) -> tuple[Answers, Sequence[Instance]]:
+        """Return what is proven of those that a UID does not tell apart, and the others."""
+        if self._contents is None:
+            return Answers({}), instances
+        numbers = self._contents.ambiguous([instance.number for instance in instances])
+        rest = [instance for instance in instances if instance.number not in numbers]
+        doubtful = [instance for instance in instances if instance.number in numbers]
+        try:
+            return self._contents.judge(doubtful, self._listed(doubtful)), rest
+        except HolderUnavailableError:
+            if not rest:
+                raise
+            # The others may be proven in another way.
+            return Answers({}, pending=numbers), rest
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         """Return a proof for each instance whose SOP Instance UID the peer lists.

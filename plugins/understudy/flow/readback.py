@@ -5,7 +5,7 @@ so the whole files always differ; a data set that was converted or coerced there
 """
 
 import hashlib
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from understudy.core.model import Instance, InstanceNumber, Proof, ProofKind
@@ -61,36 +61,27 @@ class ReadBack:
 class Contents:
     """Tells contents apart where a proof names a SOP Instance UID and there is another content under it.
 
-    A holder may acknowledge the later content and keep the earlier one, as Orthanc does as it comes.
+    A holder may acknowledge the later content, keep the earlier one, and commit to it by its UID, as Orthanc
+    does as it comes.
     """
 
     read_back: ReadBack
     ambiguous: Callable[[Sequence[InstanceNumber]], Set[InstanceNumber]]
+    """Returns those of which a UID proves nothing."""
 
-    def judge(self, instances: Sequence[Instance], answers: Answers) -> Answers:
-        """Return the answers with what is fetched again in the place of what a UID alone would prove.
+    def judge(self, instances: Sequence[Instance], listed: Mapping[InstanceNumber, Proof]) -> Answers:
+        """Return what is fetched again of those that are listed: the same, or denied.
 
         What the holder does not give out stays proven by its UID, and the evidence says so.
         """
-        weak = {
-            number: proof for number, proof in answers.found.items() if proof.kind is not ProofKind.READBACK
-        }
-        doubtful = self.ambiguous(list(weak))
-        if not doubtful:
-            return answers
         try:
-            compared = self.read_back.compare([one for one in instances if one.number in doubtful])
+            compared = self.read_back.compare([one for one in instances if one.number in listed])
             why = "it does not give the instance out"
         except HolderUnavailableError as error:
             compared, why = Answers({}), error.reason
-        left = doubtful - compared.found.keys() - compared.denied.keys()
         uncompared = {
-            number: replace(weak[number], evidence={**weak[number].evidence, UNCOMPARED: why})
-            for number in left
+            number: replace(proof, evidence={**proof.evidence, UNCOMPARED: why})
+            for number, proof in listed.items()
+            if number not in compared.found and number not in compared.denied
         }
-        found = {number: proof for number, proof in answers.found.items() if number not in compared.denied}
-        return replace(
-            answers,
-            found={**found, **compared.found, **uncompared},
-            denied={**answers.denied, **compared.denied},
-        )
+        return Answers({**compared.found, **uncompared}, denied=compared.denied)

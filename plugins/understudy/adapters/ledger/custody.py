@@ -9,6 +9,7 @@ from sqlalchemy import Connection, and_, exists, func, select, update
 from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.counts import tallies
 from understudy.adapters.ledger.database import Database
+from understudy.adapters.ledger.journal import current_mode
 from understudy.adapters.ledger.schema import instances, obligations, proofs
 from understudy.adapters.ledger.transitions import (
     SYSTEM,
@@ -22,6 +23,7 @@ from understudy.adapters.ledger.transitions import (
     prove,
 )
 from understudy.core.model import Delivery, HolderName, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
+from understudy.core.modes import Mode
 from understudy.core.obligations import ObligationEvent, ObligationState
 from understudy.core.proving import Absence
 
@@ -30,6 +32,7 @@ __all__ = ["Custody", "IllegalTransitionError"]
 _COERCED_WITHIN = 60.0
 """Seconds between what a device sends here and what the holder makes of the same, where the device sends to
 both. Nobody corrects an image in that time."""
+_NO_EPOCH = -1
 
 
 class Custody:
@@ -268,9 +271,11 @@ def _ambiguous(
     """Return those with another content under their SOP Instance UID: one that they replaced, or one that
     Orthanc keeps apart, since it names another patient.
 
-    Except where the holder itself had sent the other one a moment before or after: a PACS that coerces what a
-    device sends to both of us would else be sent everything twice.
+    Except where the holder itself had sent the other one a moment before or after, in peace: a PACS that
+    coerces what a device sends to both of us would else be sent everything twice.
     """
+    mode = current_mode(connection)
+    outage = mode.epoch if mode.mode in (Mode.ACTIVE, Mode.RETURNING) else _NO_EPOCH
     other = instances.alias("other")
     received = exists().where(
         proofs.c.instance == other.c.number,
@@ -278,7 +283,7 @@ def _ambiguous(
         proofs.c.kind == ProofKind.RECEIVED.value,
     )
     apart = func.abs(instances.c.received_at - other.c.received_at)
-    coerced = and_(received, apart <= _COERCED_WITHIN)
+    coerced = and_(received, apart <= _COERCED_WITHIN, instances.c.epoch != outage)
     replaced = and_(
         # All versions of an instance have one identifier, which has an index.
         other.c.orthanc_id == instances.c.orthanc_id,
