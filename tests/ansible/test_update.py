@@ -115,6 +115,13 @@ def test_update_that_is_killed_in_the_middle_is_rolled_back_by_itself(standby: S
         deadline=180,
         what="C-ECHO after the rollback",
     )
+    # Intake is back before the agent is.
+    wait_until(
+        lambda: standby.host.execute("understudy-host", "may-maintain"),
+        lambda said: said == "the appliance is standby\n",
+        deadline=120,
+        what="the agent after the rollback",
+    )
     assert image(standby) == before
     assert "update.json" not in standby.host.execute("ls", "/opt/understudy")
 

@@ -203,7 +203,10 @@ def log_server(identity: Identity) -> Iterator[tuple[int, list[bytes]]]:
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            with suppress(OSError), context.wrap_socket(self.request, server_side=True) as line:
+            # The handshake apart: one that is refused leaves a socket that has to be closed, too.
+            wrapped = context.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
+            with wrapped as line, suppress(OSError):
+                line.do_handshake()
                 while part := line.recv(65536):
                     lines.append(part)
 

@@ -253,6 +253,8 @@ class Status:
     alarms: Sequence[Alarm]
     files: FilesView = FilesView()
     disk: DiskView = DiskView()
+    departed: int = 0
+    """Instances that the primary was proven to have and does not list any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,7 @@ class Appliance:
             for lane in self.lanes
         ]
         gaps = status.gaps_view(self.ledger.tally_gaps(), now)
+        departures = self.ledger.read_departures()
         configured = self.configuration.primary
         primary = None
         if configured is not None and self.primary is not None:
@@ -115,7 +116,7 @@ class Appliance:
                 primary=primary,
                 holders=holders,
                 gaps=gaps,
-                departures=self.ledger.read_departures(),
+                departures=departures,
                 faults=[
                     *self.faults(),
                     *status.clock_alarms(self.ledger.newest_unsettled(), now),
@@ -126,6 +127,7 @@ class Appliance:
             ),
             files=self.recovery.files(),
             disk=disk,
+            departed=sum(departure.instances for departure in departures),
         )
 
     def promote(self, who: str, *, reason: str, force: bool, accept_loss: bool, epoch: int) -> ModeView:

@@ -75,6 +75,11 @@ class _Snapshot(Collector):
                 status.gaps.instances,
             ),
             ("gap_oldest_age_seconds", "Age of the oldest known gap.", status.gaps.oldest_seconds),
+            (
+                "departed_instances",
+                "Instances that the primary was proven to have and does not list any more.",
+                status.departed,
+            ),
             ("alarms", "Alarms that a person has to look at.", len(status.alarms)),
         ):
             yield GaugeMetricFamily(f"understudy_{name}", text, value=value)

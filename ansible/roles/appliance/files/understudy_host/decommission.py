@@ -107,10 +107,8 @@ def reasons_to_keep(told: Mapping[str, Any], elsewhere: Collection[str]) -> Iter
     if instances and not whole:
         proven = ", ".join(f"{holder['name']} {holder['proven']}" for holder in there) or "nobody"
         yield f"nobody elsewhere is proven to have all {instances} instances: {proven}"
-    elif instances and all(holder["kind"] == "primary" for holder in whole):
-        # What it has lost since it was proven is told by an alarm alone.
-        for alarm in told["alarms"]:
-            yield f"nobody elsewhere but the PACS has everything, and there is an alarm: {alarm['what']}"
+    elif told["departed"] and all(holder["kind"] == "primary" for holder in whole):
+        yield f"nobody elsewhere but the PACS had all, and it no longer lists {told['departed']} of them"
 
 
 def elsewhere(places: Places, told: Mapping[str, Any]) -> set[str]:
