@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from understudy.adapters.host_alarms import read_host_alarms
+from understudy.adapters.host_alarms import TAKEOVER, UPKEEP, read_host_alarms
 from understudy.core.modes import Mode
 from understudy_host import decommission as decommissioning
 from understudy_host import metrics as measuring
@@ -269,24 +269,24 @@ def test_certificate_and_backup_become_alarms_in_time(measured: Places) -> None:
 
 def test_alarms_of_the_host_are_read_by_the_agent_and_keep_their_beginning(measured: Places) -> None:
     folder = measured.host_alarms
-    assert read_host_alarms(folder) == []
-    tell(measured, "host", [Alarm("it burns", "water")])
-    (first,) = read_host_alarms(folder)
+    assert read_host_alarms(folder, UPKEEP) == []
+    tell(measured, UPKEEP, [Alarm("it burns", "water")])
+    (first,) = read_host_alarms(folder, UPKEEP)
     assert (first.what, first.hint) == ("it burns", "water")
     assert datetime.fromisoformat(first.since).tzinfo is not None
-    tell(measured, "host", [Alarm("it rains", "-"), Alarm("it burns", "water")])
-    tell(measured, "takeover", [Alarm("it is taken", "-")])
-    assert [alarm.what for alarm in read_host_alarms(folder)] == ["it rains", "it burns", "it is taken"]
-    assert read_host_alarms(folder)[1].since == first.since
-    tell(measured, "host", [])
-    assert [alarm.what for alarm in read_host_alarms(folder)] == ["it is taken"]
+    tell(measured, UPKEEP, [Alarm("it rains", "-"), Alarm("it burns", "water")])
+    rains, burns = read_host_alarms(folder, UPKEEP)
+    assert (rains.what, burns) == ("it rains", first)
+    assert read_host_alarms(folder, TAKEOVER) == []
+    tell(measured, UPKEEP, [])
+    assert read_host_alarms(folder, UPKEEP) == []
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'[{"what": "x"}]', b"\xff"])
 def test_alarms_of_the_host_that_cannot_be_read_are_one(measured: Places, content: bytes) -> None:
     measured.host_alarms.mkdir()
     (measured.host_alarms / "host.json").write_bytes(content)
-    (alarm,) = read_host_alarms(measured.host_alarms)
+    (alarm,) = read_host_alarms(measured.host_alarms, UPKEEP)
     assert "host.json" in alarm.what
 
 

@@ -327,6 +327,25 @@ def test_what_cannot_be_pulled_in_time_is_left_to_the_next_step_at_once(world: W
     assert not world.mirror.is_due(interval=300, patience=60)
 
 
+def test_gap_that_takes_all_the_time_and_cannot_be_pulled_holds_up_no_other(world: World) -> None:
+    for number in range(3):
+        world.peer.keep(f"1.2.{number}", uid(number))
+    world.peer.unmovable = {uid(0)}
+
+    def slowly(study: StudyInstanceUid) -> None:
+        world.clock.advance(61 if study == "1.2.0" else 0)
+
+    world.peer.after_instances = slowly
+    receive = world.peer.receive
+    world.peer.receive = lambda study, one: None if one == uid(0) else receive(study, one)
+    for _ in range(2):
+        world.mirror.step()
+    assert [gap.study for gap in world.ledger.read_gaps()] == ["1.2.0"]
+    world.peer.moved.clear()
+    world.mirror.step()
+    assert world.peer.moved[0] == "1.2.0", "not tried again"
+
+
 def test_study_that_is_left_to_another_time_is_not_pulled(world: World) -> None:
     world.peer.keep("1.2.1", uid(1))
     world.peer.keep("1.2.2", uid(2))

@@ -6,19 +6,28 @@ from pathlib import Path
 from understudy.core.model import Timestamp
 from understudy.core.views import Alarm, iso
 
+TAKEOVER, UPKEEP = "takeover", "host"
+"""Who speaks: the program that follows the mode, and the one that measures the host."""
 
-def read_host_alarms(folder: Path) -> list[Alarm]:
-    """Return the alarms in every file NAME.json, a list of {"since", "what", "hint"}; none without a folder.
+
+def read_host_alarms(folder: Path, source: str) -> list[Alarm]:
+    """Return the alarms in the file SOURCE.json, a list of {"since", "what", "hint"}; none without a file.
 
     A file that cannot be read is an alarm itself.
     """
-    found: list[Alarm] = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            told = json.loads(path.read_bytes())
-            found += [Alarm(str(item["since"]), str(item["what"]), str(item["hint"])) for item in told]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            since = Timestamp(path.stat().st_mtime) if path.exists() else Timestamp(0)
-            what = f"what the host has to say cannot be read: {path.name}"
-            found.append(Alarm(iso(since), what, f"{type(error).__name__}: remove the file on the host"))
-    return found
+    path = folder / f"{source}.json"
+    try:
+        told = json.loads(path.read_bytes())
+        return [Alarm(str(item["since"]), str(item["what"]), str(item["hint"])) for item in told]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        what = f"what the host has to say cannot be read: {path.name}"
+        return [Alarm(iso(_changed(path)), what, f"{type(error).__name__}: remove the file on the host")]
+
+
+def _changed(path: Path) -> Timestamp:
+    try:
+        return Timestamp(path.stat().st_mtime)
+    except OSError:
+        return Timestamp(0)

@@ -71,6 +71,8 @@ class Appliance:
     disk: DiskWatch
     reports: Path
     faults: Callable[[], Sequence[Alarm]]
+    upkeep: Callable[[], Sequence[Alarm]]
+    """What a person has to do soon, and not now."""
     conflicts: Conflicts
     look_for_new: Callable[[], None]
     wake_all: Callable[[], None]
@@ -111,20 +113,23 @@ class Appliance:
             studies=studies,
             holders=holders,
             operations=self.ledger.operations(_SHOWN_OPERATIONS),
-            alarms=status.alarms(
-                mode=mode.mode,
-                primary=primary,
-                holders=holders,
-                gaps=gaps,
-                departures=departures,
-                faults=[
-                    *self.faults(),
-                    *status.clock_alarms(self.ledger.newest_unsettled(), now),
-                    *self.disk.alarms(disk),
-                    *self.recovery.alarms(),
-                ],
-                began=self.ledger.began(),
-            ),
+            alarms=[
+                *status.alarms(
+                    mode=mode.mode,
+                    primary=primary,
+                    holders=holders,
+                    gaps=gaps,
+                    departures=departures,
+                    faults=[
+                        *self.faults(),
+                        *status.clock_alarms(self.ledger.newest_unsettled(), now),
+                        *self.disk.alarms(disk),
+                        *self.recovery.alarms(),
+                    ],
+                    began=self.ledger.began(),
+                ),
+                *self.upkeep(),
+            ],
             files=self.recovery.files(),
             disk=disk,
             departed=sum(departure.instances for departure in departures),

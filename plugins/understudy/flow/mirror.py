@@ -102,6 +102,8 @@ class Mirror:
         self._looked: Timestamp | None = None
         self._interrupted = False
         """Whether the last look left gaps to the next for its time alone."""
+        self._had_turn: set[StudyInstanceUid] = set()
+        """Gaps that were tried since all were: one that takes all the time holds up no other."""
         self._cut: tuple[Timestamp, int] | None = None
         """Since when the primary's list of studies is cut, and how many of ours the last one left out."""
 
@@ -236,14 +238,19 @@ class Mirror:
         began = self._clock.now()
         for diff in comparison.diffs:
             after = diff
-            if diff.study in gaps and not 0 <= self._clock.now() - began < seconds:
+            if diff.study not in gaps or diff.study in self._had_turn:
+                pass
+            elif not 0 <= self._clock.now() - began < seconds:
                 interrupted = True
-            elif diff.study in gaps:
+            else:
+                self._had_turn.add(diff.study)
                 with patience.with_one(diff.study, unanswered):
                     self._pull(diff)
                     self._noter.catch_up()
                     after = self._ask(diff.study, capped)
             diffs.append(after)
+        if not interrupted:
+            self._had_turn.clear()
         return replace(
             comparison,
             diffs=tuple(diffs),

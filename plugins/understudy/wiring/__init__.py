@@ -3,7 +3,7 @@
 from functools import partial
 
 from understudy import config
-from understudy.adapters.host_alarms import read_host_alarms
+from understudy.adapters.host_alarms import TAKEOVER, UPKEEP, read_host_alarms
 from understudy.core.model import HolderKind
 from understudy.core.ports import Holder
 from understudy.flow.appliance import Appliance
@@ -63,13 +63,14 @@ def wire(configuration: config.Understudy, places: Places) -> tuple[Appliance, W
         disk=wire_disk(base),
         reports=base.reports,
         faults=lambda: [
+            *read_host_alarms(places.host, TAKEOVER),
             *workers.alarms(),
             *conflicts.alarms(),
             *backup.alarms(),
             *rescanner.alarms(),
-            *read_host_alarms(places.host),
             *(() if primary is None else primary.mirror.alarms()),
         ],
+        upkeep=lambda: read_host_alarms(places.host, UPKEEP),
         conflicts=conflicts,
         look_for_new=partial(workers.wake, "note"),
         wake_all=partial(workers.wake, "note", "mirror", "failback", "verify", "scrub", "heal", "lane-"),
