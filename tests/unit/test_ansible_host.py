@@ -244,7 +244,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     places = Places(project=tmp_path, data=tmp_path, backups=tmp_path / "backup")
     places.backups.mkdir()
     places.environment.touch()
-    places.volume("sockets").mkdir(parents=True)
+    places.host_alarms.mkdir()
     end = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
     monkeypatch.setattr(measuring, "certificate_end", lambda places: end)
     return places
@@ -284,7 +284,6 @@ def test_alarms_of_the_host_are_read_by_the_agent_and_keep_their_beginning(measu
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'[{"what": "x"}]', b"\xff"])
 def test_alarms_of_the_host_that_cannot_be_read_are_one(measured: Places, content: bytes) -> None:
-    measured.host_alarms.mkdir()
     (measured.host_alarms / "host.json").write_bytes(content)
     (alarm,) = read_host_alarms(measured.host_alarms, UPKEEP)
     assert "host.json" in alarm.what

@@ -36,8 +36,8 @@ class Places:
     index: Path = Path("/var/lib/orthanc/index")
     """Only measured: Orthanc alone opens what lies there."""
     socket: Path = Path("/run/understudy/agent.sock")
-    host: Path = Path("/run/understudy/host")
-    """Where the host's own programs leave alarms."""
+    host: Path = Path("/run/understudy-host")
+    """Where the host's own programs leave alarms; there on a host that Ansible made."""
     orthanc: str = "http://orthanc:8042"
     edge: Path = edge_config.SHARED
 

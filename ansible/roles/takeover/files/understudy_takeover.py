@@ -233,8 +233,13 @@ def main(arguments: list[str]) -> int:
     present: Sequence[Alarm] = ()
     watched = 0.0
     while True:
+        told = mode()
+        if told is None:
+            time.sleep(LOOK_SECONDS)
+            continue
         watch = bool(present) or time.monotonic() - watched >= WATCH_SECONDS
-        wrong = look(holder, mode(), watch=watch)
+        # Where hooks move the address, whoever has it then answers for it.
+        wrong = look(holder, told, watch=watch and parsed.method == "keepalived")
         watched = time.monotonic() if watch else watched
         found = (wrong,) if wrong else () if watch else present
         if found != present:

@@ -24,9 +24,8 @@ def tell(places: Places, source: str, alarms: Iterable[Alarm]) -> None:
     since = {alarm["what"]: alarm["since"] for alarm in before}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     told = [{"since": since.get(alarm.what, now), "what": alarm.what, "hint": alarm.hint} for alarm in alarms]
-    # Without the volume nobody is there to be told.
-    if told != before and places.volume("sockets").is_dir():
-        path.parent.mkdir(mode=0o755, exist_ok=True)
+    # Without the folder nobody is there to be told.
+    if told != before and path.parent.is_dir():
         replace_durably(path, json.dumps(told), mode=0o644)
 
 

@@ -44,7 +44,7 @@ def decommission(
             _refuse_if(_all_reasons(places, told, erase=erase and not accept_loss))
             kept = list(reasons_to_keep(told, elsewhere(places, told)))
             replace_durably(places.decommissioned, json.dumps(kept), mode=0o600)
-        except HostError:
+        except (HostError, OSError):
             compose.up(seconds=START_SECONDS)
             raise
         compose.stop()
@@ -107,7 +107,7 @@ def reasons_to_keep(told: Mapping[str, Any], elsewhere: Collection[str]) -> Iter
     if instances and not whole:
         proven = ", ".join(f"{holder['name']} {holder['proven']}" for holder in there) or "nobody"
         yield f"nobody elsewhere is proven to have all {instances} instances: {proven}"
-    elif told["departed"] and all(holder["kind"] == "primary" for holder in whole):
+    elif told.get("departed") and all(holder["kind"] == "primary" for holder in whole):
         yield f"nobody elsewhere but the PACS had all, and it no longer lists {told['departed']} of them"
 
 

@@ -52,8 +52,8 @@ class Places:
 
     @property
     def host_alarms(self) -> Path:
-        """Where the agent looks for what the host has to say."""
-        return self.volume("sockets") / "host"
+        """Where the agent looks for what the host has to say: root's own, which no container may write to."""
+        return self.data / "host"
 
     @property
     def agent_socket(self) -> Path:

@@ -67,7 +67,8 @@ def supervise(places: Places) -> None:
         time.sleep(LOOK_SECONDS)
         if update.broken_off(places):
             raise HostError("an update was killed in the middle: starts again, which rolls it back")
-        with suppress(HostError):
+        # A disk that takes nothing now is no reason to stop what serves.
+        with suppress(HostError, OSError):
             remember_mode(places)
         try:
             patience, overdue = patience.look(compose.health(), time.monotonic())
