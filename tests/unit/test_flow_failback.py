@@ -622,7 +622,48 @@ def test_instance_stored_again_for_another_patient_is_sent_although_its_uid_is_l
     world.begin()
     world.work(90)
     assert world.holder.sent == [uid(1), uid(1)]
+    with pytest.raises(PreconditionError) as refused:
+        world.settle(override_quiet="test")
+    (told,) = refused.value.details
+    assert f"{uid(1)} names two patients" in told
+    (conflict,) = world.ledger.identities_of_epoch(PRIMARY, world.epoch)
+    world.ledger.acknowledge(conflict.conflict, "ann", "the PACS has both", world.clock.now())
     world.settle(override_quiet="test")
+
+
+def test_report_calls_no_replaced_version_waived(world: World) -> None:
+    world.outage()
+    world.stored_here(1)
+    world.noter.catch_up()
+    world.feed.store(new_instance(1, content="C", received_at=world.clock.now()))
+    world.repaired()
+    world.begin()
+    world.work(90)
+    (report,) = world.reports.values()
+    assert report.outcome == "Of this epoch all is proven to be at the primary."
+
+
+def test_study_that_cannot_be_asked_for_and_is_proven_forbids_no_settle(world: World) -> None:
+    world.forwarded(1, study="1.2.A")
+    world.noter.catch_up()
+    world.peer.keep("1.2.A", uid(2))
+    world.outage()
+    world.stored_here(3)
+    world.repaired()
+    world.begin()
+    world.work(90)
+    assert latest(world).state is OperationState.DONE
+    world.settle(override_quiet="test")
+
+
+def test_plan_counts_a_correction_among_what_would_be_sent(world: World) -> None:
+    world.forwarded(1)
+    world.mirror.step()
+    world.outage()
+    world.feed.store(new_instance(1, content="C", received_at=world.clock.now()))
+    world.repaired()
+    plan = world.failback.plan()
+    assert (plan.found_at_primary, plan.to_send) == (0, {STUDY: 1})
 
 
 def test_report_names_what_was_waived_and_does_not_call_it_proven(world: World) -> None:

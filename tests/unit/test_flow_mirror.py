@@ -346,6 +346,36 @@ def test_gap_that_takes_all_the_time_and_cannot_be_pulled_holds_up_no_other(worl
     assert world.peer.moved[0] == "1.2.0", "not tried again"
 
 
+def test_study_that_grows_after_its_turn_is_pulled_before_the_rest_of_the_history(world: World) -> None:
+    for number in range(4):
+        world.peer.keep(f"1.2.{number}", uid(number))
+    receive = world.peer.receive
+
+    def slowly(study: StudyInstanceUid, one: SopInstanceUid) -> None:
+        receive(study, one)
+        world.clock.advance(61)
+
+    world.peer.receive = slowly
+    world.mirror.step()
+    world.peer.keep("1.2.0", uid(10))
+    world.mirror.step()
+    assert world.peer.moved == ["1.2.0", uid(10)]
+
+
+def test_study_of_which_the_primary_says_nothing_is_an_alarm_until_it_does(world: World) -> None:
+    world.forwarded(1)
+    world.peer.overcounted = {STUDY}
+    for _ in range(2):
+        world.mirror.step()
+        (alarm,) = world.mirror.alarms()
+        assert (alarm.since, "about the images of 1 studies" in alarm.what) == (iso(NOW), True)
+        assert STUDY in alarm.hint
+        world.clock.advance(300)
+    world.peer.overcounted = set()
+    world.mirror.step()
+    assert world.mirror.alarms() == []
+
+
 def test_study_that_is_left_to_another_time_is_not_pulled(world: World) -> None:
     world.peer.keep("1.2.1", uid(1))
     world.peer.keep("1.2.2", uid(2))

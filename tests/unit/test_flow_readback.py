@@ -4,26 +4,29 @@ from dataclasses import asdict, dataclass, field
 
 import pytest
 from understudy.core.model import Instance, InstanceNumber, Proof, ProofKind
-from understudy.core.ports import Answers, HolderUnavailableError
+from understudy.core.ports import Answers, HolderUnavailableError, UnansweredError, UnreadableFileError
 from understudy.flow.readback import UNCOMPARED, Contents, ReadBack
 
 from tests.unit.fakes import NOW, PRIMARY_AE, Clock, new_instance
 
+AWAY = b"away"
 LISTED = Proof(ProofKind.INVENTORY, NOW, {"peer": PRIMARY_AE})
 
 
 @dataclass
 class Source:
-    """A peer that gives back what it has; None where it gives nothing out at all."""
+    """A peer that gives back what it has, or fails so."""
 
-    has: dict[str, bytes] | None = field(default_factory=dict)
+    has: dict[str, bytes] | HolderUnavailableError = field(default_factory=dict)
     ae_title: str = PRIMARY_AE
     asked: list[str] = field(default_factory=list)
 
     def fetch(self, instance: Instance) -> bytes | None:
-        if self.has is None:
-            raise HolderUnavailableError("primary", "no C-GET", "allow it")
         self.asked.append(instance.sop_instance_uid)
+        if isinstance(self.has, HolderUnavailableError):
+            raise self.has
+        if self.has.get(instance.sop_instance_uid) == AWAY:
+            raise HolderUnavailableError("primary", "it is away", "wait")
         return self.has.get(instance.sop_instance_uid)
 
 
@@ -49,7 +52,11 @@ def test_content_that_comes_back_is_proven_and_one_that_does_not_is_denied() -> 
 
 
 @pytest.mark.parametrize(
-    ("source", "why"), [(Source({}), "it does not give the instance out"), (Source(None), "no C-GET")]
+    ("source", "why"),
+    [
+        (Source({}), "it does not give this instance out"),
+        (Source(UnansweredError("primary", "it offers no C-GET", "allow it")), "it offers no C-GET"),
+    ],
 )
 def test_content_that_cannot_be_fetched_is_proven_with_the_doubt_in_the_evidence(
     source: Source, why: str
@@ -62,6 +69,50 @@ def test_content_that_cannot_be_fetched_is_proven_with_the_doubt_in_the_evidence
         {"peer": PRIMARY_AE, UNCOMPARED: why},
     )
     assert answers.denied == {}
+
+
+def test_peer_that_offers_no_c_get_is_asked_once() -> None:
+    source = Source(UnansweredError("primary", "it offers no C-GET", "allow it"))
+    assert len(judged(source, *instances(3)).found) == 3
+    assert len(source.asked) == 1
+
+
+def test_failure_of_one_neither_proves_it_nor_takes_back_what_is_known_of_another() -> None:
+    one, two, three = instances(3)
+    source = Source(
+        {
+            one.sop_instance_uid: b"what was there before",
+            two.sop_instance_uid: AWAY,
+            three.sop_instance_uid: three.md5.encode(),
+        }
+    )
+    answers = judged(source, one, two, three)
+    assert list(answers.denied) == [one.number]
+    assert answers.pending == {two.number}
+    assert list(answers.found) == [three.number]
+
+
+def test_what_cannot_be_read_here_is_proven_by_nothing() -> None:
+    def gone(_one: Instance) -> bytes:
+        raise UnreadableFileError("its stored file is gone", permanent=True)
+
+    (one,) = instances(1)
+    contents = Contents(ReadBack(Source({}), gone, Clock()), lambda _numbers: set())
+    assert contents.judge([one], {one.number: LISTED}) == Answers({}, {one.number})
+
+
+def test_what_takes_longer_than_a_lane_has_time_for_is_pending() -> None:
+    clock = Clock()
+    some = instances(3)
+
+    class Slow(Source):
+        def fetch(self, instance: Instance) -> bytes | None:
+            clock.advance(20)
+            return instance.md5.encode()
+
+    contents = Contents(ReadBack(Slow(), lambda one: one.md5.encode(), clock), lambda _numbers: set())
+    answers = contents.judge(some, {one.number: LISTED for one in some})
+    assert (len(answers.found), answers.pending) == (2, {some[2].number})
 
 
 def test_what_is_not_listed_is_not_asked_for() -> None:

@@ -30,7 +30,12 @@ from understudy.adapters.storage import PARSE_ERRORS
 from understudy.adapters.tls import ClientTls, TlsSettingsError
 from understudy.core.model import Instance
 from understudy.core.packing import Member
-from understudy.core.ports import HolderUnavailableError, OrthancUnavailableError, TargetError
+from understudy.core.ports import (
+    HolderUnavailableError,
+    OrthancUnavailableError,
+    TargetError,
+    UnansweredError,
+)
 from understudy.core.views import DamageView
 
 _PENDING = (0xFF00, 0xFF01)
@@ -97,7 +102,10 @@ class GetSource:
             status = self._get(
                 association.send_c_get(_query(instance), StudyRootQueryRetrieveInformationModelGet)
             )
-        except (RuntimeError, ValueError) as error:
+        except ValueError as error:
+            # No presentation context for it was accepted.
+            raise UnansweredError(self.name, "it offers no C-GET", "see that it allows us C-GET") from error
+        except RuntimeError as error:
             raise HolderUnavailableError(
                 self.name, f"no C-GET: {type(error).__name__}", "see that it allows us C-GET"
             ) from error

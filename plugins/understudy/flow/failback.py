@@ -18,6 +18,7 @@ from understudy.core.modes import Mode, ModeEvent
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock
 from understudy.core.report import Report, ReportRow, ReportTable
+from understudy.core.uids import can_be_asked_for, shown
 from understudy.core.views import Condition, OperationState, OperationView, PlanView, iso
 from understudy.flow.mirror import Comparison, Mirror
 from understudy.flow.probe import Prober
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 KIND = "failback"
 _UNDERWAY = (ObligationState.OWED, ObligationState.IN_FLIGHT, ObligationState.SENT)
+_NOTHING_TO_DO = {ObligationState.PROVEN, ObligationState.WAIVED}
 _PAUSE = 30.0
 """Seconds between two comparisons while nothing changes here: whoever mends the primary waits for no more."""
 _NAMED = 50
@@ -73,14 +75,19 @@ class Failback:
         """Compare both inventories and say what a failback would do; changes nothing."""
         comparison = self._mirror.compare(self._suspects())
         to_send: dict[str, int] = {}
+        found = 0
         for diff in comparison.diffs:
-            number = len(diff.to_send) + len(diff.lost)
+            # What a UID does not tell from another content is sent although it is listed.
+            listed = [instance.number for instance in diff.found]
+            doubtful = len(self._ledger.ambiguous(self._holder, listed))
+            found += len(listed) - doubtful
+            number = len(diff.to_send) + len(diff.lost) + doubtful
             if number:
                 to_send[diff.study] = number
         return PlanView(
             epoch=self._ledger.mode().epoch,
             primary_studies=comparison.studies,
-            found_at_primary=sum(len(diff.found) for diff in comparison.diffs),
+            found_at_primary=found,
             to_send=to_send,
             to_pull={str(study): number for study, number in comparison.missing_here().items()},
             lost_at_primary=sum(len(diff.lost) for diff in comparison.diffs),
@@ -141,7 +148,7 @@ class Failback:
         with self._one_at_a_time:
             # What is missing here is no condition, and whoever settles waits for the answer.
             comparison = self._mirror.step(self._suspects(), leave=self._gaps())
-            unmet = self._absent(comparison)
+            unmet = [*self._absent(comparison), *self._doubted()]
             self._owe_lost(comparison)
             if unmet:
                 # The work goes on under a new operation of the same failback.
@@ -264,14 +271,26 @@ class Failback:
             told.append(f"and about {len(silent) - _NAMED} more studies")
         return told
 
+    def _doubted(self) -> list[str]:
+        """Return in words the UIDs of this epoch that name two patients, until a person has looked.
+
+        A PACS that keeps one object a UID has the one that came last, and each was proven in its time.
+        """
+        epoch = self._ledger.mode().epoch
+        return [
+            f"SOP Instance UID {shown(conflict.sop_instance_uid)} names two patients, and a PACS may keep "
+            f"one image a UID: see that it has both, then `understudy conflicts --acknowledge {conflict.conflict}`"
+            for conflict in self._ledger.identities_of_epoch(self._holder, epoch)[:_NAMED]
+        ]
+
     def _silent_about(self, comparison: Comparison) -> list[StudyInstanceUid]:
         """Return the studies without a usable answer of which the primary has to have something."""
-        given_up = {ObligationState.WAIVED}
-        return [
-            study
-            for study in comparison.unanswered
-            if set(self._ledger.states_of(self._holder, study).values()) - given_up
-        ]
+        return [study for study in comparison.unanswered if self._is_wanted(study)]
+
+    def _is_wanted(self, study: StudyInstanceUid) -> bool:
+        """Whether the primary has to be asked for a study; where it cannot be, what is proven stays so."""
+        known = {ObligationState.WAIVED} if can_be_asked_for(study) else _NOTHING_TO_DO
+        return bool(set(self._ledger.states_of(self._holder, study).values()) - known)
 
     def _gaps(self, *, before: Timestamp | None = None) -> set[StudyInstanceUid]:
         """Return the studies that something of is known to be missing here, since before a moment.

@@ -6,7 +6,7 @@ backup.
 
 import logging
 import threading
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -106,6 +106,8 @@ class Mirror:
         """Gaps that were tried since all were: one that takes all the time holds up no other."""
         self._cut: tuple[Timestamp, int] | None = None
         """Since when the primary's list of studies is cut, and how many of ours the last one left out."""
+        self._vague: tuple[Timestamp, Sequence[StudyInstanceUid]] | None = None
+        """Since when there are studies of which the primary does not say what it has, and which."""
 
     @property
     def horizon(self) -> Timestamp | None:
@@ -134,14 +136,21 @@ class Mirror:
         self._looked = None
 
     def alarms(self) -> list[Alarm]:
-        """Return one line while the primary is known to leave studies out of its list."""
-        cut = self._cut
-        if cut is None:
-            return []
-        since, number = cut
-        what = f"the primary's list of studies leaves out {number} that it has"
-        hint = "raise the limit of query results at this PACS: the standby may lack others that it leaves out"
-        return [Alarm(iso(since), what, hint)]
+        """Return what is known of answers of the primary that cannot be relied on."""
+        found: list[Alarm] = []
+        if self._cut is not None:
+            since, number = self._cut
+            what = f"the primary's list of studies leaves out {number} that it has"
+            hint = "raise the limit of query results at this PACS: others may be missing here"
+            found.append(Alarm(iso(since), what, hint))
+        if self._vague is not None:
+            since, studies = self._vague
+            what = f"the primary has no usable answer about the images of {len(studies)} studies"
+            hint = (
+                f"the standby may lack some of them; look there for study {shown(studies[0])}, and at its log"
+            )
+            found.append(Alarm(iso(since), what, hint))
+        return found
 
     def compare(
         self, suspects: Collection[StudyInstanceUid] = (), *, believe_departures: bool = False
@@ -205,6 +214,7 @@ class Mirror:
         """
         with self._one_at_a_time:
             self._looked = began = self._clock.now()
+            self._interrupted = False
             comparison = self.compare(suspects, believe_departures=believe_departures)
             self._note_cut(comparison)
             self._settle_found(comparison)
@@ -220,8 +230,10 @@ class Mirror:
                 comparison = self._close(gaps, comparison, max(_PULL_SECONDS, _PULL_SHARE * (now - began)))
                 self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
             self._interrupted = comparison.interrupted
-            unknown = comparison.unanswered or comparison.capped or comparison.unlisted
-            if not (comparison.missing_here() or unknown):
+            vague = (*comparison.unanswered, *comparison.capped)
+            since = comparison.started if self._vague is None else self._vague[0]
+            self._vague = (since, vague) if vague else None
+            if not (comparison.missing_here() or vague or comparison.unlisted):
                 self._ledger.write_fact(_HORIZON, repr(float(comparison.started)))
             lost = {diff.study: len(diff.lost) for diff in comparison.diffs if diff.lost}
             self._ledger.write_departures(lost, self._clock.now())
@@ -248,6 +260,9 @@ class Mirror:
                     self._pull(diff)
                     self._noter.catch_up()
                     after = self._ask(diff.study, capped)
+                if not after.missing:
+                    # It may grow.
+                    self._had_turn.discard(diff.study)
             diffs.append(after)
         if not interrupted:
             self._had_turn.clear()
@@ -306,6 +321,9 @@ class Mirror:
         Moving a whole study again would overwrite what is here with what the primary makes of it on the way:
         another transfer syntax, for one.
         """
+        if diff.unasked and self._ledger.instances_of(diff.study):
+            # Something has come since the list was asked for.
+            diff = self._ask(diff.study, [])
         if diff.missing == diff.listed:
             self._tell(diff, self._peer.move(diff.study, self._destination))
             self._noter.catch_up()

@@ -14,14 +14,18 @@ from understudy.core.ports import (
     Clock,
     HolderUnavailableError,
     InstanceSource,
+    UnansweredError,
     UnreadableFileError,
 )
 
-_DIFFERS = "what it gives back differs from what was sent"
+DIFFERS = "what it gives back differs from what was sent"
 
 UNCOMPARED = "uncompared"
 """Key of the evidence of a proof that cannot tell this content from another under the same UID; the value
 says why it was not compared."""
+
+_SECONDS = 30.0
+"""For which one question compares contents: the lane has others to ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +42,28 @@ class ReadBack:
         found: dict[InstanceNumber, Proof] = {}
         denied: dict[InstanceNumber, str] = {}
         for instance in instances:
-            sent = self._digest_here(instance)
-            returned = None if sent is None else self.source.fetch(instance)
-            if returned is None:
+            if (sent := self.digest_here(instance)) is None:
                 continue
-            if hashlib.sha256(returned).hexdigest() != sent:
-                denied[instance.number] = _DIFFERS
-                continue
-            evidence = {"peer": self.source.ae_title, "data_set_sha256": str(sent)}
-            found[instance.number] = Proof(ProofKind.READBACK, self.clock.now(), evidence)
+            returned = self.source.fetch(instance)
+            if returned is not None and (proof := self.judge(sent, returned)) is not None:
+                found[instance.number] = proof
+            elif returned is not None:
+                denied[instance.number] = DIFFERS
         return Answers(found, denied=denied)
 
-    def _digest_here(self, instance: Instance) -> str | None:
+    def digest_here(self, instance: Instance) -> str | None:
         """Return the digest of what is stored here, None where that cannot be read: it proves nothing."""
         try:
             return hashlib.sha256(self.data_set(instance)).hexdigest()
         except UnreadableFileError:
             return None
+
+    def judge(self, sent: str, returned: bytes) -> Proof | None:
+        """Return the proof, None where what came back has another digest than what was sent."""
+        if hashlib.sha256(returned).hexdigest() != sent:
+            return None
+        evidence = {"peer": self.source.ae_title, "data_set_sha256": sent}
+        return Proof(ProofKind.READBACK, self.clock.now(), evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +81,36 @@ class Contents:
     def judge(self, instances: Sequence[Instance], listed: Mapping[InstanceNumber, Proof]) -> Answers:
         """Return what is fetched again of those that are listed: the same, or denied.
 
-        What the holder does not give out stays proven by its UID, and the evidence says so.
+        What the holder does not give out stays proven by its UID, and the evidence says so. What could not be
+        compared for now, or in the time that a lane has, is pending.
         """
-        try:
-            compared = self.read_back.compare([one for one in instances if one.number in listed])
-            why = "it does not give the instance out"
-        except HolderUnavailableError as error:
-            compared, why = Answers({}), error.reason
-        uncompared = {
-            number: replace(proof, evidence={**proof.evidence, UNCOMPARED: why})
-            for number, proof in listed.items()
-            if number not in compared.found and number not in compared.denied
-        }
-        return Answers({**compared.found, **uncompared}, denied=compared.denied)
+        found: dict[InstanceNumber, Proof] = {}
+        denied: dict[InstanceNumber, str] = {}
+        pending: set[InstanceNumber] = set()
+        why = ""
+        began = self.read_back.clock.now()
+        for instance in instances:
+            number = instance.number
+            if number not in listed:
+                continue
+            sent = self.read_back.digest_here(instance)
+            late = not 0 <= self.read_back.clock.now() - began < _SECONDS
+            if sent is None or (late and not why):
+                pending.add(number)
+                continue
+            returned = None
+            try:
+                returned = None if why else self.read_back.source.fetch(instance)
+            except UnansweredError as error:
+                why = error.reason
+            except HolderUnavailableError:
+                pending.add(number)
+                continue
+            if returned is None:
+                doubt = {UNCOMPARED: why or "it does not give this instance out"}
+                found[number] = replace(listed[number], evidence={**listed[number].evidence, **doubt})
+            elif (proof := self.read_back.judge(sent, returned)) is not None:
+                found[number] = proof
+            else:
+                denied[number] = DIFFERS
+        return Answers(found, pending, denied=denied)

@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, exists, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.database import Database
 from understudy.adapters.ledger.journal import current_mode
-from understudy.adapters.ledger.schema import conflicts, instances
+from understudy.adapters.ledger.schema import conflicts, instances, proofs
 from understudy.adapters.ledger.transitions import SYSTEM, owe
 from understudy.core.conflicts import ConflictKind, ConflictView, VersionView
 from understudy.core.errors import NotFoundError
-from understudy.core.model import HolderName, Instance, NewInstance, Timestamp
+from understudy.core.model import HolderName, Instance, NewInstance, ProofKind, Timestamp
 from understudy.core.obligations import ObligationState
 from understudy.core.views import iso
 
@@ -71,6 +71,25 @@ class Conflicts:
         with self._database.reading() as connection:
             rows = connection.execute(query.order_by(conflicts.c.conflict.desc()).limit(limit))
             return [_view(row) for row in rows]
+
+    def identities_of_epoch(self, holder: HolderName, epoch: int) -> list[ConflictView]:
+        """Return the open conflicts between patients of which the later instance came in an epoch.
+
+        But those of which the holder itself had sent one: that is what it makes of the other.
+        """
+        received = exists().where(
+            proofs.c.instance.in_([_EARLIER.c.number, _LATER.c.number]),
+            proofs.c.holder == holder,
+            proofs.c.kind == ProofKind.RECEIVED.value,
+        )
+        query = _query().where(
+            conflicts.c.acknowledged.is_(None),
+            conflicts.c.kind == ConflictKind.IDENTITY.value,
+            _LATER.c.epoch == epoch,
+            ~received,
+        )
+        with self._database.reading() as connection:
+            return [_view(row) for row in connection.execute(query.order_by(conflicts.c.conflict))]
 
     def conflict(self, number: int) -> ConflictView:
         """Return one conflict, or raise NotFoundError."""

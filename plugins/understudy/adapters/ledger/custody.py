@@ -29,9 +29,6 @@ from understudy.core.proving import Absence
 
 __all__ = ["Custody", "IllegalTransitionError"]
 
-_COERCED_WITHIN = 60.0
-"""Seconds between what a device sends here and what the holder makes of the same, where the device sends to
-both. Nobody corrects an image in that time."""
 _NO_EPOCH = -1
 
 
@@ -271,8 +268,8 @@ def _ambiguous(
     """Return those with another content under their SOP Instance UID: one that they replaced, or one that
     Orthanc keeps apart, since it names another patient.
 
-    Except where the holder itself had sent the other one a moment before or after, in peace: a PACS that
-    coerces what a device sends to both of us would else be sent everything twice.
+    Except in peace, where the holder itself had sent the other one: it may coerce what a device sends to both
+    of us, or have been corrected by hand, and is not to be overwritten by what came here late.
     """
     mode = current_mode(connection)
     outage = mode.epoch if mode.mode in (Mode.ACTIVE, Mode.RETURNING) else _NO_EPOCH
@@ -282,8 +279,7 @@ def _ambiguous(
         proofs.c.holder == holder,
         proofs.c.kind == ProofKind.RECEIVED.value,
     )
-    apart = func.abs(instances.c.received_at - other.c.received_at)
-    coerced = and_(received, apart <= _COERCED_WITHIN, instances.c.epoch != outage)
+    its_own = and_(received, instances.c.epoch != outage)
     replaced = and_(
         # All versions of an instance have one identifier, which has an index.
         other.c.orthanc_id == instances.c.orthanc_id,
@@ -300,7 +296,7 @@ def _ambiguous(
             query = (
                 select(instances.c.number)
                 .join_from(instances, other, condition)
-                .where(instances.c.number.in_(chunk), ~coerced)
+                .where(instances.c.number.in_(chunk), ~its_own)
             )
             found |= {InstanceNumber(number) for number in connection.scalars(query)}
     return found

@@ -247,7 +247,7 @@ class Questions:
             select(instances.c.study_instance_uid, obligations.c.reason, func.count())
             .join_from(obligations, instances, obligations.c.instance == instances.c.number)
             .where(obligations.c.holder == holder, obligations.c.state == ObligationState.WAIVED.value)
-            .where(instances.c.epoch == epoch)
+            .where(instances.c.epoch == epoch, instances.c.superseded_by.is_(None))
             .group_by(instances.c.study_instance_uid, obligations.c.reason)
             .order_by(instances.c.study_instance_uid)
         )
