@@ -308,9 +308,8 @@ def test_study_of_which_nothing_is_here_is_pulled_without_a_question_for_its_ima
     assert world.mirror.horizon == NOW
 
 
-def test_what_cannot_be_pulled_in_time_is_left_to_the_next_step_at_once(world: World) -> None:
-    for number in range(3):
-        world.peer.keep(f"1.2.{number}", uid(number))
+def receives_slowly(world: World) -> None:
+    """Let each instance that is pulled take longer than a step has time for."""
     receive = world.peer.receive
 
     def slowly(study: StudyInstanceUid, one: SopInstanceUid) -> None:
@@ -318,6 +317,12 @@ def test_what_cannot_be_pulled_in_time_is_left_to_the_next_step_at_once(world: W
         world.clock.advance(61)
 
     world.peer.receive = slowly
+
+
+def test_what_cannot_be_pulled_in_time_is_left_to_the_next_step_at_once(world: World) -> None:
+    for number in range(3):
+        world.peer.keep(f"1.2.{number}", uid(number))
+    receives_slowly(world)
     seen = []
     for _ in range(3):
         assert world.mirror.is_due(interval=300, patience=60)
@@ -349,13 +354,7 @@ def test_gap_that_takes_all_the_time_and_cannot_be_pulled_holds_up_no_other(worl
 def test_study_that_grows_after_its_turn_is_pulled_before_the_rest_of_the_history(world: World) -> None:
     for number in range(4):
         world.peer.keep(f"1.2.{number}", uid(number))
-    receive = world.peer.receive
-
-    def slowly(study: StudyInstanceUid, one: SopInstanceUid) -> None:
-        receive(study, one)
-        world.clock.advance(61)
-
-    world.peer.receive = slowly
+    receives_slowly(world)
     world.mirror.step()
     world.peer.keep("1.2.0", uid(10))
     world.mirror.step()

@@ -279,7 +279,8 @@ class Failback:
         epoch = self._ledger.mode().epoch
         return [
             f"SOP Instance UID {shown(conflict.sop_instance_uid)} names two patients, and a PACS may keep "
-            f"one image a UID: see that it has both, then `understudy conflicts --acknowledge {conflict.conflict}`"
+            "one image a UID: see that it has both, then "
+            f"`understudy conflicts --acknowledge {conflict.conflict} --reason ...`"
             for conflict in self._ledger.identities_of_epoch(self._holder, epoch)[:_NAMED]
         ]
 
