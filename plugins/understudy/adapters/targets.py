@@ -51,13 +51,13 @@ class OrthancTarget:
         """Say whether Orthanc has the instance with these bytes; other bytes under its UID are an error."""
         found = self._call("POST", "/tools/lookup", content=member.sop_instance_uid.encode()).json()
         identifiers = [item["ID"] for item in found if item["Type"] == "Instance"]
-        if member.orthanc_id:
-            # Those of other patients say nothing.
-            identifiers = [identifier for identifier in identifiers if identifier == member.orthanc_id]
         if not identifiers:
             return False
         if any(self._md5(identifier) == member.md5 for identifier in identifiers):
             return True
+        if member.orthanc_id and member.orthanc_id not in identifiers:
+            # They are of other patients.
+            return False
         raise TargetError(
             "Orthanc has other bytes under its UID",
             "compare the two, and delete the wrong one before restoring",
