@@ -83,9 +83,11 @@ lint: venv vagrant ## check style, types, shell scripts, Dockerfiles, plays and 
 	@VAGRANT_HOME=$(CURDIR)/build/vagrant vagrant validate --ignore-provider >/dev/null
 
 .PHONY: test
+# The drills come last and alone: they measure how soon intake is back.
 test: ## lint, and run the tests but those of the plays; starts and stops all they need
 	@tests/tools/python.sh $(PYTHON)
 	@$(MAKE) --jobs=3 checked behaviour
+	@$(if $(TEST_ARGUMENTS),,$(VENV)/bin/pytest tests/drills)
 
 # What needs no container, beside the making of images and the tests that wait for containers. First what talks over
 # sockets and has time-outs, then what only computes. The output comes when it has ended, in one piece.
@@ -107,10 +109,9 @@ alone: venv image
 parts: image
 	@$(MAKE) --jobs=1 lab-images browser tracer
 
-# The drills come late: they measure how soon intake is back.
 .PHONY: behaviour
 behaviour: alone parts
-	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests/ansible tests/integration tests/drills tests/story $(addprefix --ignore=,$(ALONE)))
+	@$(VENV)/bin/pytest $(or $(TEST_ARGUMENTS),tests/ansible tests/integration tests/story $(addprefix --ignore=,$(ALONE)))
 
 .PHONY: ansible-test
 ansible-test: venv image lab-images target-image ssh ## run the plays against a host in a container: what `make test` leaves out
