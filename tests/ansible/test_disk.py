@@ -1,5 +1,7 @@
 """Data disks: the tasks are run against folders and files of this machine, in check mode."""
 
+import os
+import struct
 import subprocess
 from pathlib import Path
 
@@ -15,7 +17,7 @@ def test_disk_is_refused_where_it_or_what_it_hides_holds_data(tmp_path: Path) ->
     (tmp_path / "empty" / "data").mkdir(parents=True)
     (tmp_path / "full" / "data").mkdir(parents=True)
     (tmp_path / "full" / "data" / "image").touch()
-    for name in ("absent", "empty", "full", "another", "damaged"):
+    for name in ("absent", "empty", "full", "another", "damaged", "partitioned"):
         with (tmp_path / f"{name}.disk").open("wb") as disk:
             disk.truncate(DISK_BYTES)
     damaged = tmp_path / "damaged.disk"
@@ -24,6 +26,15 @@ def test_disk_is_refused_where_it_or_what_it_hides_holds_data(tmp_path: Path) ->
         # The superblock, as a sector that a power cut has torn.
         disk.seek(1024)
         disk.write(bytes(1024))
+    with (tmp_path / "partitioned.disk").open("r+b") as disk:
+        # An MBR with one partition of Linux: blkid finds a table and no type.
+        disk.seek(446)
+        disk.write(struct.pack("<8B2I", 0, 0, 2, 0, 0x83, 0, 0, 0, 2048, 4096) + bytes(48) + b"\x55\xaa")
+    # To lsblk no file is a disk, and not everywhere is there a disk to be had.
+    (tmp_path / "bin").mkdir()
+    lsblk = tmp_path / "bin" / "lsblk"
+    lsblk.write_text('#!/bin/sh\nfor device; do :; done\n[ -e "$device" ] && echo 7:0\n', encoding="ascii")
+    lsblk.chmod(0o755)
     places = "{'another': '/proc'}"
     device, path = (
         f"{tmp_path}/{{{{ inventory_hostname }}}}.disk",
@@ -33,15 +44,18 @@ def test_disk_is_refused_where_it_or_what_it_hides_holds_data(tmp_path: Path) ->
         "hosts": "all",
         "connection": "local",
         "gather_facts": False,
+        "environment": {"PATH": f"{lsblk.parent}:{os.environ['PATH']}"},
         "vars": {"host_disk": {"device": device, "path": path}},
         "tasks": [{"ansible.builtin.include_tasks": str(PLAYS / "roles" / "host" / "tasks" / "disk.yml")}],
     }
     playbook = tmp_path / "play.yml"
     playbook.write_text(yaml.safe_dump([play]), encoding="utf-8")
-    done = played(str(playbook), Path("absent,empty,full,another,damaged"), "--check")
+    done = played(str(playbook), Path("absent,empty,full,another,damaged,partitioned,mistyped"), "--check")
     said = " ".join(done.said.split())
     assert done.code == 2
     assert f"{tmp_path}/full holds data that {tmp_path}/full.disk would hide" in said
     assert f"Another disk than {tmp_path}/another.disk is mounted at /proc" in said
-    assert f"{damaged} is not empty, and no file system is found on it" in said
+    for disk_path in (damaged, tmp_path / "partitioned.disk"):
+        assert f"{disk_path} is not empty, and no file system is found on it" in said
+    assert f"There is no disk {tmp_path}/mistyped.disk" in said
     assert {host for host, changed in done.changed.items() if changed} == {"absent", "empty"}, said
