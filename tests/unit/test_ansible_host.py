@@ -26,7 +26,13 @@ from understudy_host import update as updating
 from understudy_host.__main__ import may_maintain
 from understudy_host.alarms import Alarm, tell
 from understudy_host.compose import Compose, Health, run
-from understudy_host.decommission import elsewhere, mounted_below, reasons, reasons_to_keep
+from understudy_host.decommission import (
+    elsewhere,
+    mounted_below,
+    not_mounted,
+    reasons,
+    reasons_to_keep,
+)
 from understudy_host.metrics import last_backup
 from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably, set_image
 from understudy_host.supervise import PATIENCE_SECONDS, Patience, remember_mode, supervise
@@ -134,6 +140,13 @@ def test_mounts_below_a_folder_are_found_and_no_others(tmp_path: Path) -> None:
     assert mounted_below(Path("/srv/understudy"), tmp_path / "mounts") == [Path("/srv/understudy/vault")]
 
 
+def test_disk_that_is_named_in_fstab_and_not_mounted_is_found(tmp_path: Path) -> None:
+    fstab, mounts = tmp_path / "fstab", tmp_path / "mounts"
+    fstab.write_text("# /dev/x /c ext4\n\n/dev/a /a ext4 noatime 0 2\n/dev/b /b/ ext4 noatime 0 2\n")
+    mounts.write_text("/dev/a /a ext4 rw 0 0\n")
+    assert not_mounted([Path("/a"), Path("/b"), Path("/c")], fstab, mounts) == [Path("/b")]
+
+
 class Project:
     """Containers of a compose project, and the order of what is done to them."""
 
@@ -236,6 +249,16 @@ def test_erasing_the_only_copy_is_refused_before_anything_stops(
     with pytest.raises(RefusedError, match="nobody elsewhere"):
         decommissioned(tmp_path, monkeypatch, project, told(), erase=True)
     assert project.did == []
+
+
+def test_erasing_is_refused_while_a_disk_is_not_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decommissioned(tmp_path, monkeypatch, Project(), told(), told(), told())
+    monkeypatch.setattr(decommissioning, "not_mounted", list)
+    how: dict[str, Any] = {"erase": True, "accept_loss": True, "disks": [Path("/srv/understudy/storage")]}
+    with pytest.raises(RefusedError, match=r"/srv/understudy/storage is in /etc/fstab and not mounted"):
+        decommissioned(tmp_path, monkeypatch, Project(exists=False), **how)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from understudy_host.compose import START_SECONDS, Compose, status
 from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably
 
 UNPROVEN = ("owed", "in_flight", "sent", "refused")
+MOUNTS, FSTAB = Path("/proc/self/mounts"), Path("/etc/fstab")
 NOTED_SECONDS = 10
 """How long after the last association all that came has to be noted; the agent looks every second."""
 
@@ -35,6 +36,11 @@ def decommission(
             f"{path} is mounted and not in host_disks, and would be emptied: unmount it"
             for path in mounted_below(places.data)
             if path not in disks
+        )
+        _refuse_if(
+            f"{path} is in /etc/fstab and not mounted, and its disk would not be erased: `mount {path}`. "
+            "A disk that is broken: take it out of host_disks and destroy it"
+            for path in not_mounted(disks)
         )
     if compose.exists():
         _refuse_if(_all_reasons(places, status(places), erase=erase and not accept_loss))
@@ -121,7 +127,16 @@ def elsewhere(places: Places, told: Mapping[str, Any]) -> set[str]:
     }
 
 
-def mounted_below(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> list[Path]:
+def mounted_below(folder: Path, mounts: Path = MOUNTS) -> list[Path]:
     """Return every mount point in a folder, by the kernel's table."""
-    points = [Path(line.split()[1]) for line in mounts.read_text(encoding="utf-8").splitlines()]
-    return [point for point in points if folder in point.parents]
+    return [point for point in _points(mounts) if folder in point.parents]
+
+
+def not_mounted(disks: Iterable[Path], fstab: Path = FSTAB, mounts: Path = MOUNTS) -> list[Path]:
+    """Return which of the disks are to be mounted at every start, and are not now."""
+    return [disk for disk in disks if disk in _points(fstab) and disk not in _points(mounts)]
+
+
+def _points(table: Path) -> list[Path]:
+    lines = table.read_text(encoding="utf-8").splitlines()
+    return [Path(line.split()[1]) for line in lines if line.strip() and not line.lstrip().startswith("#")]
