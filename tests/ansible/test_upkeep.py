@@ -268,6 +268,7 @@ def test_people_come_and_go_and_what_is_no_longer_named_ends(standby: Standby) -
     # Not `inactive`: how Prometheus ends is its own affair.
     state = standby.host.execute("systemctl", "show", "--property", "ActiveState", "prometheus.service")
     assert state != "ActiveState=active\n"
+    assert "password" not in standby.host.execute("sh", "-c", "ls /etc/prometheus || true")
 
 
 def test_host_restarts_after_an_update_that_needs_it_and_serves_again(standby: Standby) -> None:
