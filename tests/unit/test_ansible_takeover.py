@@ -1,5 +1,7 @@
 """What the host decides about the address of the PACS: when it is taken, kept, given back and told of."""
 
+import errno
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +141,26 @@ def test_hook_that_fails_is_told_and_tried_again(site: Site, tmp_path: Path) -> 
     (tmp_path / "allowed").touch()
     assert takeover.look(holder, "active", watch=True) is None
     assert holder.held is Held.YES
+
+
+class EndedError(Exception):
+    """The test has seen enough of a loop that never ends."""
+
+
+def test_takeover_goes_on_where_its_alarm_cannot_be_written(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def sleep(seconds: float) -> None:
+        raise EndedError
+
+    for name, changed in (("mode", lambda: "active"), ("tell", tell), ("notify", lambda state: None)):
+        monkeypatch.setattr(takeover, name, changed)
+    monkeypatch.setattr(time, "sleep", sleep)
+    for name, folder in (("STATE_DIRECTORY", site.state), ("RUNTIME_DIRECTORY", site.runtime)):
+        monkeypatch.setenv(name, str(folder))
+    with pytest.raises(EndedError):
+        takeover.main(["--method", "keepalived", "--interface", "lo", "--address", f"{ADDRESS}/24"])
+    assert (site.runtime / "weight").read_text(encoding="ascii") == "0\n"

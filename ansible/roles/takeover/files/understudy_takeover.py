@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -245,7 +246,9 @@ def main(arguments: list[str]) -> int:
         if found != present:
             print(f"takeover {found[0].what}: {found[0].hint}" if found else "takeover in order", flush=True)
         present = found
-        tell(Places(), "takeover", present)
+        # A disk that takes nothing is no reason to give the address up; it is told as soon as it can be.
+        with suppress(OSError):
+            tell(Places(), "takeover", present)
         time.sleep(RETRY_SECONDS if present else LOOK_SECONDS)
 
 
