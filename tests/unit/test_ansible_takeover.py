@@ -111,6 +111,60 @@ def test_watch_tells_of_a_second_host_with_the_address_that_is_held(site: Site) 
     assert alarm.what == f"two hosts have the address {ADDRESS}: this one, and {RIVAL}"
 
 
+def test_address_that_hooks_have_moved_elsewhere_keeps_no_later_attempt_from_them(
+    site: Site, tmp_path: Path
+) -> None:
+    for name in ("promote", "demote"):
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/did\ntest -e {tmp_path}/{name}d\n")
+        script.chmod(0o755)
+
+    def look(mode: str, address: str = ADDRESS) -> str:
+        holder = takeover.hooks("lo", address, tmp_path, site.runtime, site.state)
+        alarm = takeover.look(holder, mode, watch=True)
+        return f"{alarm.what if alarm else ''} {holder.held.name}"
+
+    def did() -> list[str]:
+        return (tmp_path / "did").read_text().split() if (tmp_path / "did").exists() else []
+
+    site.rival = RIVAL
+    assert f"{RIVAL} answers for it NO" in look("active")
+    site.rival = None
+    assert "the takeover fails" in look("active")
+    # The script has moved it to a router, and failed afterwards.
+    site.rival = RIVAL
+    assert "the takeover fails" in look("active")
+    (tmp_path / "promoted").touch()
+    assert look("active") == " YES"
+    site.restart()
+    assert look("active") == " YES"
+    assert did() == ["promote"] * 4
+    assert f"{RIVAL} answers for it BEFORE" in look("active", "192.0.2.11")
+    (tmp_path / "demoted").touch()
+    assert look("standby") == " NO"
+    assert f"{RIVAL} answers for it NO" in look("active")
+    assert did() == ["promote"] * 4 + ["demote"]
+
+
+def test_hook_that_never_succeeded_is_given_back_all_the_same(site: Site, tmp_path: Path) -> None:
+    script = tmp_path / "promote"
+    script.write_text("#!/bin/sh\nfalse\n")
+    script.chmod(0o755)
+    holder = takeover.hooks("lo", ADDRESS, tmp_path, site.runtime, site.state)
+    seen = [(takeover.look(holder, mode, watch=True) is None, holder.held) for mode in ("active", "standby")]
+    assert seen == [(False, Held.BEFORE), (True, Held.NO)]
+
+
+def test_address_is_taken_and_given_back_although_the_disk_takes_nothing(site: Site) -> None:
+    site.state.rmdir()
+    holder = site.holder()
+    alarm = takeover.look(holder, "active", watch=True)
+    assert alarm is not None
+    assert "the takeover fails" in alarm.what
+    assert takeover.look(holder, "standby", watch=True) is None
+    assert site.did == ["take", "give"]
+
+
 def test_keepalived_is_told_to_hold_nothing_until_somebody_has_looked(site: Site) -> None:
     def weight() -> str:
         return (site.runtime / "weight").read_text(encoding="ascii")

@@ -1,6 +1,7 @@
 """Follows the appliance's mode: from promote to settle it holds the address that devices call, or runs hooks.
 
-Rule 1: an address that somebody answers for is never taken. It is asked for by ARP just before (RFC 5227).
+Rule 1: an address that somebody answers for is never taken. It is asked for by ARP just before (RFC 5227);
+before the first attempt alone where hooks may move it to another host, which answers for it then.
 Rule 2: while the agent does not answer, everything stays as it is: it may restart in the middle of an outage.
 Rule 3: what is held is told by a file on the disk, so that a restart neither takes nor gives twice. After a
 start of the host it is taken anew, because nothing that was set up is left.
@@ -51,7 +52,7 @@ class Held(Enum):
 
     NO = "no"
     BEFORE = "before"
-    """Before the host started, or another address: what was set up is gone."""
+    """In part, another address, or before the host started: what was set up then is gone."""
     YES = "yes"
 
 
@@ -135,14 +136,20 @@ class Holder:
     """Folder on the disk."""
     runtime: Path
     """Folder that ends with the host."""
+    elsewhere: bool = False
+    """Whether another host may have the address once it is taken."""
 
     @property
     def held(self) -> Held:
-        if not (self.state / "held").exists():
+        begun, done = self._begun, (self.runtime / "held").exists()
+        if begun is None and not done:
             return Held.NO
-        if not (self.runtime / "held").exists() or (self.state / "held").read_text() != self._what:
-            return Held.BEFORE
-        return Held.YES
+        return Held.YES if done and begun == self._what else Held.BEFORE
+
+    @property
+    def _begun(self) -> str | None:
+        path = self.state / "held"
+        return path.read_text(encoding="utf-8") if path.exists() else None
 
     @property
     def _what(self) -> str:
@@ -152,18 +159,25 @@ class Holder:
         """Do what the mode asks for, and return what keeps it from being done."""
         match step(told, self.held):
             case Step.TAKE:
-                if (somebody := self._somebody_else()) is not None:
+                again = self.elsewhere and self._begun == self._what
+                if not again and (somebody := self._somebody_else()) is not None:
                     return Alarm(
                         f"the address {self.address} is not taken over: {somebody} answers for it",
                         "take the old PACS off the network",
                     )
-                self.take()
-                (self.state / "held").write_text(self._what, encoding="utf-8")
-                (self.runtime / "held").touch()
+                (self.runtime / "held").unlink(missing_ok=True)
+                try:
+                    # Before it is done: what was done in part is given back, too.
+                    (self.state / "held").write_text(self._what, encoding="utf-8")
+                finally:
+                    # A disk that takes nothing keeps nobody from the address.
+                    self.take()
+                    (self.runtime / "held").touch()
                 print(f"takeover taken address={self.address or '-'} mode={told}", flush=True)
             case Step.GIVE:
                 self.give()
-                (self.state / "held").unlink()
+                (self.runtime / "held").unlink(missing_ok=True)
+                (self.state / "held").unlink(missing_ok=True)
                 print(f"takeover given address={self.address or '-'} mode={told}", flush=True)
             case Step.NOTHING:
                 pass
@@ -171,7 +185,7 @@ class Holder:
 
     def watch(self) -> Alarm | None:
         """Return an alarm where somebody else has the address that is held."""
-        if self.held is not Held.YES or (somebody := self._somebody_else()) is None:
+        if self.elsewhere or self.held is not Held.YES or (somebody := self._somebody_else()) is None:
             return None
         return Alarm(
             f"two hosts have the address {self.address}: this one, and {somebody}",
@@ -205,7 +219,9 @@ def hooks(interface: str, address: str, folder: Path, runtime: Path, state: Path
         if script.exists():
             subprocess.run([script, address], check=True, timeout=120)
 
-    return Holder(lambda: run("promote"), lambda: run("demote"), interface, address, state, runtime)
+    return Holder(
+        lambda: run("promote"), lambda: run("demote"), interface, address, state, runtime, elsewhere=True
+    )
 
 
 def look(holder: Holder, told: str | None, *, watch: bool) -> Alarm | None:
@@ -239,8 +255,7 @@ def main(arguments: list[str]) -> int:
             time.sleep(LOOK_SECONDS)
             continue
         watch = bool(present) or time.monotonic() - watched >= WATCH_SECONDS
-        # Where hooks move the address, whoever has it then answers for it.
-        wrong = look(holder, told, watch=watch and parsed.method == "keepalived")
+        wrong = look(holder, told, watch=watch)
         watched = time.monotonic() if watch else watched
         found = (wrong,) if wrong else () if watch else present
         if found != present:
