@@ -357,6 +357,31 @@ def test_diagnostics_hold_no_secret_and_no_patient(
         assert word.encode() not in everything, word
 
 
+def test_vault_that_is_missing_at_a_start_keeps_nobody_out_and_is_taken_up_later(
+    standby: Standby, tmp_path: Path
+) -> None:
+    host, vault = standby.host, "/srv/understudy/vault"
+    host.execute("systemctl", "stop", "understudy.service", timeout=300)
+    # As where its disk is not mounted.
+    host.execute("mv", f"{vault}/data", f"{vault}/away")
+    host.execute("systemctl", "start", "understudy.service", timeout=600)
+    series = data.ct_series(tmp_path, seed="vault away", instances=1, rows=16, columns=16)
+    assert clients.store(host.address, DICOM, series.paths, calling="CT1") == [0]
+
+    def noted(state: str) -> bool:
+        asked = f"understudy obligations --study {series.study_instance_uid} --state {state} --json || true"
+        return series.sop_instance_uids[0] in host.execute("sh", "-c", asked)
+
+    wait_until(lambda: noted("owed"), bool, deadline=60, what="an instance that is owed to the vault")
+    assert host.execute("ls", vault, "/opt/understudy/without-vault").split() == [
+        "/opt/understudy/without-vault:",
+        f"{vault}:",
+        "away",
+    ]
+    host.execute("mv", f"{vault}/away", f"{vault}/data")
+    wait_until(lambda: noted("proven"), bool, deadline=180, what="the instance in the vault", pause=2)
+
+
 def test_decommission_is_refused_while_anything_is_unproven_then_takes_all_away(
     standby: Standby, tmp_path: Path
 ) -> None:

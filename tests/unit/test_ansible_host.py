@@ -18,22 +18,19 @@ from typing import Any, cast
 import pytest
 from understudy.adapters.host_alarms import TAKEOVER, UPKEEP, read_host_alarms
 from understudy.core.modes import Mode
+from understudy_host import compose as composing
 from understudy_host import decommission as decommissioning
 from understudy_host import metrics as measuring
+from understudy_host import mounts as mounting
 from understudy_host import places as places_of_host
 from understudy_host import supervise as supervising
 from understudy_host import update as updating
 from understudy_host.__main__ import may_maintain
 from understudy_host.alarms import Alarm, tell
 from understudy_host.compose import Compose, Health, run
-from understudy_host.decommission import (
-    elsewhere,
-    mounted_below,
-    not_mounted,
-    reasons,
-    reasons_to_keep,
-)
+from understudy_host.decommission import elsewhere, reasons, reasons_to_keep
 from understudy_host.metrics import last_backup
+from understudy_host.mounts import mounted_below, not_mounted, vault_is_away
 from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably, set_image
 from understudy_host.supervise import PATIENCE_SECONDS, Patience, remember_mode, supervise
 from understudy_host.update import MAY_UPDATE, broken_off, recover, update
@@ -142,9 +139,66 @@ def test_mounts_below_a_folder_are_found_and_no_others(tmp_path: Path) -> None:
 
 def test_disk_that_is_named_in_fstab_and_not_mounted_is_found(tmp_path: Path) -> None:
     fstab, mounts = tmp_path / "fstab", tmp_path / "mounts"
-    fstab.write_text("# /dev/x /c ext4\n\n/dev/a /a ext4 noatime 0 2\n/dev/b /b/ ext4 noatime 0 2\n")
+    fstab.write_text("# /dev/x /c ext4\n\nbroken\n/dev/a /a ext4 noatime 0 2\n/dev/b /b/ ext4 noatime 0 2\n")
     mounts.write_text("/dev/a /a ext4 rw 0 0\n")
     assert not_mounted([Path("/a"), Path("/b"), Path("/c")], fstab, mounts) == [Path("/b")]
+    assert not_mounted([Path("/a")], tmp_path / "none", mounts) == []
+
+
+def test_vault_is_away_without_its_mount_and_without_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places(data=tmp_path)
+    before = vault_is_away(places)
+    places.volume("vault").mkdir(parents=True)
+    here = vault_is_away(places)
+    # Under a mount point may lie a folder of the first disk.
+    monkeypatch.setattr(mounting, "not_mounted", list)
+    assert (before, here, vault_is_away(places)) == (True, False, True)
+
+
+def test_compose_puts_what_nobody_may_enter_in_the_place_of_a_vault_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, ran = Places(project=tmp_path, data=tmp_path), []
+
+    def note(command: Sequence[str]) -> bytes:
+        ran.append([word for word in command if word.startswith("--file=")])
+        return b""
+
+    monkeypatch.setattr(composing, "run", note)
+    Compose(places).up(seconds=1)
+    places.volume("vault").mkdir(parents=True)
+    Compose(places).up(seconds=1)
+    without = [f"--file={tmp_path}/compose.{kind}yml" for kind in ("", "override.", "without-vault.")]
+    assert ran == [without, []]
+
+
+def test_vault_is_taken_up_once_its_disk_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(project=tmp_path, data=tmp_path)
+    started: list[tuple[str, ...]] = []
+
+    class Watched:
+        def up(self, *services: str, seconds: int) -> None:
+            started.append(services)
+
+        def health(self) -> dict[str, Health]:
+            return {}
+
+    looks = itertools.count(1)
+
+    def sleep(seconds: float) -> None:
+        look = next(looks)
+        if look == 2:
+            places.volume("vault").mkdir(parents=True)
+        if look == 4:
+            raise PowerCut
+
+    monkeypatch.setattr(supervising, "Compose", lambda places: Watched())
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(PowerCut):
+        supervise(places)
+    assert started == [(), ("agent",)]
 
 
 class Project:
@@ -288,6 +342,14 @@ def test_certificate_and_backup_become_alarms_in_time(measured: Places) -> None:
     }
     old = "configuration and keys were not backed up since 2026-10-20"
     assert told == {"10-21": [], "10-24": [old], "11-02": ["the certificate ends on 2026-12-01", old]}
+
+
+def test_vault_whose_disk_is_not_mounted_is_an_alarm(
+    measured: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "not_mounted", list)
+    (alarm,) = measuring.alarms(measured, measured.environment.stat().st_mtime - 365 * 86_400)
+    assert alarm.what == f"the vault's disk at {measured.data}/vault is not mounted: nothing is put there"
 
 
 def test_alarms_of_the_host_are_read_by_the_agent_and_keep_their_beginning(measured: Places) -> None:

@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from understudy_host.mounts import vault_is_away
 from understudy_host.places import HostError, Places
 
 SERVICES = ("edge", "orthanc", "agent")
@@ -19,6 +20,7 @@ START_SECONDS = 240
 """How long a start of what has served before may take."""
 
 _ANSWER_SECONDS = 10
+_WITHOUT_VAULT = ("compose.yml", "compose.override.yml", "compose.without-vault.yml")
 
 
 class Health(Enum):
@@ -49,9 +51,22 @@ class Compose:
         self._places = places
 
     def up(self, *services: str, seconds: int) -> None:
-        """Start services, all if none is named, and wait until they are healthy; raise HostError if not."""
+        """Start services, all if none is named, and wait until they are healthy; raise HostError if not.
+
+        While the vault's disk is away the agent gets a folder in its place that it may not enter.
+        """
         wait = ("--detach", "--wait", "--wait-timeout", str(seconds))
-        self._compose("up", "--no-build", "--pull", "never", "--remove-orphans", *wait, *services)
+        files = [f"--file={self._places.project / file}" for file in _WITHOUT_VAULT]
+        self._compose(
+            *(files if vault_is_away(self._places) else ()),
+            "up",
+            "--no-build",
+            "--pull",
+            "never",
+            "--remove-orphans",
+            *wait,
+            *services,
+        )
 
     def exists(self) -> bool:
         """Whether there is any container, running or not."""

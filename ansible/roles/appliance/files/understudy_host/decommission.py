@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from understudy_host.compose import START_SECONDS, Compose, status
+from understudy_host.mounts import mounted_below, not_mounted
 from understudy_host.places import HostError, Places, RefusedError, image_of, replace_durably
 
 UNPROVEN = ("owed", "in_flight", "sent", "refused")
-MOUNTS, FSTAB = Path("/proc/self/mounts"), Path("/etc/fstab")
 NOTED_SECONDS = 10
 """How long after the last association all that came has to be noted; the agent looks every second."""
 
@@ -125,18 +125,3 @@ def elsewhere(places: Places, told: Mapping[str, Any]) -> set[str]:
     return {
         holder["name"] for holder in told["holders"] if holder["kind"] != "vault" or holder["name"] in stay
     }
-
-
-def mounted_below(folder: Path, mounts: Path = MOUNTS) -> list[Path]:
-    """Return every mount point in a folder, by the kernel's table."""
-    return [point for point in _points(mounts) if folder in point.parents]
-
-
-def not_mounted(disks: Iterable[Path], fstab: Path = FSTAB, mounts: Path = MOUNTS) -> list[Path]:
-    """Return which of the disks are to be mounted at every start, and are not now."""
-    return [disk for disk in disks if disk in _points(fstab) and disk not in _points(mounts)]
-
-
-def _points(table: Path) -> list[Path]:
-    lines = table.read_text(encoding="utf-8").splitlines()
-    return [Path(line.split()[1]) for line in lines if line.strip() and not line.lstrip().startswith("#")]

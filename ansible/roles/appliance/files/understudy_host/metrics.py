@@ -8,6 +8,7 @@ from pathlib import Path
 
 from understudy_host.alarms import Alarm, tell
 from understudy_host.compose import SERVICES, Compose, Health, run
+from understudy_host.mounts import not_mounted
 from understudy_host.places import HostError, Places
 
 CERTIFICATE_SECONDS = 30 * 86_400
@@ -48,6 +49,11 @@ def alarms(places: Places, now: float) -> Iterator[Alarm]:
         yield Alarm(
             f"the certificate ends on {datetime.fromtimestamp(end, UTC):%Y-%m-%d}",
             "where your authority signs it, run site.yml; else install another, as the runbook says",
+        )
+    for path in not_mounted([places.data / "vault"]):
+        yield Alarm(
+            f"the vault's disk at {path} is not mounted: nothing is put there",
+            f"`mount {path}` on the host says why; once it is mounted the vault is taken up by itself",
         )
     # Of a host that was made just now nobody expects one.
     since = max(last_backup(places), places.environment.stat().st_mtime)

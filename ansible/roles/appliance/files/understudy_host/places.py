@@ -18,7 +18,7 @@ class Places:
     """The folders of one host."""
 
     project: Path = Path("/opt/understudy")
-    """compose.yml, compose.override.yml and .env."""
+    """compose.yml, compose.override.yml, compose.without-vault.yml and .env."""
     configuration: Path = Path("/etc/understudy/config")
     data: Path = Path("/srv/understudy")
     """One folder a volume, each with a folder `data`: where a disk is not mounted that is missing, so that

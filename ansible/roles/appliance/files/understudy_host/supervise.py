@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 from understudy_host import update
 from understudy_host.compose import START_SECONDS, Compose, Health, status
+from understudy_host.mounts import vault_is_away
 from understudy_host.places import HostError, Places, remove_durably, replace_durably
 
 LOOK_SECONDS = 10
+VAULT_SECONDS = 120
+"""How long the agent may take to start again with its vault; the watchdog waits longer."""
 PATIENCE_SECONDS = 180
 """A service that Docker calls unhealthy for so long hangs, and is restarted; what ends Docker restarts.
 Long enough for a busy machine: a needless restart would break off associations."""
@@ -60,6 +63,9 @@ def supervise(places: Places) -> None:
     compose = Compose(places)
     update.recover(places, compose)
     remove_durably(places.decommissioned)
+    away = vault_is_away(places)
+    if away:
+        print("the vault's disk is not mounted: it is taken up once it is", flush=True)
     compose.up(seconds=START_SECONDS)
     notify("READY=1")
     patience = Patience({})
@@ -71,6 +77,10 @@ def supervise(places: Places) -> None:
         with suppress(HostError, OSError):
             remember_mode(places)
         try:
+            if away and not vault_is_away(places):
+                print("the vault's disk is mounted: the agent starts again with it", flush=True)
+                compose.up("agent", seconds=VAULT_SECONDS)
+                away = False
             patience, overdue = patience.look(compose.health(), time.monotonic())
             for service in overdue:
                 print(f"{service} was unhealthy for {PATIENCE_SECONDS} s: it is restarted", flush=True)
