@@ -58,4 +58,6 @@ def test_disk_is_refused_where_it_or_what_it_hides_holds_data(tmp_path: Path) ->
     for disk_path in (damaged, tmp_path / "partitioned.disk"):
         assert f"{disk_path} is not empty, and no file system is found on it" in said
     assert f"There is no disk {tmp_path}/mistyped.disk" in said
+    # What would be mounted there is no unit yet.
+    assert not any(f"fatal: [{host}]" in said for host in ("absent", "empty")), said
     assert {host for host, changed in done.changed.items() if changed} == {"absent", "empty"}, said

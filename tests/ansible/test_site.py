@@ -11,6 +11,7 @@ import pytest
 from tests import data
 from tests.ansible import clients, target
 from tests.ansible.conftest import DICOM, HTTPS, Standby
+from tests.certificates import Authority
 from tests.stack import IMAGE, run
 
 pytestmark = pytest.mark.longer
@@ -34,6 +35,22 @@ def test_check_mode_changes_nothing_and_shows_a_change_that_waits(standby: Stand
     }
     assert "+UNDERSTUDY_ORTHANC_MEMORY=3g" in checked.said
     assert standby.host.execute("cat", "/opt/understudy/.env") == before
+
+
+def test_check_mode_passes_where_something_would_be_turned_on(standby: Standby, tmp_path: Path) -> None:
+    turned_on = {
+        "takeover_method": "keepalived",
+        "takeover_address": "172.31.251.99/24",
+        "monitoring_remote_write": "https://fleet.test/write",
+        "appliance_log_server": "logs.test:6514",
+        "appliance_log_ca": Authority(tmp_path, "clinic").certificate.read_text(),
+    }
+    checked = standby.host.play("site.yml", {**standby.variables, **turned_on}, "--check").succeeded()
+    assert {
+        "takeover : Make keepalived hold the address when it is told to",
+        "monitoring : Configure Prometheus",
+        "appliance : Send every log, and keep them while the server is away",
+    } <= set(checked.changed_tasks), checked.changed_tasks
 
 
 def test_secrets_of_the_first_start_are_shown_once(standby: Standby) -> None:
