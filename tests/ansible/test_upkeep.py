@@ -369,8 +369,8 @@ def test_vault_that_is_missing_at_a_start_keeps_nobody_out_and_is_taken_up_later
     assert clients.store(host.address, DICOM, series.paths, calling="CT1") == [0]
 
     def noted(state: str) -> bool:
-        asked = f"understudy obligations --study {series.study_instance_uid} --state {state} --json || true"
-        return series.sop_instance_uids[0] in host.execute("sh", "-c", asked)
+        asked = f"understudy obligations --holder local --state {state} --study {series.study_instance_uid}"
+        return series.sop_instance_uids[0] in host.execute("sh", "-c", f"{asked} --json || true")
 
     wait_until(lambda: noted("owed"), bool, deadline=60, what="an instance that is owed to the vault")
     assert host.execute("ls", vault, "/opt/understudy/without-vault").split() == [
