@@ -191,10 +191,15 @@ def test_vault_is_taken_up_once_its_disk_is_mounted(tmp_path: Path, monkeypatch:
         look = next(looks)
         if look == 2:
             places.volume("vault").mkdir(parents=True)
-        if look == 4:
+            places.journal.touch()
+        if look == 3:
+            assert started == [()], "in the middle of an update"
+            places.journal.unlink()
+        if look == 5:
             raise PowerCut
 
     monkeypatch.setattr(supervising, "Compose", lambda places: Watched())
+    monkeypatch.setattr(updating, "broken_off", lambda places: False)
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(PowerCut):
         supervise(places)

@@ -77,7 +77,8 @@ def supervise(places: Places) -> None:
         with suppress(HostError, OSError):
             remember_mode(places)
         try:
-            if away and not vault_is_away(places):
+            # Not into an update, which has stopped the agent to copy its ledger.
+            if away and not places.journal.exists() and not vault_is_away(places):
                 print("the vault's disk is mounted: the agent starts again with it", flush=True)
                 compose.up("agent", seconds=VAULT_SECONDS)
                 away = False
