@@ -70,6 +70,14 @@ def test_two_ends_by_rest_park(folder: Path) -> None:
     assert ended(folder, "store - 1.1") == ["1.1"]
 
 
+def test_what_is_parked_is_refused_whatever_its_uid_is_written_with(folder: Path) -> None:
+    for _ in range(2):
+        present = Parking(folder)
+        assert present.begin("1.2/3 *", by_rest=True) is None
+        count_ends(folder, BOOT, 1.0)
+    assert Parking(folder).begin("1.2/3 *", by_rest=True) is not None
+
+
 def test_the_notes_of_one_end_count_once(folder: Path) -> None:
     ended(folder, "store CT1 1.1")
     assert count_ends(folder, BOOT, 200.0) == []

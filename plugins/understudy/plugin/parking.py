@@ -175,7 +175,7 @@ class Parking:
         """Note a store of this thread, or return why it is to be refused: it is parked."""
         uid = word(sop_instance_uid)
         self.end()
-        if (parked := self.parked(uid)) is not None:
+        if (parked := self.parked(sop_instance_uid)) is not None:
             return parked
         with self._lock:
             slot = self._free.pop() if by_rest and self._free else None
