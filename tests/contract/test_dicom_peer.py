@@ -640,6 +640,15 @@ def test_move_by_instance_adds_up_the_results() -> None:
     assert (result.status, result.completed, result.failed) == (0, 2, 0)
 
 
+def test_move_by_instance_asks_for_what_is_listed_of_a_study_that_is_counted_higher() -> None:
+    ours = Pacs()
+    with ours.serving() as here:
+        pacs = Pacs(series=TWO_SERIES, counted=600, move_port=here, moved=[to_move(1)])
+        with pacs.serving() as port:
+            result = peer(port).move_instances(STUDY, [SopInstanceUid("1.2.3.1.1")], "STANDBY")
+    assert (result.status, result.completed) == (0, 1)
+
+
 def test_move_to_a_destination_that_the_peer_does_not_know_is_told() -> None:
     with Pacs().serving() as port:
         assert peer(port).move(STUDY, "NOBODY").status == 0xA801

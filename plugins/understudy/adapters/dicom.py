@@ -148,7 +148,8 @@ class DicomPeer:
         Each has an association of its own: some archives negotiate the transfer syntax of the first instance
         only, and cannot send the others of a study with several.
         """
-        series = self._series_of(study)
+        # Those that it lists can be asked for, though it leave out others.
+        _, series = self._list(study)
         status, completed, failed = dimse.SUCCESS, 0, 0
         for instance in sorted(set(instances) & series.keys()):
             query = Dataset()
