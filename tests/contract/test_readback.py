@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from understudy.adapters.healing import GetSource
 from understudy.core.model import HolderKind, Outcome
 from understudy.core.obligations import Selection
+from understudy.core.ports import HolderUnavailableError, NotGivenError, UnansweredError
 
 from tests.contract.route import Route, destination, lane_to
 from tests.peer.archive import Archive
@@ -87,6 +89,38 @@ def test_instance_that_is_listed_and_not_given_back_is_not_proven(tmp_path: Path
         route.run(seconds=1800, step=60)
         assert route.states() == ["proven", "refused"]
         assert route.deliveries() == {first: 1, second: 3}
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (0xA702, NotGivenError),
+        (0xC001, NotGivenError),
+        (0xB000, NotGivenError),
+        (0x0122, UnansweredError),
+        (0x0211, UnansweredError),
+    ],
+)
+def test_c_get_that_fails_is_no_answer_that_there_is_nothing(
+    tmp_path: Path, status: int, error: type[HolderUnavailableError]
+) -> None:
+    with comparing(tmp_path, Archive, Script(get_status=status)) as route:
+        route.owe(1)
+        route.run()
+        peer = route.archive
+        assert isinstance(peer, Archive)
+        source = GetSource(
+            ROUTE,
+            ae_title=peer.ae_title,
+            host=peer.host,
+            port=peer.port,
+            calling_ae_title="STANDBY",
+            timeout=5.0,
+        )
+        with pytest.raises(HolderUnavailableError, match=f"0x{status:04X}") as failed:
+            source.fetch(route.instances[0])
+        assert failed.type is error
+        assert route.states() == ["sent"]
 
 
 def test_instance_that_the_peer_has_already_is_read_back_before_it_counts(tmp_path: Path, kind: Kind) -> None:

@@ -186,6 +186,10 @@ class Archive(Acting):
         yield 0x0000, None
 
     def _on_get(self, event: evt.Event) -> Iterator[Any]:
+        if self.script.get_status is not None:
+            yield 1
+            yield self.script.get_status, None
+            return
         file = self.given_back(str(event.identifier.SOPInstanceUID))
         yield 0 if file is None else 1
         if file is not None:

@@ -127,6 +127,8 @@ class Script:
     """SOP Instance UIDs that are given back with another content than they came with."""
     withheld: frozenset[str] = frozenset()
     """SOP Instance UIDs that are listed and not given back."""
+    get_status: int | None = None
+    """What every C-GET ends with, without an instance."""
     reporting: Reporting = Reporting.SAME_ASSOCIATION
     commitment_status: int = SUCCESS
     """What a request for commitment is answered with; no report follows a failure."""

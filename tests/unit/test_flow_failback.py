@@ -631,6 +631,23 @@ def test_instance_stored_again_for_another_patient_is_sent_although_its_uid_is_l
     world.settle(override_quiet="test")
 
 
+def test_image_of_another_patient_than_the_primarys_own_waits_for_a_person(world: World) -> None:
+    world.forwarded(1)
+    world.outage()
+    another = replace(new_instance(1, content="B", received_at=world.clock.now()), orthanc_id="orthanc-1-B")
+    world.feed.store(another)
+    world.repaired()
+    world.begin()
+    world.work(90)
+    assert world.holder.sent == [uid(1)]
+    (report,) = world.reports.values()
+    assert "names two patients" in report.outcome
+    assert any(f"{uid(1)} names two patients" in hint for hint in report.hints)
+    with pytest.raises(PreconditionError) as refused:
+        world.settle(override_quiet="test")
+    assert f"{uid(1)} names two patients" in refused.value.details[0]
+
+
 def test_report_calls_no_replaced_version_waived(world: World) -> None:
     world.outage()
     world.stored_here(1)

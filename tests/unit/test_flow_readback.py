@@ -92,13 +92,34 @@ def test_failure_of_one_neither_proves_it_nor_takes_back_what_is_known_of_anothe
     assert list(answers.found) == [three.number]
 
 
-def test_what_cannot_be_read_here_is_proven_by_nothing() -> None:
+@pytest.mark.parametrize("permanent", [True, False])
+def test_what_cannot_be_read_here_is_proven_by_nothing(permanent: bool) -> None:
     def gone(_one: Instance) -> bytes:
-        raise UnreadableFileError("its stored file is gone", permanent=True)
+        raise UnreadableFileError("its stored file is gone", permanent=permanent)
 
     (one,) = instances(1)
     contents = Contents(ReadBack(Source({}), gone, Clock()), lambda _numbers: set())
-    assert contents.judge([one], {one.number: LISTED}) == Answers({}, {one.number})
+    # What is gone for good counts as absent: it is owed again, and who sends it says that it is gone.
+    assert contents.judge([one], {one.number: LISTED}) == Answers({}, set() if permanent else {one.number})
+
+
+def test_what_cannot_be_fetched_for_long_waits_for_a_person_and_a_passing_failure_does_not() -> None:
+    one, two = instances(2)
+    clock, source = Clock(), Source({one.sop_instance_uid: AWAY, two.sop_instance_uid: AWAY})
+    contents = Contents(ReadBack(source, lambda own: own.md5.encode(), clock), lambda _numbers: set())
+    listed = {one.number: LISTED, two.number: LISTED}
+    assert contents.judge([one, two], listed).pending == {one.number, two.number}
+    clock.advance(400)
+    source.has = {one.sop_instance_uid: AWAY, two.sop_instance_uid: two.md5.encode()}
+    answers = contents.judge([one, two], listed)
+    assert (set(answers.found), answers.pending) == ({two.number}, {one.number})
+    clock.advance(400)
+    source.has = {one.sop_instance_uid: AWAY, two.sop_instance_uid: AWAY}
+    answers = contents.judge([one, two], listed)
+    assert answers.denied == {one.number: "it cannot be fetched to be compared: it is away"}
+    assert answers.pending == {two.number}
+    # Replayed by a person, it is asked for again as long.
+    assert contents.judge([one], listed).pending == {one.number}
 
 
 def test_what_takes_longer_than_a_lane_has_time_for_is_pending() -> None:

@@ -135,8 +135,15 @@ class Custody(RuleBasedStateMachine):
     @rule(some=st.sets(picks, min_size=1, max_size=4), holder=holders)
     def claim(self, some: set[int], holder: HolderName) -> None:
         numbers = sorted({self._pick(pick) for pick in some})
-        claimed = self.ledger.claim(holder, numbers, now=NOW)
-        assert claimed == self._steps(numbers, holder, ObligationEvent.CLAIM)
+        claimed = self.ledger.claim(holder, numbers, now=NOW, keeps_versions=holder == VAULT)
+        wanted = [number for number in numbers if holder == VAULT or self._is_present(number)]
+        assert claimed == self._steps(wanted, holder, ObligationEvent.CLAIM)
+        for number in set(numbers) - set(wanted):
+            if self.states[number, holder] is ObligationState.OWED:
+                self._step(number, holder, ObligationEvent.WAIVE)
+
+    def _is_present(self, number: InstanceNumber) -> bool:
+        return number in [self.versions[version] for version in self.present.items()]
 
     @precondition(lambda self: self.versions)
     @rule(pick=picks, holder=holders, outcome=st.sampled_from(list(Outcome)))
@@ -209,6 +216,14 @@ class Custody(RuleBasedStateMachine):
             self._step(number, holder, ObligationEvent.DISPROVE)
         if absence is Absence.UNPROVABLE:
             self._step(number, holder, ObligationEvent.DESPAIR)
+
+    @precondition(lambda self: self.versions)
+    @rule(pick=picks, holder=st.sampled_from([PRIMARY, ROUTE]))
+    def despair(self, pick: int, holder: HolderName) -> None:
+        number = self._pick(pick)
+        self.ledger.despair(holder, {number: "it differs"}, now=NOW)
+        if self._step(number, holder, ObligationEvent.DESPAIR) and not self._is_present(number):
+            self._step(number, holder, ObligationEvent.WAIVE)
 
     @rule(name=st.sampled_from(NAMES), holder=holders)
     def waive(self, name: int, holder: HolderName) -> None:

@@ -232,6 +232,48 @@ def test_inventory_is_believed_beside_what_the_holder_had_sent_in_peace_alone(
     assert ledger.find(PRIMARY, {second: PROOF}, now=NOW) == (set() if outage else {second})
 
 
+def test_inventory_is_not_believed_of_what_came_before_anybody_declared_the_outage(ledger: Ledger) -> None:
+    note(ledger, new_instance(1, content="A", calling=PRIMARY_AE), owed=[], received=received_proof())
+    # The PACS has died, and a modality stores its correction here by itself.
+    note(ledger, new_instance(1, content="B", received_at=NOW + 3600), owed=[PRIMARY])
+    ledger.change_mode(ModeEvent.PROMOTE, epoch=0, who="ann", fields={}, now=NOW)
+    (second,) = numbers_of(ledger)
+    assert ledger.find(PRIMARY, {second: PROOF}, now=NOW) == set()
+    assert ledger.ambiguous(PRIMARY, [second]) == {second}
+
+
+def _replaced(ledger: Ledger, holder: HolderName) -> tuple[InstanceNumber, InstanceNumber]:
+    """Return two contents of one UID: the earlier one was acknowledged before the later one came."""
+    note(ledger, new_instance(1), owed=[holder])
+    (first,) = numbers_of(ledger)
+    ledger.claim(holder, [first], now=NOW)
+    deliver(ledger, first, Outcome.DELIVERED, holder)
+    note(ledger, new_instance(1, content="B"), owed=[holder])
+    (second,) = numbers_of(ledger)
+    return first, second
+
+
+def test_replaced_content_that_is_denied_is_given_up_and_waits_for_nobody(ledger: Ledger) -> None:
+    first, second = _replaced(ledger, PRIMARY)
+    ledger.despair(PRIMARY, {first: "what it gives back differs from what was sent"}, now=NOW)
+    assert state(ledger, first, PRIMARY) is ObligationState.WAIVED
+    assert state(ledger, second, PRIMARY) is ObligationState.OWED
+    assert ledger.replay(PRIMARY, None, "ann", NOW) == 0
+
+
+def test_replaced_content_is_never_sent_over_the_present_one(ledger: Ledger) -> None:
+    first, second = _replaced(ledger, PRIMARY)
+    ledger.disprove(PRIMARY, [first], reason="lost", now=NOW, due=NOW)
+    assert ledger.claim(PRIMARY, [first, second], now=NOW) == [second]
+    assert state(ledger, first, PRIMARY) is ObligationState.WAIVED
+
+
+def test_vault_gets_a_replaced_content_too(ledger: Ledger) -> None:
+    first, second = _replaced(ledger, VAULT)
+    ledger.disprove(VAULT, [first], reason="lost", now=NOW, due=NOW)
+    assert ledger.claim(VAULT, [first, second], now=NOW, keeps_versions=True) == [first, second]
+
+
 def test_inventory_is_not_believed_of_an_instance_that_names_another_patient(ledger: Ledger) -> None:
     note(ledger, new_instance(1), owed=[PRIMARY])
     note(ledger, replace(new_instance(1, content="B"), orthanc_id="another"), owed=[PRIMARY])

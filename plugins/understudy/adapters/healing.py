@@ -32,13 +32,18 @@ from understudy.core.model import Instance
 from understudy.core.packing import Member
 from understudy.core.ports import (
     HolderUnavailableError,
+    NotGivenError,
     OrthancUnavailableError,
     TargetError,
     UnansweredError,
 )
 from understudy.core.views import DamageView
 
+_SUCCESS = 0x0000
 _PENDING = (0xFF00, 0xFF01)
+_NO_GET = (0x0122, 0x0211)
+"""SOP class not supported, unrecognized operation (DICOM PS3.7 annex C)."""
+
 _DCMTK_VERSIONS = ("OFFIS_DCMTK_370", "OFFIS_DCMTK_371", "OFFIS_DCMTK_369")
 """Of the Orthancs that can have written the head of a stored file."""
 
@@ -68,9 +73,9 @@ class GetSource:
         self._tls = tls
 
     def fetch(self, instance: Instance) -> bytes | None:
-        """Return the data set in the instance's own transfer syntax, None where the peer does not give it.
+        """Return the data set in the instance's own transfer syntax, None where the peer has none to give.
 
-        Raises HolderUnavailableError.
+        Raises HolderUnavailableError; NotGivenError where it fails to.
         """
         received: list[bytes] = []
 
@@ -114,6 +119,13 @@ class GetSource:
                 association.release()
         if status is None:
             raise HolderUnavailableError(self.name, "no answer to C-GET", "look at its log")
+        if status in _NO_GET:
+            raise UnansweredError(
+                self.name, f"it answers C-GET with 0x{status:04X}", "see that it allows us C-GET"
+            )
+        if not received and status != _SUCCESS:
+            # Of this transfer syntax alone, perhaps: another content may have another one.
+            raise NotGivenError(self.name, f"C-GET ended with status 0x{status:04X}", "look at its log")
         return received[0] if len(received) == 1 else None
 
     def _tls_arguments(self) -> tuple[ssl.SSLContext, str] | None:

@@ -37,6 +37,10 @@ class UnansweredError(HolderUnavailableError):
     """The holder is there and has no usable answer to a question; it may take instances all the same."""
 
 
+class NotGivenError(HolderUnavailableError):
+    """The holder was asked to give one instance back and failed; it may give back others."""
+
+
 class CappedError(UnansweredError):
     """The holder lists fewer instances of a study than it counts: what it lists it has, of others it tells
     nothing."""
@@ -134,9 +138,9 @@ class InstanceSource(Protocol):
     def ae_title(self) -> str: ...
 
     def fetch(self, instance: Instance) -> bytes | None:
-        """Return the data set as it is kept there, None where it is not given.
+        """Return the data set as it is kept there, None where the answer is that there is none to give.
 
-        Raises HolderUnavailableError.
+        Raises HolderUnavailableError; NotGivenError where it tries and fails.
         """
         ...
 

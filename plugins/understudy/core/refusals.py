@@ -1,4 +1,4 @@
-"""Why an obligation is refused, and what a person can do about it."""
+"""Why an obligation is refused or given up, and what a person can do about it."""
 
 from understudy.core import outcomes
 
@@ -26,6 +26,11 @@ _HINTS = {
 def deleted(held_by: list[str]) -> str:
     """Return the reason for an instance that Orthanc lost to a deletion, with who is proven to have it."""
     return f"{DELETED}; " + (f"{', '.join(held_by)} has it" if held_by else "nobody is proven to have it")
+
+
+def replaced(successor: int) -> str:
+    """Return the reason for giving up a content that another instance of the ledger took the place of."""
+    return f"its content was replaced: instance {successor} is owed in its place"
 
 
 def unproven(times: int, why: str) -> str:

@@ -375,7 +375,12 @@ class Lane:
 
     def _claim(self, batch: Sequence[Instance]) -> list[Instance]:
         numbers = [instance.number for instance in batch]
-        claimed = self._ledger.claim(self.holder.name, numbers, now=self._clock.now())
+        claimed = self._ledger.claim(
+            self.holder.name,
+            numbers,
+            now=self._clock.now(),
+            keeps_versions=self.holder.kind is HolderKind.VAULT,
+        )
         return [instance for instance in batch if instance.number in claimed]
 
     def _give_back(self, numbers: Set[InstanceNumber]) -> None:

@@ -33,6 +33,7 @@ _PAUSE = 30.0
 """Seconds between two comparisons while nothing changes here: whoever mends the primary waits for no more."""
 _NAMED = 50
 """Instances named one by one in a refusal."""
+_LOOK_FIRST = "A SOP Instance UID of it names two patients: settle waits until a person has looked."
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +388,7 @@ class Failback:
         rows = [[study, kind, str(number)] for study, kind, number in delivered]
         waived = self._ledger.waived_of_epoch(self._holder, epoch)
         given_up = [[study, str(number), reason] for study, reason, number in waived]
+        doubted = self._doubted()
         uncompared = self._ledger.proofs_of_epoch_with(self._holder, epoch, UNCOMPARED)
         return Report(
             title=f"Failback of epoch {epoch}",
@@ -395,7 +397,7 @@ class Failback:
             started=operation.started,
             finished=iso(self._clock.now()),
             succeeded=absent == 0,
-            outcome=f"Of this epoch {self._proven()}.",
+            outcome=f"Of this epoch {self._proven()}." + (f" {_LOOK_FIRST}" if doubted else ""),
             summary=(
                 ReportRow("Epoch", str(epoch)),
                 ReportRow("Studies of this epoch", str(len(studies))),
@@ -416,5 +418,5 @@ class Failback:
                 ),
                 ReportTable("Waived instances", ("Study Instance UID", "Instances", "Reason"), given_up),
             ),
-            hints=("To settle, first point every modality back to the primary.",),
+            hints=(*doubted, "To settle, first point every modality back to the primary."),
         )

@@ -6,14 +6,15 @@ so the whole files always differ; a data set that was converted or coerced there
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from understudy.core.model import Instance, InstanceNumber, Proof, ProofKind
+from understudy.core.model import Instance, InstanceNumber, Proof, ProofKind, Timestamp
 from understudy.core.ports import (
     Answers,
     Clock,
     HolderUnavailableError,
     InstanceSource,
+    NotGivenError,
     UnansweredError,
     UnreadableFileError,
 )
@@ -26,6 +27,10 @@ says why it was not compared."""
 
 _SECONDS = 30.0
 """For which one question compares contents: the lane has others to ask for."""
+
+_PATIENCE = 600.0
+"""Seconds for which an instance that cannot be fetched is asked for again, before a person is to look: by
+then it is no overload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +47,21 @@ class ReadBack:
         found: dict[InstanceNumber, Proof] = {}
         denied: dict[InstanceNumber, str] = {}
         for instance in instances:
-            if (sent := self.digest_here(instance)) is None:
+            try:
+                sent = self.digest_here(instance)
+                returned = self.source.fetch(instance)
+            except (UnreadableFileError, NotGivenError):
+                # It proves nothing.
                 continue
-            returned = self.source.fetch(instance)
             if returned is not None and (proof := self.judge(sent, returned)) is not None:
                 found[instance.number] = proof
             elif returned is not None:
                 denied[instance.number] = DIFFERS
         return Answers(found, denied=denied)
 
-    def digest_here(self, instance: Instance) -> str | None:
-        """Return the digest of what is stored here, None where that cannot be read: it proves nothing."""
-        try:
-            return hashlib.sha256(self.data_set(instance)).hexdigest()
-        except UnreadableFileError:
-            return None
+    def digest_here(self, instance: Instance) -> str:
+        """Return the digest of what is stored here, or raise UnreadableFileError."""
+        return hashlib.sha256(self.data_set(instance)).hexdigest()
 
     def judge(self, sent: str, returned: bytes) -> Proof | None:
         """Return the proof, None where what came back has another digest than what was sent."""
@@ -70,19 +75,22 @@ class ReadBack:
 class Contents:
     """Tells contents apart where a proof names a SOP Instance UID and there is another content under it.
 
-    A holder may acknowledge the later content, keep the earlier one, and commit to it by its UID, as Orthanc
-    does as it comes.
+    One for each lane. A holder may acknowledge the later content, keep the earlier one, and commit to it by
+    its UID, as Orthanc does as it comes.
     """
 
     read_back: ReadBack
     ambiguous: Callable[[Sequence[InstanceNumber]], Set[InstanceNumber]]
     """Returns those of which a UID proves nothing."""
+    failing: dict[InstanceNumber, Timestamp] = field(default_factory=dict)
+    """Since when those cannot be fetched that could not be when they were asked for last."""
 
     def judge(self, instances: Sequence[Instance], listed: Mapping[InstanceNumber, Proof]) -> Answers:
         """Return what is fetched again of those that are listed: the same, or denied.
 
-        What the holder does not give out stays proven by its UID, and the evidence says so. What could not be
-        compared for now, or in the time that a lane has, is pending.
+        Where the holder offers nothing to fetch with, or says that there is nothing, an instance stays proven
+        by its UID, and the evidence says so. What could not be compared for now, or in the time that a lane
+        has, is pending; what cannot be fetched for long is denied. What cannot be read here is left out.
         """
         found: dict[InstanceNumber, Proof] = {}
         denied: dict[InstanceNumber, str] = {}
@@ -93,19 +101,27 @@ class Contents:
             number = instance.number
             if number not in listed:
                 continue
-            sent = self.read_back.digest_here(instance)
             late = not 0 <= self.read_back.clock.now() - began < _SECONDS
-            if sent is None or (late and not why):
+            if late and not why:
                 pending.add(number)
                 continue
             returned = None
             try:
+                sent = self.read_back.digest_here(instance)
                 returned = None if why else self.read_back.source.fetch(instance)
+            except UnreadableFileError as error:
+                if not error.permanent:
+                    pending.add(number)
+                continue
             except UnansweredError as error:
                 why = error.reason
-            except HolderUnavailableError:
-                pending.add(number)
+            except HolderUnavailableError as error:
+                if self._is_given_up(number):
+                    denied[number] = f"it cannot be fetched to be compared: {error.reason}"
+                else:
+                    pending.add(number)
                 continue
+            self.failing.pop(number, None)
             if returned is None:
                 doubt = {UNCOMPARED: why or "it does not give this instance out"}
                 found[number] = replace(listed[number], evidence={**listed[number].evidence, **doubt})
@@ -114,3 +130,13 @@ class Contents:
             else:
                 denied[number] = DIFFERS
         return Answers(found, pending, denied=denied)
+
+    def _is_given_up(self, number: InstanceNumber) -> bool:
+        """Note that an instance could not be fetched, and say whether it has been so for long."""
+        now = self.read_back.clock.now()
+        since = self.failing.setdefault(number, now)
+        if 0 <= now - since < _PATIENCE:
+            return False
+        # A person who replays it begins anew.
+        del self.failing[number]
+        return True

@@ -75,10 +75,10 @@ class Conflicts:
     def identities_of_epoch(self, holder: HolderName, epoch: int) -> list[ConflictView]:
         """Return the open conflicts between patients of which the later instance came in an epoch.
 
-        But those of which the holder itself had sent one: that is what it makes of the other.
+        But those of which the holder itself had sent the later one: that is what it makes of the earlier.
         """
         received = exists().where(
-            proofs.c.instance.in_([_EARLIER.c.number, _LATER.c.number]),
+            proofs.c.instance == _LATER.c.number,
             proofs.c.holder == holder,
             proofs.c.kind == ProofKind.RECEIVED.value,
         )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, select, update
+from sqlalchemy import Connection, and_, exists, false, func, select, update
 
 from understudy.adapters.ledger.chain import append_event
 from understudy.adapters.ledger.counts import tallies
@@ -26,10 +26,9 @@ from understudy.core.model import Delivery, HolderName, InstanceNumber, Outcome,
 from understudy.core.modes import Mode
 from understudy.core.obligations import ObligationEvent, ObligationState
 from understudy.core.proving import Absence
+from understudy.core.refusals import replaced
 
 __all__ = ["Custody", "IllegalTransitionError"]
-
-_NO_EPOCH = -1
 
 
 class Custody:
@@ -38,15 +37,23 @@ class Custody:
     _database: Database
 
     def claim(
-        self, holder: HolderName, numbers: Sequence[InstanceNumber], *, now: Timestamp
+        self,
+        holder: HolderName,
+        numbers: Sequence[InstanceNumber],
+        *,
+        now: Timestamp,
+        keeps_versions: bool = False,
     ) -> list[InstanceNumber]:
         """Put obligations in flight and return which.
 
         Those not owed any more stay as they are: between a look at what is due and the claim, the mirror may
-        find an instance and a person may waive one.
+        find an instance and a person may waive one. A holder that keeps the last of several contents gets
+        none that was replaced: it would take the place of the present one.
         """
         with self._database.writing() as connection:
             owed = able(connection, ObligationEvent.CLAIM, holder, numbers)
+            if not keeps_versions:
+                owed = _without_replaced(connection, holder, owed, now)
             advance(connection, ObligationEvent.CLAIM, holder, owed, now)
             return owed
 
@@ -148,12 +155,17 @@ class Custody:
             return {absence: len(rows) for absence, rows in judged.items()}
 
     def despair(self, holder: HolderName, denied: Mapping[InstanceNumber, str], *, now: Timestamp) -> None:
-        """Leave to a person acknowledged instances that no further copy could prove, and say why."""
+        """Leave to a person acknowledged instances that no further copy could prove, and say why.
+
+        One that was replaced meanwhile is given up: the holder has what came after it.
+        """
         with self._database.writing() as connection:
-            for number in able(connection, ObligationEvent.DESPAIR, holder, list(denied)):
+            hopeless = able(connection, ObligationEvent.DESPAIR, holder, list(denied))
+            for number in hopeless:
                 mine = (obligations.c.holder == holder, obligations.c.instance == number)
                 rows = connection.execute(select(obligations).where(*mine)).all()
                 despair(connection, holder, rows, why=denied[number], now=now)
+            _without_replaced(connection, holder, hopeless, now)
 
     def prove(self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp) -> None:
         """Record proofs for acknowledged instances."""
@@ -262,6 +274,21 @@ def _attempts(
     return found
 
 
+def _without_replaced(
+    connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber], now: Timestamp
+) -> list[InstanceNumber]:
+    """Give up owed or refused instances whose content was replaced, and return the others."""
+    later: dict[InstanceNumber, int] = {}
+    for chunk in chunks(numbers):
+        query = select(instances.c.number, instances.c.superseded_by).where(
+            instances.c.number.in_(chunk), instances.c.superseded_by.is_not(None)
+        )
+        later |= {InstanceNumber(row.number): row.superseded_by for row in connection.execute(query)}
+    for number, successor in later.items():
+        advance(connection, ObligationEvent.WAIVE, holder, [number], now, reason=replaced(successor))
+    return [number for number in numbers if number not in later]
+
+
 def _ambiguous(
     connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]
 ) -> set[InstanceNumber]:
@@ -269,17 +296,17 @@ def _ambiguous(
     Orthanc keeps apart, since it names another patient.
 
     Except in peace, where the holder itself had sent the other one: it may coerce what a device sends to both
-    of us, or have been corrected by hand, and is not to be overwritten by what came here late.
+    of us, or have been corrected by hand, and is not to be overwritten by what came here late. What is owed
+    still when an outage is declared may have come in its first minutes, before anybody noticed.
     """
-    mode = current_mode(connection)
-    outage = mode.epoch if mode.mode in (Mode.ACTIVE, Mode.RETURNING) else _NO_EPOCH
+    in_peace = current_mode(connection).mode not in (Mode.ACTIVE, Mode.RETURNING)
     other = instances.alias("other")
     received = exists().where(
         proofs.c.instance == other.c.number,
         proofs.c.holder == holder,
         proofs.c.kind == ProofKind.RECEIVED.value,
     )
-    its_own = and_(received, instances.c.epoch != outage)
+    its_own = received if in_peace else false()
     replaced = and_(
         # All versions of an instance have one identifier, which has an index.
         other.c.orthanc_id == instances.c.orthanc_id,

@@ -33,6 +33,7 @@ from understudy.adapters.ledger.transitions import (
 from understudy.core.conflicts import ConflictKind
 from understudy.core.model import HolderName, InstanceNumber, NewInstance, Proof, Timestamp
 from understudy.core.obligations import REACHED, ObligationEvent, ObligationState, origins
+from understudy.core.refusals import replaced
 from understudy.core.retry import head_start
 from understudy.core.rules import Debt
 
@@ -272,7 +273,7 @@ def _supersede(connection: Connection, earlier: Sequence[Any], number: int, site
             )
         ).all()
         for holder in given_up:
-            reason = f"its content was replaced: instance {number} is owed in its place"
+            reason = replaced(number)
             advance(
                 connection, ObligationEvent.WAIVE, HolderName(holder), [row.number], site.now, reason=reason
             )
