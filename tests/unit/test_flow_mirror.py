@@ -375,6 +375,22 @@ def test_study_of_which_the_primary_says_nothing_is_an_alarm_until_it_does(world
     assert world.mirror.alarms() == []
 
 
+def test_primary_that_does_not_send_what_it_is_asked_for_is_an_alarm_until_it_does(world: World) -> None:
+    world.peer.keep(STUDY, uid(1))
+    world.peer.keep("1.2.2", uid(2))
+    world.peer.move_status = 0xC000
+    for _ in range(2):
+        world.mirror.step()
+        (alarm,) = world.mirror.alarms()
+        assert alarm.since == iso(NOW)
+        assert "missing here of 2 studies: C-MOVE ended with status 0xC000" in alarm.what
+        assert "knows the AE title" in alarm.hint
+        world.clock.advance(300)
+    world.peer.move_status = 0
+    world.mirror.step()
+    assert world.mirror.alarms() == []
+
+
 def test_study_that_is_left_to_another_time_is_not_pulled(world: World) -> None:
     world.peer.keep("1.2.1", uid(1))
     world.peer.keep("1.2.2", uid(2))

@@ -108,6 +108,9 @@ class Mirror:
         """Since when the primary's list of studies is cut, and how many of ours the last one left out."""
         self._vague: tuple[Timestamp, Sequence[StudyInstanceUid]] | None = None
         """Since when there are studies of which the primary does not say what it has, and which."""
+        self._unsent: dict[StudyInstanceUid, int] = {}
+        """Gaps that the primary did not send when it was asked to last, with its status."""
+        self._unsent_since = Timestamp(0.0)
 
     @property
     def horizon(self) -> Timestamp | None:
@@ -150,6 +153,17 @@ class Mirror:
                 f"the standby may lack some of them; look there for study {shown(studies[0])}, and at its log"
             )
             found.append(Alarm(iso(since), what, hint))
+        if unsent := dict(self._unsent):
+            study, status = next(iter(unsent.items()))
+            what = (
+                f"the primary does not send what is missing here of {len(unsent)} studies: "
+                f"C-MOVE ended with status 0x{status:04X}"
+            )
+            hint = (
+                f"see that it knows the AE title {self._destination} at this host's address and port, and "
+                f"reaches them; for study {shown(study)} its log says why"
+            )
+            found.append(Alarm(iso(self._unsent_since), what, hint))
         return found
 
     def compare(
@@ -230,6 +244,9 @@ class Mirror:
                 comparison = self._close(gaps, comparison, max(_PULL_SECONDS, _PULL_SHARE * (now - began)))
                 self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
             self._interrupted = comparison.interrupted
+            self._unsent = {
+                study: status for study, status in self._unsent.items() if study in comparison.missing_here()
+            }
             vague = (*comparison.unanswered, *comparison.capped)
             since = comparison.started if self._vague is None else self._vague[0]
             self._vague = (since, vague) if vague else None
@@ -332,7 +349,11 @@ class Mirror:
             self._tell(diff, self._peer.move_instances(diff.study, diff.missing_here, self._destination))
 
     def _tell(self, diff: StudyDiff, result: MoveResult) -> None:
+        self._unsent.pop(diff.study, None)
         if result.status != _SUCCESS or result.failed:
+            if not self._unsent:
+                self._unsent_since = self._clock.now()
+            self._unsent[diff.study] = result.status
             _log.warning(
                 "mirror pull study=%s missing=%d status=0x%04X failed=%d",
                 shown(diff.study),

@@ -69,7 +69,7 @@ function disks(disk) {
   const fullest = [...disk.volumes].sort((one, other) => other.used_percent - one.used_percent)[0];
   if (!fullest) return [];
   const left = fullest.days_left === null ? "" : `, about ${count(Math.round(fullest.days_left))} days left`;
-  const note = disk.refusing ? "new images are refused, senders keep them" : `${(fullest.free_bytes / 2 ** 30).toFixed(1)} GB free${left}`;
+  const note = disk.refusing ? "new images are refused, senders keep them" : `${(fullest.free_bytes / 2 ** 30).toFixed(1)} GiB free${left}`;
   return [fact("Fullest disk", `${fullest.name} ${Math.round(fullest.used_percent)} %`, note, { fine: "good", warn: "warn", refuse: "bad" }[fullest.state])];
 }
 

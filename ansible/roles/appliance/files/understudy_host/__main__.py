@@ -51,7 +51,7 @@ def _run(parsed: argparse.Namespace, places: Places) -> str:
             return str(write_metrics(places))
         case "diagnose":
             missing = diagnose(places, parsed.target)
-            return f"without {', '.join(missing)}, which could not be had" if missing else ""
+            return f"without what could not be read: {', '.join(missing)}" if missing else ""
         case "certificate-holds":
             return certificate.holds(
                 places, sys.stdin.read(), days=parsed.days, names=parsed.names.split(",")

@@ -97,7 +97,10 @@ def reasons(told: Mapping[str, Any]) -> Iterator[str]:
         unproven = {state: holder[state] for state in UNPROVEN if holder[state]}
         if unproven:
             counts = ", ".join(f"{count} {state}" for state, count in unproven.items())
-            yield f"not everything is proven at {holder['name']}: {counts}"
+            yield (
+                f"not everything is proven at {holder['name']}: {counts}. See that it answers; replay what it "
+                "refused; or waive, with a reason, what it is never to get"
+            )
     if told["instances"] and not any(holder["proven"] for holder in told["holders"]):
         yield f"{told['instances']} instances are here, and nobody else is proven to have any"
     for operation in told["operations"]:
