@@ -98,8 +98,8 @@ def reasons(told: Mapping[str, Any]) -> Iterator[str]:
         if unproven:
             counts = ", ".join(f"{count} {state}" for state, count in unproven.items())
             yield (
-                f"not everything is proven at {holder['name']}: {counts}. See that it answers; replay what it "
-                "refused; or waive, with a reason, what it is never to get"
+                f"not everything is proven at {holder['name']}: {counts}. See that it answers; replay what "
+                "it refused; or waive, with a reason, what it is never to get"
             )
     if told["instances"] and not any(holder["proven"] for holder in told["holders"]):
         yield f"{told['instances']} instances are here, and nobody else is proven to have any"
