@@ -244,13 +244,12 @@ class Mirror:
                 comparison = self._close(gaps, comparison, max(_PULL_SECONDS, _PULL_SHARE * (now - began)))
                 self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
             self._interrupted = comparison.interrupted
-            self._unsent = {
-                study: status for study, status in self._unsent.items() if study in comparison.missing_here()
-            }
+            missing = comparison.missing_here()
+            self._unsent = {study: status for study, status in self._unsent.items() if study in missing}
             vague = (*comparison.unanswered, *comparison.capped)
             since = comparison.started if self._vague is None else self._vague[0]
             self._vague = (since, vague) if vague else None
-            if not (comparison.missing_here() or vague or comparison.unlisted):
+            if not (missing or vague or comparison.unlisted):
                 self._ledger.write_fact(_HORIZON, repr(float(comparison.started)))
             lost = {diff.study: len(diff.lost) for diff in comparison.diffs if diff.lost}
             self._ledger.write_departures(lost, self._clock.now())

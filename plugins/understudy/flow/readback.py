@@ -134,8 +134,9 @@ class Contents:
     def _is_given_up(self, number: InstanceNumber) -> bool:
         """Note that an instance could not be fetched, and say whether it has been so for long."""
         now = self.read_back.clock.now()
-        since = self.failing.setdefault(number, now)
-        if 0 <= now - since < _PATIENCE:
+        # Where the clock was set back it begins anew.
+        since = self.failing[number] = min(self.failing.get(number, now), now)
+        if now - since < _PATIENCE:
             return False
         # A person who replays it begins anew.
         del self.failing[number]
