@@ -64,9 +64,15 @@ def revive(lab: Lab) -> None:
 
 def everywhere_once(lab: Lab, wanted: data.Series) -> None:
     """Wait until all is proven everywhere, then count at every holder: 0 missing, 0 duplicated."""
+    # What came last may be stored and not noted yet: then nobody is owed it.
+    held = lab.instances_at(STANDBY).total()
     wait_until(
         lab.status,
-        lambda state: state.gaps == 0 and all(counts.unproven == 0 for counts in state.holders.values()),
+        lambda state: (
+            state.instances >= held
+            and state.gaps == 0
+            and all(counts.unproven == 0 for counts in state.holders.values())
+        ),
         deadline=120,
         what="all proven everywhere",
         pause=0.5,
