@@ -3,6 +3,10 @@
 #
 # Where it cannot be pulled, an interchangeable image is built from Debian's packages with mmdebstrap and given the same
 # name. ACCEPT_EXPIRED_MIRROR=1 accepts a mirror whose Release file has expired; it is off unless somebody sets it.
+#
+# base-SUITE.lock names the version of every package of the base, because a registry's digest says nothing where there is no
+# registry. Mirrors move every day, so a base with others gives a warning, and their names on standard output for the image's
+# label. REQUIRE_LOCKED_BASE=1 refuses it, as for a release; LOCK_BASE=1 writes the lock from the base that is here.
 set -euo pipefail
 
 [ $# = 1 ] || { echo "usage: ${0##*/} SUITE" >&2; exit 2; }
@@ -17,14 +21,35 @@ apt() { DEBIAN_FRONTEND=noninteractive flock --close /var/cache/apt apt-get "$@"
 clean_up() { [ -z "$scratch" ] || rm -rf "$scratch"; }
 trap clean_up EXIT
 
+# Compares the packages of the base with the lock; a suite without a lock is not pinned. Prints the names of those that differ.
+hold_to_the_lock() {
+    local lock packages differing
+    lock=$(cd "$(dirname "$0")" && pwd)/base-$suite.lock
+    [ -e "$lock" ] || return 0
+    packages=$(docker run --rm --network none "$image" dpkg-query --show --showformat '${Package} ${Version}\n' | LC_ALL=C sort)
+    if [ "${LOCK_BASE:-}" = 1 ]; then
+        printf '%s\n' "$packages" >"$lock"
+        say "wrote ${lock##*/}: look at the change, then commit it"
+    fi
+    differing=$(LC_ALL=C comm -3 "$lock" <(printf '%s\n' "$packages") | awk '{print $1}' | LC_ALL=C sort -u | paste -s -d ' ')
+    [ -n "$differing" ] || return 0
+    if [ "${REQUIRE_LOCKED_BASE:-}" = 1 ]; then
+        fail "$image has other packages than ${lock##*/} pins: $differing. Remove it and use the mirror of that day, or pin these: LOCK_BASE=1 make image"
+    fi
+    say "WARNING: $image has other packages than ${lock##*/} pins: $differing"
+    printf '%s\n' "$differing"
+}
+
 if docker image inspect "$image" >/dev/null 2>&1; then
+    hold_to_the_lock
     exit 0
 fi
 
 # The manifest is asked for first: without a registry this ends soon, and with a slow one the pull has its time.
 if timeout 20 docker manifest inspect "$image" >/dev/null 2>&1; then
     say "pulls $image"
-    timeout 600 docker pull --quiet "$image" >/dev/null || fail "$image could not be pulled within 10 minutes: mend the network, then run this again"
+    timeout 600 docker pull --quiet "$image" >/dev/null || fail "$image could not be pulled within 10 minutes: fix the network, then run this again"
+    hold_to_the_lock
     exit 0
 fi
 
@@ -35,7 +60,7 @@ if ! command -v mmdebstrap >/dev/null; then
     fi
     say "installs Debian's package mmdebstrap"
     { apt update && apt install -y --no-install-recommends mmdebstrap; } >/dev/null 2>&1 ||
-        fail "mmdebstrap could not be installed: mend the host's apt sources, then run this again"
+        fail "mmdebstrap could not be installed: fix the host's apt sources, then run this again"
 fi
 
 options=(
@@ -55,13 +80,22 @@ if [ "${ACCEPT_EXPIRED_MIRROR:-}" = 1 ]; then
 fi
 
 scratch=$(mktemp -d)
+# The label tells the date of the Release file; mmdebstrap empties apt's lists at its end.
+# shellcheck disable=SC2016  # mmdebstrap's hooks expand $1
+options+=(
+    '--customize-hook=cp "$1"/var/lib/apt/lists/*_dists_'"$suite"'_InRelease "$1/InRelease"'
+    "--customize-hook=download /InRelease $scratch/InRelease"
+    '--customize-hook=rm "$1/InRelease"'
+)
 if ! mmdebstrap "${options[@]}" "$suite" "$scratch/base.tar" >"$scratch/log" 2>&1; then
     tail -n 15 "$scratch/log" >&2
-    if "$(dirname "$0")/mirror-expired.sh" "$suite"; then
-        fail "the mirror's Release file of $suite has expired: use another mirror, or accept it with ACCEPT_EXPIRED_MIRROR=1"
+    if expired=$("$(dirname "$0")/mirror-expired.sh" "$suite" 2>&1); then
+        fail "$expired: use another mirror, or accept this one with ACCEPT_EXPIRED_MIRROR=1"
     fi
     fail "mmdebstrap could not build $suite: the lines above say why"
 fi
 docker import --change 'CMD ["bash"]' --change 'LABEL org.opencontainers.image.title="Debian '"$suite"' by mmdebstrap"' \
+    --change "LABEL org.understudy.debian.release-date=\"$(sed -n 's/^Date: //p' "$scratch/InRelease")\"" \
     "$scratch/base.tar" "$image" >/dev/null
 say "$image is ready ($(docker image inspect --format '{{.Size}}' "$image" | numfmt --to=si)B)"
+hold_to_the_lock

@@ -3,7 +3,7 @@
 #
 # Rule 1: what is there already is used as it is; with everything there the script changes nothing.
 # Rule 2: something is installed only by root on Debian 12 or 13, only from Debian's own packages.
-# Rule 3: where it may not install, it ends with one line that names the mend.
+# Rule 3: where it may not install, it ends with one line that names the remedy.
 set -euo pipefail
 
 readonly plugin_directory=/usr/local/lib/docker/cli-plugins
@@ -45,7 +45,7 @@ install_packages() {
     log=$(mktemp)
     if ! { apt update && apt install -y --no-install-recommends "$@"; } >"$log" 2>&1; then
         tail -n 20 "$log" >&2
-        fail "apt-get could not install $* (log: $log): mend the host's apt sources, then run this again"
+        fail "apt-get could not install $* (log: $log): fix the host's apt sources, then run this again"
     fi
     rm -f "$log"
 }
@@ -105,7 +105,7 @@ unpack_plugins_from_trixie() {
         apt-get "${private_apt[@]}" update && apt-get "${private_apt[@]}" download docker-compose docker-buildx
     ) >"$scratch/log" 2>&1; then
         tail -n 20 "$scratch/log" >&2
-        fail "Debian 13's docker-compose and docker-buildx could not be downloaded: mend the network, or install both plugins by hand"
+        fail "Debian 13's docker-compose and docker-buildx could not be downloaded: fix the network, or install both plugins by hand"
     fi
     local package
     for package in "$scratch"/*.deb; do

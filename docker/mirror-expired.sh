@@ -22,4 +22,4 @@ valid_until=$(sed -n 's/^Valid-Until: //p' "$scratch/InRelease")
 # Stable suites carry no such line: they do not expire.
 [ -n "$valid_until" ] || exit 1
 [ "$(date -d "$valid_until" +%s)" -lt "$(date +%s)" ] || exit 1
-printf 'mirror: the Release file of %s expired on %s\n' "$suite" "$valid_until" >&2
+printf 'the Release file of %s at the mirror expired on %s\n' "$suite" "$valid_until" >&2

@@ -4,16 +4,23 @@ The only module that imports `orthanc`. An exception at import would stop Orthan
 Orthanc without the durable acknowledgement must not accept images.
 """
 
+import ctypes
+import hashlib
 import json
+import mmap
 import os
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import orthanc
-from understudy.plugin import passthrough
+from understudy.plugin import lists, passthrough
+from understudy.plugin.decoding import Budget, Decoding, Image, Images, Refusal
 from understudy.plugin.durability import (
     DurableAcknowledgement,
     StoreStatus,
@@ -21,15 +28,19 @@ from understudy.plugin.durability import (
     sync_log,
     write_ahead_log,
 )
+from understudy.plugin.elements import is_part10
 from understudy.plugin.identity import Identity, identify
-from understudy.plugin.parking import PARKING, Parking
+from understudy.plugin.memory import own_limit
+from understudy.plugin.parking import PARKING, Parking, Suspect
+from understudy.plugin.pixels import pixels
+from understudy.plugin.probe import PROBED, is_probe, try_disk
 from understudy.plugin.recovery import NotNowError, Recovery, RefusedFileError
 from understudy.plugin.recovery import Orthanc as RecoveringOrthanc
-from understudy.plugin.roles import Method, Role, allowed, stores
+from understudy.plugin.roles import Method, Role, allowed, canonical_path, stores
 from understudy.plugin.shape import fault
-from understudy.plugin.sop_instance import sop_instance_uid
+from understudy.plugin.sop_instance import Names, names
 from understudy.plugin.versions import Index, NotKeptError, StoredFile, Versions
-from understudy.plugin.volumes import FLAG_FILE, IntakeGuard, Volume
+from understudy.plugin.volumes import FLAG, IntakeGuard, Volume
 from understudy.plugin.wake import Waker
 
 SYNC_FAILED_STATUS = 70
@@ -43,37 +54,72 @@ REFUSE = (orthanc.ReceivedInstanceAction.MODIFY, b"")
 """Orthanc throws at an empty modification (ServerContext::Store), so that every kind of sender is told of a
 failure: C-STORE 0xA700, REST 500. `DISCARD` would answer success."""
 
+NAMELESS = "it does not name its study, its series or itself"
+"""Why an object is refused that Orthanc would refuse as well, with its patient in the log."""
+
 SENDER_METADATA = ("RemoteAET", "CalledAET", "RemoteIP", "ReceptionDate", "TransferSyntax", "SopClassUid")
+
+
+class NotLookedAtError(Exception):
+    """An instance was stored that nobody was asked about."""
+
+
+class Requests:
+    """The part of docker/reception that knows the beginning and the end of each request."""
+
+    def __init__(self) -> None:
+        # Preloaded into this process: without it there is no intake, so a missing name stops Orthanc's start.
+        library = ctypes.CDLL(None)
+        self._note = library.understudy_note
+        self._answer = library.understudy_answer
+        self._receive = library.understudy_receive
+
+    def note(self, text: str) -> None:
+        """Note what this thread works on until its request has ended; an empty text ends it now."""
+        self._note(ctypes.c_char_p(text.encode("ascii")))
+
+    def receive(self) -> None:
+        """Give the request of this thread the memory of an instance that is received."""
+        self._receive()
+
+    def answer(self, status: HTTPStatus, reason: str) -> None:
+        """Say how the request of this thread is answered once the filter has refused it."""
+        body = json.dumps({"HttpStatus": status.value, "Message": reason})
+        self._answer(ctypes.c_int(status.value), ctypes.c_char_p(body.encode("ascii")))
 
 
 class Plugin:
     """Holds what the callbacks share and answers each of them."""
 
-    def __init__(self, configuration: Mapping[str, object], agent_socket: Path) -> None:
+    def __init__(
+        self, configuration: Mapping[str, object], agent_socket: Path, requests: Requests, memory: int
+    ) -> None:
         self._agent_socket = agent_socket
-        storage = Path(str(configuration["StorageDirectory"]))
+        self._requests = requests
+        self._storage = storage = Path(str(configuration["StorageDirectory"]))
         log = write_ahead_log(configuration)
         self._sync = partial(sync_log, log, one_folder_a_file_system([log.parent, storage]))
         self._versions = Versions(
             storage, Index(_instances, _stored_file, _identity, _metadata), orthanc.LogWarning
         )
-        self._parking = Parking(storage / "understudy" / PARKING)
+        self._parking = Parking(storage / "understudy" / PARKING, requests.note)
+        self._decoding = Decoding(Budget.of(memory), Images(_instances, self._image))
+        # Threads whose store was looked at by `on_received`, until `on_stored_instance`.
+        self._looked_at: set[int] = set()
         self._durability = DurableAcknowledgement(
             sync=self._sync,
             monotonic=time.monotonic,
             log_error=orthanc.LogError,
             end_process=self._end_process,
         )
-        self._guard = IntakeGuard(
-            _volumes(configuration), agent_socket.with_name(FLAG_FILE), orthanc.LogWarning
-        )
+        self._guard = IntakeGuard(_volumes(configuration), FLAG, orthanc.LogWarning)
         # Before Orthanc opens its index: on a full disk that needs the ballast's room.
         self._guard.look()
         self._waker = Waker(self._wake)
         self._recovery = Recovery(
             storage / "understudy",
             RecoveringOrthanc(
-                _held_md5s, _store, self._sync, lambda uid: self._parking.parked(uid) is not None
+                _held_md5s, self._store, self._sync, lambda uid: self._parking.parked(uid) is not None
             ),
             orthanc.LogWarning,
         )
@@ -91,6 +137,7 @@ class Plugin:
             self._guard.stop()
             self._recovery.stop()
             self._waker.stop()
+            self._parking.stop()
 
     def on_received(self, content: bytes, origin: int) -> tuple[int, bytes]:
         """Keep what this store would replace; refuse it where that cannot be done.
@@ -98,17 +145,36 @@ class Plugin:
         Called for every kind of store, before Orthanc looks at it. What escapes from here would be taken for
         consent (ReceivedInstanceCallback.cpp).
         """
-        # What comes by C-STORE was parsed by now (docker/reception).
-        by_rest = origin != orthanc.InstanceOrigin.DICOM_PROTOCOL
-        if by_rest and (found := fault(content)) is not None:
-            orthanc.LogError(f"store refused because={found}")
-            return REFUSE
-        uid = sop_instance_uid(content)
-        if uid is not None and (parked := self._parking.begin(uid, by_rest=by_rest)) is not None:
-            orthanc.LogError(f"store refused instance={parked.sop_instance_uid} because=parked")
-            return REFUSE
         try:
-            uid = uid or _parsed_sop_instance_uid(content)
+            return self._received(content, by_rest=origin != orthanc.InstanceOrigin.DICOM_PROTOCOL)
+        except BaseException as error:  # noqa: BLE001 - the boundary to Orthanc: nothing may escape
+            # A note that stayed would blame this instance for an end of Orthanc that comes later.
+            for forget in (self._parking.end, self._versions.abandon):
+                with suppress(BaseException):
+                    forget()
+            return self._refused(f"unforeseen_{type(error).__name__}")
+
+    def _received(self, content: bytes, *, by_rest: bool) -> tuple[int, bytes]:
+        self._looked_at.discard(threading.get_ident())
+        if not is_part10(content):
+            return self._refused("it does not begin as DICOM Part 10 files do")
+        found = names(content)
+        if found is not None and not found.complete:
+            return self._refused(NAMELESS)
+        # What comes by C-STORE was parsed by now (docker/reception).
+        if by_rest and (reason := fault(content)) is not None:
+            return self._refused(reason)
+        uid = None if found is None else found.sop_instance_uid
+        # Orthanc's parser may end on what hides its UID, again and again: it is noted before that as well.
+        if (parked := self._parking.begin(uid or _content_key(content), by_rest=by_rest)) is not None:
+            return self._refused_as_parked(parked)
+        try:
+            if uid is None and (found := _parsed_names(content)) is not None:
+                uid = found.sop_instance_uid
+                parked = None if uid is None else self._parking.parked(uid)
+                if parked is not None or not found.complete:
+                    self._parking.end()
+                    return self._refused(NAMELESS) if parked is None else self._refused_as_parked(parked)
             if uid is None:
                 self._versions.abandon()
             elif self._versions.before_store(uid, content):
@@ -116,13 +182,35 @@ class Plugin:
                 self._sync()
         except (NotKeptError, OSError) as error:
             self._parking.end()
-            orthanc.LogError(f"store refused because=earlier_version_not_kept: {error}")
-            return REFUSE
+            return self._refused(f"earlier_version_not_kept: {error}")
+        self._looked_at.add(threading.get_ident())
         return KEEP_AS_IS
+
+    @staticmethod
+    def _refused_as_parked(parked: Suspect) -> tuple[int, bytes]:
+        _log_error(f"store refused instance={parked.sop_instance_uid} because=parked")
+        return REFUSE
+
+    @staticmethod
+    def _refused(because: str) -> tuple[int, bytes]:
+        _log_error(f"store refused because={because}")
+        return REFUSE
 
     def on_stored_instance(self, instance: Any, orthanc_id: str) -> None:
         """Make the store durable before it is answered, and keep it where another one is on its way."""
+        try:
+            self._stored(instance, orthanc_id)
+        except BaseException as error:  # noqa: BLE001 - Orthanc would answer success whatever escapes
+            _log_error(f"store not finished instance={orthanc_id} because={type(error).__name__}")
+            self._end_process("store_not_finished")
+
+    def _stored(self, instance: Any, orthanc_id: str) -> None:
+        if threading.get_ident() not in self._looked_at:
+            # Orthanc had no memory to ask, and took that for consent.
+            raise NotLookedAtError
+        self._looked_at.discard(threading.get_ident())
         self._durability.after_store()
+        self._decoding.forget(orthanc_id)
         try:
             self._parking.stored()
             self._versions.after_store(orthanc_id, instance.GetInstanceData, partial(_own_metadata, instance))
@@ -133,20 +221,41 @@ class Plugin:
                 "replaces it; check the disk under StorageDirectory"
             )
 
-    def filter_c_store(self, _instance: object) -> int:
+    def filter_c_store(self, instance: Any) -> int:
         """Return the DIMSE status: 0 to store."""
+        try:
+            status = self._c_store_status()
+            if status is StoreStatus.ACCEPT and is_probe(
+                instance.GetInstanceRemoteAet(), lambda: _text(_tags(instance), "SOPInstanceUID")
+            ):
+                self._sync()
+                try_disk(self._storage)
+                return PROBED
+            return int(status)
+        except BaseException as error:  # noqa: BLE001 - the boundary to Orthanc: nothing may escape
+            _log_error(f"c_store refused status=0xA700 because=unforeseen_{type(error).__name__}")
+            return int(StoreStatus.OUT_OF_RESOURCES)
+
+    def _c_store_status(self) -> StoreStatus:
         if self._guard.full:
             # The guard says so once in the log; each sender hears it from the status.
-            return int(StoreStatus.OUT_OF_RESOURCES)
+            return StoreStatus.OUT_OF_RESOURCES
         status = self._durability.before_store()
         if status is not StoreStatus.ACCEPT:
             orthanc.LogError("c_store refused status=0xA700 because=index_sync_failed")
-        return int(status)
+            # The agent learns of it by the counters.
+            self._waker.notice()
+        return status
 
     def filter_http(self, uri: str, **request: Any) -> bool:
-        """Return whether the call is allowed; False answers 403."""
-        # What this thread was storing before has come to its end, however that was answered.
-        self._parking.end()
+        """Return whether the call is allowed; False answers 403, or what was said to `Requests.answer`."""
+        try:
+            return self._http_allowed(uri, request)
+        except BaseException as error:  # noqa: BLE001 - the boundary to Orthanc: nothing may escape
+            _log_error(f"call refused because=unforeseen_{type(error).__name__}")
+            return False
+
+    def _http_allowed(self, uri: str, request: Mapping[str, Any]) -> bool:
         caller = identify(request["headers"])
         if caller is None:
             return False
@@ -157,18 +266,69 @@ class Plugin:
         if stores(method, uri) and self._durability.before_store() is not StoreStatus.ACCEPT:
             orthanc.LogError("store refused because=index_sync_failed")
             return False
-        return not (stores(method, uri) and self._guard.full)
+        if stores(method, uri):
+            self._requests.receive()
+            return not self._guard.full
+        if method is Method.GET and caller.role is not Role.AGENT:
+            reason = lists.refusal(uri, request.get("get", {}), _held)
+            if reason is not None:
+                orthanc.LogWarning(f"call refused role={caller.role.value} because=list_too_long")
+                self._requests.answer(HTTPStatus.BAD_REQUEST, reason)
+                return False
+        return self._may_decode(caller, uri, request)
+
+    def _may_decode(self, caller: Identity, uri: str, request: Mapping[str, Any]) -> bool:
+        """Return whether Orthanc may make the images that a call asks for; note what it decodes for it."""
+        path = canonical_path(uri) or ""
+        try:
+            judged = self._decoding.judge(path, request.get("get", {}), request["headers"])
+        except (OSError, NotKeptError) as error:
+            orthanc.LogError(f"call refused because=image_not_judged: {error}")
+            self._requests.answer(HTTPStatus.SERVICE_UNAVAILABLE, "the stored image cannot be read now")
+            return False
+        if isinstance(judged, Refusal):
+            orthanc.LogWarning(f"call refused instance={judged.orthanc_id or '-'} because={judged.reason}")
+            self._requests.answer(judged.status, judged.reason)
+            return False
+        for uid in judged:
+            if self._parking.begin_decoding(uid, caller.user) is not None:
+                orthanc.LogWarning(f"call refused instance={uid} because=parked")
+                reason = "Orthanc ended twice while it decoded this image: `understudy quarantine` has it"
+                self._requests.answer(HTTPStatus.UNPROCESSABLE_ENTITY, reason)
+                return False
+        return True
+
+    def _image(self, orthanc_id: str) -> Image | None:
+        """Return what a stored file says of itself, None where there is none.
+
+        Raises OSError or NotKeptError.
+        """
+        file = _stored_file(orthanc_id)
+        if file is None or file.size == 0:
+            return None
+        path = self._storage / file.uuid[0:2] / file.uuid[2:4] / file.uuid
+        with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = names(content)
+            uid = None if found is None else found.sop_instance_uid
+            return Image(uid or orthanc_id, pixels(content))
+
+    def _store(self, content: bytes) -> None:
+        """Store a file that lay in the storage area, as any other: the callbacks of a store run for it."""
+        self._requests.receive()
+        try:
+            orthanc.RestApiPost("/instances", content)
+        except orthanc.OrthancException as error:
+            if error.args and error.args[0] == orthanc.ErrorCode.BAD_FILE_FORMAT:
+                raise RefusedFileError(str(error)) from error
+            raise NotNowError(str(error)) from error
+        finally:
+            # This thread serves no request, whose end would end its note.
+            self._parking.end()
 
     def pass_to_agent(self, output: Any, _uri: str, **request: Any) -> None:
         """Answer with what the agent answers."""
-        caller = identify(request["headers"])
-        # The filter has refused such a caller already; this never relies on it.
-        if caller is None:
-            output.SendHttpStatusCode(403)
-            return
         answer = passthrough.call(
             self._agent_socket,
-            caller,
             passthrough.Request(
                 method=request["method"],
                 path=request["groups"][0],
@@ -183,10 +343,10 @@ class Plugin:
             # Orthanc itself says text/plain here; a Content-Type of ours would be a second one.
             output.SendHttpStatus(answer.status, answer.body)
 
-    def _end_process(self) -> None:
+    def _end_process(self, why: str = "index_sync_failed") -> None:
         """End Orthanc without a clean stop, which would wait for the store under way and answer it."""
         try:
-            self._parking.disown()
+            self._parking.disown(why)
         finally:
             os._exit(SYNC_FAILED_STATUS)
 
@@ -208,10 +368,15 @@ class Plugin:
         # An answer of any kind, or none, changes nothing: the agent polls the changes feed as well.
         passthrough.call(
             self._agent_socket,
-            Identity("orthanc", Role.AGENT),
             passthrough.Request(method="POST", path="wake", query={}, headers={}, body=b""),
             timeout=WAKE_TIMEOUT_SECONDS,
         )
+
+
+def _log_error(line: str) -> None:
+    """Write a line about a refusal, which holds whether the line can be written or not."""
+    with suppress(BaseException):
+        orthanc.LogError(line)
 
 
 def _volumes(configuration: Mapping[str, Any]) -> dict[str, Volume]:
@@ -241,6 +406,11 @@ def _instances(sop_instance_uid: str) -> list[str]:
     except orthanc.OrthancException as error:
         raise NotKeptError(f"Orthanc's index does not answer: {error}") from error
     return [item["ID"] for item in found if item["Type"] == "Instance"]
+
+
+def _held(resources: str) -> int:
+    """Return how many patients, studies, series or instances there are."""
+    return int(json.loads(orthanc.RestApiGet("/statistics"))[f"Count{resources.capitalize()}"])
 
 
 def _stored_file(orthanc_id: str) -> StoredFile | None:
@@ -278,14 +448,29 @@ def _own_metadata(instance: Any) -> dict[str, str]:
     }
 
 
-def _parsed_sop_instance_uid(content: bytes) -> str | None:
+def _content_key(content: bytes) -> str:
+    """Return what names a file whose SOP Instance UID is not plain to see; it is as long as a UID may be."""
+    return f"content-{hashlib.sha224(content).hexdigest()}"
+
+
+def _parsed_names(content: bytes) -> Names | None:
     """Return what Orthanc's parser reads, None where it cannot read the file: then it will not store it."""
     try:
-        tags = json.loads(orthanc.CreateDicomInstance(content).GetInstanceSimplifiedJson())
+        tags = _tags(orthanc.CreateDicomInstance(content))
     except orthanc.OrthancException:
         return None
-    uid = tags.get("SOPInstanceUID")
-    return uid.strip() if isinstance(uid, str) else None
+    uids = [_text(tags, name) for name in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")]
+    return Names(complete=all(uids), sop_instance_uid=uids[0] or None)
+
+
+def _tags(instance: Any) -> dict[str, object]:
+    tags: dict[str, object] = json.loads(instance.GetInstanceSimplifiedJson())
+    return tags
+
+
+def _text(tags: Mapping[str, object], name: str) -> str:
+    value = tags.get(name)
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _held_md5s(sop_instance_uid: str) -> frozenset[str]:
@@ -301,28 +486,26 @@ def _held_md5s(sop_instance_uid: str) -> frozenset[str]:
         raise NotNowError(str(error)) from error
 
 
-def _store(content: bytes) -> None:
-    """Store a file that lay in the storage area, as any other: the stored-instance callback runs for it."""
-    try:
-        orthanc.RestApiPost("/instances", content)
-    except orthanc.OrthancException as error:
-        if error.args and error.args[0] == orthanc.ErrorCode.BAD_FILE_FORMAT:
-            raise RefusedFileError(str(error)) from error
-        raise NotNowError(str(error)) from error
+def _register() -> object:
+    """Wire the plugin to Orthanc, once, and return what has to be kept as long as Orthanc runs.
 
-
-def _register() -> None:
-    """Wire the plugin to Orthanc, once."""
+    At its end the Python plugin drops its reference to a REST callback without a thread state (orthanc-python
+    RestCallbacks.cpp, FinalizeRestCallbacks). With the last reference that is a segmentation fault.
+    """
     plugin = Plugin(
         configuration=json.loads(orthanc.GetConfiguration()),
         agent_socket=Path(os.environ.get("UNDERSTUDY_AGENT_SOCKET", "/run/understudy/agent.sock")),
+        requests=Requests(),
+        memory=own_limit(),
     )
     orthanc.RegisterOnChangeCallback(plugin.on_change)
     orthanc.RegisterReceivedInstanceCallback(plugin.on_received)
     orthanc.RegisterOnStoredInstanceCallback(plugin.on_stored_instance)
     orthanc.RegisterIncomingCStoreInstanceFilter(plugin.filter_c_store)
     orthanc.RegisterIncomingHttpRequestFilter(plugin.filter_http)
-    orthanc.RegisterRestCallback("/understudy/(.*)", plugin.pass_to_agent)
+    pass_to_agent = plugin.pass_to_agent
+    orthanc.RegisterRestCallback("/understudy/(.*)", pass_to_agent)
+    return pass_to_agent
 
 
-_register()
+_KEPT = _register()

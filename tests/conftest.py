@@ -8,10 +8,15 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pytest_docker.plugin import get_docker_services
 
 from tests.lab import Lab
 from tests.stack import BUILD, TEST_PROJECT, Stack, StackError
+
+# How long an example takes tells of the machine's other work: only what comes out is judged.
+settings.register_profile("understudy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("understudy")
 
 
 @pytest.fixture(scope="session")

@@ -65,6 +65,16 @@ def text(tag: int, vr: str, value: str | bytes) -> bytes:
     return element(tag, vr, raw + pad * (len(raw) % 2))
 
 
+def empty_elements(count: int) -> Iterator[bytes]:
+    """Yield so many private elements without a value, 2000 at a time; no tag comes twice."""
+    of_group = 0xF000
+    for begin in range(0, count, 2000):
+        yield b"".join(
+            element((0x0011 + 2 * (number // of_group)) << 16 | 0x1000 + number % of_group, "LO", b"")
+            for number in range(begin, min(begin + 2000, count))
+        )
+
+
 def uid_of(*parts: str) -> str:
     """Return a UID that the parts alone decide (DICOM PS3.5 B.2)."""
     return f"2.25.{int.from_bytes(hashlib.sha256('/'.join(parts).encode()).digest()[:15])}"
@@ -178,6 +188,13 @@ def good(seed: str, size: int = 0) -> Hostile:
         maker.elements[0x00090010] = text(0x00090010, "LO", "UNDERSTUDY")
         maker.elements[0x00091001] = element(0x00091001, "OB", hashlib.shake_256(seed.encode()).digest(size))
     return maker.made()
+
+
+def without_series(seed: str, size: int) -> Hostile:
+    """Return an image of so many bytes that names no series."""
+    whole = good(seed, size)
+    series = text(0x0020000E, "UI", uid_of(seed, "good", "series"))
+    return Hostile("without-series", whole.content.replace(series, b""), whole.uid)
 
 
 def corpus(seed: str, bomb: int = BOMB) -> Iterator[Hostile]:

@@ -151,7 +151,7 @@ class Lab(Stack):
         """C-MOVE a study to the reader; raise where one sub-operation failed."""
         keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study_instance_uid}")
         self.execute(
-            "modality",
+            "reader",
             "movescu",
             "-S",
             "-aet",
@@ -186,7 +186,7 @@ class Lab(Stack):
             str(at.port),
             study_instance_uid,
         )
-        return list(copies_in_tar(self.execute("modality", *command, stdin=script.encode())))
+        return list(copies_in_tar(self.execute("reader", *command, stdin=script.encode())))
 
     def find(self, at: Peer, queries: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
         """Ask by findscu, one association for all queries, and return the answers: keyword to value."""
@@ -206,7 +206,7 @@ class Lab(Stack):
             ! grep -E '^E:|Failed|Refused' log.txt >&2
             cat answers.xml
         """
-        shown = self.shell("modality", script, at.ae_title, at.host, str(at.port), self._inside(folder))
+        shown = self.shell("reader", script, at.ae_title, at.host, str(at.port), self._inside(folder))
         return [
             {
                 str(element.get("name")): (element.text or "").strip("\0 ")

@@ -39,7 +39,7 @@ class DeadlineError(StackError):
 
 
 class RefusedError(StackError):
-    """The appliance refused a REST call; nothing changed."""
+    """The appliance refused a REST call, or the operation that it began failed; nothing changed."""
 
     def __init__(self, status: int, body: Mapping[str, Any]) -> None:
         self.status = status
@@ -89,10 +89,10 @@ class State:
     mode: str
     epoch: int
     condition: str
-    """Of the primary: up, down or unknown; empty where there is none."""
+    """Of the primary: up, down, refuses, busy or unknown; empty where there is none."""
     instances: int
     rpo_seconds: float
-    lag_seconds: float
+    lag_seconds: float | None
     gaps: int
     holders: Mapping[str, HolderCounts]
     raw: Mapping[str, Any]
@@ -227,6 +227,9 @@ class Stack:
     def start(self, *services: str, timeout: float = 120) -> None:
         """Start stopped services and wait until they are healthy."""
         self.compose("start", *services)
+        if "edge" in services:
+            # It listens on other ports of this machine now.
+            self.close()
         self.healthy(*services, deadline=timeout)
 
     def stop(self, *services: str) -> None:
@@ -323,12 +326,18 @@ class Stack:
         return self._access
 
     def add_user(self, name: str, role: str) -> tuple[str, str]:
-        """Make a user, let the edge know it, and return user and password."""
-        password = self.execute("agent", "understudy", "user", "add", name, "--role", role).decode().strip()
-        # The edge reads users when it starts; then it listens on another free port.
-        self.restart("edge")
-        self.close()
-        return name, password
+        """Make a user, wait until the edge knows it, and return user and password."""
+        login = (
+            name,
+            self.execute("agent", "understudy", "user", "add", name, "--role", role).decode().strip(),
+        )
+        wait_until(
+            lambda: self.client(login).get("/understudy/mode").status_code,
+            lambda status: status == 200,
+            deadline=5,
+            what=f"{name} known at the edge",
+        )
+        return login
 
     def pinned(self) -> ssl.SSLContext:
         """Return a context that trusts the one certificate whose fingerprint the first start showed."""
@@ -401,7 +410,9 @@ class Stack:
 
     def plan(self) -> Mapping[str, Any]:
         """Return what a failback would do."""
-        plan: Mapping[str, Any] = self.post("/understudy/failback", {"dry_run": True})
+        asked = self.post("/understudy/failback", {"dry_run": True})
+        self.finished(int(asked["operation"]), deadline=60)
+        plan: Mapping[str, Any] = self.get("/understudy/failback/plan")
         return plan
 
     def failback(self) -> int:
@@ -430,14 +441,16 @@ class Stack:
             what=f"operation {number} at its end",
         )
         if last["state"] != "done":
-            raise StackError(f"operation {number} is {last['state']}: {last['message']}")
+            message = f"operation {number} is {last['state']}: {last['message']}"
+            raise RefusedError(200, {"error": "operation", "message": message, "details": last["details"]})
         return last
 
     def settle(self, override_quiet: str | None = None) -> State:
-        """End the failback, and return the status after it."""
-        self.post(
+        """End the failback, and return the status after it; raise where it is refused, with every reason."""
+        asked = self.post(
             "/understudy/failback/settle", {"epoch": self.status().epoch, "override_quiet": override_quiet}
         )
+        self.finished(int(asked["operation"]), deadline=60)
         return self.status()
 
     def settled(self, *, deadline: float) -> State:

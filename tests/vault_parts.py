@@ -12,14 +12,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pydicom
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeOpener, AgeSealer, KeyPair, new_key_pair
-from understudy.adapters.ledger import Ledger
+from understudy.adapters.signing import Ed25519Signer, new_signing_key
+from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import (
     HolderName,
@@ -30,25 +32,25 @@ from understudy.core.model import (
     StudyInstanceUid,
     Timestamp,
 )
-from understudy.core.packing import PackIntent
-from understudy.core.ports import ObjectStore, PackBook, StoredObject
+from understudy.core.packing import Digests, PackIntent
+from understudy.core.ports import Clock, ObjectStore, Reads, StoredFiles, StoredObject
+from understudy.flow.holding import Memory
 from understudy.flow.vault import Vault, VaultSettings
+from understudy.ledger import Ledger, PackBook
 
 from tests.data import ct_series
 
 REPOSITORY = Path(__file__).parent.parent
+SPOOL = Spool(Path(tempfile.gettempdir()), 2**20)
 NAME = HolderName("vault")
 NOW = Timestamp(1_700_000_000.0)
 
 
-class StillClock:
+class StillClock(Clock):
     """A clock at one moment."""
 
     def __init__(self, now: float | None = None) -> None:
-        self._now = Timestamp(NOW if now is None else now)
-
-    def now(self) -> Timestamp:
-        return self._now
+        super().__init__(lambda: NOW if now is None else now, lambda: 0.0, threading.Lock())
 
 
 class Storage:
@@ -120,15 +122,29 @@ class Bench:
     store: DirectoryStore
     ledger: Ledger
     opener: AgeOpener
+    signer: Ed25519Signer
 
-    def vault(self, store: ObjectStore | None = None, book: PackBook | None = None) -> Vault:
+    def vault(
+        self,
+        store: ObjectStore | None = None,
+        book: PackBook | None = None,
+        *,
+        signer: Ed25519Signer | None = None,
+        now: float | None = None,
+        memory: Memory | None = None,
+        spool: Spool | None = None,
+        files: StoredFiles | None = None,
+    ) -> Vault:
         return Vault(
             VaultSettings(NAME, "clinic", None),
-            StorageArea(self.storage.root),
+            files or StorageArea(self.storage.root),
             store or self.store,
             AgeSealer([self.keys.recipient]),
             book or self.ledger.packs,
-            StillClock(),
+            StillClock(now),
+            spool or Spool(self.folder, 2**20),
+            signer=signer,
+            memory=memory,
         )
 
     def stored(self, prefix: str) -> list[str]:
@@ -150,6 +166,7 @@ def bench(folder: Path) -> Iterator[Bench]:
             DirectoryStore(NAME, folder / "vault"),
             ledger,
             AgeOpener(keys.identity),
+            Ed25519Signer(new_signing_key()),
         )
     finally:
         ledger.close()
@@ -188,6 +205,16 @@ class DyingStore:
     def retained(self) -> bool:
         return self._store.retained
 
+    @property
+    def largest(self) -> int:
+        return self._store.largest
+
+    def put_file(
+        self, key: str, file: BinaryIO, digests: Digests, retain_until: Timestamp | None
+    ) -> StoredObject:
+        with self._death.call():
+            return self._store.put_file(key, file, digests, retain_until)
+
     def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
         with self._death.call():
             return self._store.put(key, content, retain_until)
@@ -196,6 +223,9 @@ class DyingStore:
         with self._death.call():
             return self._store.stat(key)
 
+    def open(self, key: str, version: str = "") -> AbstractContextManager[Reads]:
+        return self._store.open(key, version)
+
     def get(self, key: str, version: str = "") -> bytes:
         return self._store.get(key, version)
 
@@ -203,24 +233,24 @@ class DyingStore:
         return self._store.list(prefix)
 
 
-class DyingBook:
+class DyingBook(PackBook):
     """A pack book that counts its calls towards a death."""
 
-    def __init__(self, book: PackBook, death: Death) -> None:
-        self._book = book
+    def __init__(self, ledger: Ledger, death: Death) -> None:
+        super().__init__(ledger.database)
         self._death = death
 
     def plan(self, holder: HolderName, intent: PackIntent) -> None:
         with self._death.call():
-            self._book.plan(holder, intent)
+            super().plan(holder, intent)
 
-    def open(self, holder: HolderName, numbers: Sequence[InstanceNumber]) -> Sequence[PackIntent]:
+    def open(self, holder: HolderName, numbers: Sequence[InstanceNumber]) -> list[PackIntent]:
         with self._death.call():
-            return self._book.open(holder, numbers)
+            return super().open(holder, numbers)
 
     def close(self, holder: HolderName, key: str) -> None:
         with self._death.call():
-            self._book.close(holder, key)
+            super().close(holder, key)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from cryptography import x509
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 CONFIGURATION_FOLDER = PurePosixPath("/etc/understudy/config")
+SECRETS_FOLDER = PurePosixPath("/etc/understudy/secrets")
 SECRET, PUBLIC = ("CredentialsFile", "Key"), ("Authorities", "Certificate", "ClientCa")
 """The keys of a configuration that name files."""
 
@@ -48,7 +49,7 @@ def _missing_files(values: Mapping[str, Any], section: Any) -> Iterator[str]:
     secrets = _filled(values.get("appliance_secrets"))
     others = secrets | _filled(values.get("appliance_files"))
     for key, file in _named_files(section):
-        if file.parent != CONFIGURATION_FOLDER:
+        if file.parent not in (CONFIGURATION_FOLDER, SECRETS_FOLDER):
             continue
         if key in SECRET and file.name not in secrets:
             yield f"appliance_secrets: the secret {file.name} is missing, and {key} needs it"

@@ -4,7 +4,16 @@ window.config = {
   routerBasename: '/ohif',
   extensions: [],
   modes: [],
-  customizationService: {},
+  customizationService: {
+    global: {
+      // No tour of eleven steps before the first image of every new browser.
+      'ohif.tours': { $set: [] },
+      // The older list shows patient ID and accession number in columns, and shows studies on a narrow screen at all.
+      'workList.variant': { $set: 'legacy' },
+    },
+  },
+  // Whose images these are is on the screen without a click.
+  showPatientInfo: 'visible',
   showStudyList: true,
   maxNumberOfWebWorkers: 2,
   showWarningMessageForCrossOrigin: false,

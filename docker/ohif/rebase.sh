@@ -14,6 +14,13 @@ rewrite() {
     sed -E -i "s#$pattern#$replacement#g" "$@"
 }
 
+# Puts one text in the place of another, which has to be there exactly once.
+repair() {
+    local old=$1 new=$2 file=$3
+    [ "$(grep -cF -- "$old" "$file")" = 1 ] || fail "'$old' is not on one line of $file: is this another release of OHIF?"
+    OLD=$old NEW=$new perl -pi -e 's/\Q$ENV{OLD}\E/$ENV{NEW}/' "$file"
+}
+
 # Models for in-browser segmentation (136 MB), source maps, settings for other web servers, and a service worker and an
 # analytics snippet that would ask hosts outside the clinic.
 rm -rf ort _headers _redirects serve.json silent-refresh.html google.js sw.js
@@ -36,4 +43,14 @@ rewrite 'src="/' 'src="/ohif/' index.html
 rewrite '"src": "/' '"src": "/ohif/' manifest.json
 rewrite '__webpack_require__\.p = "/"' '__webpack_require__.p = "/ohif/"' ./*.js
 rewrite 'url\(/' 'url(/ohif/' ./*.css
+
+# DICOM JSON leaves "Value" out where an attribute is empty, and has null for an empty value among others (PS3.18 F.2.5).
+# One such study or instance would end the viewer's whole list, or the study that it is in.
+repair 'i < ModalitiesInStudy.Value.length;' 'i < (ModalitiesInStudy.Value || []).length;' app.bundle.*.js
+repair 'if (element.Value[0].Alphabetic) {' 'if (element.Value[0]?.Alphabetic) {' app.bundle.*.js
+repair 'obj[key].Value[0].BulkDataURI) {' 'obj[key].Value[0]?.BulkDataURI) {' 89.bundle.*.js
+# The list asks for the modality of a study, which has none: Orthanc would read a file for each row. The modalities in the
+# study are answered without being asked for.
+repair "'00080060'," '' 89.bundle.*.js
+
 printf '%s\n' '// No service worker: the appliance is the cache.' >init-service-worker.js

@@ -3,27 +3,21 @@
 // DCMTK 3.7.0 recurses as deep as a data set is nested, keeps whatever a deflated one inflates to, and gives the whole
 // association up at a data set that it cannot read: what came behind it on that association is never sent.
 //
-// Rule 1: a data set that is refused here is read to its end, kept nowhere and answered with 0xC000 (PS3.4 B.2.3);
-// the association goes on.
-// Rule 2: an ordinary store pays two writes into the page cache. What is written there outlives this process, and says
-// at the next start which instances were on their way (plugins/understudy/plugin/parking.py has the format).
-// Rule 3: an instance that was on its way when Orthanc ended is worked on alone the next time. So a second end names
-// the one that causes it, and not those that came at the same moment.
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <time.h>
+// This file stands before the parser. associations.cc keeps the way in open, budget.cc the memory, parking.cc what ends
+// Orthanc out, refusals.cc the count of what was refused, stack.cc the stacks, uploads.cc the bodies of HTTP requests.
+//
+// Rule 1: a data set that is refused here is read to its end, kept nowhere and answered with 0xC000 (PS3.4 B.2.3), or
+// with 0xA700 where it may be sent again later; the association goes on.
+// Rule 2: an ordinary store pays two writes into the page cache, for the note of it (parking.cc).
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <mutex>
 #include <string>
-#include <unordered_map>
 
 #include <dcmtk/config/osconfig.h>
 #include <dcmtk/dcmdata/dcdatset.h>
@@ -32,50 +26,10 @@
 #include <dcmtk/dcmdata/dcxfer.h>
 #include <dcmtk/dcmnet/dimse.h>
 
-namespace {
+#include "reception.h"
 
-// As in plugins/understudy/plugin/shape.py, which has to hold for the small stacks of Orthanc's HTTP threads.
-constexpr unsigned MAX_DEPTH = 32;
-constexpr offile_off_t MAX_INFLATED = 128 << 20;
+namespace reception {
 
-constexpr Uint16 CANNOT_UNDERSTAND = 0xC000;
-
-// Seconds after which nobody waits any longer for work that is done alone.
-constexpr time_t PATIENCE = 2;
-
-// The notes: SLOTS of SLOT_BYTES behind the header, which is as long. The plugin has the slots behind these.
-constexpr unsigned SLOTS = 64;
-constexpr size_t SLOT_BYTES = 256;
-
-constexpr unsigned PARKED_AT = 2;
-
-// The function that this file replaces; there is no intake without it.
-template <typename Function> Function *replaced(const char *name)
-{
-    void *found = dlsym(RTLD_NEXT, name);
-    if (found == nullptr) {
-        std::fprintf(stderr, "reception: this DCMTK has no %s: build the image anew\n", name);
-        _exit(EXIT_FAILURE);
-    }
-    return reinterpret_cast<Function *>(found);
-}
-
-using StoreProvider = OFCondition(T_ASC_Association *, T_ASC_PresentationContextID, T_DIMSE_C_StoreRQ *, const char *, int,
-                                  DcmDataset **, DIMSE_StoreProviderCallback, void *, T_DIMSE_BlockingMode, int);
-using NextPDV = OFCondition(DUL_ASSOCIATIONKEY **, DUL_PDV *);
-using ReadDataset = OFCondition(DcmDataset *, DcmInputStream &, E_TransferSyntax, E_GrpLenEncoding, Uint32);
-using ReadSequence = OFCondition(DcmSequenceOfItems *, DcmInputStream &, E_TransferSyntax, E_GrpLenEncoding, Uint32);
-
-StoreProvider *const store_provider = replaced<StoreProvider>(
-    "_Z19DIMSE_storeProviderP17T_ASC_AssociationhP17T_DIMSE_C_StoreRQPKciPP10DcmDataset"
-    "PFvPvP21T_DIMSE_StoreProgressS2_PcS7_P18T_DIMSE_C_StoreRSPS7_ES8_20T_DIMSE_BlockingModei");
-NextPDV *const next_pdv = replaced<NextPDV>("_Z11DUL_NextPDVPPvP7DUL_PDV");
-ReadDataset *const read_dataset =
-    replaced<ReadDataset>("_ZN10DcmDataset4readER14DcmInputStream16E_TransferSyntax16E_GrpLenEncodingj");
-ReadSequence *const read_sequence =
-    replaced<ReadSequence>("_ZN18DcmSequenceOfItems4readER14DcmInputStream16E_TransferSyntax16E_GrpLenEncodingj");
-
-// What a peer says, as one printable word: all but letters, digits and ._- in percent signs.
 std::string word(const char *text)
 {
     std::string padded(text == nullptr ? "" : text), encoded;
@@ -87,109 +41,108 @@ std::string word(const char *text)
         std::snprintf(escaped.data(), escaped.size(), plain ? "%c" : "%%%02X", byte);
         encoded += escaped.data();
     }
+    // A minus sign alone stands for nothing.
+    if (encoded == "-")
+        return "%2D";
     return encoded.empty() ? "-" : encoded;
 }
 
-// Notes what is on its way, and knows what was when Orthanc ended.
-class Parking {
-  public:
-    Parking()
-    {
-        const char *folder = std::getenv("UNDERSTUDY_PARKING");
-        if (folder == nullptr)
-            return;
-        notes_ = open((std::string(folder) + "/on-the-way").c_str(), O_WRONLY | O_CLOEXEC);
-        suspects_ = std::string(folder) + "/suspects";
-        read();
+bool write_whole(const std::string &file, const std::string &text)
+{
+    const std::string part = file + ".part";
+    bool written = false;
+    if (std::FILE *opened = std::fopen(part.c_str(), "we")) {
+        written = std::fwrite(text.data(), 1, text.size(), opened) == text.size() && std::fflush(opened) == 0 &&
+                  fsync(fileno(opened)) == 0;
+        written = std::fclose(opened) == 0 && written;
     }
+    return written && std::rename(part.c_str(), file.c_str()) == 0;
+}
 
-    // Orthanc ends in good order: nothing that was on its way is suspect.
-    ~Parking()
-    {
-        if (notes_ >= 0 && ftruncate(notes_, 0) != 0)
-            std::fprintf(stderr, "reception: the notes could not be emptied: %s\n", std::strerror(errno));
-    }
-
-    // How often Orthanc ended while this instance was on its way. A person may have released it meanwhile.
-    unsigned ends(const std::string &uid)
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        auto found = ends_.find(uid);
-        if (found != ends_.end() && found->second >= PARKED_AT) {
-            read();
-            found = ends_.find(uid);
+// The file has one `NAME VALUE` a line, and a line `known TITLE` for each listed AE title.
+const Settings &settings()
+{
+    static const Settings *const only = [] {
+        auto *const read = new Settings;
+        const char *const file = std::getenv("UNDERSTUDY_RECEPTION");
+        std::ifstream lines(file == nullptr ? "" : file);
+        std::string name, value;
+        while (lines >> name >> value) {
+            if (name == "known")
+                read->known.insert(value);
+            else if (name == "largest")
+                read->largest = std::strtoull(value.c_str(), nullptr, 10);
+            else if (name == "memory")
+                read->memory = std::strtoull(value.c_str(), nullptr, 10);
+            else if (name == "associations")
+                read->associations = std::strtoull(value.c_str(), nullptr, 10);
+            else if (name == "found")
+                read->found = std::strtoull(value.c_str(), nullptr, 10);
+            else if (name == "found_instances")
+                read->found_instances = std::strtoull(value.c_str(), nullptr, 10);
         }
-        return found == ends_.end() ? 0 : found->second;
-    }
+        return read;
+    }();
+    return *only;
+}
 
-    void forget(const std::string &uid)
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        ends_.erase(uid);
-    }
+} // namespace reception
 
-    // SLOTS where all are taken: that store is not noted.
-    unsigned take()
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        unsigned slot = 0;
-        while (slot < SLOTS && taken_[slot])
-            ++slot;
-        if (slot < SLOTS)
-            taken_[slot] = true;
-        return slot;
-    }
+namespace {
 
-    void give_back(unsigned slot)
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (slot < SLOTS)
-            taken_[slot] = false;
-    }
+using namespace reception;
 
-    void note(unsigned slot, const std::string &text) const
-    {
-        std::array<char, SLOT_BYTES> record{};
-        text.copy(record.data(), record.size() - 1);
-        const auto position = static_cast<off_t>((slot + 1) * SLOT_BYTES);
-        // A disk that does not take it must not hinder the store.
-        if (notes_ >= 0 && slot < SLOTS && pwrite(notes_, record.data(), record.size(), position) < 0)
-            return;
-    }
+// As in plugins/understudy/plugin/shape.py, which has to hold for the small stacks of Orthanc's HTTP threads.
+constexpr unsigned MAX_DEPTH = 32;
+constexpr offile_off_t MAX_INFLATED = 128 << 20;
+constexpr uint64_t MAX_ELEMENTS = 1000000;
 
-  private:
-    void read()
-    {
-        ends_.clear();
-        std::ifstream file(suspects_);
-        unsigned ends;
-        std::string when, calling, uid;
-        while (file >> ends >> when >> calling >> uid)
-            ends_[uid] = ends;
-    }
+// What DCMTK takes for an element or an item beside its value; on the wire it has 8 bytes.
+constexpr uint64_t ELEMENT_BYTES = 200;
 
-    int notes_ = -1;
-    std::string suspects_;
-    std::mutex mutex_;
-    std::unordered_map<std::string, unsigned> ends_;
-    std::array<bool, SLOTS> taken_{};
-};
+// How the plugin answers the health check's own store (plugins/understudy/plugin/probe.py).
+constexpr Uint16 PROBED = 0xC0DE;
 
-Parking parking;
-pthread_rwlock_t turn = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
+// Never send it again; send it again later (PS3.4 B.2.3).
+constexpr Uint16 CANNOT_UNDERSTAND = 0xC000, OUT_OF_RESOURCES = 0xA700;
+
+using StoreProvider = OFCondition(T_ASC_Association *, T_ASC_PresentationContextID, T_DIMSE_C_StoreRQ *, const char *, int,
+                                  DcmDataset **, DIMSE_StoreProviderCallback, void *, T_DIMSE_BlockingMode, int);
+using NextPDV = OFCondition(DUL_ASSOCIATIONKEY **, DUL_PDV *);
+using ReadDataset = OFCondition(DcmDataset *, DcmInputStream &, E_TransferSyntax, E_GrpLenEncoding, Uint32);
+using ReadSequence = OFCondition(DcmSequenceOfItems *, DcmInputStream &, E_TransferSyntax, E_GrpLenEncoding, Uint32);
+using ReadElementTag = OFCondition(DcmItem *, DcmInputStream &, E_TransferSyntax, DcmTag &, Uint32 &, Uint32 &);
+using ReadItemTag = OFCondition(DcmSequenceOfItems *, DcmInputStream &, E_TransferSyntax, DcmTag &, Uint32 &);
+
+StoreProvider *const store_provider = replaced<StoreProvider>(
+    "_Z19DIMSE_storeProviderP17T_ASC_AssociationhP17T_DIMSE_C_StoreRQPKciPP10DcmDataset"
+    "PFvPvP21T_DIMSE_StoreProgressS2_PcS7_P18T_DIMSE_C_StoreRSPS7_ES8_20T_DIMSE_BlockingModei");
+NextPDV *const next_pdv = replaced<NextPDV>("_Z11DUL_NextPDVPPvP7DUL_PDV");
+ReadDataset *const read_dataset =
+    replaced<ReadDataset>("_ZN10DcmDataset4readER14DcmInputStream16E_TransferSyntax16E_GrpLenEncodingj");
+ReadSequence *const read_sequence =
+    replaced<ReadSequence>("_ZN18DcmSequenceOfItems4readER14DcmInputStream16E_TransferSyntax16E_GrpLenEncodingj");
+ReadElementTag *const read_element_tag =
+    replaced<ReadElementTag>("_ZN7DcmItem16readTagAndLengthER14DcmInputStream16E_TransferSyntaxR6DcmTagRjS5_");
+ReadItemTag *const read_item_tag =
+    replaced<ReadItemTag>("_ZN18DcmSequenceOfItems16readTagAndLengthER14DcmInputStream16E_TransferSyntaxR6DcmTagRj");
 
 // One C-STORE, from its request to its answer.
 class Reception {
   public:
     Reception(const T_ASC_Association &association, const T_DIMSE_C_StoreRQ &request, DIMSE_StoreProviderCallback callback,
               void *data)
-        : uid_(word(request.AffectedSOPInstanceUID)), calling_(word(association.params->DULparams.callingAPTitle)),
-          callback_(callback), data_(data), slot_(parking.take())
+        : uid_(word(request.AffectedSOPInstanceUID)), sop_class_(word(request.AffectedSOPClassUID)),
+          calling_(word(association.params->DULparams.callingAPTitle)), callback_(callback), data_(data),
+          slot_(take_slot()), share_(settings().known.count(calling_) != 0),
+          reading_(&association, Reading::Kind::data_set, &share_)
     {
-        const unsigned ends = parking.ends(uid_);
+        const unsigned ends = ends_of(uid_);
         suspect_ = ends > 0;
-        if (ends >= PARKED_AT)
-            refuse("it was on its way when Orthanc ended, " + std::to_string(ends) + " times: it is parked");
+        if (without_uid())
+            refuse("uid", "its SOP Instance UID is blank or longer than 64 characters");
+        else if (ends >= PARKED_AT)
+            refuse("parked", "it was on its way when Orthanc ended, " + std::to_string(ends) + " times: it is parked");
         else if (!suspect_)
             note("store");
         present = this;
@@ -199,7 +152,7 @@ class Reception {
     {
         present = nullptr;
         note("");
-        parking.give_back(slot_);
+        give_back_slot(slot_);
     }
 
     Reception(const Reception &) = delete;
@@ -211,8 +164,10 @@ class Reception {
     // which PS3.8 does not know, DCMTK would stop listening in the middle of the data set.
     void take(DUL_PDV &fragment)
     {
+        arrived_ += fragment.fragmentLength;
         if (!refused_ && fragment.fragmentLength % 2 != 0)
-            refuse("a fragment of it has an odd length");
+            refuse("shape", "a fragment of it has an odd length");
+        hold();
         if (refused_)
             fragment.fragmentLength = 0;
     }
@@ -221,20 +176,47 @@ class Reception {
                      Uint32 most)
     {
         if (!refused_) {
-            const Step step(*this);
-            const OFCondition read = read_dataset(&dataset, stream, syntax, lengths, most);
-            const bool deflated = DcmXfer(syntax).getStreamCompression() != ESC_none;
-            if (read.bad() && read != EC_StreamNotifyClient)
-                refuse(read.text());
+            const OFCondition read = parse(dataset, stream, syntax, lengths, most);
+            if (read == EC_MemoryExhausted)
+                refuse("memory", "there was no memory for it", OUT_OF_RESOURCES);
+            else if (read.bad() && read != EC_StreamNotifyClient)
+                refuse("shape", read.text());
             else if (read == EC_StreamNotifyClient && stream.eos())
-                refuse("it ends before its last element does");
-            else if (deflated && stream.tell() > MAX_INFLATED)
-                refuse("it inflates to more than " + std::to_string(MAX_INFLATED) + " bytes");
-            else
+                refuse("shape", "it ends before its last element does");
+            else if (DcmXfer(syntax).getStreamCompression() != ESC_none && stream.tell() > MAX_INFLATED)
+                refuse("shape", "it inflates to more than " + std::to_string(MAX_INFLATED) + " bytes");
+            hold();
+            if (!refused_)
                 return read;
-            dataset.clear();
         }
+        dataset.clear();
+        share_.release();
         return EC_StreamNotifyClient;
+    }
+
+    // The data set has an element or an item more, which begins or ends here. DCMTK takes the memory of its value next, by
+    // the length that it claims. Who waits for memory has no turn.
+    OFCondition begins(const DcmInputStream &stream, Uint32 length)
+    {
+        if (step_ == nullptr)
+            return EC_Normal;
+        if (++elements_ > MAX_ELEMENTS)
+            return makeOFCondition(OFM_dcmdata, 70, OF_error, "it has more than 1000000 elements");
+        if (length != DCM_UndefinedLength)
+            claimed_ = std::max(claimed_, static_cast<uint64_t>(stream.tell()) + length);
+        if (size() > share_.received()) {
+            step_->end();
+            hold();
+            step_->begin();
+        }
+        return refused_ ? EC_MemoryExhausted : EC_Normal;
+    }
+
+    // The peer ended in the middle of the data set, or was ended.
+    void broken()
+    {
+        if (reading_.ended())
+            tell("slow", "it arrived too slowly: the association was ended");
     }
 
     static void progressed(void *reception, T_DIMSE_StoreProgress *progress, T_DIMSE_C_StoreRQ *request, char *file,
@@ -243,13 +225,21 @@ class Reception {
         auto &self = *static_cast<Reception *>(reception);
         if (progress->state != DIMSE_StoreEnd) {
             self.callback_(self.data_, progress, request, file, dataset, response, detail);
-        } else if (self.refused_) {
-            response->DimseStatus = CANNOT_UNDERSTAND;
+            return;
+        }
+        if (!self.refused_ && self.share_.store() != Share::Answer::taken) {
+            self.refuse("memory", "the memory that storing it takes did not become free", OUT_OF_RESOURCES);
+            (*dataset)->clear();
+        }
+        if (self.refused_) {
+            response->DimseStatus = self.status_;
         } else {
-            const Step step(self);
-            self.callback_(self.data_, progress, request, file, dataset, response, detail);
-            if (self.suspect_ && response->DimseStatus == STATUS_Success)
-                parking.forget(self.uid_);
+            self.store(progress, request, file, dataset, response, detail);
+            // It was survived, whatever the answer is.
+            if (self.suspect_)
+                forget_ends_of(self.uid_);
+            if (response->DimseStatus != STATUS_Success && response->DimseStatus != PROBED)
+                self.tell("orthanc", "Orthanc refused it, as its log says", response->DimseStatus);
         }
     }
 
@@ -259,25 +249,27 @@ class Reception {
     // Work on the data set, not waiting for the network: alone for a suspect, beside each other for all others.
     class Step {
       public:
-        explicit Step(Reception &reception) : reception_(reception)
+        explicit Step(Reception &reception) : reception_(reception) { begin(); }
+        ~Step() { end(); }
+
+        void begin()
         {
-            timespec until{};
-            clock_gettime(CLOCK_REALTIME, &until);
-            until.tv_sec += PATIENCE;
-            const bool alone = reception.suspect_;
-            locked_ = (alone ? pthread_rwlock_timedwrlock(&turn, &until) : pthread_rwlock_timedrdlock(&turn, &until)) == 0;
-            reception.working_ = true;
-            if (alone)
-                reception.note("alone");
+            locked_ = take_turn(reception_.suspect_, reception_.waits_);
+            reception_.waits_ = reception_.waits_ && locked_;
+            reception_.working_ = true;
+            if (!locked_)
+                reception_.note("beside");
+            else if (reception_.suspect_)
+                reception_.note("alone");
         }
 
-        ~Step()
+        void end()
         {
-            if (reception_.suspect_)
-                reception_.note("");
+            if (reception_.suspect_ || !locked_)
+                reception_.note(reception_.suspect_ ? "" : "store");
             reception_.working_ = false;
             if (locked_)
-                pthread_rwlock_unlock(&turn);
+                end_turn(reception_.suspect_);
         }
 
         Step(const Step &) = delete;
@@ -285,33 +277,94 @@ class Reception {
 
       private:
         Reception &reception_;
-        bool locked_;
+        bool locked_ = false;
     };
 
     void note(const char *what) const
     {
-        parking.note(slot_, *what == 0 ? "" : std::string(what) + ' ' + calling_ + ' ' + uid_);
+        write_slot(slot_, *what == 0 ? "" : std::string(what) + ' ' + calling_ + ' ' + uid_);
     }
 
-    void refuse(const std::string &why)
+    void store(T_DIMSE_StoreProgress *progress, T_DIMSE_C_StoreRQ *request, char *file, DcmDataset **dataset,
+               T_DIMSE_C_StoreRSP *response, DcmDataset **detail)
     {
-        refused_ = true;
-        std::fprintf(stderr, "reception: c_store refused status=0x%04X calling=%s instance=%s because=%s\n",
-                     CANNOT_UNDERSTAND, calling_.c_str(), uid_.c_str(), why.c_str());
+        const Step step(*this);
+        callback_(data_, progress, request, file, dataset, response, detail);
     }
 
-    const std::string uid_, calling_;
+    OFCondition parse(DcmDataset &dataset, DcmInputStream &stream, E_TransferSyntax syntax, E_GrpLenEncoding lengths,
+                      Uint32 most)
+    {
+        Step step(*this);
+        step_ = &step;
+        const OFCondition read = read_dataset(&dataset, stream, syntax, lengths, most);
+        step_ = nullptr;
+        return read;
+    }
+
+    uint64_t size() const { return std::max(arrived_, claimed_); }
+
+    // The memory of what has arrived or is claimed by now.
+    void hold()
+    {
+        const uint64_t needed = size() + elements_ * ELEMENT_BYTES;
+        if (refused_ || needed <= share_.received())
+            return;
+        switch (share_.grow(needed - share_.received())) {
+        case Share::Answer::too_large:
+            refuse("large", "it is larger than " + std::to_string(settings().largest) + " bytes");
+            break;
+        case Share::Answer::no_memory:
+            refuse("memory", "other large objects arrive, and their memory did not become free", OUT_OF_RESOURCES);
+            break;
+        case Share::Answer::taken:
+            break;
+        }
+    }
+
+    void refuse(const char *reason, const std::string &why, Uint16 status = CANNOT_UNDERSTAND)
+    {
+        if (refused_)
+            return;
+        refused_ = true;
+        status_ = status;
+        tell(reason, why, status);
+    }
+
+    void tell(const char *reason, const std::string &why, Uint16 status = 0) const
+    {
+        std::fprintf(stderr, "reception: c_store refused status=0x%04X calling=%s instance=%s because=%s\n", status,
+                     calling_.c_str(), uid_.c_str(), why.c_str());
+        // Of one that is too large, the limit that it is beyond.
+        const uint64_t bytes = settings().largest == 0 ? size() : std::min(size(), settings().largest);
+        count_refusal(calling_, reason, sop_class_, "instance=" + uid_ + ",bytes=" + std::to_string(bytes));
+    }
+
+    const std::string uid_, sop_class_, calling_;
     const DIMSE_StoreProviderCallback callback_;
     void *const data_;
     const unsigned slot_;
+    Share share_;
+    Reading reading_;
+    uint64_t arrived_ = 0;
+    uint64_t claimed_ = 0; // where the last value that was begun ends
+    uint64_t elements_ = 0;
+    Uint16 status_ = 0;
     bool suspect_ = false;
+    bool waits_ = true; // for its turn
     bool refused_ = false;
     bool working_ = false;
+    Step *step_ = nullptr; // while DCMTK reads the data set
 };
 
 thread_local Reception *Reception::present = nullptr;
 
 } // namespace
+
+bool receiving()
+{
+    return Reception::present != nullptr;
+}
 
 OFCondition DIMSE_storeProvider(T_ASC_Association *assoc, T_ASC_PresentationContextID presIdCmd, T_DIMSE_C_StoreRQ *request,
                                 const char *imageFileName, int writeMetaheader, DcmDataset **imageDataSet,
@@ -319,8 +372,11 @@ OFCondition DIMSE_storeProvider(T_ASC_Association *assoc, T_ASC_PresentationCont
                                 int timeout)
 {
     Reception reception(*assoc, *request, callback, callbackData);
-    return store_provider(assoc, presIdCmd, request, imageFileName, writeMetaheader, imageDataSet, Reception::progressed,
-                          &reception, blockMode, timeout);
+    const OFCondition stored = store_provider(assoc, presIdCmd, request, imageFileName, writeMetaheader, imageDataSet,
+                                              Reception::progressed, &reception, blockMode, timeout);
+    if (stored.bad())
+        reception.broken();
+    return stored;
 }
 
 OFCondition DUL_NextPDV(DUL_ASSOCIATIONKEY **association, DUL_PDV *pdv)
@@ -328,6 +384,8 @@ OFCondition DUL_NextPDV(DUL_ASSOCIATIONKEY **association, DUL_PDV *pdv)
     const OFCondition next = next_pdv(association, pdv);
     if (next.good() && Reception::present != nullptr)
         Reception::present->take(*pdv);
+    else if (next.good() && !message_may_grow(pdv->fragmentLength))
+        return makeOFCondition(OFM_dcmnet, 2, OF_error, "the message is too large");
     return next;
 }
 
@@ -336,9 +394,26 @@ OFCondition DcmDataset::read(DcmInputStream &inStream, const E_TransferSyntax xf
                              const Uint32 maxReadLength)
 {
     Reception *reception = Reception::present;
+    if (reception == nullptr && !upload_may_be_parsed())
+        return errorFlag = EC_MemoryExhausted;
     if (reception == nullptr || reception->working())
         return read_dataset(this, inStream, xfer, glenc, maxReadLength);
     return reception->read(*this, inStream, xfer, glenc, maxReadLength);
+}
+
+// DCMTK calls these two for each element and each item, whatever it reads.
+OFCondition DcmItem::readTagAndLength(DcmInputStream &inStream, const E_TransferSyntax xfer, DcmTag &tag, Uint32 &length,
+                                      Uint32 &bytesRead)
+{
+    const OFCondition read = read_element_tag(this, inStream, xfer, tag, length, bytesRead);
+    return read.good() && Reception::present != nullptr ? Reception::present->begins(inStream, length) : read;
+}
+
+OFCondition DcmSequenceOfItems::readTagAndLength(DcmInputStream &inStream, const E_TransferSyntax xfer, DcmTag &tag,
+                                                 Uint32 &length)
+{
+    const OFCondition read = read_item_tag(this, inStream, xfer, tag, length);
+    return read.good() && Reception::present != nullptr ? Reception::present->begins(inStream, length) : read;
 }
 
 // DCMTK calls this once for each level of nesting, whatever it reads.

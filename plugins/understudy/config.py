@@ -25,7 +25,7 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from understudy.adapters import dictionary
 from understudy.core import rules
-from understudy.core.gate import network_of
+from understudy.core.gate import certificate_of, network_of
 from understudy.core.schedule import Hours, longest_closed
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}")
@@ -37,7 +37,7 @@ class ConfigurationError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-        self.hint = "mend every line above in the folder orthanc-config and start again"
+        self.hint = "fix every line above in the folder orthanc-config and start again"
 
 
 def _ae_title(value: str) -> str:
@@ -69,9 +69,27 @@ Network = Annotated[
 Addresses = Annotated[
     list[Network],
     Field(
-        description="Addresses and networks from which its associations come; `Host` if that is an IP "
-        "address and none is named, else any."
+        # They are one line of the edge's table, which has to fit into its buffer.
+        max_length=100,
+        description="Addresses and networks from which its associations come. Without any, those of `Host`: "
+        "a host name is looked up, and counts from then on, also while the name service is away.",
     ),
+]
+
+
+def _client_certificate(text: str) -> str:
+    certificate_of(text)
+    return text
+
+
+ClientCertificate = Annotated[
+    str | None,
+    Field(
+        description="Subject's common name, or SHA-256 fingerprint, of the client certificate that it has to "
+        "show. Then it is let in over TLS and with this certificate alone.",
+        examples=["ct1.example.org"],
+    ),
+    AfterValidator(lambda text: None if text is None else _client_certificate(text)),
 ]
 
 
@@ -87,7 +105,10 @@ Seconds = Annotated[float, Field(gt=0, description="Seconds.")]
 Associations = Annotated[
     int,
     Field(
-        ge=1, le=16, description="Associations at a time by which it is sent to; over DICOMweb connections."
+        ge=1,
+        le=16,
+        description="Associations at a time by which it is sent to; over DICOMweb connections. Up to five "
+        "more ask what it has meanwhile, none where this is 1.",
     ),
 ]
 
@@ -133,6 +154,7 @@ class Primary(_Section):
     host: Host
     port: Port = 104
     addresses: Addresses = []
+    client_certificate: ClientCertificate = None
     move_destination: AeTitle | None = Field(
         default=None,
         description="AE title under which the primary knows this appliance for C-MOVE; ours if absent.",
@@ -235,9 +257,10 @@ class Destination(_Section):
     credentials_file: Path | None = Field(
         default=None,
         description='JSON file {"username", "password"} or {"token"} for `Url`; a relative path begins in '
-        "the configuration folder.",
+        "the folder of secrets.",
     )
     addresses: Addresses = []
+    client_certificate: ClientCertificate = None
     sop_classes: list[str] = Field(
         default=[], description="SOP Class UIDs (0008,0016) that it is sent; all if empty."
     )
@@ -336,7 +359,8 @@ class S3Vault(_Section):
     bucket: str = Field(min_length=3, description="Name of the bucket, made with Object Lock.")
     region: str = Field(default="us-east-1", description="Region for request signing.")
     credentials_file: Path = Field(
-        description='JSON file {"access_key", "secret_key"} of a user that may put and list alone.'
+        description='JSON file {"access_key", "secret_key"} of a user that may put and list alone; a '
+        "relative path begins in the folder of secrets."
     )
     retention_days: int = Field(ge=1, description="Days for which every object is locked in compliance mode.")
     recipients: list[str] = Field(
@@ -363,6 +387,7 @@ class Modality(_Section):
     host: Host
     port: Port = Field(default=104, description="Where it listens, for C-MOVE.")
     addresses: Addresses = []
+    client_certificate: ClientCertificate = None
     reads: bool = Field(
         default=False, description="Whether it may query and retrieve (C-FIND, C-MOVE, C-GET)."
     )
@@ -393,14 +418,14 @@ class Edge(_Section):
         default=32, ge=1, description="Of one calling AE title at one address."
     )
     associations_of_strangers: int = Field(
-        default=32, ge=0, description="Of all devices together that are not on the allow-list."
+        default=24, ge=0, description="Of all devices together that are not on the allow-list."
     )
 
     @model_validator(mode="after")
     def _reserve(self) -> Self:
-        if max(self.associations_of_device, self.associations_of_strangers) >= self.associations:
+        if self.associations_of_device + self.associations_of_strangers >= self.associations:
             raise ValueError(
-                "AssociationsOfDevice and AssociationsOfStrangers have to be below Associations: "
+                "AssociationsOfDevice and AssociationsOfStrangers together have to be below Associations: "
                 "the rest is the reserve of the other known devices"
             )
         return self
@@ -416,9 +441,14 @@ class Policy(_Section):
     )
     probe_interval: Seconds = Field(default=10, description="Seconds between two probes of the primary.")
     probe_failures: int = Field(
-        default=3, ge=1, description="Failed probes in a row after which it counts as down."
+        default=3,
+        ge=1,
+        description="Probes in a row without connection, association or C-ECHO after which it is down.",
     )
-    inventory_interval: Seconds = Field(default=300, description="Seconds between two inventory diffs.")
+    inventory_interval: Seconds = Field(
+        default=300,
+        description="Seconds between two inventory diffs; one that failed is tried again within 60 s.",
+    )
     primary_grace: Seconds = Field(
         default=60,
         description="Seconds until an instance that did not come from the primary is looked for there, and "
@@ -426,7 +456,8 @@ class Policy(_Section):
     )
     max_lag: Seconds = Field(
         default=900,
-        description="Seconds of mirror lag beyond which a promotion needs the loss to be accepted.",
+        description="Seconds for which the primary may have lived after the horizon; beyond, promotion needs "
+        "the loss to be accepted, and there is an alarm.",
     )
     quiet_period: Seconds = Field(
         default=300, description="Seconds without a store by a modality after which a failback may settle."
@@ -549,6 +580,9 @@ class Understudy(_Section):
             for name in route.to
             if name not in known
         ]
+        callers = (self.primary, *self.modalities, *self.destinations)
+        if self.dicom_tls.client_ca is None and any(one and one.client_certificate for one in callers):
+            problems.append("ClientCertificate is asked for over TLS alone, which needs DicomTls.ClientCa")
         if self.primary is not None and self.primary.ae_title == self.ae_title:
             problems.append(
                 "AeTitle and Primary.AeTitle are the same: what came from the primary could not be told"
@@ -605,34 +639,59 @@ def _problem(location: tuple[int | str, ...], message: str) -> str:
     return f"{path}: {message}"
 
 
-def read_sections(folder: Path, environment: Mapping[str, str] = os.environ) -> dict[str, object]:
-    """Return the top-level sections of all `*.json` files of the folder, or raise ConfigurationError."""
-    sections: dict[str, object] = {}
+def read_files(folder: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the text of all `*.json` files of the folder by name, with the variables replaced.
+
+    Raises ConfigurationError.
+    """
+    texts: dict[str, str] = {}
     problems: list[str] = []
     files = sorted(folder.glob("*.json"))
     if not files:
         problems.append(f"{folder}: no *.json file is there")
     for file in files:
         try:
-            content = json5.loads(substitute(file.read_text(encoding="utf-8"), environment))
+            texts[file.name] = substitute(file.read_text(encoding="utf-8"), environment)
         except (OSError, ValueError) as error:
             problems.append(f"{file.name}: {error}")
+    if problems:
+        try:
+            sections_of(texts)
+        except ConfigurationError as error:
+            problems += error.problems
+        raise ConfigurationError(problems)
+    return texts
+
+
+def sections_of(texts: Mapping[str, str]) -> dict[str, object]:
+    """Return the top-level sections of the files by name, or raise ConfigurationError."""
+    sections: dict[str, object] = {}
+    problems: list[str] = []
+    for file, text in texts.items():
+        try:
+            content = json5.loads(text)
+        except RecursionError:
+            # What it says depends on how deep the caller was.
+            problems.append(f"{file}: nested too deeply")
+            continue
+        except ValueError as error:
+            problems.append(f"{file}: {error}")
             continue
         if not isinstance(content, dict):
-            problems.append(f"{file.name}: the file has to hold one JSON object")
+            problems.append(f"{file}: the file has to hold one JSON object")
             continue
         for name, section in content.items():
             if name in sections:
-                problems.append(f"{file.name}: the section {name!r} stands in another file too")
+                problems.append(f"{file}: the section {name!r} stands in another file too")
             sections[name] = section
     if problems:
         raise ConfigurationError(problems)
     return sections
 
 
-def load(folder: Path, environment: Mapping[str, str] = os.environ) -> Understudy:
-    """Return the `Understudy` section of a configuration folder, or raise ConfigurationError."""
-    return parse(read_sections(folder, environment).get("Understudy", {}))
+def read_sections(folder: Path, environment: Mapping[str, str] = os.environ) -> dict[str, object]:
+    """Return the top-level sections of all `*.json` files of the folder, or raise ConfigurationError."""
+    return sections_of(read_files(folder, environment))
 
 
 def schema_json() -> str:

@@ -22,6 +22,8 @@ class Standby:
     host: target.Target
     variables: Mapping[str, Any]
     first: target.Played
+    handed_over: str
+    """The secrets of the first start, as the play left them on the host."""
     login: tuple[str, str]
 
     def understudy(self, *words: str, code: int = 0) -> str:
@@ -83,14 +85,15 @@ def standby(
     try:
         host.start("--ip", HOST)
         first = host.play("site.yml", variables).succeeded()
-        yield Standby(host, variables, first, target.shown(first.said))
+        handed_over = host.execute("cat", target.HANDED_OVER)
+        yield Standby(host, variables, first, handed_over, target.shown(handed_over))
     finally:
         host.remove()
 
 
 @pytest.fixture
 def https(standby: Standby) -> Iterator[httpx.Client]:
-    """A signed-in client; test_site compares the certificate with the fingerprint that the play showed."""
+    """A signed-in client; test_site compares the certificate with the fingerprint that was handed over."""
     address = f"https://{standby.host.address}:{HTTPS}"
     with httpx.Client(base_url=address, auth=standby.login, verify=False, timeout=20) as client:
         yield client

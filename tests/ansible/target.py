@@ -136,9 +136,13 @@ def played(play: str, inventory: Path, *options: str, timeout: float = 900) -> P
     return Played(done.returncode, done.stdout + done.stderr, changed)
 
 
+HANDED_OVER = "/root/understudy/first-start.txt"
+"""Where a play leaves the first start's secrets on the host."""
+
+
 def shown(said: str) -> tuple[str, str]:
-    """Return user and password as the play showed them."""
-    found = dict(re.findall(r"\b(user|password): +'?([^\s']+)", said))
+    """Return user and password from what the play left on the host."""
+    found = dict(re.findall(r"\b(user|password): +([^\s'\",]+)", said))
     return found["user"], found["password"]
 
 

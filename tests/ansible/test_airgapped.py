@@ -10,7 +10,7 @@ from tests.ansible import clients, target
 from tests.ansible.conftest import DICOM, Standby
 from tests.stack import StackError
 
-pytestmark = pytest.mark.longer
+pytestmark = [pytest.mark.longer, pytest.mark.needs("image", "lab-image", "target-image", "ssh")]
 
 LISTS = ("/var/lib/apt/lists", "/var/lib/apt/periodic/update-success-stamp")
 SUBNET, GATEWAY, HOST = "172.31.252.0/24", "172.31.252.1", "172.31.252.20"

@@ -14,7 +14,7 @@ from tests.ansible.conftest import DICOM, HTTPS, Standby
 from tests.certificates import Authority
 from tests.stack import IMAGE, run
 
-pytestmark = pytest.mark.longer
+pytestmark = [pytest.mark.longer, pytest.mark.needs("image", "lab-image", "target-image", "ssh")]
 
 CLOSED = (21, 23, 25, 53, 80, 104, 111, 443, 2375, 2376, 2762, 3389, 5000, 8000, 8042, 8080, 9090, 9100)
 """What other programs listen on, and what ours do inside."""
@@ -53,8 +53,14 @@ def test_check_mode_passes_where_something_would_be_turned_on(standby: Standby, 
     } <= set(checked.changed_tasks), checked.changed_tasks
 
 
-def test_secrets_of_the_first_start_are_shown_once(standby: Standby) -> None:
-    assert len(re.findall("AGE-SECRET-KEY-1", standby.first.said)) == 1
+def test_secrets_of_the_first_start_are_for_root_alone_and_in_no_log_of_the_play(standby: Standby) -> None:
+    assert len(re.findall("AGE-SECRET-KEY-1", standby.handed_over)) == 1
+    assert "# vault writer: ed25519:" in standby.handed_over
+    assert "AGE-SECRET-KEY-1" not in standby.first.said
+    assert standby.login[1] not in standby.first.said
+    assert f"sudo cat {target.HANDED_OVER}" in " ".join(standby.first.said.split())
+    modes = standby.host.execute("stat", "--format", "%U %a", "/root/understudy", target.HANDED_OVER)
+    assert modes.split("\n")[:2] == ["root 700", "root 600"]
     said = standby.host.execute("sh", "-c", "understudy first-start 2>&1 || true")
     assert "shown before" in said
 
@@ -79,7 +85,7 @@ def test_https_lets_in_who_signs_in(standby: Standby, https: httpx.Client) -> No
 def test_certificate_is_the_one_that_was_shown(standby: Standby) -> None:
     pem = ssl.get_server_certificate((standby.host.address, HTTPS), timeout=10)
     fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest().hex(":").upper()
-    assert fingerprint in standby.first.said
+    assert fingerprint in standby.handed_over
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
@@ -150,8 +156,17 @@ def test_host_is_hardened(standby: Standby) -> None:
     assert "passwordauthentication no" in settings
     assert "permitrootlogin without-password" in settings
     modes = standby.host.execute(
-        "stat", "--format", "%a %U %n", "/etc/understudy/config", "/opt/understudy/.env"
+        "stat",
+        "--format",
+        "%a %U %n",
+        "/etc/understudy/config",
+        "/etc/understudy/secrets",
+        "/opt/understudy/.env",
     )
-    assert modes.splitlines() == ["750 root /etc/understudy/config", "640 root /opt/understudy/.env"]
+    assert modes.splitlines() == [
+        "750 root /etc/understudy/config",
+        "750 root /etc/understudy/secrets",
+        "640 root /opt/understudy/.env",
+    ]
     assert "ActiveState=active" in standby.host.execute("systemctl", "show", "understudy.service")
     assert standby.host.execute("systemctl", "list-units", "--failed", "--no-legend") == ""

@@ -12,7 +12,7 @@ from tests.ansible import clients
 from tests.ansible.conftest import DICOM, Standby
 from tests.stack import IMAGE, TEST_PROJECT, run, wait_until
 
-pytestmark = pytest.mark.longer
+pytestmark = [pytest.mark.longer, pytest.mark.needs("image", "lab-image", "target-image", "ssh")]
 
 ADDRESS = "172.31.251.99"
 """The address that the modalities call; here that of an old PACS, and nobody's at first."""

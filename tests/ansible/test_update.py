@@ -15,7 +15,7 @@ from tests.ansible.target import Played
 from tests.ansible.test_takeover import settle
 from tests.stack import wait_until
 
-pytestmark = pytest.mark.longer
+pytestmark = [pytest.mark.longer, pytest.mark.needs("image", "lab-image", "target-image", "ssh")]
 
 SERVES_WITHIN = 60.0
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.bench.intake import make_series
@@ -18,22 +19,39 @@ _PIPE = "tar | zstd -1 | age"
 
 def vault(instances: int, rounds: int) -> list[Figure]:
     """Measure MB of DICOM a second until a vault in a directory, and one in S3, is proven to have all."""
-    folder = FOLDER / "vault"
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        make_series([folder / str(turn) for turn in range(rounds)], instances)
-        attached = stack.enter_context(network())
-        directory = _rates(inside("vault", {}, attached=attached, data=folder))
+    with _files(instances, rounds) as (folder, attached):
+        in_directory = _in_directory(folder, attached)
         with volume("secrets") as secrets, _s3(attached, secrets) as endpoint:
             s3 = _rates(
                 inside("vault", {"endpoint": endpoint}, attached=attached, data=folder, secrets=secrets)
             )
     against_puts = "one plain put a file, 16 at once, neither packed nor encrypted"
     return [
-        medians("vault_directory", directory["ours"], directory["pipe"], "MB/s", f"{_PIPE} > file"),
+        in_directory,
         medians("vault_s3", s3["ours"], s3["pipe"], "MB/s", f"{_PIPE}, then one put"),
         medians("vault_s3_puts", s3["ours"], s3["put"], "MB/s", against_puts),
     ]
+
+
+def directory(instances: int, rounds: int) -> list[Figure]:
+    """Measure the vault in a directory alone."""
+    with _files(instances, rounds) as (folder, attached):
+        return [_in_directory(folder, attached)]
+
+
+@contextmanager
+def _files(instances: int, rounds: int) -> Iterator[tuple[Path, str]]:
+    """Give a folder with the files of each round, and a network."""
+    folder = FOLDER / "vault"
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        make_series([folder / str(turn) for turn in range(rounds)], instances)
+        yield folder, stack.enter_context(network())
+
+
+def _in_directory(folder: Path, attached: str) -> Figure:
+    rates = _rates(inside("vault", {}, attached=attached, data=folder))
+    return medians("vault_directory", rates["ours"], rates["pipe"], "MB/s", f"{_PIPE} > file")
 
 
 def _rates(measured: dict[str, Any]) -> dict[str, list[float]]:

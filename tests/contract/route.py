@@ -8,15 +8,18 @@ from typing import Any
 from understudy.adapters.dicom import DicomPeer
 from understudy.adapters.dicomweb import DicomWebServer
 from understudy.adapters.healing import GetSource
-from understudy.adapters.ledger import Ledger
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import Delivery, HolderKind, HolderName, Instance, InstanceNumber, Outcome
+from understudy.core.obligations import Obligation
 from understudy.core.ports import Holder, InstanceSource
-from understudy.core.views import LaneState, ObligationView
+from understudy.core.views import LaneState
+from understudy.flow.beside import Beside
 from understudy.flow.commit import Commitment
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination
 from understudy.flow.readback import ReadBack
+from understudy.ledger import CustodyBook, Ledger
+from understudy.ledger.database import Database
 
 from tests.peer.archive import Archive
 from tests.peer.web import WebArchive
@@ -48,6 +51,7 @@ def destination(
     associations: int = 1,
     commitment: Callable[[DicomPeer], Commitment] | None = None,
     reads_back: bool = False,
+    beside: Beside | None = None,
 ) -> DicomDestination:
     """Return the archive as a holder of what is stored."""
     peer: DicomPeer | DicomWebServer
@@ -72,7 +76,8 @@ def destination(
         clock,
         associations=associations,
         commitment=asks,
-        read_back=ReadBack(_source(peer, timeout), files.data_set, clock) if reads_back else None,
+        read_back=ReadBack(_source(peer, timeout), files.data_set_digest, clock) if reads_back else None,
+        beside=beside,
     )
 
 
@@ -89,17 +94,17 @@ def _source(peer: DicomPeer | DicomWebServer, timeout: float) -> InstanceSource:
     )
 
 
-def lane_to(holder: Holder, ledger: Ledger, clock: Clock) -> Lane:
+def lane_to(holder: Holder, ledger: Ledger, clock: Clock, beside: Beside | None = None) -> Lane:
     """Return the lane to a holder, always open and without jitter."""
-    return Lane(holder, ledger, clock, POLICY, is_open=lambda: True, fraction=lambda: 1.0)
+    return Lane(holder, ledger, clock, POLICY, is_open=lambda: True, fraction=lambda: 1.0, beside=beside)
 
 
-class Witness(Ledger):
-    """The ledger itself, which also keeps what it was told of each instance."""
+class Witness(CustodyBook):
+    """The book of custody itself, which also keeps what it was told of each instance."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
         self.told: list[Delivery] = []
-        super().__init__(path)
 
     def record(self, holder: HolderName, deliveries: Iterable[Delivery], **when: Any) -> None:
         told = list(deliveries)
@@ -115,8 +120,9 @@ class Route:
     ) -> None:
         (folder / "storage").mkdir()
         self.storage = Storage(folder / "storage")
-        self.ledger = Witness(folder / "ledger.sqlite")
-        self.ledger.start(NOW)
+        self.ledger = Ledger(folder / "ledger.sqlite")
+        self.ledger.custody = self.witness = Witness(self.ledger.database)
+        self.ledger.modes.start(NOW)
         self.clock = Clock()
         self.archive = archive
         self._associations = associations
@@ -146,18 +152,18 @@ class Route:
         """Return every outcome that was recorded, by SOP Instance UID in the order in which it was owed."""
         uids = {instance.number: instance.sop_instance_uid for instance in self.instances}
         found: dict[str, list[Outcome]] = {uid: [] for uid in uids.values()}
-        for delivery in self.ledger.told:
+        for delivery in self.witness.told:
             found[uids[InstanceNumber(delivery.number)]].append(delivery.outcome)
         return found
 
     @property
     def outcomes_known(self) -> int:
         """How many outcomes were recorded."""
-        return len(self.ledger.told)
+        return len(self.witness.told)
 
-    def obligations(self) -> list[ObligationView]:
+    def obligations(self) -> list[Obligation]:
         """Return what is owed, in the order in which the instances were."""
-        views = {view.sop_instance_uid: view for view in self.ledger.obligations(ROUTE, None, 1000)}
+        views = {view.sop_instance_uid: view for view in self.ledger.obligations.listed(ROUTE, None, 1000)}
         return [views[instance.sop_instance_uid] for instance in self.instances]
 
     def states(self) -> list[str]:
@@ -187,7 +193,7 @@ class Route:
     def expect_custody(self) -> None:
         """Expect that the ledger is sound: no proof is missing, no event was changed."""
         assert unproven(self.ledger) == []
-        assert self.ledger.broken_event() is None
+        assert self.ledger.events.broken() is None
 
 
 @contextmanager

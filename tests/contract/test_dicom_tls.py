@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,11 @@ def store(port: int, tls: ClientTls | None, *, timeout: float = 10.0) -> list[Ou
         tls=tls,
     )
     with peer.storing([(CTImageStorage, ExplicitVRLittleEndian)]) as association:
-        return [
-            association.store(FileToSend(uid, CTImageStorage, ExplicitVRLittleEndian, PART10)).outcome
+        files = [
+            FileToSend(uid, CTImageStorage, ExplicitVRLittleEndian, BytesIO(PART10), len(PART10))
             for uid in ("1.2.1", "1.2.2")
         ]
+        return [association.store(file).outcome for file in files]
 
 
 def refusal(port: int, tls: ClientTls | None, *, timeout: float = 10.0) -> HolderUnavailableError:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -25,7 +26,6 @@ from tests.certificates import Authority
 STUDY = StudyInstanceUid("1.2.3")
 CT, SYNTAX = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 CONTENT = bytes(128) + b"DICM" + bytes(range(256)) * 64
-FILE = FileToSend("1.2.3.4", CT, SYNTAX, CONTENT)
 
 BASIC = base64.b64encode("ann:pä:ss".encode()).decode()
 
@@ -132,7 +132,7 @@ def client(port: int, **settings: Any) -> DicomWebServer:
 
 def store(port: int, **settings: Any) -> Verdict:
     with client(port, **settings).storing([(CT, SYNTAX)]) as connection:
-        return connection.store(FILE)
+        return connection.store(FileToSend("1.2.3.4", CT, SYNTAX, BytesIO(CONTENT), len(CONTENT)))
 
 
 def test_store_sends_the_file_byte_for_byte_as_one_part() -> None:
@@ -190,7 +190,10 @@ def test_what_the_server_says_of_itself_blames_no_instance(status: int) -> None:
 
 def test_connection_that_ends_instead_of_an_answer_is_an_unknown_outcome() -> None:
     with Server(reset=True).serving() as port, client(port).storing([(CT, SYNTAX)]) as connection:
-        assert connection.store(FILE).outcome is Outcome.UNKNOWN
+        assert (
+            connection.store(FileToSend("1.2.3.4", CT, SYNTAX, BytesIO(CONTENT), len(CONTENT))).outcome
+            is Outcome.UNKNOWN
+        )
         assert not connection.is_open
 
 
@@ -295,7 +298,10 @@ def test_delivered_and_proven_over_tls_with_certificates_on_both_sides(
     with server.serving(context) as port:
         https = DicomWebServer("cloud", f"https://127.0.0.1:{port}", timeout=10.0, tls=ours)
         with https.storing([(CT, SYNTAX)]) as connection:
-            assert connection.store(FILE).outcome is Outcome.DELIVERED
+            assert (
+                connection.store(FileToSend("1.2.3.4", CT, SYNTAX, BytesIO(CONTENT), len(CONTENT))).outcome
+                is Outcome.DELIVERED
+            )
 
 
 @pytest.mark.parametrize("version", VERSIONS)

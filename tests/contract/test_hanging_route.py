@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import event
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer, new_key_pair
-from understudy.adapters.ledger import Ledger
+from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import HolderName
 from understudy.core.obligations import ObligationState
 from understudy.flow.vault import Vault, VaultSettings
+from understudy.ledger import Ledger
 
 from tests.contract.route import destination, lane_to
 from tests.peer.archive import Archive
@@ -58,7 +59,7 @@ def deliver(folder: Path, hanging: Script | None) -> Counter[str]:
     ledger = Ledger(folder / "ledger.sqlite")
     with ExitStack() as stack:
         stack.callback(ledger.close)
-        ledger.start(NOW)
+        ledger.modes.start(NOW)
         note(ledger, *storage.series("equal work", INSTANCES), owed=[HANGING, *OTHERS])
         vault = Vault(
             VaultSettings(VAULT, "clinic", None),
@@ -67,6 +68,7 @@ def deliver(folder: Path, hanging: Script | None) -> Counter[str]:
             AgeSealer([new_key_pair().recipient]),
             ledger.packs,
             clock,
+            Spool(folder, 2**20),
         )
         archive = stack.enter_context(Archive())
         lanes = [lane_to(holder, ledger, clock) for holder in (destination(archive, storage, clock), vault)]
@@ -83,7 +85,7 @@ def deliver(folder: Path, hanging: Script | None) -> Counter[str]:
             while lane.step():
                 pass
         for holder in OTHERS:
-            states = [view.state for view in ledger.obligations(holder, None, INSTANCES)]
+            states = [view.state for view in ledger.obligations.listed(holder, None, INSTANCES)]
             assert states == [ObligationState.PROVEN] * INSTANCES, holder
         assert unproven(ledger) == []
         if hanging is not None:

@@ -13,6 +13,7 @@ import pytest
 from pydicom.uid import JPEGBaseline8Bit
 from understudy.core.model import Outcome
 from understudy.core.obligations import Selection
+from understudy.core.refusals import hint_of
 
 from tests.contract.route import IMPATIENCE, PATIENCE, Route, serving
 from tests.peer.archive import Archive
@@ -78,7 +79,7 @@ def mend(route: Route, *, seconds: float = 0.0) -> None:
 
 
 def replay(route: Route) -> None:
-    route.ledger.replay(ROUTE, None, "ann", route.clock.now())
+    route.ledger.dead_letters.replay(ROUTE, None, "ann", route.clock.now())
 
 
 def test_peer_that_plays_along_gets_everything_once(tmp_path: Path, kind: Kind) -> None:
@@ -146,7 +147,7 @@ def test_poison_among_500_waits_for_a_person_and_499_are_proven(tmp_path: Path) 
         assert route.deliveries() == {first: 2} | dict.fromkeys(others, 1)
         (poison,) = [view for view in route.obligations() if view.state.value == "refused"]
         assert "cannot understand it" in poison.reason
-        assert "replay" in poison.hint
+        assert "replay" in hint_of(poison.reason)
         replay(route)
         mend(route)
 
@@ -246,9 +247,9 @@ def test_instance_that_is_kept_under_another_uid_waits_for_a_person_after_three_
         assert list(route.outcomes().values()) == thirds([DELIVERED], [outcome] * 3)
         assert list(route.deliveries().values()) == thirds(1, 3)
         assert route.states() == thirds("proven", "refused")
-        (letter,) = route.ledger.dead_letters(Selection(ROUTE))
+        (letter,) = route.ledger.dead_letters.listed(Selection(ROUTE))
         assert letter.reason.startswith("unproven: acknowledged 3 times")
-        assert "another SOP Instance UID" in letter.hint
+        assert "another SOP Instance UID" in hint_of(letter.reason)
         replay(route)
         mend(route)
 
@@ -376,7 +377,7 @@ def test_peer_that_answers_nothing_and_takes_nothing_is_away_and_blames_no_insta
         route.run()
         since = route.lane.view.since
         assert "does not offer us" in route.waits_because or "it aborted" in route.waits_because
-        assert [delivery.outcome for delivery in route.ledger.told] == outcomes
+        assert [delivery.outcome for delivery in route.witness.told] == outcomes
         route.run(seconds=LONG_ENOUGH)
         assert route.lane.view.since == since
         assert route.states() == ["owed"] * COUNT

@@ -9,6 +9,7 @@ from understudy.adapters.healing import GetSource
 from understudy.core.model import HolderKind, Outcome
 from understudy.core.obligations import Selection
 from understudy.core.ports import HolderUnavailableError, NotGivenError, UnansweredError
+from understudy.core.refusals import hint_of
 
 from tests.contract.route import Route, destination, lane_to
 from tests.peer.archive import Archive
@@ -69,11 +70,11 @@ def test_data_set_that_comes_back_changed_waits_for_a_person_though_it_is_listed
         route.run(seconds=200)
         assert route.outcomes() == {first: [Outcome.DELIVERED], second: [Outcome.DELIVERED]}
         assert route.states() == ["proven", "refused"]
-        (letter,) = route.ledger.dead_letters(Selection(ROUTE))
+        (letter,) = route.ledger.dead_letters.listed(Selection(ROUTE))
         assert letter.reason.startswith("unproven: acknowledged once, and what it gives back differs")
-        assert "replay" in letter.hint
+        assert "replay" in hint_of(letter.reason)
         route.archive.script = Script()
-        route.ledger.replay(ROUTE, None, "ann", route.clock.now())
+        route.ledger.dead_letters.replay(ROUTE, None, "ann", route.clock.now())
         route.run()
         assert route.states() == ["proven"] * 2
         assert route.deliveries() == {first: 1, second: 1}, "looked for before it is sent again"
@@ -127,7 +128,7 @@ def test_instance_that_the_peer_has_already_is_read_back_before_it_counts(tmp_pa
     with comparing(tmp_path, kind, Script()) as route:
         first, second = route.owe(2)
         route.run()
-        route.ledger.disprove(
+        route.ledger.custody.disprove(
             ROUTE,
             [one.number for one in route.instances],
             reason="asked again",

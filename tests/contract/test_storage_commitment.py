@@ -47,7 +47,12 @@ class Committing(Route):
 
     def _commitment(self, peer: DicomPeer) -> Commitment:
         return Commitment(
-            peer, self._listener, self.ledger, self.clock, self._policy, new_uid=lambda: next(self._uids)
+            peer,
+            self._listener,
+            self.ledger.commitments,
+            self.clock,
+            self._policy,
+            new_uid=lambda: next(self._uids),
         )
 
     def restart(self, policy: CommitmentPolicy | None = None) -> None:
@@ -179,7 +184,7 @@ def test_instance_that_is_denied_again_and_again_waits_for_a_person(tmp_path: Pa
             route.run(seconds=100)
         assert route.states() == ["proven", "refused"]
         assert route.deliveries() == {first: 1, second: 3}
-        (letter,) = route.ledger.dead_letters(Selection(ROUTE))
+        (letter,) = route.ledger.dead_letters.listed(Selection(ROUTE))
         assert letter.reason.startswith("unproven: acknowledged 3 times")
         assert "processing failure (0x0110)" in letter.reason
 

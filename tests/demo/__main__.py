@@ -135,7 +135,7 @@ def _show_around(lab: Lab, story: Story, narrator: Narrator, access: Path, repor
     narrator.line(f"secrets           user, password and the vault's identity are in {access}")
     files = " ".join(f"-f {Path(file).relative_to(REPOSITORY)}" for file in lab.files)
     compose = f"docker compose -p {lab.project} {files}"
-    narrator.line(f"commands          {compose} exec agent understudy status")
+    narrator.line(f"commands          alias understudy='{compose} exec agent understudy'; understudy status")
     narrator.line(f"stop              {compose} down")
 
 

@@ -15,6 +15,7 @@ h1 { margin-bottom: .25rem; }
 table { width: 100%; border-collapse: collapse; margin: 1rem 0 2rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .75rem .35rem 0; border-bottom: 1px solid #8886; text-align: left; }
 td { vertical-align: top; }
+@media (max-width: 40rem) { table { display: block; overflow-x: auto; } }
 .figure { text-align: right; white-space: nowrap; }
 .failed td { color: #b3261e; }
 """

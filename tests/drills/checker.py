@@ -6,6 +6,7 @@ Rule 1: what is there is read from the server as its users read it, file by file
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Protocol
 
 import httpx
@@ -24,6 +25,10 @@ class Archive(Protocol):
         """Return the digest of the instance's dataset, None where it cannot be read."""
 
 
+_PAGE = 500
+"""Instances that are listed at a time."""
+
+
 class RestArchive:
     """An Orthanc, asked through its REST API."""
 
@@ -32,10 +37,14 @@ class RestArchive:
 
     def instances(self) -> dict[str, str]:
         """Return every instance: SOP Instance UID to Orthanc's identifier."""
-        answer = self._client.get("/instances", params={"expand": ""}).raise_for_status()
-        return {
-            instance["MainDicomTags"]["SOPInstanceUID"]: str(instance["ID"]) for instance in answer.json()
-        }
+        found: dict[str, str] = {}
+        for since in count(0, _PAGE):
+            page = {"expand": "", "limit": str(_PAGE), "since": str(since)}
+            instances = self._client.get("/instances", params=page).raise_for_status().json()
+            found |= {one["MainDicomTags"]["SOPInstanceUID"]: str(one["ID"]) for one in instances}
+            if len(instances) < _PAGE:
+                break
+        return found
 
     def dataset_sha256(self, identifier: str) -> str | None:
         """Return the digest of the instance's dataset, None where Orthanc cannot read the file."""

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.drills.checker import RestArchive, check
 from tests.drills.faults import count, crashes
 from tests.drills.results import Results
 from tests.drills.sender import FORGOTTEN_SOCKETS, Sender, first_stored_after, instances, longest_gap
 from tests.stack import Stack, wait_until
 
-pytestmark = FORGOTTEN_SOCKETS
+pytestmark = [FORGOTTEN_SOCKETS, pytest.mark.needs("image")]
 
 SERVICES = ("orthanc", "agent", "edge")
 EARLIEST_KILL, LATEST_KILL = 3.5, 5.5

@@ -22,7 +22,7 @@ from tests.drills.sender import FORGOTTEN_SOCKETS, Answer, Sender, first_stored_
 from tests.drills.servers import Server, ours
 from tests.stack import wait_until
 
-pytestmark = FORGOTTEN_SOCKETS
+pytestmark = [FORGOTTEN_SOCKETS, pytest.mark.needs("image")]
 
 FOLDERS = ("index", "storage")
 DISK_MB = 256

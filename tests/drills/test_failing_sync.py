@@ -21,7 +21,7 @@ from tests.drills.sender import FORGOTTEN_SOCKETS, Answer, Sender, instances
 from tests.drills.servers import Server, ours
 from tests.stack import wait_until
 
-pytestmark = FORGOTTEN_SOCKETS
+pytestmark = [FORGOTTEN_SOCKETS, pytest.mark.needs("image", "tracer")]
 
 DISK_MB = 512
 LOG = "/var/lib/orthanc/index/index-wal"

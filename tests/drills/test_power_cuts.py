@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.drills.checker import Verdict, as_of, check
 from tests.drills.disks import Disk
 from tests.drills.faults import Script, count, power_cuts
@@ -12,7 +14,7 @@ from tests.drills.results import Results
 from tests.drills.sender import FORGOTTEN_SOCKETS, Answer, Sender, instances
 from tests.drills.servers import Product, Server, ours, stock
 
-pytestmark = FORGOTTEN_SOCKETS
+pytestmark = [FORGOTTEN_SOCKETS, pytest.mark.needs("image", "lab-image")]
 
 DISK_MB = 1024
 EARLIEST_CUT, LATEST_CUT = 0.3, 2.5

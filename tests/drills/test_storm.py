@@ -24,7 +24,7 @@ from tests.lab import Lab
 from tests.peer.archive import Archive
 from tests.stack import REPOSITORY, TEST_PROJECT, State, wait_until
 
-pytestmark = FORGOTTEN_SOCKETS
+pytestmark = [FORGOTTEN_SOCKETS, pytest.mark.needs("image")]
 
 PORTION = 100
 """Instances that begin to flow before each kill."""

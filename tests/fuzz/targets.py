@@ -21,7 +21,7 @@ from understudy.adapters.association import (
     Context,
 )
 from understudy.adapters.dicom import decoded, encoded
-from understudy.adapters.edge import parse_reports
+from understudy.adapters.edge import parse_counts, parse_reports
 from understudy.adapters.healing import is_same_instance
 from understudy.adapters.keys import KeysError, _parse_users
 from understudy.adapters.part10 import BrokenFileError, examine_stream
@@ -40,13 +40,15 @@ from understudy.core.packing import (
     manifest_to_json,
     name_part,
 )
-from understudy.flow.restore import RestoreError, _unpack
+from understudy.flow.contents import RestoreError
+from understudy.flow.restore import _unpack
 from understudy.plugin.identity import identify
+from understudy.plugin.pixels import pixels
 from understudy.plugin.roles import Method, Role, allowed
 from understudy.plugin.shape import fault
-from understudy.plugin.sop_instance import sop_instance_uid
+from understudy.plugin.sop_instance import names
 
-from tests import hostile
+from tests import bombs, hostile
 
 PACK_KEY, MANIFEST_KEY = keys_for(0.0, "0" * 32)  # type: ignore[arg-type]
 STUDY, SERIES, SOP = "1.2.3", "1.2.4", "1.2.5"
@@ -68,7 +70,7 @@ def _files() -> list[bytes]:
 
 
 def _study_facts(content: bytes) -> None:
-    facts = StorageArea(Path("/nowhere")).study_facts(content, hostile.EXPLICIT)
+    facts = StorageArea(Path("/nowhere")).study_facts(io.BytesIO(content), hostile.EXPLICIT)
     if facts is not None:
         json.dumps(facts.patient_name).encode("ascii")
 
@@ -83,13 +85,20 @@ def _shape(content: bytes) -> None:
     assert told is None or told.isascii()
 
 
+def _pixels(content: bytes) -> None:
+    found = pixels(content)
+    assert found.frames >= 1
+    assert found.frame_bytes >= 0
+
+
 def _sop_instance(content: bytes) -> None:
-    uid = sop_instance_uid(content)
-    assert uid is None or (uid.isascii() and uid.isprintable())
+    found = names(content)
+    uid = None if found is None else found.sop_instance_uid
+    assert uid is None or (0 < len(uid) <= 64 and uid.isascii() and uid.isprintable())
 
 
 def _same_instance(content: bytes) -> None:
-    assert not is_same_instance("0" * 44, "0" * 32, content)
+    assert not is_same_instance("0" * 44, "0" * 32, io.BytesIO(content))
 
 
 def _manifest(content: bytes) -> None:
@@ -107,8 +116,9 @@ def _member_name(content: bytes) -> None:
 
 def _pack(content: bytes) -> None:
     with contextlib.suppress(RestoreError):
-        for member, _ in _unpack(content, {MEMBER.name: MEMBER}):
+        for member, file in _unpack(io.BytesIO(content), {MEMBER.name: MEMBER}):
             assert member is MEMBER
+            file.read(MEMBER.size)
 
 
 def _pack_inside(content: bytes) -> None:
@@ -154,6 +164,9 @@ def _report(content: bytes) -> None:
     for seen in parse_reports([content]):
         assert len(seen.calling_ae_title) <= 16
         assert len(seen.address) <= 45
+    for seen in parse_counts(content.decode("ascii", "replace").splitlines()):
+        assert len(seen.calling_ae_title) <= 16
+        assert len(seen.reason) <= 100
 
 
 class _Wire:
@@ -188,7 +201,7 @@ def _association(content: bytes) -> None:
     """All that a peer says over one association, from its answer to our request on."""
     association = Association(_Wire(content), 5.0)  # type: ignore[arg-type]
     with contextlib.suppress(AssociationLostError, AssociationRejectedError):
-        association._negotiate("UNDERSTUDY", "ARCHIVE", [_PROPOSED])
+        association._negotiate("UNDERSTUDY", "ARCHIVE", [_PROPOSED], ["1.2"])
         accepted = association.answers[_PROPOSED]
         for message in dimse.ask(association, accepted, dimse.FIND, {dimse.SOP_CLASS: "1.2"}, patience=5.0):
             assert 0 <= message.status <= 0xFFFF
@@ -299,6 +312,7 @@ def targets() -> Mapping[str, Target]:
     return {
         "part10": Target(_part10, files),
         "shape": Target(_shape, files),
+        "pixels": Target(_pixels, [*files, *(bomb.content for bomb in bombs.corpus("fuzz"))]),
         "sop_instance": Target(_sop_instance, files),
         "study_facts": Target(_study_facts, files),
         "same_instance": Target(_same_instance, files),

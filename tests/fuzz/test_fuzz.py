@@ -9,6 +9,8 @@ import pytest
 
 from tests.stack import BUILD, REPOSITORY
 
+pytestmark = pytest.mark.long
+
 RUNS = 2000
 SECONDS = 120
 

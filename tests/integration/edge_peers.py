@@ -1,5 +1,8 @@
 """Speaks to the edge as its peers do: good modalities, idle and broken connections, services of the stack."""
 
+import base64
+import hashlib
+import hmac
 import json
 import socket
 import struct
@@ -9,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -79,12 +83,6 @@ def find_statuses(address: Address, calling: str) -> list[int]:
     return statuses
 
 
-def association_request(calling: bytes, called: bytes) -> bytes:
-    """Return an A-ASSOCIATE-RQ whose fixed part is whole (DICOM PS3.8 9.3.2); it proposes nothing."""
-    fixed = b"\0\1\0\0" + called.ljust(16) + calling.ljust(16) + bytes(32)
-    return struct.pack(">BBI", 1, 0, len(fixed)) + fixed
-
-
 def half_an_association_request() -> bytes:
     """Return the beginning of an A-ASSOCIATE-RQ whose length promises more (DICOM PS3.8 9.3.2)."""
     header = struct.pack(">BBI", 1, 0, 5000) + b"\0\1\0\0"
@@ -132,8 +130,20 @@ def call_orthanc(
     return int(status), str(text)
 
 
+def signed_person(stack: Stack, role: str, method: str, target: str) -> dict[str, str]:
+    """Return the headers with which the edge speaks for a person to the agent, for this one request."""
+    key = base64.b64decode(stack.execute("edge", "cat", "/var/lib/understudy-keys/service/signing"))
+    user, moment, nonce = "somebody", f"{time.time():.0f}", str(uuid4())
+    said = f"{moment} {nonce} {role} {user} {method} {target}"
+    return as_person(role) | {
+        "X-Understudy-Time": moment,
+        "X-Understudy-Nonce": nonce,
+        "X-Understudy-Signature": hmac.new(key, said.encode(), hashlib.sha256).hexdigest(),
+    }
+
+
 def as_person(role: str) -> dict[str, str]:
-    """Return the headers with which the edge speaks for a person of this role."""
+    """Return the headers with which the edge speaks for a person of this role to Orthanc."""
     return {"X-Understudy-User": "somebody", "X-Understudy-Role": role}
 
 

@@ -20,7 +20,10 @@ from understudy.flow.destination import PLAIN_SYNTAXES
 from tests import data
 from tests.stack import LAB_IMAGE, TEST_PROJECT, Stack, StackError, run, wait_until
 
-SERVICES = ("edge", "orthanc", "agent")
+pytestmark = pytest.mark.needs("image", "lab-image")
+
+USERS = {"edge": "10002:10002", "orthanc": "10001:10001", "agent": "10001:10001"}
+SERVICES = tuple(USERS)
 READY_WITHIN = 20.0
 
 INSTALLED = """
@@ -211,12 +214,12 @@ secret = open("/var/lib/understudy-keys/service/agent").read().strip()
 headers = {"Authorization": "Basic " + base64.b64encode(f"agent:{secret}".encode()).decode()}
 def call(path, body=None):
     return urllib.request.urlopen(urllib.request.Request("http://orthanc:8042" + path, body, headers)).read()
-query = {"Level": "Instance", "Query": {"SOPInstanceUID": "%s"}}
-(found,) = json.loads(call("/tools/find", json.dumps(query).encode()))
-call(f"/instances/{found}?_method=DELETE")
-print(len(json.loads(call("/tools/find", json.dumps(query).encode()))))
+(found,) = json.loads(call("/tools/lookup", b"%s"))
+call(f"/instances/{found['ID']}?_method=DELETE")
+print(len(json.loads(call("/tools/lookup", b"%s"))))
 """
-    printed = appliance.execute("agent", "python", "-c", script % series.sop_instance_uids[2])
+    uid = series.sop_instance_uids[2]
+    printed = appliance.execute("agent", "python", "-c", script % (uid, uid))
     assert printed.strip() == b"0"
 
 
@@ -224,7 +227,7 @@ print(len(json.loads(call("/tools/find", json.dumps(query).encode()))))
 def test_service_is_confined(appliance: Stack, service: str) -> None:
     found = appliance.inspect(service)
     host = found["HostConfig"]
-    assert found["Config"]["User"] == "10001:10001"
+    assert found["Config"]["User"] == USERS[service]
     assert host["ReadonlyRootfs"] is True
     assert host["CapDrop"] == ["ALL"]
     assert not host["CapAdd"]
@@ -239,7 +242,7 @@ def test_service_is_confined(appliance: Stack, service: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_service_has_no_rights_when_it_tries(appliance: Stack, service: str) -> None:
-    assert appliance.shell(service, "id -u").strip() == "10001"
+    assert appliance.shell(service, "echo $(id -u):$(id -g)").strip() == USERS[service]
     status = dict(
         line.split(":\t", 1) for line in appliance.shell(service, "cat /proc/self/status").splitlines()
     )
@@ -275,7 +278,7 @@ def test_service_runs_nothing_from_tmp(appliance: Stack, service: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "memory", "processes"), [("edge", 256, 64), ("orthanc", 2048, 512), ("agent", 1024, 256)]
+    ("service", "memory", "processes"), [("edge", 640, 64), ("orthanc", 2048, 1280), ("agent", 1024, 256)]
 )
 def test_service_is_limited_by_the_kernel(
     appliance: Stack, service: str, memory: int, processes: int

@@ -22,6 +22,8 @@ from pynetdicom.association import Association
 from tests import data
 from tests.stack import Stack, wait_until
 
+pytestmark = pytest.mark.needs("image")
+
 NO_ANSWER = 0xFFFF
 STORAGE = "/var/lib/orthanc/storage"
 SEPARATOR = "understudy-test"

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pydicom
+import pytest
 
 from tests import data
 from tests.lab import PRIMARY, STANDBY, Lab
 from tests.stack import wait_until
+
+pytestmark = pytest.mark.needs("image", "lab-image", "s3-image")
 
 DESCRIPTION = "corrected in the outage"
 

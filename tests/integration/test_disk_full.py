@@ -8,6 +8,8 @@ from tests import hostile
 from tests.integration import raw_store
 from tests.stack import TEST_PROJECT, Stack, StackError, run, wait_until
 
+pytestmark = pytest.mark.needs("image")
+
 MEGABYTE = 2**20
 VOLUME_MB = 48
 OUR_USER = 10001
@@ -57,6 +59,14 @@ def held(stack: Stack, uid: str) -> bool:
     return any(item["Type"] == "Instance" for item in found)
 
 
+def delete(stack: Stack, study: str) -> None:
+    """Delete a study as an administrator does, whether its vault has it by now or not."""
+    uid = stack.get(study)["MainDicomTags"]["StudyInstanceUID"]
+    stack.post(
+        "/understudy/deletions", {"study_instance_uid": uid, "reason": "the disk is full", "force": True}
+    )
+
+
 def files(stack: Stack, folder: str) -> set[str]:
     return set(stack.execute("orthanc", "ls", "-A", folder).decode().split())
 
@@ -67,7 +77,8 @@ def refusing(stack: Stack) -> bool:
 
 def test_full_storage_refuses_for_now_keeps_what_it_said_and_resumes_by_itself(small: Stack) -> None:
     acknowledged, answers = [], []
-    for number in range(2 * VOLUME_MB):
+    # What is refused is answered within milliseconds, and the edge looks for the mark once a second.
+    for number in range(10 * VOLUME_MB):
         uid, answer = store(small, f"full {number}")
         answers.append(answer.text)
         if answer.status == 0:
@@ -89,7 +100,7 @@ def test_full_storage_refuses_for_now_keeps_what_it_said_and_resumes_by_itself(s
     )
     assert stored.status_code == 403
     for study in small.get("/studies")[:4]:
-        assert small.client().delete(f"/studies/{study}").status_code == 200
+        delete(small, f"/studies/{study}")
     uid, _ = wait_until(
         lambda: store(small, "room again"),
         lambda answered: answered[1].status == 0,
@@ -125,7 +136,7 @@ def test_full_index_gives_its_ballast_for_a_deletion(small: Stack) -> None:
         for item in small.client().post("/tools/lookup", content=uid).json()
         if item["Type"] == "Instance"
     ]
-    assert small.client().delete(f"/instances/{found}").status_code == 200
+    delete(small, f"/instances/{found}/study")
     small.execute("orthanc", "rm", f"{INDEX}/filler")
     wait_until(
         lambda: store(small, "index again", 0)[1],

@@ -1,10 +1,16 @@
 """The edge and the plugin against the running stack: who gets in, as what, and what a bad peer can do."""
 
-from collections.abc import Iterator
+import base64
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
+from pynetdicom import AE
 
 from tests.data import ct_series
 from tests.integration.edge_peers import (
@@ -16,9 +22,12 @@ from tests.integration.edge_peers import (
     find_statuses,
     fresh_instance,
     half_an_association_request,
+    signed_person,
     store,
 )
 from tests.stack import Stack, wait_until
+
+pytestmark = pytest.mark.needs("image")
 
 PATHS = (
     "/",
@@ -50,10 +59,7 @@ def ct_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reader(appliance: Stack) -> tuple[str, str]:
-    login = appliance.add_user("edge-reader", "reader")
-    # The edge has restarted, and listens on another port of this machine now.
-    appliance.close()
-    return login
+    return appliance.add_user("edge-reader", "reader")
 
 
 @pytest.fixture
@@ -205,9 +211,30 @@ def test_orthanc_itself_asks_who_is_calling(
 
 
 def test_agent_is_reached_through_orthancs_rest(appliance: Stack) -> None:
-    status, text = call_orthanc(appliance, "edge", "GET", "/understudy/status", as_person("reader"))
-    assert status == 200
-    assert document(text)
+    for path in ("/understudy/status", "/understudy/obligations?limit=3"):
+        person = signed_person(appliance, "reader", "GET", path)
+        status, text = call_orthanc(appliance, "edge", "GET", path, person)
+        assert status == 200, text
+        # What Orthanc has seen in passing serves for nothing else, and not again.
+        for method, other in (("GET", path), ("GET", "/understudy/metrics"), ("POST", "/understudy/promote")):
+            status, text = call_orthanc(appliance, "edge", method, other, person, body="{}")
+            assert status == 401
+            assert document(text)["error"] in ("used_signature", "wrong_signature")
+
+
+@pytest.mark.parametrize(
+    ("account", "status", "error"), [("edge", 401, "unsigned_identity"), ("agent", 403, "")]
+)
+def test_orthancs_own_passwords_open_no_call_of_the_agent(
+    appliance: Stack, account: str, status: int, error: str
+) -> None:
+    """Whoever takes over Orthanc knows both."""
+    answered, text = call_orthanc(
+        appliance, account, "POST", "/understudy/promote", as_person("admin"), '{"reason": "x", "epoch": 0}'
+    )
+    assert answered == status
+    assert error in text
+    assert appliance.get("/understudy/status")["mode"] == "standby"
 
 
 def test_answers_carry_the_security_headers(
@@ -215,11 +242,195 @@ def test_answers_carry_the_security_headers(
 ) -> None:
     for path in ("/system", "/ohif/", "/understudy/health"):
         headers = web.get(path, auth=reader).headers
-        assert headers["strict-transport-security"]
-        assert headers["x-content-type-options"] == "nosniff"
+        carries_security(headers)
         assert "default-src" in headers["content-security-policy"]
         assert "server" not in headers
     assert web.get("/system", auth=reader).headers["cache-control"] == "no-store"
+
+
+def carries_security(headers: Mapping[str, str]) -> None:
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["x-frame-options"] == "SAMEORIGIN"
+    assert headers["content-security-policy"]
+    # With our own certificate it would cut off other services of the same host name.
+    assert "strict-transport-security" not in headers
+
+
+@pytest.mark.parametrize(
+    ("status", "path", "sent"),
+    [
+        (302, "/", {}),
+        (302, "/ohif", {}),
+        (400, "/studies?_method=DELETE", {}),
+        (403, "/tools/find", {"Sec-Fetch-Site": "cross-site"}),
+        (413, "/understudy/promote", {"Content-Length": "1048577"}),
+    ],
+)
+def test_the_edges_own_answers_carry_the_security_headers(
+    appliance: Stack, reader: tuple[str, str], status: int, path: str, sent: dict[str, str]
+) -> None:
+    method = "GET" if status in (302, 400) else "POST"
+    answered, headers, body = spelt(appliance, reader, path, method, sent)
+    assert answered == status
+    carries_security(headers)
+    if status >= 400:
+        assert set(json.loads(body)) == {"error", "message", "hint", "details"}
+    carries_security(spelt(appliance, None, path)[1])
+
+
+LOOSER = ("unsafe-inline", "unsafe-eval", "blob:")
+SPELLINGS = (
+    *("/%6fhif/", "/%6Fhif/", "/ohi%66/", "/%6f%68%69%66/index.html", "/ohif%2findex.html", "/%256fhif/"),
+    *("/OHIF/", "/ohif;/", "/ohif;x=1/index.html", "/./ohif/", "/x/%2e%2e/ohif/", "/%2fohif/", "/ohif%00/"),
+)
+
+
+@pytest.mark.parametrize("path", SPELLINGS)
+def test_no_other_spelling_of_a_path_gets_a_looser_policy(
+    web: httpx.Client, appliance: Stack, reader: tuple[str, str], path: str
+) -> None:
+    """Of the viewer's policy and the one of all else, each is right for what it is for alone."""
+    status, headers, _ = spelt(appliance, reader, path)
+    assert status in (200, 400, 403, 404)
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert not [word for word in LOOSER if word in policy]
+    assert spelt(appliance, None, path)[0] in (400, 401)
+
+
+@pytest.mark.parametrize("path", ["/dicom-web//studies", "//dicom-web/studies", "/dicom-web///studies"])
+def test_several_slashes_are_one(appliance: Stack, reader: tuple[str, str], path: str) -> None:
+    assert spelt(appliance, reader, path)[0] == 200
+    assert spelt(appliance, None, path)[0] == 401
+
+
+def test_viewer_behind_two_slashes_gets_the_viewers_policy(appliance: Stack, reader: tuple[str, str]) -> None:
+    status, headers, _ = spelt(appliance, reader, "//ohif//index.html")
+    assert status == 200
+    assert "wasm-unsafe-eval" in headers["content-security-policy"]
+
+
+def spelt(
+    appliance: Stack,
+    login: tuple[str, str] | None,
+    path: str,
+    method: str = "GET",
+    sent: Mapping[str, str] | None = None,
+) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body; path and headers go out as they are spelt here, without a body."""
+    host, port = appliance.port("edge", 8443)
+    connection = http.client.HTTPSConnection(host, port, context=ssl._create_unverified_context(), timeout=30)
+    connection.putrequest(method, path)
+    if login is not None:
+        basic = base64.b64encode(":".join(login).encode()).decode()
+        connection.putheader("Authorization", f"Basic {basic}")
+    for name, value in (sent or {}).items():
+        connection.putheader(name, value)
+    try:
+        connection.endheaders()
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
+PATHS_OF_A_READER = ("/system", "/dicom-web/studies", "/ohif/", "/understudy/status")
+
+
+def statuses(web: httpx.Client, login: tuple[str, str]) -> list[int]:
+    """Return how each part of the appliance answers this person: Orthanc, DICOMweb, viewer, agent."""
+    return [web.get(path, auth=login).status_code for path in PATHS_OF_A_READER]
+
+
+def test_what_changes_of_a_person_is_in_force_within_two_seconds_and_drops_no_association(
+    web: httpx.Client, appliance: Stack
+) -> None:
+    def changed(*command: str) -> str:
+        return appliance.execute("agent", "understudy", "user", *command).decode().strip()
+
+    def becomes(login: tuple[str, str], *expected: int) -> None:
+        """Wait for one part of the appliance, then ask all. Twenty wrong passwords of a name in a minute are answered 429, so
+        the edge, which reads its list twice a second, is not asked more often than that."""
+        wait_until(
+            lambda: web.get(PATHS_OF_A_READER[0], auth=login).status_code,
+            lambda status: status in expected,
+            deadline=2,
+            what=f"{login[0]} answered by {expected}",
+            pause=0.5,
+        )
+        assert set(statuses(web, login)) <= set(expected)
+
+    first = appliance.add_user("edge-leaver", "operator")
+    entity = AE("CT1")
+    entity.add_requested_context("1.2.840.10008.1.1")
+    association = entity.associate(*appliance.dicom, ae_title="UNDERSTUDY")
+    started = appliance.inspect("edge")["State"]["StartedAt"]
+    try:
+        becomes(first, 200, 204)
+        second = "edge-leaver", changed("reset", "edge-leaver")
+        becomes(first, 401)
+        becomes(second, 200, 204)
+        assert web.post("/understudy/scrub", auth=second, json={}).status_code != 403
+        changed("remove", "edge-leaver")
+        becomes(second, 401)
+        third = "edge-leaver", changed("add", "edge-leaver", "--role", "reader")
+        becomes(third, 200, 204)
+        assert web.post("/understudy/scrub", auth=third, json={}).status_code == 403
+        assert association.send_c_echo().Status == 0
+    finally:
+        association.release()
+        changed("remove", "edge-leaver")
+    assert appliance.inspect("edge")["State"]["StartedAt"] == started
+
+
+def test_unknown_name_takes_as_long_as_a_wrong_password(web: httpx.Client, reader: tuple[str, str]) -> None:
+    """The least of many is compared: what the machine does beside only adds."""
+    seconds: dict[str, list[float]] = {reader[0]: [], "edge-absent": []}
+    for number in range(19):
+        for name, taken in seconds.items():
+            begin = time.perf_counter()
+            answer = web.get("/system", auth=(name, f"a-password-that-is-wrong-{number:02}"))
+            taken.append(time.perf_counter() - begin)
+            assert answer.status_code == 401
+    known, unknown = (min(taken) for taken in seconds.values())
+    # A hash takes 0.6 ms and more.
+    assert unknown > known - 0.0003, (known, unknown)
+
+
+def test_guessing_is_slowed_by_name_and_raises_an_alarm(
+    web: httpx.Client, appliance: Stack, reader: tuple[str, str]
+) -> None:
+    answers = [web.get("/system", auth=("edge-guessed", f"guess-{number}")) for number in range(25)]
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses[:20]) <= {401, 429}
+    assert set(statuses[21:]) == {429}
+    assert answers[-1].headers["retry-after"] == "60"
+    carries_security(answers[-1].headers)
+    # Whoever knows a password goes on, behind the same address too.
+    assert web.get("/system", auth=reader).status_code == 200
+    state = wait_until(
+        appliance.status,
+        lambda state: any("wrong passwords came from" in alarm for alarm in state.alarms),
+        deadline=40,
+        what="an alarm about guessing",
+    )
+    assert "edge-guessed" not in str(state.raw)
+    assert "edge-guessed" not in appliance.logs("edge", "agent")
+
+
+def test_guessing_at_the_health_call_is_slowed_as_well(appliance: Stack) -> None:
+    """It is answered all the same, and no password is compared: that takes HAProxy's thread milliseconds."""
+    name, password = appliance.add_user("edge-health", "reader")
+    health = "/understudy/health"
+    # Who is known by this very header goes on; spelled with another blank it has to be compared again.
+    pair = base64.b64encode(f"{name}:{password}".encode()).decode()
+    right = {"Authorization": f"Basic  {pair}"}
+    with httpx.Client(base_url=appliance.https, verify=False, timeout=30) as web:
+        for number in range(25):
+            assert web.get(health, auth=(name, f"guess-{number}")).content == b""
+        assert web.get(health, headers=right).content == b""
+        assert web.get("/system", headers=right).status_code == 429
 
 
 def test_addresses_of_bulk_data_lead_back_through_the_edge(
@@ -255,11 +466,13 @@ def test_fifty_bad_connections_do_not_delay_a_store(
         stored = store(appliance.dicom, fresh_instance(ct_file))
         assert stored.status == 0
         assert stored.seconds <= ACCEPTABLE_DELAY_SECONDS
-        # They are given up, not kept.
+        # They are given up, not kept; who has said anything is told so by an A-ABORT (DICOM PS3.8 9.3.8).
         for connection in held:
             connection.settimeout(5)
             try:
-                assert connection.recv(1) == b""
+                answer = connection.recv(10)
+                assert answer[:1] in ((b"\7", b"\3") if first_bytes else (b"",))
+                assert not answer or connection.recv(1) == b""
             except ConnectionResetError:
                 continue
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import ssl
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,18 +25,20 @@ from pynetdicom.association import Association
 from tests.data import ct_series
 from tests.integration.edge_peers import (
     VERIFICATION,
-    association_request,
     connections,
     echo,
     fresh_instance,
     store,
 )
+from tests.requests import REFUSED, request
 from tests.stack import REPOSITORY, TEST_PROJECT, RefusedError, Stack, wait_until
+
+pytestmark = pytest.mark.needs("image")
 
 RETRY_LATER = bytes.fromhex("03000000000400020302")
 CALLING_NOT_RECOGNISED = bytes.fromhex("03000000000400010103")
 CALLED_NOT_RECOGNISED = bytes.fromhex("03000000000400010107")
-DEVICE_LIMIT = 3
+DEVICE_LIMIT = 6
 STRANGER_LIMIT = 2
 PLANTED = ("PLANTED^PATIENT", "PLANTED-ID-1", "19010203", "PLANTED DESCRIPTION")
 
@@ -46,12 +50,22 @@ CLOSED: dict[str, Any] = {
     "Vaults": [{"Name": "local", "Directory": "/var/lib/understudy-vault"}],
     "Modalities": [
         {"Name": "ct1", "AeTitle": "CT1", "Host": "ct1.example.org", "Addresses": PRIVATE},
-        {"Name": "ct2", "AeTitle": "CT2", "Host": "ct2.example.org"},
+        {"Name": "ct2", "AeTitle": "CT2", "Host": "ct2.example.org", "Addresses": PRIVATE},
         {"Name": "elsewhere", "AeTitle": "MR1", "Host": "198.51.100.7"},
+        {"Name": "reader", "AeTitle": "WS1", "Host": "198.51.100.8", "Reads": True},
+        # The agent's container, known by its name alone.
+        {"Name": "named", "AeTitle": "NAMED", "Host": "agent", "Reads": True},
+        {
+            "Name": "bound",
+            "AeTitle": "BOUND",
+            "Host": "bound.example.org",
+            "Addresses": PRIVATE,
+            "ClientCertificate": "bound",
+        },
     ],
     "DicomTls": {"ClientCa": "clinic-ca.pem"},
     "Edge": {
-        "Associations": 6,
+        "Associations": 10,
         "AssociationsOfDevice": DEVICE_LIMIT,
         "AssociationsOfStrangers": STRANGER_LIMIT,
     },
@@ -139,7 +153,7 @@ def gate(clinic: Clinic) -> Iterator[Stack]:
 def answer(address: tuple[str, int], calling: bytes, called: bytes = b"UNDERSTUDY") -> bytes:
     """Return the first bytes that an association request is answered with."""
     with socket.create_connection(address, 5) as connection:
-        connection.sendall(association_request(calling, called))
+        connection.sendall(request(calling, called))
         return connection.recv(10)
 
 
@@ -163,6 +177,30 @@ def open_association(stack: Stack, calling: str) -> Association:
     return entity.associate(*stack.dicom, ae_title="UNDERSTUDY")
 
 
+@contextlib.contextmanager
+def held_requests(stack: Stack, pdus: list[bytes]) -> Iterator[list[bytes]]:
+    """Send every request over a connection of its own, hold all open, and yield what each was answered."""
+    # Asked for once: the Engine takes a while, and the gate ends who says nothing for two seconds.
+    address = stack.dicom
+    with contextlib.ExitStack() as opened:
+        held = [opened.enter_context(socket.create_connection(address, 5)) for _ in pdus]
+        for connection, pdu in zip(held, pdus, strict=True):
+            connection.sendall(pdu)
+        yield [connection.recv(10) for connection in held]
+        for connection in held:
+            # The gate closes, and does not wait for the caller.
+            connection.settimeout(5)
+            assert connection.recv(1) == b""
+
+
+def from_agent(stack: Stack, pdu: bytes) -> bytes:
+    """Return what a request from the agent's container is answered with."""
+    script = "import socket,sys; s=socket.create_connection(('edge', 4242), 5); "
+    script += "s.sendall(bytes.fromhex(sys.argv[1])); print(s.recv(10).hex())"
+    said = stack.execute("agent", "/usr/bin/python3", "-c", script, pdu.hex())
+    return bytes.fromhex(said.decode().strip())
+
+
 def restarted(stack: Stack, service: str) -> None:
     stack.restart(service)
     # It listens on other ports of this machine now.
@@ -181,7 +219,7 @@ def test_listed_device_is_let_in_and_shown_with_its_own_address(gate: Stack) -> 
 
 def test_wrong_address_is_refused_and_named(gate: Stack) -> None:
     assert answer(gate.dicom, b"MR1") == CALLING_NOT_RECOGNISED
-    assert reported(gate, "MR1", "refused_calling")["known"] is False
+    assert reported(gate, "MR1", "refused_address")["known"] is False
 
 
 def test_wrong_ae_title_is_refused_and_named(gate: Stack) -> None:
@@ -193,19 +231,21 @@ def test_wrong_ae_title_is_refused_and_named(gate: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("calling", "shown"),
+    ("calling", "shown", "outcome"),
     [
-        (b'A"\\\n}{', "A???}{"),
-        (b"\x1b[2J\xff", "?[2J?"),
-        (b"CT1 x|*,", "CT1 x|*,"),
-        (b"ct1", "ct1"),
-        (b" " * 16, ""),
-        (b"*", "*"),
+        (b'A"\\\n}{', "A???}{", "refused_request"),
+        (b"\x1b[2J\xff", "?[2J?", "refused_request"),
+        (b"CT1 x|*,", "CT1 x|*,", "refused_calling"),
+        (b"ct1", "ct1", "refused_calling"),
+        (b" " * 16, "", "refused_request"),
+        (b"*", "*", "refused_calling"),
     ],
 )
-def test_nasty_ae_title_is_refused_and_shown_without_harm(gate: Stack, calling: bytes, shown: str) -> None:
+def test_nasty_ae_title_is_refused_and_shown_without_harm(
+    gate: Stack, calling: bytes, shown: str, outcome: str
+) -> None:
     assert answer(gate.dicom, calling) == CALLING_NOT_RECOGNISED
-    assert reported(gate, shown, "refused_calling")["known"] is False
+    assert reported(gate, shown, outcome)["known"] is False
     # The gate still stands.
     assert echo(gate.dicom, "CT1", "UNDERSTUDY") == 0
 
@@ -217,7 +257,7 @@ def test_padding_by_zeros_is_padding(gate: Stack) -> None:
 
     before = associations()
     with socket.create_connection(gate.dicom, 5) as connection:
-        connection.sendall(association_request(b"CT1".ljust(16, b"\0"), b"UNDERSTUDY"))
+        connection.sendall(request(b"CT1".ljust(16, b"\0"), b"UNDERSTUDY"))
         wait_until(associations, lambda now: now > before, deadline=10, what="CT1 let in")
 
 
@@ -240,7 +280,7 @@ def refused_by_tls(stack: Stack, context: ssl.SSLContext) -> None:
 
 def _ask(connection: ssl.SSLSocket) -> None:
     connection.do_handshake()
-    connection.sendall(association_request(b"CT1", b"UNDERSTUDY"))
+    connection.sendall(request(b"CT1", b"UNDERSTUDY"))
     connection.recv(10)
 
 
@@ -291,6 +331,221 @@ def test_tls_before_1_2_is_refused(gate: Stack, clinic: Clinic) -> None:
     with pytest.warns(DeprecationWarning, match="TLSv1"):
         context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
     refused_by_tls(gate, context)
+
+
+def test_certificate_of_a_device_is_asked_for_and_another_is_refused(gate: Stack, clinic: Clinic) -> None:
+    own, other = clinic.client("bound"), clinic.client("another")
+    for context, expected in ((own, b"\2"), (other, CALLING_NOT_RECOGNISED)):
+        with (
+            socket.create_connection(tls_address(gate), 5) as plain,
+            context.wrap_socket(plain) as connection,
+        ):
+            connection.sendall(request(b"BOUND"))
+            assert connection.recv(10).startswith(expected)
+    # Without TLS nothing proves that it is this device.
+    assert answer(gate.dicom, b"BOUND") == CALLING_NOT_RECOGNISED
+    seen = [one for one in gate.get("/understudy/modalities") if one["calling_ae_title"] == "BOUND"]
+    wait_until(
+        lambda: {
+            (one["tls"], one["outcome"])
+            for one in gate.get("/understudy/modalities")
+            if one["calling_ae_title"] == "BOUND"
+        },
+        lambda said: said == {(True, "refused_certificate"), (False, "refused_certificate")},
+        deadline=5,
+        what=f"refused for the certificate, with TLS and without, not {seen}",
+    )
+
+
+def test_revoked_certificate_is_refused_within_two_seconds_and_drops_no_association(
+    gate: Stack, clinic: Clinic
+) -> None:
+    stolen, other = clinic.client("stolen"), clinic.client("other")
+    certificate = x509.load_pem_x509_certificate((clinic.secrets / "stolen.pem").read_bytes())
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    address = tls_address(gate)
+
+    def opened(context: ssl.SSLContext) -> Association:
+        entity = AE("CT1")
+        entity.add_requested_context(VERIFICATION)
+        return entity.associate(*address, ae_title="UNDERSTUDY", tls_args=(context, "edge"))
+
+    def let_in(context: ssl.SSLContext) -> bool:
+        association = opened(context)
+        if association.is_established:
+            association.release()
+            return True
+        return False
+
+    running = [opened(stolen), opened(other)]
+    assert all(association.is_established for association in running)
+    gate.execute("agent", "understudy", "certificate", "revoke", fingerprint)
+    try:
+        wait_until(lambda: let_in(stolen), lambda came: not came, deadline=2, what="refused", pause=0.1)
+        assert let_in(other)
+        assert "revoked" in reported(gate, "CT1", "refused_certificate")["reason"]
+        # Those that run go on, its own as well.
+        assert [association.send_c_echo().Status for association in running] == [0, 0]
+    finally:
+        gate.execute("agent", "understudy", "certificate", "allow", fingerprint)
+    wait_until(lambda: let_in(stolen), bool, deadline=2, what="let in again", pause=0.1)
+    for association in running:
+        association.release()
+
+
+@pytest.mark.parametrize("calling", [b"WS1", b"ws1", b" WS1", b"WS1\0x", b"Ws1"])
+def test_title_of_a_listed_reader_is_refused_from_elsewhere_in_every_spelling(
+    gate: Stack, clinic: Clinic, calling: bytes
+) -> None:
+    assert answer(gate.dicom, calling) == CALLING_NOT_RECOGNISED
+    reported(gate, calling.partition(b"\0")[0].strip().decode(), "refused_address")
+
+
+def test_device_that_is_named_by_its_host_is_let_in_from_there_alone(gate: Stack) -> None:
+    named = request(b"NAMED", b"UNDERSTUDY")
+    wait_until(
+        lambda: from_agent(gate, named)[:1], lambda got: got == b"\2", deadline=10, what="its name looked up"
+    )
+    assert answer(gate.dicom, b"NAMED") == CALLING_NOT_RECOGNISED
+    addresses = {
+        network["IPAddress"] for network in gate.inspect("agent")["NetworkSettings"]["Networks"].values()
+    }
+    assert reported(gate, "NAMED", "accepted")["remote_address"] in addresses
+    reported(gate, "NAMED", "refused_address")
+    # The edge keeps it over a restart without the agent.
+    gate.stop("agent")
+    try:
+        restarted(gate, "edge")
+        assert answer(gate.dicom, b"NAMED") == CALLING_NOT_RECOGNISED
+    finally:
+        gate.start("agent")
+    wait_until(
+        lambda: from_agent(gate, named)[:1], lambda got: got == b"\2", deadline=10, what="let in again"
+    )
+
+
+@pytest.mark.parametrize("calling", [b"CT1", b"STRANGER"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_held_faulty_request_is_answered_and_delays_nobody(gate: Stack, name: str, calling: bytes) -> None:
+    pdu = REFUSED[name]
+    if pdu[26:42] == b"CT1".ljust(16):
+        pdu = pdu[:26] + calling.ljust(16) + pdu[42:]
+    with held_requests(gate, [pdu]) as answers:
+        begun = time.monotonic()
+        assert echo(gate.dicom, "CT2", "UNDERSTUDY") == 0
+        assert time.monotonic() - begun < 1.0
+    assert answers[0][:1] in (b"\3", b"\7")
+
+
+@pytest.mark.parametrize("count", [1, 32])
+def test_faulty_requests_held_delay_no_store_and_are_named(gate: Stack, tmp_path: Path, count: int) -> None:
+    path = ct_series(tmp_path, seed="held", instances=1, rows=8, columns=8).paths[0]
+    shapes = [pdu for name, pdu in REFUSED.items() if "calling" not in name and len(pdu) > 42]
+    calling = f"HELD{count}"
+    pdus = [shape[:26] + calling.encode().ljust(16) + shape[42:] for shape in shapes]
+    pdus = (pdus * 2)[: max(count, 1)] if count > 1 else [request(calling.encode(), b" " * 16)]
+    seconds = float(os.environ.get("UNDERSTUDY_HELD_SECONDS", "20"))
+    slowest = 0.0
+    with held_requests(gate, pdus):
+        begun = time.monotonic()
+        while time.monotonic() - begun < seconds:
+            stored = store(gate.dicom, fresh_instance(path), calling="CT2")
+            assert stored.status == 0
+            slowest = max(slowest, stored.seconds)
+    print(f"{count} held for {seconds:g} s, slowest store {slowest:.2f} s")
+    assert slowest < 1.0
+
+    def named() -> list[dict[str, Any]]:
+        return [one for one in gate.get("/understudy/modalities") if one["calling_ae_title"] == calling]
+
+    told = wait_until(
+        named,
+        lambda rows: sum(one["refused"] for one in rows) == len(pdus),
+        deadline=10,
+        what=f"{len(pdus)} refused",
+    )
+    assert all(one["reason"] and one["remote_address"] for one in told)
+
+
+def test_request_that_is_too_large_is_answered(gate: Stack) -> None:
+    with socket.create_connection(gate.dicom, 5) as connection:
+        connection.sendall(request(length=200_000) + bytes(150_000))
+        assert connection.recv(10) == bytes.fromhex("03000000000400010101")
+
+    def reasons() -> set[str]:
+        return {one["reason"] for one in gate.get("/understudy/modalities")}
+
+    wait_until(reasons, lambda said: "a request of 200000 bytes" in said, deadline=10, what="its size told")
+
+
+@pytest.mark.parametrize("said", [b"", b"\1", request()[:40]], ids=["nothing", "a byte", "half"])
+def test_caller_that_goes_away_is_counted_and_stops_no_count(gate: Stack, said: bytes) -> None:
+    def nobody() -> int:
+        seen = [one for one in gate.get("/understudy/modalities") if one["calling_ae_title"] == ""]
+        return sum(one["refused"] for one in seen)
+
+    before = nobody()
+    for _ in range(20):
+        with socket.create_connection(gate.dicom, 5) as connection:
+            connection.sendall(said)
+    wait_until(nobody, lambda now: now >= before + 20, deadline=15, what="twenty more counted")
+
+
+def test_sixty_associations_at_once_are_sixty_counted(gate: Stack) -> None:
+    # The agent is away in the middle of it.
+    gate.stop("agent")
+    try:
+        with contextlib.ExitStack() as opened:
+            held = []
+            for _ in range(60):
+                held.append(opened.enter_context(socket.create_connection(gate.dicom, 5)))
+                held[-1].sendall(request(b"CT1", b"BURST"))
+            answers = [connection.recv(10)[:1] for connection in held]
+    finally:
+        gate.start("agent")
+    assert len(answers) == 60
+
+    def counted() -> tuple[int, int]:
+        seen = [one for one in gate.get("/understudy/modalities") if one["called_ae_title"] == "BURST"]
+        return sum(one["associations"] for one in seen), sum(one["refused"] for one in seen)
+
+    expected = (answers.count(b"\2"), answers.count(b"\3"))
+    assert wait_until(counted, lambda now: now == expected, deadline=15, what=f"{expected} counted")
+
+
+def test_silent_connections_of_one_address_close_no_port_for_others(gate: Stack) -> None:
+    https, instance = gate.port("edge", 8443), request(b"NAMED", b"UNDERSTUDY")
+    with connections(https, 700), connections(gate.dicom, 700):
+        begun = time.monotonic()
+        gate.execute("edge", "healthy", "edge")
+        assert from_agent(gate, instance)[:1] == b"\2"
+        assert time.monotonic() - begun < 5
+    wait_until(
+        lambda: echo(gate.dicom, "CT1", "UNDERSTUDY"),
+        lambda status: status == 0,
+        deadline=15,
+        what="room again",
+    )
+
+
+def test_approval_with_a_scope_is_refused_and_one_of_before_keeps_no_edge_from_starting(gate: Stack) -> None:
+    with pytest.raises(RefusedError) as refused:
+        gate.post("/understudy/modalities/approve", {"calling_ae_title": "US2", "address": "fe80::1%25eth0"})
+    assert refused.value.status == 400
+    script = """
+        import json, pathlib
+        file = pathlib.Path("/run/understudy-edge/approved.json")
+        rows = json.loads(file.read_text()) if file.exists() else []
+        file.write_text(json.dumps([*rows, ["US2", "fe80::1%25eth0", None]]))
+    """
+    gate.execute("agent", "/usr/bin/python3", "-c", textwrap.dedent(script))
+    gate.stop("agent")
+    try:
+        restarted(gate, "edge")
+        assert echo(gate.dicom, "CT1", "UNDERSTUDY") == 0
+        assert "approval left out" in gate.logs()
+    finally:
+        gate.start("agent")
 
 
 def test_approval_is_live_without_dropping_an_association(gate: Stack) -> None:
@@ -366,8 +621,12 @@ def test_one_device_cannot_take_the_places_of_others(gate: Stack) -> None:
 def test_full_disk_is_told_as_a_reason_to_retry(gate: Stack) -> None:
     # Who watches the volumes would take the mark away again: it runs inside Orthanc.
     gate.stop("orthanc")
-    mark = "/run/understudy/refuse-intake"
-    gate.execute("agent", "touch", mark)
+    mark = "/run/understudy-intake/refuse-intake"
+
+    def in_orthancs_place(tool: str) -> None:
+        gate.compose("run", "--rm", "--no-deps", "--entrypoint", tool, "orthanc", mark)
+
+    in_orthancs_place("touch")
     try:
         wait_until(
             lambda: answer(gate.dicom, b"CT1"),
@@ -379,7 +638,7 @@ def test_full_disk_is_told_as_a_reason_to_retry(gate: Stack) -> None:
         # Who is not known hears that first.
         assert answer(gate.dicom, b"WRONG") == CALLING_NOT_RECOGNISED
     finally:
-        gate.execute("agent", "rm", mark)
+        in_orthancs_place("rm")
         gate.start("orthanc")
     wait_until(
         lambda: echo(gate.dicom, "CT1", "UNDERSTUDY"),
@@ -440,7 +699,7 @@ def test_logs_and_reports_hold_no_patient(gate: Stack, tmp_path: Path) -> None:
     text = gate.compose("logs", "--no-color")
     assert "outcome=accepted" in text
     assert 'path="/dicom-web/studies"' in text
-    told = [line.partition("dicom ")[2] for line in text.splitlines() if "dicom client=" in line]
+    told = [line.partition("dicom ")[2] for line in text.splitlines() if "dicom number=" in line]
     assert len(told) == len(set(told)), "an association is told of twice"
     text += json.dumps(gate.get("/understudy/modalities"))
     assert not [planted for planted in PLANTED if planted in text]
@@ -457,6 +716,9 @@ def test_open_mode_takes_strangers_up_to_their_share(gate: Stack, clinic: Clinic
         assert echo(gate.dicom, "CT1", "UNDERSTUDY") == 0
         assert reported(gate, "STRANGER0", "accepted")["known"] is False
         assert reported(gate, "STRANGER9", "refused_limit")["known"] is False
+        # Strangers are let in, and nobody under the title of a listed device.
+        for calling in (b"WS1", b"ws1", b"MR1", b"NAMED", b"BOUND"):
+            assert answer(gate.dicom, calling) == CALLING_NOT_RECOGNISED
         for association in held:
             association.release()
     finally:
@@ -470,7 +732,7 @@ def test_plain_dicom_can_be_turned_off(gate: Stack, clinic: Clinic) -> None:
         restarted(gate, "edge")
         refused = contextlib.suppress(ConnectionResetError, BrokenPipeError)
         with socket.create_connection(gate.dicom, 5) as connection, refused:
-            connection.sendall(association_request(b"CT1", b"UNDERSTUDY"))
+            connection.sendall(request(b"CT1", b"UNDERSTUDY"))
             assert connection.recv(1) == b""
         with (
             socket.create_connection(tls_address(gate), 5) as plain,

@@ -11,6 +11,8 @@ from tests import data
 from tests.lab import PRIMARY, STANDBY, Lab, Peer
 from tests.stack import StackError, State, wait_until
 
+pytestmark = pytest.mark.needs("image", "lab-image", "s3-image")
+
 KILLED = ("agent", "orthanc")
 VAULTS = ("local", "cloud")
 

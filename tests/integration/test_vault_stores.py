@@ -5,7 +5,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import boto3
@@ -14,15 +14,18 @@ from botocore.exceptions import ClientError
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer
 from understudy.adapters.s3 import Credentials, S3Store
+from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.adapters.targets import FolderTarget
 from understudy.core.model import HolderName, Outcome, Timestamp
 from understudy.core.packing import MANIFEST_PREFIX, PACK_PREFIX, digests, keys_for
 from understudy.core.ports import HolderUnavailableError, ObjectStore
+from understudy.flow.contents import Trust
 from understudy.flow.restore import catalog, restore
 from understudy.flow.vault import Vault, VaultSettings
 
 from tests.vault_parts import (
+    SPOOL,
     S3Service,
     StillClock,
     bench,
@@ -31,6 +34,8 @@ from tests.vault_parts import (
     s3_service,
     unpack_by_hand,
 )
+
+pytestmark = pytest.mark.needs("image", "s3-image")
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ def test_vault_through_the_store_restores_the_same_bytes_and_by_hand_too(pair: P
             AgeSealer([parts.keys.recipient]),
             parts.ledger.packs,
             StillClock(time.time()),
+            Spool(tmp_path, 2**20),
         )
         deliveries = list(vault.deliver(instances))
         assert [(item.number, item.outcome) for item in deliveries] == [
@@ -142,7 +148,7 @@ def test_vault_through_the_store_restores_the_same_bytes_and_by_hand_too(pair: P
         assert vault.find(instances).keys() == {instance.number for instance in instances}
 
         study = instances[0].study_instance_uid
-        result = restore(pair.reader, parts.opener, FolderTarget(tmp_path / "restored"), study)
+        result = restore(pair.reader, parts.opener, FolderTarget(tmp_path / "restored"), study, spool=SPOOL)
         assert (result.restored, result.skipped, result.failed) == (4, 0, ())
         pack = tmp_path / "pack.tar.zst.age"
         pack.write_bytes(pair.reader.get(pack_key))
@@ -188,6 +194,7 @@ def test_s3_version_put_over_a_pack_by_a_thief_hides_nothing(s3: S3Service, tmp_
             AgeSealer([parts.keys.recipient]),
             parts.ledger.packs,
             StillClock(time.time()),
+            Spool(tmp_path, 2**20),
         )
         proof = next(vault.deliver(instances)).proof
         assert proof is not None
@@ -207,10 +214,12 @@ def test_s3_version_put_over_a_pack_by_a_thief_hides_nothing(s3: S3Service, tmp_
             assert len(list(reader.list(key))) == 2
         assert len(vault.find(instances)) == 2
         study = instances[0].study_instance_uid
-        result = restore(reader, parts.opener, FolderTarget(tmp_path / "restored"), study)
+        result = restore(reader, parts.opener, FolderTarget(tmp_path / "restored"), study, spool=SPOOL)
         assert result.restored == 2
         assert not [failure for failure in result.failed if pack_key[-40:-12] in failure.what]
-        assert study in [item.study_instance_uid for item in catalog(reader, parts.opener).studies]
+        assert study in [
+            item.study_instance_uid for item in catalog(reader, parts.opener, spool=SPOOL).studies
+        ]
 
 
 def test_s3_object_is_locked_in_compliance_mode_until_the_date(s3: S3Service) -> None:
@@ -227,6 +236,54 @@ def test_s3_object_is_locked_in_compliance_mode_until_the_date(s3: S3Service) ->
     answer = reader.get_object_retention(Bucket=s3.bucket, Key=key, VersionId=stored.version)
     assert answer["Retention"]["Mode"] == "COMPLIANCE"
     assert int(answer["Retention"]["RetainUntilDate"].timestamp()) == until
+
+
+def test_s3_tells_the_writer_that_the_lock_holds(s3: S3Service) -> None:
+    writer, key, until = s3_store(s3, s3.writer), new_key(), Timestamp(int(time.time()) + 7200)
+    stored = writer.put(key, b"kept", until)
+    assert writer.locked_until(key, stored.version) == until
+
+
+def test_s3_object_without_a_lock_is_told_from_one_with(s3: S3Service) -> None:
+    key = new_key()
+    thief = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=s3.writer[0],
+        aws_secret_access_key=s3.writer[1],
+    )
+    version = thief.put_object(Bucket=s3.bucket, Key=key, Body=b"free")["VersionId"]
+    assert s3_store(s3, s3.writer).locked_until(key, version) is None
+
+
+def test_s3_pack_forged_by_a_thief_of_the_credential_is_named_and_wins_nothing(
+    s3: S3Service, tmp_path: Path
+) -> None:
+    writer, reader = s3_store(s3, s3.writer), s3_store(s3, s3.reader)
+    with bench(tmp_path / "bench") as parts:
+        sop = f"1.2.3.{secrets.randbelow(10**12)}"
+        true = parts.storage.keep(b"true", sop=sop, study=f"{sop}.1")
+        forged = parts.storage.keep(b"forged", sop=sop, study=f"{sop}.1", received_at=time.time() + 10**6)
+        for instance, signer in ((true, parts.signer), (replace(forged, orthanc_id=true.orthanc_id), None)):
+            vault = Vault(
+                VaultSettings(HolderName("vault"), "clinic", 1),
+                StorageArea(parts.storage.root),
+                writer,
+                AgeSealer([parts.keys.recipient]),
+                parts.ledger.packs,
+                StillClock(time.time()),
+                Spool(tmp_path, 2**20),
+                signer=signer,
+            )
+            assert all(item.proof for item in vault.deliver([instance]))
+        trust = Trust(frozenset({parts.signer.writer}))
+        target = FolderTarget(tmp_path / "restored")
+        result = restore(reader, parts.opener, target, f"{sop}.1", trust=trust, spool=SPOOL)
+        assert [path.read_bytes() for path in (tmp_path / "restored").rglob("*.dcm")] == [b"true"]
+        assert not result.complete
+        (failure,) = [failure for failure in result.failed if failure.what.startswith("packs/")]
+        assert "nobody has signed" in failure.reason
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,9 @@ from understudy.core.packing import Member
 from understudy.core.ports import RestoreTarget, TargetError
 from understudy.flow.restore import restore
 
-from tests.vault_parts import Bench, bench
+from tests.vault_parts import SPOOL, Bench, bench
+
+pytestmark = pytest.mark.needs("image")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def orthanc() -> Iterator[httpx.Client]:
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> RestoreTarget:
     if request.param == "folder":
         return FolderTarget(tmp_path / "restored")
-    return OrthancTarget(request.getfixturevalue("orthanc"))
+    return OrthancTarget(request.getfixturevalue("orthanc"), SPOOL)
 
 
 @pytest.fixture
@@ -62,9 +65,9 @@ def delivered(parts: Bench) -> list[Instance]:
 
 def test_restore_into_the_target_brings_all_and_then_skips_all(parts: Bench, target: RestoreTarget) -> None:
     study = delivered(parts)[0].study_instance_uid
-    first = restore(parts.store, parts.opener, target, study)
+    first = restore(parts.store, parts.opener, target, study, spool=SPOOL)
     assert (first.restored, first.skipped, first.failed) == (3, 0, ())
-    second = restore(parts.store, parts.opener, target, study)
+    second = restore(parts.store, parts.opener, target, study, spool=SPOOL)
     assert (second.restored, second.skipped, second.failed) == (0, 3, ())
 
 
@@ -73,7 +76,7 @@ def test_target_with_other_bytes_keeps_them_and_says_so(
 ) -> None:
     instance = delivered(parts)[0]
     original = parts.storage.content(instance)
-    restore(parts.store, parts.opener, target, instance.study_instance_uid)
+    restore(parts.store, parts.opener, target, instance.study_instance_uid, spool=SPOOL)
     other = original[:-1] + bytes([original[-1] ^ 1])
     member = Member(
         f"{instance.study_instance_uid}/{instance.series_instance_uid}/{instance.sop_instance_uid}.dcm",
@@ -94,32 +97,32 @@ def test_orthanc_that_answers_already_stored_for_other_bytes_is_not_believed(
     parts: Bench, orthanc: httpx.Client
 ) -> None:
     instance = delivered(parts)[0]
-    target = OrthancTarget(orthanc)
-    restore(parts.store, parts.opener, target, instance.study_instance_uid)
+    target = OrthancTarget(orthanc, SPOOL)
+    restore(parts.store, parts.opener, target, instance.study_instance_uid, spool=SPOOL)
     original = parts.storage.content(instance)
     other = original[:-1] + bytes([original[-1] ^ 1])
     member = Member("", instance.sop_instance_uid, "", "", "", len(other), "", "0" * 32, 0.0)
     with pytest.raises(TargetError, match="AlreadyStored"):
-        target.keep(member, other)
+        target.keep(member, BytesIO(other))
 
 
 def test_orthanc_given_no_dicom_refuses_with_its_status(orthanc: httpx.Client) -> None:
     member = Member("", "1.2.3.4", "", "", "", 1, "", "", 0.0)
     with pytest.raises(TargetError, match="400"):
-        OrthancTarget(orthanc).keep(member, b"no DICOM")
+        OrthancTarget(orthanc, SPOOL).keep(member, BytesIO(b"no DICOM"))
 
 
 def test_orthanc_that_is_down_fails_every_instance_by_name(parts: Bench) -> None:
     instances = delivered(parts)
     with httpx.Client(base_url="http://127.0.0.1:9") as client:
-        result = restore(parts.store, parts.opener, OrthancTarget(client))
+        result = restore(parts.store, parts.opener, OrthancTarget(client, SPOOL), spool=SPOOL)
     assert {failure.what for failure in result.failed} == {item.sop_instance_uid for item in instances}
 
 
 def test_folder_that_cannot_be_written_fails_every_instance(parts: Bench, tmp_path: Path) -> None:
     instances = delivered(parts)
     (tmp_path / "file").write_bytes(b"")
-    result = restore(parts.store, parts.opener, FolderTarget(tmp_path / "file"))
+    result = restore(parts.store, parts.opener, FolderTarget(tmp_path / "file"), spool=SPOOL)
     assert len(result.failed) == len(instances)
 
 

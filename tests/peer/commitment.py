@@ -67,6 +67,7 @@ class Commitments:
     def _report(
         self, request: Requested, script: Script, association: Association | None, times: int
     ) -> None:
+        self._record.wait_for(Moment.ARRIVED, script.report_after)
         if association is not None and self._send(association, request, script):
             return
         if association is not None and self.reports_to is None:

@@ -130,6 +130,8 @@ class Script:
     get_status: int | None = None
     """What every C-GET ends with, without an instance."""
     reporting: Reporting = Reporting.SAME_ASSOCIATION
+    report_after: int = 0
+    """Instances that have to have come before it reports."""
     commitment_status: int = SUCCESS
     """What a request for commitment is answered with; no report follows a failure."""
     uncommitted: Mapping[str, int] = field(default_factory=dict)

@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Page
 
+from tests.browser import Heard, signed_in
 from tests.lab import Lab
 from tests.stack import BUILD, REPOSITORY, TEST_PROJECT, Access, StackError, wait_until
 
-BROWSER_OPTIONS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 DEADLINE = 420
 
 
@@ -106,22 +103,12 @@ class Demo:
 class Watched:
     """What a browser saw of the console while the demo ran."""
 
-    errors: list[str] = field(default_factory=list)
-    hosts: set[str] = field(default_factory=set)
+    heard: Heard
     modes: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     status: dict[str, object] = field(default_factory=dict)
     """What `understudy status --json` said at the same moment as `facts`."""
     screenshot: Path = BUILD / "console.png"
-
-    def hear(self, message: ConsoleMessage) -> None:
-        # The browser runs on the machine whose networks the demo changes, and breaks off its requests then.
-        if message.type in ("error", "warning") and "net::ERR_NETWORK_CHANGED" not in message.text:
-            self.errors.append(f"{message.type}: {message.text} {message.location}")
-
-    def see(self, request: Request) -> None:
-        if not request.url.startswith(("data:", "blob:")):
-            self.hosts.add("/".join(request.url.split("/")[:3]))
 
 
 @pytest.fixture(scope="session")
@@ -140,22 +127,8 @@ def played() -> Iterator[tuple[Demo, Watched]]:
 
 
 def _watch(demo: Demo) -> Watched:
-    access, watched = demo.access(), Watched()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=BROWSER_OPTIONS.split()
-        )
-        context = browser.new_context(
-            # The certificate is the appliance's own; the tests of REST pin it.
-            ignore_https_errors=True,
-            http_credentials={"username": access.user, "password": access.password},
-            viewport={"width": 1280, "height": 1100},
-        )
-        page = context.new_page()
-        # Playwright marks the functions that it calls: a method of a slotted object cannot be marked.
-        page.on("console", lambda message: watched.hear(message))
-        page.on("pageerror", lambda error: watched.errors.append(f"exception: {error}"))
-        page.on("request", lambda request: watched.see(request))
+    with signed_in(demo.access().login) as (page, heard):
+        watched = Watched(heard)
         page.goto(f"{demo.lab.https}/understudy/console/")
         wait_until(
             lambda: _look(page, watched),
@@ -170,7 +143,6 @@ def _watch(demo: Demo) -> Watched:
             )
             watched.facts = _facts(page)
             watched.status = json.loads(demo.lab.execute("agent", "understudy", "status", "--json"))
-        browser.close()
     return watched
 
 

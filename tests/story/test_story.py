@@ -8,6 +8,8 @@ from tests import data
 from tests.lab import PRIMARY, STANDBY
 from tests.story.conftest import Demo, Watched
 
+pytestmark = pytest.mark.needs("image", "lab-image", "s3-image", "browser")
+
 
 @pytest.fixture(scope="module")
 def demo(played: tuple[Demo, Watched]) -> Demo:

@@ -5,7 +5,11 @@ from typing import Any, cast
 
 import pytest
 
+from tests.browser import signed_in, visit, wait_for_pixels
+from tests.stack import BUILD
 from tests.story.conftest import Demo, Watched
+
+pytestmark = pytest.mark.needs("image", "lab-image", "s3-image", "browser")
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +24,12 @@ def test_console_shows_every_mode_of_the_story(watched: Watched) -> None:
 
 
 def test_console_has_no_error(watched: Watched) -> None:
-    assert not watched.errors
+    assert not watched.heard.errors
 
 
 def test_console_asks_no_other_host(played: tuple[Demo, Watched]) -> None:
     demo, watched = played
-    assert watched.hosts == {demo.lab.https}
+    assert watched.heard.hosts == {demo.lab.https}
 
 
 def test_console_is_on_a_picture(watched: Watched) -> None:
@@ -40,20 +44,38 @@ def test_console_and_command_tell_the_same(watched: Watched) -> None:
     assert facts["mode"] == status["mode"]
     assert facts["epoch"].startswith(f"epoch {status['epoch']},")
     assert _number(facts["held here"]) == status["instances"]
-    assert _number(facts["missing here"]) == status["gaps"]["instances"]
+    missing = status["gaps"]["instances"]
+    assert facts["missing here"] == "nothing" if missing == 0 else _number(facts["missing here"]) == missing
     assert facts["primary"] == {"up": "works", "down": "down"}[status["primary"]["condition"]]
     for holder in status["holders"]:
         assert _number(facts[f"holder {holder['name']}"]) == holder["proven"]
 
 
-def test_viewer_shows_the_study_list_from_this_host_alone(played: tuple[Demo, Watched]) -> None:
+def test_viewer_lists_the_studies_of_the_demo_and_shows_pixels(played: tuple[Demo, Watched]) -> None:
+    """A person follows the link that the demo prints, and opens the study of most images."""
     demo, _ = played
-    answer = demo.lab.client().get("/ohif/")
-    assert answer.status_code == 200
-    foreign = [
-        address for address in re.findall(r"https?://[^\s\"'<>)]+", answer.text) if "w3.org" not in address
-    ]
-    assert not foreign
+    link = re.search(r"viewer \(OHIF\) +(https://\S+)", demo.text)
+    assert link is not None
+    query = {
+        "Level": "Study",
+        "Query": {"ModalitiesInStudy": "CT"},
+        "Expand": True,
+        "RequestedTags": ["NumberOfStudyRelatedInstances"],
+    }
+    found = demo.lab.client().post("/tools/find", json=query).json()
+    largest = max(found, key=lambda study: int(study["RequestedTags"]["NumberOfStudyRelatedInstances"]))
+    uid = largest["MainDicomTags"]["StudyInstanceUID"]
+    studies = len(demo.lab.get("/studies"))
+    with signed_in(demo.lab.admin) as (page, heard):
+        rows = page.locator("tr[data-cy^=studyRow-]")
+        visit(page, heard, link[1], lambda: rows.first.wait_for())
+        page.screenshot(path=BUILD / "demo-viewer-list.png")
+        assert page.locator("[data-cy=num-studies]").inner_text() == str(studies)
+        visit(page, heard, f"{link[1]}viewer?StudyInstanceUIDs={uid}", lambda: wait_for_pixels(page))
+        page.screenshot(path=BUILD / "demo-viewer-study.png")
+        assert page.get_by_text("went wrong").count() == 0
+        assert not heard.errors
+        assert heard.hosts == {demo.lab.https}
 
 
 def _number(text: str) -> int:

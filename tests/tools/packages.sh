@@ -21,7 +21,7 @@ say "installs Debian's ${missing[*]}"
 log=$(mktemp)
 if ! { apt update && apt install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
     tail -n 15 "$log" >&2
-    say "${missing[*]} could not be installed (log: $log): mend the host's apt sources, then run this again"
+    say "${missing[*]} could not be installed (log: $log): fix the host's apt sources, then run this again"
     exit 1
 fi
 rm -f "$log"

@@ -18,7 +18,7 @@ from understudy.web.access import ROLES
 from understudy.web.application import application
 from understudy.web.identity import PREFIX
 
-from tests.unit.web_fakes import FakeFacade
+from tests.unit.web_fakes import FakeFacade, by_headers
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -61,7 +61,7 @@ def outcome_table() -> str:
 
 def routes() -> str:
     """Return the REST calls with the role that each needs."""
-    described = application(FakeFacade(reports=Path()), __version__).openapi()["paths"]
+    described = application(FakeFacade(reports=Path()), __version__, by_headers).openapi()["paths"]
     rows = [
         [f"`{method.upper()} {path}`", _role(method.upper(), path), call["summary"]]
         for path, calls in described.items()

@@ -14,7 +14,7 @@ log=$(mktemp)
 if ! "$folder/bin/pip" install --disable-pip-version-check --only-binary :all: --require-hashes \
     -r tests/requirements.lock >"$log" 2>&1; then
     tail -n 15 "$log" >&2
-    fail "the locked tools could not be installed (log: $log): mend the network or pip's settings, then run this again"
+    fail "the locked tools could not be installed (log: $log): fix the network or pip's settings, then run this again"
 fi
 rm -f "$log"
 touch "$folder/installed"

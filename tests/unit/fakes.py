@@ -1,14 +1,16 @@
 """Small real parts for the tests of ledger and flow: a clock that is set, a holder, a peer and a feed."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any
 
+import pytest
 from sqlalchemy import event, select
-from understudy.adapters.ledger import Ledger
-from understudy.adapters.ledger.schema import metadata
+from understudy.core import due
+from understudy.core.inventory import Image, ListedStudy, StudyList
 from understudy.core.model import (
     Delivery,
     HolderKind,
@@ -26,10 +28,12 @@ from understudy.core.model import (
 )
 from understudy.core.ports import (
     Answers,
+    BusyError,
     CappedError,
     Changes,
     HolderUnavailableError,
     MoveResult,
+    NoImagesError,
     Storing,
     UnansweredError,
 )
@@ -37,6 +41,8 @@ from understudy.core.rules import Debt, Rules
 from understudy.core.views import ProofView
 from understudy.flow.courier import Lane
 from understudy.flow.route import Router
+from understudy.ledger import Ledger
+from understudy.ledger.schema import metadata
 
 NOW = Timestamp(1_700_000_000.0)
 PRIMARY, ROUTE, VAULT = HolderName("primary"), HolderName("archive"), HolderName("nas")
@@ -46,17 +52,21 @@ PROOF = Proof(ProofKind.INVENTORY, NOW, {"peer": "ARCHIVE"})
 STUDY = StudyInstanceUid("1.2.3")
 
 
-class Clock:
-    """A clock that stands still until it is set forward."""
+class Clock(due.Clock):
+    """A clock that stands still until time passes, or it is set."""
 
     def __init__(self, now: float = NOW) -> None:
-        self._now = float(now)
-
-    def now(self) -> Timestamp:
-        return Timestamp(self._now)
+        self._shown, self._passed = float(now), 0.0
+        super().__init__(lambda: self._shown, lambda: self._passed, threading.Lock())
 
     def advance(self, seconds: float) -> Timestamp:
-        self._now += seconds
+        """Let time pass; a negative number sets the clock back."""
+        self._passed += max(0.0, seconds)
+        return self.set_by(seconds)
+
+    def set_by(self, seconds: float) -> Timestamp:
+        """Set the machine's clock while no time passes."""
+        self._shown += seconds
         return self.now()
 
 
@@ -124,7 +134,7 @@ def note(
     grace: float = 60.0,
 ) -> int:
     """Note instances that all owe the same."""
-    return ledger.note(
+    return ledger.intake.note(
         [(instance, [Debt(holder) for holder in owed], received) for instance in instances],
         primary=PRIMARY,
         primary_grace=grace,
@@ -136,12 +146,12 @@ def note(
 
 def numbers_of(ledger: Ledger, study: str = STUDY) -> list[InstanceNumber]:
     """Return the numbers of a study's present instances, in order."""
-    return sorted(instance.number for instance in ledger.instances_of(StudyInstanceUid(study)))
+    return sorted(instance.number for instance in ledger.instances.of_study(StudyInstanceUid(study)))
 
 
 def deliver(ledger: Ledger, number: InstanceNumber, outcome: Outcome, holder: HolderName = ROUTE) -> None:
     """Record one outcome at NOW, with a retry ten seconds later."""
-    ledger.record(
+    ledger.custody.record(
         holder,
         [Delivery(number, outcome, "because")],
         now=NOW,
@@ -208,6 +218,16 @@ _COUNTED = {
         WHERE state IN ('owed', 'in_flight', 'sent', 'refused') GROUP BY 1, 2""",
     "batches": "SELECT 1 WHERE 0",
 }
+
+
+def shares(count: int, name: str = "share") -> pytest.MarkDecorator:
+    """Divide an exploration among so many tests, of which `make quick` runs the first."""
+    rest = (pytest.param(share, marks=pytest.mark.long) for share in range(1, count))
+    return pytest.mark.parametrize(name, [0, *rest])
+
+
+CRASH_SHARES = 6
+"""Tests that divide among them the crashes that are tried: each takes every sixth."""
 
 
 @contextmanager
@@ -293,6 +313,10 @@ class FakeHolder:
             yield Delivery(instance.number, outcome, "because", proof)
 
 
+OLD = "20200101"
+"""A Study Date long before NOW."""
+
+
 @dataclass
 class FakePeer:
     """A PACS that keeps its instances by study; what it sends on C-MOVE goes to `receive`."""
@@ -303,6 +327,7 @@ class FakePeer:
     host: str = "192.0.2.10"
     port: int = 104
     silent: bool = False
+    busy: bool = False
     finds: bool = True
     counts: bool = True
     move_status: int = 0x0000
@@ -320,6 +345,14 @@ class FakePeer:
     """Study Instance UIDs of which it counts more instances than it lists."""
     unlisted: set[str] = field(default_factory=set)
     """Study Instance UIDs that it leaves out where all are asked for."""
+    dates: dict[str, str] = field(default_factory=dict)
+    """Study Dates by Study Instance UID; the others are old."""
+    imageless: set[str] = field(default_factory=set)
+    """Study Instance UIDs that it lists without any image."""
+    twins: set[Image] = field(default_factory=set)
+    """Images that it lists besides those of the common series."""
+    cut: str = ""
+    """Why its list of studies is cut."""
 
     def keep(self, study: str, *uids: str) -> None:
         kept = self.studies_kept.setdefault(StudyInstanceUid(study), set())
@@ -334,28 +367,42 @@ class FakePeer:
     def _answer(self) -> None:
         if self.silent:
             raise HolderUnavailableError(self.name, "no association", "check that it runs")
+        if self.busy:
+            raise BusyError(self.name, "it rejects our association: local limit exceeded", "allow it more")
 
     def echo(self) -> None:
         self._answer()
 
-    def studies(self, study: StudyInstanceUid | None = None) -> Mapping[StudyInstanceUid, int | None]:
+    def studies(self, study: StudyInstanceUid | None = None) -> StudyList:
         self._answer()
         if not self.finds:
-            raise HolderUnavailableError(
-                self.name, "it answered C-FIND with status 0xC001", "look at its log"
-            )
-        return {
-            uid: len(kept) + (uid in self.overcounted) if self.counts else None
-            for uid, kept in self.studies_kept.items()
-            if (uid not in self.unlisted if study is None else uid == study)
-        }
+            raise UnansweredError(self.name, "it answered C-FIND with status 0xC001", "look at its log")
+        return StudyList(
+            {
+                uid: ListedStudy(self._count(uid), self.dates.get(uid, OLD))
+                for uid in self.studies_kept
+                if (uid not in self.unlisted if study is None else uid == study)
+            },
+            self.cut if study is None else "",
+        )
 
-    def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:
+    def _count(self, study: StudyInstanceUid) -> int | None:
+        return len(self.studies_kept[study]) + (study in self.overcounted) if self.counts else None
+
+    def instances(self, study: StudyInstanceUid) -> Set[SopInstanceUid]:
+        return {uid for _, uid in self.images(study)}
+
+    def images(self, study: StudyInstanceUid) -> Set[Image]:
         self._answer()
         self.asked.append(study)
         if study in self.capped:
             raise UnansweredError(self.name, "its answers are capped", "raise the limit")
-        listed = set(self.studies_kept.get(study, set()))
+        kept = self.studies_kept.get(study, set())
+        listed = {(SeriesInstanceUid(f"{study}.1"), uid) for uid in kept} | {
+            image for image in self.twins if image[1] in kept
+        }
+        if study in self.imageless and kept:
+            raise NoImagesError(self.name, "it lists no image of it", "look there", self._count(study))
         if study in self.overcounted:
             raise CappedError(self.name, "its answers are capped", "raise the limit", listed)
         self.after_instances(study)
@@ -368,11 +415,12 @@ class FakePeer:
         return self._send(study, kept - self.unmovable, len(kept & self.unmovable))
 
     def move_instances(
-        self, study: StudyInstanceUid, instances: Collection[SopInstanceUid], destination: str
+        self, study: StudyInstanceUid, images: Collection[Image], destination: str
     ) -> MoveResult:
         self._answer()
-        self.moved += sorted(instances)
-        return self._send(study, self.studies_kept.get(study, set()) & set(instances), 0)
+        uids = {uid for _, uid in images}
+        self.moved += sorted(uids)
+        return self._send(study, self.studies_kept.get(study, set()) & uids, 0)
 
     def _send(self, study: StudyInstanceUid, uids: set[SopInstanceUid], failed: int) -> MoveResult:
         if self.move_status:

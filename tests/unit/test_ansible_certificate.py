@@ -27,7 +27,7 @@ def sign(folder: Path, name: str, by: str, extensions: str) -> None:
 def host(tmp_path_factory: pytest.TempPathFactory) -> tuple[Places, str]:
     """A host with a certificate by an authority that another one signed; and that authority in PEM."""
     folder = tmp_path_factory.mktemp("host")
-    places = Places(data=folder)
+    places = Places(data=folder, project=folder)
     tls = places.volume("keys") / "tls"
     tls.mkdir(parents=True)
     openssl(folder, "req", "-x509", *KEY, "-keyout", "root.key", "-out", "root.pem", "-subj", "/CN=root")

@@ -18,6 +18,7 @@ from typing import Any, cast
 import pytest
 from understudy.adapters.host_alarms import TAKEOVER, UPKEEP, read_host_alarms
 from understudy.core.modes import Mode
+from understudy_host import check_config as checking
 from understudy_host import compose as composing
 from understudy_host import decommission as decommissioning
 from understudy_host import metrics as measuring
@@ -175,6 +176,26 @@ def test_compose_puts_what_nobody_may_enter_in_the_place_of_a_vault_that_is_away
     assert ran == [without, []]
 
 
+@pytest.mark.parametrize("agent_runs", [True, False])
+def test_edge_gets_its_keys_anew_before_it_restarts_and_keeps_its_own_without_an_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent_runs: bool
+) -> None:
+    ran: list[list[str]] = []
+
+    def note(command: Sequence[str]) -> bytes:
+        ran.append(list(command[6:]))
+        if "exec" in command and not agent_runs:
+            raise HostError("no container is running")
+        return b""
+
+    monkeypatch.setattr(composing, "run", note)
+    monkeypatch.setattr(composing, "vault_is_away", lambda _: False)
+    said = Compose(Places(project=tmp_path, data=tmp_path)).restart_healthy("edge")
+    assert ran[:2] == [["exec", "--no-TTY", "agent", "understudy", "init"], ["restart", "edge"]]
+    assert said.startswith("edge is healthy")
+    assert ("no container is running" in said) is not agent_runs
+
+
 def test_vault_is_taken_up_once_its_disk_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = Places(project=tmp_path, data=tmp_path)
     started: list[tuple[str, ...]] = []
@@ -324,7 +345,9 @@ def test_erasing_is_refused_while_a_disk_is_not_mounted(
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     """A host whose certificate ends on 2026-12-01, with a volume that the agent reads."""
-    places = Places(project=tmp_path, data=tmp_path, backups=tmp_path / "backup")
+    places = Places(
+        project=tmp_path, data=tmp_path, backups=tmp_path / "backup", handed_over=tmp_path / "handed-over"
+    )
     places.backups.mkdir()
     places.environment.touch()
     places.host_alarms.mkdir()
@@ -348,6 +371,17 @@ def test_certificate_and_backup_become_alarms_in_time(measured: Places) -> None:
     }
     old = "configuration and keys were not backed up since 2026-10-20"
     assert told == {"10-21": [], "10-24": [old], "11-02": ["the certificate ends on 2026-12-01", old]}
+
+
+def test_secret_that_nobody_took_away_is_an_alarm_after_a_day(measured: Places) -> None:
+    measured.handed_over.mkdir()
+    secret = measured.handed_over / "first-start.txt"
+    secret.write_text("password: pw")
+    now = secret.stat().st_mtime
+    os.utime(measured.environment, (now, now))
+    told = [[alarm.hint for alarm in measuring.alarms(measured, now + hours * 3600)] for hours in (23, 25)]
+    hints = [[hint for hint in hints if "shred" in hint] for hints in told]
+    assert hints == [[], [f"put it into the safe, then erase it there: `sudo shred --remove {secret}`"]]
 
 
 def test_vault_whose_disk_is_not_mounted_is_an_alarm(
@@ -749,3 +783,36 @@ def test_maintenance_goes_by_the_last_mode_while_the_agent_is_away(tmp_path: Pat
 
 def test_maintenance_goes_on_where_the_agent_has_never_answered(tmp_path: Path) -> None:
     assert "never answered" in may_maintain(Places(project=tmp_path, data=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("client_ca", "shown"),
+    [
+        ("ca.pem", {"understudy.json", "dicom.json", "ca.pem"}),
+        ("absent.pem", {"understudy.json", "dicom.json"}),
+        ("../secrets/key.pem", {"understudy.json", "dicom.json"}),
+        (7, {"understudy.json", "dicom.json"}),
+        (None, {"understudy.json", "dicom.json"}),
+    ],
+)
+def test_checker_is_given_the_configuration_and_the_authority_and_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client_ca: object, shown: set[str]
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    config = tmp_path / "config"
+    config.mkdir()
+    for name in ("understudy.json", "dicom.json", "ca.pem", "s3.txt", "../secrets/key.pem"):
+        (config / name).write_text("{}")
+    candidate = tmp_path / "candidate"
+    candidate.write_text(json.dumps({"Understudy": {"DicomTls": {"ClientCa": client_ca}}}))
+    given: set[str] = set()
+
+    def note(command: Sequence[str]) -> bytes:
+        folder = Path(command[command.index("--volume") + 1].split(":")[0])
+        given.update(file.name for file in folder.iterdir())
+        assert (folder / "understudy.json").read_text() == candidate.read_text()
+        return b"in order\n"
+
+    monkeypatch.setattr(checking, "run", note)
+    assert checking.check_config(Places(configuration=config), "image", candidate) == "in order"
+    assert given == shown

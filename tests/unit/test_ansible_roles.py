@@ -68,3 +68,13 @@ def test_bundle_has_every_package_that_a_role_installs() -> None:
     assert {"chrony", "docker.io", "prometheus", "keepalived", "openssl"} <= needed
     # The play adds what these two roles name.
     assert needed <= {*play["vars"]["bundle_more"], *installed("host"), *installed("engine")}
+
+
+@pytest.mark.parametrize("playbook", ["site", "update", "decommission"])
+def test_play_changes_one_clinic_at_a_time_and_stops_at_the_first_failure(playbook: str) -> None:
+    plays = yaml.safe_load((ROLES.parent / f"{playbook}.yml").read_text(encoding="utf-8"))
+    changing = [play for play in plays if play.get("hosts") == "standbys" and play.get("become")]
+    assert changing
+    for play in changing:
+        assert play["serial"] == 1
+        assert play.get("any_errors_fatal") is True or play.get("max_fail_percentage") == 0

@@ -1,13 +1,23 @@
 """What the host decides about the address of the PACS: when it is taken, kept, given back and told of."""
 
 import errno
+import http.server
+import json
+import shutil
+import socket
+import socketserver
+import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jinja2
 import pytest
 import understudy_takeover as takeover
 from understudy_takeover import Held, Holder, Step
+
+from tests.tools.role_readmes import ROLES
 
 ADDRESS = "192.0.2.10"
 RIVAL = "02:42:0a:00:00:01"
@@ -25,6 +35,81 @@ RIVAL = "02:42:0a:00:00:01"
 )
 def test_step_follows_the_mode(mode: str | None, no: Step, before: Step, yes: Step) -> None:
     assert [takeover.step(mode, held) for held in (Held.NO, Held.BEFORE, Held.YES)] == [no, before, yes]
+
+
+@pytest.mark.parametrize(
+    ("known", "told", "calls"),
+    [
+        ({"/understudy/mode": "active"}, "active", 1),
+        ({"/understudy/status": "standby"}, "standby", 2),
+        ({}, None, 2),
+        # It is at its limit: the whole status would be more for it to do.
+        ({"/understudy/mode": None, "/understudy/status": "standby"}, None, 1),
+    ],
+)
+def test_mode_is_asked_for_alone_and_of_an_older_agent_by_its_status(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    known: dict[str, str | None],
+    told: str | None,
+    calls: int,
+) -> None:
+    asked: list[str] = []
+
+    class Agent(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            mode = known.get(self.path)
+            self.send_response(200 if mode else 503 if self.path in known else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps({"mode": mode} if mode else {}).encode())
+
+        def address_string(self) -> str:
+            return "socket"
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            return
+
+    class Server(socketserver.UnixStreamServer):
+        def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+            request, _ = super().get_request()
+            return request, ("socket", 0)
+
+    monkeypatch.setattr(takeover, "AGENT", tmp_path / "agent.sock")
+    with Server(str(tmp_path / "agent.sock"), Agent) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            assert takeover.mode() == told
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked == ["/understudy/mode", "/understudy/status"][:calls]
+
+
+@pytest.mark.parametrize(("method", "most"), [("keepalived", 25), ("hooks", 90)])
+def test_unit_is_confined_to_what_it_does(tmp_path: Path, method: str, most: int) -> None:
+    """systemd's own measure, in tenths; a site's hooks may do more. Nothing at all would be 96."""
+    analyze = shutil.which("systemd-analyze")
+    template = ROLES / "takeover" / "templates" / "understudy-takeover.service.j2"
+    unit = tmp_path / "understudy-takeover.service"
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)
+    unit.write_text(
+        environment.from_string(template.read_text(encoding="utf-8")).render(
+            ansible_managed="",
+            takeover_method=method,
+            takeover_on="eth0",
+            takeover_address="192.0.2.11/24",
+        ),
+        encoding="utf-8",
+    )
+    confined = "ProtectSystem=strict" in unit.read_text(encoding="utf-8")
+    assert confined == (method == "keepalived"), "a hook may write wherever the site needs it"
+    if analyze is None:
+        pytest.skip("systemd-analyze is not here")
+    command = [analyze, "security", "--no-pager", "--offline=true", f"--threshold={most}", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 class Site:

@@ -12,9 +12,16 @@ import pytest
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 PLUGIN = PurePosixPath("understudy_plugin.py")
-CORE, ADAPTERS, FLOW, INSIDE = (
-    PurePosixPath("understudy", name) for name in ("core", "adapters", "flow", "plugin")
+CORE, SYSTEM, LEDGER, ADAPTERS, ENGINE, FLOW, INSIDE = (
+    PurePosixPath("understudy", name)
+    for name in ("core", "system", "ledger", "adapters", "engine", "flow", "plugin")
 )
+BELOW = {
+    CORE: frozenset({"core"}),
+    SYSTEM: frozenset({"system"}),
+    LEDGER: frozenset({"core", "system", "ledger"}),
+}
+"""What of ours the lower floors import: what stands below them, and themselves."""
 
 PURE = frozenset(
     {"__future__", "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime", "enum"}
@@ -41,6 +48,29 @@ PURE_PARTS = frozenset({"pathlib", "pathlib.PurePath", "pathlib.PurePosixPath"})
 IMPURE_NAMES = frozenset({"open", "print", "input", "exec", "eval", "__import__"})
 IMPURE_ATTRIBUTES = frozenset({"now", "utcnow", "today"})
 """Of datetime and date: they read the clock."""
+
+
+WEB = PurePosixPath("understudy/web")
+PAGES = frozenset(WEB / name for name in ("pages.py", "report.py"))
+"""They give out files: the page of a person may wait for its disk, in a thread of its own."""
+WAITS_FOR_NO_DISK = frozenset(
+    PurePosixPath("understudy/flow", name) for name in ("appliance.py", "board.py", "disk.py", "status.py")
+)
+FILE_MODULES = frozenset({"os", "shutil", "tempfile", "glob", "io"})
+IO_MODULES = frozenset(
+    {"socket", "ssl", "subprocess", "select", "selectors", "ftplib", "smtplib", "sqlite3"}
+    | {"http.client", "urllib.request", "httpx", "sqlalchemy"}
+)
+"""Networks, processes and databases: who answers a request asks the facade, and nobody else."""
+FILE_CALLS = frozenset(
+    {"open", "read_bytes", "read_text", "write_bytes", "write_text", "is_file", "is_dir", "iterdir"}
+    | {"glob", "rglob", "unlink", "touch", "mkdir", "lstat", "statvfs"}
+)
+
+
+MOST_PUBLIC_METHODS = 25
+ASKS_THE_WHOLE_LEDGER = frozenset(FLOW / name for name in ("appliance.py", "backup.py"))
+"""The facade, and who copies the file; every other part of the flow takes the books that it uses."""
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -70,13 +100,29 @@ def problems(file: PurePosixPath, source: str) -> Iterator[str]:
             yield f"{file}: relative import {module}: the direction cannot be read from it"
         if top == "orthanc" and file != PLUGIN:
             yield f"{file}: imports orthanc: only {PLUGIN} does"
-        if file.is_relative_to(CORE):
-            if top == "understudy" and not below(module, "understudy.core") and module != "understudy":
-                yield f"{file}: imports {module}: core imports nothing of ours outside core"
-            if top not in PURE | {"understudy"} and module not in PURE_PARTS:
-                yield f"{file}: imports {module}: core has no IO, threads, chance or clock"
+        if top == "understudy" and module != "understudy":
+            yield from _above(file, module)
+        if file.is_relative_to(CORE) and top not in PURE | {"understudy"} and module not in PURE_PARTS:
+            yield f"{file}: imports {module}: core has no IO, threads, chance or clock"
+        if file.is_relative_to(WEB):
+            if any(below(module.removesuffix(".*"), name) for name in IO_MODULES):
+                yield f"{file}: imports {module}: web does no IO of its own"
+            if any(
+                below(module, f"understudy.{floor}") for floor in ("adapters", "ledger", "flow", "wiring")
+            ):
+                yield f"{file}: imports {module}: web knows the facade alone"
+        if (
+            module == "understudy.ledger.Ledger"
+            and file.is_relative_to(FLOW)
+            and file not in ASKS_THE_WHOLE_LEDGER
+        ):
+            yield f"{file}: imports {module}: a part of the flow takes the books that it uses"
         if file.is_relative_to(ADAPTERS) and below(module, "understudy.flow"):
             yield f"{file}: imports {module}: adapters know nothing of the flow"
+        if file.is_relative_to(ENGINE) and any(
+            below(module, f"understudy.{name}") for name in ("flow", "web", "cli", "wiring")
+        ):
+            yield f"{file}: imports {module}: the engine knows nothing of the acts that it runs"
         if file.is_relative_to(FLOW) and (below(module, "understudy.web") or below(module, "understudy.cli")):
             yield f"{file}: imports {module}: the flow knows nothing of who calls it"
         if (file == PLUGIN or file.is_relative_to(INSIDE)) and not (
@@ -88,6 +134,43 @@ def problems(file: PurePosixPath, source: str) -> Iterator[str]:
             yield f"{file}: imports {module}: inside Orthanc only the standard library is imported"
     if file.is_relative_to(CORE):
         yield from _impure_calls(file, tree)
+    yield from _large_classes(file, tree)
+    if (file.is_relative_to(WEB) and file not in PAGES) or file in WAITS_FOR_NO_DISK:
+        yield from _file_calls(file, tree)
+
+
+def _above(file: PurePosixPath, module: str) -> Iterator[str]:
+    """Yield where a lower floor imports a module of ours that does not stand below it."""
+    for floor, lower in BELOW.items():
+        if file.is_relative_to(floor) and not any(below(module, f"understudy.{name}") for name in lower):
+            yield f"{file}: imports {module}: of ours {floor.name} imports {sorted(lower)} alone"
+
+
+def _large_classes(file: PurePosixPath, tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            methods = {
+                part.name for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+            }
+            public = sum(not name.startswith("_") for name in methods)
+            if public > MOST_PUBLIC_METHODS:
+                yield f"{file}: {node.name} has {public} public methods: {MOST_PUBLIC_METHODS} are the most"
+            if file.is_relative_to(LEDGER) and len(node.bases) > 1:
+                yield f"{file}: {node.name} has {len(node.bases)} bases: books are joined by composition"
+
+
+def _file_calls(file: PurePosixPath, tree: ast.AST) -> Iterator[str]:
+    """Yield what looks at files itself where callers must not wait for a disk: workers look, boards tell."""
+    for module in imports(tree):
+        if module.split(".")[0] in FILE_MODULES:
+            yield f"{file}: imports {module}: who answers status, health or promote waits for no disk"
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        if name in FILE_CALLS:
+            yield f"{file}: calls {name}: who answers status, health or promote waits for no disk"
 
 
 def _impure_calls(file: PurePosixPath, tree: ast.AST) -> Iterator[str]:
@@ -114,7 +197,7 @@ def sources() -> Mapping[PurePosixPath, str]:
 def test_sources_of_every_part_are_looked_at() -> None:
     looked_at = sources()
     assert PLUGIN in looked_at
-    for part in (CORE, ADAPTERS, FLOW, INSIDE):
+    for part in (CORE, SYSTEM, LEDGER, ADAPTERS, FLOW, INSIDE):
         assert any(file.is_relative_to(part) for file in looked_at), part
 
 
@@ -157,11 +240,43 @@ def test_plugin_imports_orthanc_once() -> None:
         ("understudy/core/rules.py", "import logging", "imports logging"),
         ("understudy/core/rules.py", "import httpx", "imports httpx"),
         ("understudy/core/rules.py", "x = open('/etc/passwd')", "uses open"),
-        ("understudy/core/rules.py", "from understudy.adapters.ledger import Ledger", "outside core"),
-        ("understudy/core/rules.py", "from understudy import config", "outside core"),
-        ("understudy/core/rules.py", "from ..adapters import ledger", "relative import"),
+        ("understudy/core/rules.py", "from understudy.ledger import Ledger", "of ours core imports"),
+        ("understudy/core/rules.py", "from understudy import config", "of ours core imports"),
+        ("understudy/core/rules.py", "from ..adapters import s3", "relative import"),
+        (
+            "understudy/ledger/custody.py",
+            "from understudy.adapters.s3 import S3Store",
+            "of ours ledger",
+        ),
+        (
+            "understudy/ledger/custody.py",
+            "from understudy.flow.loop import Workers",
+            "of ours ledger",
+        ),
+        (
+            "understudy/system/files.py",
+            "from understudy.core.model import Timestamp",
+            "of ours system",
+        ),
         ("understudy/adapters/s3.py", "from understudy.flow.vault import Vault", "adapters know nothing"),
+        ("understudy/engine/operations.py", "from understudy.flow.settle import x", "the acts that it runs"),
         ("understudy/flow/note.py", "from understudy.web.application import application", "who calls it"),
+        ("understudy/flow/verify.py", "from understudy.ledger import EventBook, Ledger", "takes the books"),
+        (
+            "understudy/ledger/custody.py",
+            "class CustodyBook:\n" + "".join(f"    def f{number}(self): ...\n" for number in range(26)),
+            "CustodyBook has 26 public methods",
+        ),
+        ("understudy/ledger/__init__.py", "class Ledger(CustodyBook, GapBook): ...", "by composition"),
+        ("understudy/web/reading.py", "import os", "waits for no disk"),
+        ("understudy/web/reading.py", "import socket", "no IO of its own"),
+        ("understudy/web/pages.py", "import http.client", "no IO of its own"),
+        ("understudy/web/pages.py", "from urllib.request import urlopen", "no IO of its own"),
+        ("understudy/web/reading.py", "from understudy.ledger import Ledger", "the facade alone"),
+        ("understudy/web/acting.py", "from understudy.flow.appliance import Appliance", "the facade alone"),
+        ("understudy/web/metrics.py", "def f(p):\n    return p.read_text()", "calls read_text"),
+        ("understudy/flow/status.py", "def f(p):\n    return p.is_file()", "calls is_file"),
+        ("understudy/flow/appliance.py", "def f():\n    return open('x')", "calls open"),
         ("understudy/plugin/roles.py", "import httpx", "standard library"),
         ("understudy_plugin.py", "from understudy.core.modes import Mode", "standard library"),
     ],
@@ -181,7 +296,20 @@ def test_problems_names_a_planted_violation(file: str, source: str, named: str) 
             "from datetime import UTC, datetime\nx = datetime.fromtimestamp(0, UTC)",
         ),
         ("understudy/adapters/clock.py", "import time"),
-        ("understudy/flow/note.py", "from understudy.adapters.ledger import Ledger\nimport threading"),
+        (
+            "understudy/ledger/anchor.py",
+            "import sqlalchemy\nfrom understudy.core.model import Proof\n"
+            "from understudy.system.files import write_durably",
+        ),
+        ("understudy/flow/note.py", "from understudy.ledger import IntakeBook\nimport threading"),
+        ("understudy/flow/appliance.py", "from understudy.ledger import Ledger"),
+        (
+            "understudy/core/rules.py",
+            "class Rules:\n"
+            + "".join(
+                f"    def f{number}(self): ...\n    def _f{number}(self): ...\n" for number in range(25)
+            ),
+        ),
     ],
 )
 def test_problems_names_nothing_in_what_is_allowed(file: str, source: str) -> None:

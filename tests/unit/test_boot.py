@@ -222,6 +222,22 @@ def test_prepare_beside_another_index_looks_at_everything(area: Area, image: byt
     assert area.prepare().recoverable == 5
 
 
+def test_prepare_tells_what_orthanc_was_doing_when_it_ended(area: Area) -> None:
+    assert area.prepare().ended == ""
+    assert area.prepare().ended == "nothing that is noted", "nobody has emptied the notes"
+    parking = area.storage / "understudy" / "parking"
+    with (parking / "on-the-way").open("r+b") as notes:
+        notes.seek(256 * 70)
+        notes.write(b"decode anna decode/1.2.3")
+    assert area.prepare().ended == "decode anna decode/1.2.3"
+    (parking / "on-the-way").write_bytes(b"")
+    assert area.prepare().ended == ""
+    assert [doing for _, doing in BootReports(area.storage).ends()] == [
+        "nothing that is noted",
+        "decode anna decode/1.2.3",
+    ]
+
+
 def test_prepare_without_time_leaves_the_rest_to_the_next_start(area: Area, image: bytes) -> None:
     for _ in range(20):
         area.put(image, listed=False)

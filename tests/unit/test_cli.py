@@ -21,11 +21,13 @@ from understudy.core.views import (
     LaneView,
     OperationState,
     ProofView,
+    Status,
+    UnknownVolume,
     VolumeView,
 )
 from understudy.web.application import application
 
-from tests.unit.web_fakes import STATUS, FakeFacade
+from tests.unit.web_fakes import STATUS, FakeFacade, by_headers
 
 
 class Agent(uvicorn.Server):
@@ -45,7 +47,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Fak
     """One agent on a socket for the whole file: starting it costs more than any test."""
     folder = tmp_path_factory.mktemp("agent")
     facade = FakeFacade(reports=folder)
-    app = application(facade, "0.1.0", swagger=folder)
+    app = application(facade, "0.1.0", by_headers, swagger=folder)
     agent = Agent(uvicorn.Config(app, uds=str(folder / "agent.sock"), log_level="error"))
     thread = threading.Thread(target=agent.run)
     thread.start()
@@ -96,9 +98,28 @@ def test_status_shows_mode_primary_and_holders_with_units(
     assert "archive is proven by inventory: no storage commitment: not offered" in shown
     assert ", 2 min 15 s ago" in shown
     assert "sending, 23.4 instances/s" in shown
-    assert "does not answer: connection refused; tries again in 25 s" in shown
+    assert "waits: connection refused; tries again in 25 s" in shown
     assert "2 h 1 min" in shown
     assert "ALARM 1 instance is refused by nas" in shown
+
+
+def test_acts_ask_for_the_mode_alone_and_not_for_the_status(
+    facade: FakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hangs() -> Status:
+        raise AssertionError("the status is asked for")
+
+    monkeypatch.setattr(facade, "status", hangs)
+    assert run(["promote", "--reason", "down"]) == 0
+    assert [act[0] for act in facade.acts] == ["promote"]
+
+
+def test_status_shows_a_disk_that_does_not_answer(
+    facade: FakeFacade, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facade.present = replace(STATUS, disk=DiskView([], unknown=[UnknownVolume("vault nas", STATUS.now)]))
+    assert run(["status"]) == 0
+    assert "vault nas does not answer since 2026-03-02 03:14:15" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("state", "colour"), [(Fullness.FINE, ""), (Fullness.REFUSE, "\x1b[1;31m")])
@@ -174,6 +195,24 @@ def test_failback_dry_run_shows_the_plan_and_changes_nothing(
     assert facade.acts == []
 
 
+def test_settle_that_is_refused_names_every_reason_and_exits_1(
+    facade: FakeFacade, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = ("instance 1.2.3.4 of study 1.2.3 is not at the primary", "and 7 more instances")
+    refused = replace(
+        facade.plan("ann"),
+        kind="settle",
+        state=OperationState.FAILED,
+        message="settle is refused",
+        details=missing,
+    )
+    monkeypatch.setattr(facade, "settle", lambda _who, **_: refused)
+    assert run(["settle"]) == 1
+    told = capsys.readouterr().err
+    assert "settle 7 failed: settle is refused" in told
+    assert all(line in told for line in missing)
+
+
 def test_settle_in_the_wrong_mode_exits_1(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["settle"]) == 1
 
@@ -193,6 +232,12 @@ def test_health_tells_by_its_exit_code(facade: FakeFacade, capsys: pytest.Captur
     assert run(["health", "--role", "standby"]) == 0
     assert run(["health", "--role", "active"]) == 1
     assert run(["health", "--max-lag", "60"]) == 1
+    assert "degraded" not in capsys.readouterr().out
+    facade.present = replace(STATUS, configuration_problems=["Understudy.Sight: unknown key"])
+    assert run(["health"]) == 0
+    assert (
+        "degraded: the last configuration that was in order runs: Understudy.Sight" in capsys.readouterr().out
+    )
 
 
 def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,6 +248,8 @@ def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[
         (["obligations", "--json"], '"sop_instance_uid":"1.2.3.4"'),
         (["operations"], "50 of 200 instances, 12.5/s, about 12 s left"),
         (["modalities"], "192.0.2.20"),
+        (["modalities"], "an image larger than 320 MiB: CT Image Storage"),
+        (["modalities"], "raise UNDERSTUDY_ORTHANC_MEMORY"),
         (["damages"], "primary does not give it"),
         (["routes", "explain", "1.2.3"], "yes  not: BodyPartExamined is HEAD (found: absent)"),
         (["routes", "explain", "1.2.3"], "not sent to archive: it is not sent SOP class"),
@@ -438,3 +485,11 @@ def test_restore_with_a_wrong_identity_never_repeats_it(
     told = capsys.readouterr().err
     assert "not a valid age X25519 identity" in told
     assert "WRONG" not in told
+
+
+def test_accept_recipients_asks_the_agent_with_the_reason_and_shows_the_fingerprint(
+    facade: FakeFacade, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["accept-recipients", "--vault", "local", "--reason", "a new safe"]) == 0
+    assert [(verb, told) for verb, _, told in facade.acts] == [("accept_recipients", "local a new safe")]
+    assert "1a2b 3c4d 5e6f 7a8b" in capsys.readouterr().out

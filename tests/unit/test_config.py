@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from understudy.adapters import dictionary
+from understudy.adapters.in_force import present
 from understudy.config import (
     ConfigurationError,
     DirectoryVault,
     S3Vault,
-    load,
     parse,
     read_sections,
     schema_json,
@@ -230,13 +230,13 @@ def test_variables_are_replaced_as_orthanc_does_it(text: str, expected: str) -> 
 def test_folder_is_read_with_comments_and_variables(tmp_path: Path) -> None:
     (tmp_path / "understudy.json").write_text('{"Understudy": { /* ours */ "Site": "${SITE:-south}" }}')
     (tmp_path / "orthanc.json").write_text('{"Name": "x" // theirs\n}')
-    assert load(tmp_path, {}).site == "south"
-    assert load(tmp_path, {"SITE": "north"}).site == "north"
+    assert present(tmp_path, {}).configuration.site == "south"
+    assert present(tmp_path, {"SITE": "north"}).configuration.site == "north"
 
 
 def test_folder_without_our_section_gives_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "orthanc.json").write_text('{"Name": "x"}')
-    assert load(tmp_path, {}).site == "clinic"
+    assert present(tmp_path, {}).configuration.site == "clinic"
 
 
 def test_folder_tells_every_broken_file(tmp_path: Path) -> None:

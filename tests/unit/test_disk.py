@@ -1,14 +1,16 @@
 """The forecast, the marks and the alarms of the disks, by numbers alone and by the wired watch."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import Ledger
 from understudy.core.disk import DAY, VolumeSpace, alarms, bytes_a_day, volume_view
 from understudy.core.model import Timestamp
-from understudy.core.views import DiskView, Fullness, iso
+from understudy.core.views import DiskView, Fullness, UnknownVolume, iso
+from understudy.flow.board import PATIENCE
 from understudy.flow.disk import DiskWatch, WatchedVolume
+from understudy.ledger import Ledger
 from understudy.plugin.volumes import Space, Volume
 
 from tests.unit.fakes import Clock, new_instance, note
@@ -65,14 +67,11 @@ def test_alarms_name_the_volume_before_it_is_full() -> None:
     assert what(space(0.96), refusing=True)[0].startswith("a disk is full: new images are refused")
 
 
-class _Ledger:
+class _Received:
     def __init__(self) -> None:
         self.asked = 0
 
-    def began(self) -> Timestamp:
-        return Timestamp(0)
-
-    def bytes_by_day(self, since: Timestamp) -> Mapping[int, int]:
+    def __call__(self, since: Timestamp) -> Mapping[int, int]:
         self.asked += 1
         assert since == NOW - 8 * DAY
         return {999: 7 * GIGABYTE}
@@ -90,34 +89,96 @@ def test_watch_adds_up_what_shares_a_file_system_and_follows_the_flag(tmp_path: 
         WatchedVolume(name, tmp_path / name, takes_intake=name != "index")
         for name in ("storage", "index", "gone")
     )
-    ledger, flag = _Ledger(), tmp_path / "refuse-intake"
+    received, flag = _Received(), tmp_path / "refuse-intake"
     own, clock = Volume(tmp_path, 0, 1.0), Clock(NOW)
-    watch = DiskWatch(volumes, own, flag, ledger, clock, measure=measured, **MARKS)
-    assert [volume.days_left for volume in watch.view().volumes] == [None, None]
-    watch.step()
-    watch.step()
-    assert ledger.asked == 1
+    watch = DiskWatch(
+        volumes,
+        own,
+        flag,
+        clock,
+        received=received,
+        began=Timestamp(0),
+        measure=measured,
+        **MARKS,
+    )
+    steps = dict(watch.steps())
+
+    def look() -> None:
+        for step in steps.values():
+            step()
+
+    assert watch.view().volumes == []
+    steps["volume-storage"]()
+    assert [volume.days_left for volume in watch.view().volumes] == [None]
+    look()
+    look()
+    assert received.asked == 1
     view = watch.view()
     # Both lie on one disk, and one gigabyte a day arrives on it.
     assert [volume.name for volume in view.volumes] == ["storage", "index"]
     assert [volume.days_left for volume in view.volumes] == [pytest.approx(45), pytest.approx(45)]
     assert not view.refusing
     flag.touch()
-    watch.step()
+    look()
     assert watch.view().refusing
     (alarm,) = watch.alarms(watch.view())
-    clock.advance(60)
+    clock.advance(5)
     assert watch.alarms(watch.view()) == [alarm]
     flag.unlink()
+    look()
     assert watch.alarms(watch.view()) == []
     flag.touch()
+    look()
     assert watch.alarms(watch.view())[0].since == iso(clock.now())
+
+
+def test_volume_that_hangs_is_not_known_since_then_and_holds_no_other(tmp_path: Path) -> None:
+    hangs, hanging = threading.Event(), threading.Event()
+
+    def measured(folder: Path) -> Space:
+        if folder.name == "vault" and hangs.is_set():
+            hanging.wait(30)
+        return Space(100 * GIGABYTE, 50 * GIGABYTE, 0, 0)
+
+    for name in ("storage", "vault"):
+        (tmp_path / name).mkdir()
+    volumes = tuple(WatchedVolume(name, tmp_path / name, takes_intake=True) for name in ("storage", "vault"))
+    clock = Clock(NOW)
+    watch = DiskWatch(
+        volumes,
+        Volume(tmp_path, 0, 1.0),
+        tmp_path / "flag",
+        clock,
+        received=_Received(),
+        began=Timestamp(0),
+        measure=measured,
+        **MARKS,
+    )
+    steps = dict(watch.steps())
+    for step in steps.values():
+        step()
+    assert [volume.name for volume in watch.view().volumes] == ["storage", "vault"]
+    hangs.set()
+    worker = threading.Thread(target=steps.pop("volume-vault"))
+    worker.start()
+    try:
+        clock.advance(PATIENCE + 1)
+        for step in steps.values():
+            step()
+        view = watch.view()
+        assert [volume.name for volume in view.volumes] == ["storage"]
+        assert view.unknown == [UnknownVolume("vault", iso(NOW))]
+        (alarm,) = watch.alarms(view)
+        assert (alarm.since, "volume vault does not answer" in alarm.what) == (iso(NOW), True)
+    finally:
+        hanging.set()
+        worker.join()
 
 
 def test_ledger_sums_bytes_by_day_since_a_moment(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
-    ledger.start(NOW)
+    ledger.modes.start(NOW)
     received = ((1, 998.5), (2, 999.0), (3, 999.9), (4, 1000.0))
     note(ledger, *(new_instance(name, size=name, received_at=day * DAY) for name, day in received))
-    assert ledger.bytes_by_day(Timestamp(999 * DAY)) == {999: 5, 1000: 4}
+    assert ledger.intake.bytes_by_day(Timestamp(999 * DAY)) == {999: 5, 1000: 4}
     ledger.close()

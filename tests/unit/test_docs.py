@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -230,3 +231,32 @@ def test_tracked_files_name_no_registry_and_no_personal_path() -> None:
 )
 def test_registry_or_personal_path_is_found(text: str) -> None:
     assert named_wrongly(text)
+
+
+def test_decisions_say_how_much_of_orthancs_process_is_ours() -> None:
+    said = re.search(
+        r"a library of about ([\d,]+) lines", (DOCS / "decisions.md").read_text(encoding="utf-8")
+    )
+    assert said is not None
+    sources = [
+        path for path in (REPOSITORY / "docker" / "reception").iterdir() if path.suffix in (".cc", ".h")
+    ]
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources)
+    assert int(said[1].replace(",", "")) == pytest.approx(lines, rel=0.1)
+
+
+def test_each_decision_stands_behind_a_blank_line() -> None:
+    lines = (DOCS / "decisions.md").read_text(encoding="utf-8").splitlines()
+    assert [line for before, line in pairwise(lines) if line.startswith("**") and before] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_table_says_the_same_twice(page: Path) -> None:
+    of_table: list[str] = []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("|"):
+            of_table = []
+            continue
+        first_cells = "|".join(line.split("|")[1:3])
+        assert first_cells not in of_table, line
+        of_table.append(first_cells)

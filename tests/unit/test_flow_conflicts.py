@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import Ledger
 from understudy.adapters.storage import StorageArea
 from understudy.adapters.versions import KeptVersions
-from understudy.core.conflicts import ConflictKind, dataset_of, judge
+from understudy.core.conflicts import ConflictKind, dataset_at, judge
 from understudy.core.errors import NotFoundError
 from understudy.core.model import (
     HolderName,
@@ -24,6 +23,9 @@ from understudy.core.obligations import ObligationState
 from understudy.core.ports import UnreadableFileError
 from understudy.core.rules import Debt
 from understudy.flow.conflicts import Conflicts
+from understudy.ledger import Ledger
+
+from tests.unit.fakes import Clock
 
 VAULT = HolderName("nas")
 ORTHANC_ID = "-".join(["0123abcd"] * 5)
@@ -41,15 +43,17 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.storage = folder / "storage"
         self.ledger = Ledger(folder / "ledger.sqlite")
-        self.ledger.start(NOW)
+        self.ledger.modes.start(NOW)
         self.shown: NewInstance | None = None
         self.stored = 0
         self.conflicts = Conflicts(
-            KeptVersions(self.storage), StorageArea(self.storage), self, self.ledger, self, lambda: [VAULT]
+            KeptVersions(self.storage),
+            StorageArea(self.storage),
+            self,
+            self.ledger.conflicts,
+            Clock(NOW),
+            lambda: [VAULT],
         )
-
-    def now(self) -> Timestamp:
-        return NOW
 
     def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
         assert list(orthanc_ids) == [ORTHANC_ID]
@@ -108,7 +112,7 @@ class World:
         (folder / name).write_bytes(content)
 
     def note(self, instance: NewInstance) -> None:
-        self.ledger.note(
+        self.ledger.intake.note(
             [(instance, [Debt(VAULT)], None)],
             primary=None,
             primary_grace=0,
@@ -119,7 +123,7 @@ class World:
 
     def owed(self) -> set[str]:
         """Return the MD5 of every version that is owed to the vault."""
-        due = self.ledger.due(VAULT, now=NOW, limit=100, max_bytes=10**9)
+        due = self.ledger.queue.due(VAULT, now=NOW, limit=100, max_bytes=10**9)
         return {instance.md5 for instance in due}
 
 
@@ -143,11 +147,13 @@ def replaced(world: World, first: bytes = FIRST, second: bytes = SECOND) -> tupl
 def test_a_version_replaced_before_it_was_noted_reaches_ledger_and_vault(world: World) -> None:
     earlier, later = replaced(world)
     world.conflicts.step()
-    assert world.ledger.counts() == (0, 0), "nothing is recorded before the one that replaces it is noted"
+    assert world.ledger.instances.counts() == (0, 0), (
+        "nothing is recorded before the one that replaces it is noted"
+    )
     world.note(later)
     world.conflicts.step()
     assert world.owed() == {earlier.md5, later.md5}
-    assert world.ledger.counts() == (1, 1)
+    assert world.ledger.instances.counts() == (1, 1)
     (conflict,) = world.conflicts.conflicts(everything=False, sop_instance_uid="1.2.3.4", limit=10)
     assert (conflict.earlier.md5, conflict.earlier.sender, conflict.earlier.present) == (
         earlier.md5,
@@ -165,11 +171,16 @@ def test_a_second_look_and_a_restart_record_nothing_twice(world: World) -> None:
     for _ in range(3):
         world.conflicts.step()
     world.conflicts = Conflicts(
-        KeptVersions(world.storage), StorageArea(world.storage), world, world.ledger, world, lambda: [VAULT]
+        KeptVersions(world.storage),
+        StorageArea(world.storage),
+        world,
+        world.ledger.conflicts,
+        Clock(NOW),
+        lambda: [VAULT],
     )
     world.conflicts.step()
     assert len(world.conflicts.conflicts(everything=True, sop_instance_uid=None, limit=10)) == 1
-    assert world.ledger.broken_event() is None
+    assert world.ledger.events.broken() is None
 
 
 def test_versions_that_have_to_wait_keep_none_behind_them(world: World) -> None:
@@ -192,7 +203,7 @@ def test_a_version_replaced_after_it_was_noted_is_read_from_where_it_is_kept(wor
     world.conflicts.step()
     assert not world.path(earlier).exists()
     files = StorageArea(world.storage)
-    assert files.read(world.ledger.version(ORTHANC_ID, earlier.md5)) == FIRST
+    assert files.read(world.ledger.conflicts.version(ORTHANC_ID, earlier.md5)) == FIRST
     assert len(world.conflicts.conflicts(everything=True, sop_instance_uid=None, limit=10)) == 1
 
 
@@ -202,14 +213,15 @@ def test_a_kept_copy_of_what_orthanc_shows_is_no_conflict(world: World) -> None:
     present = world.store(SECOND)
     world.keep(present, SECOND)
     world.conflicts.step()
-    assert world.ledger.versions_of(ORTHANC_ID) == {older.md5: True}
+    assert world.ledger.conflicts.versions_of(ORTHANC_ID) == {older.md5: True}
     world.note(present)
     world.conflicts.step()
-    assert world.ledger.versions_of(ORTHANC_ID) == {older.md5: False, present.md5: True}
+    assert world.ledger.conflicts.versions_of(ORTHANC_ID) == {older.md5: False, present.md5: True}
 
 
-def test_other_heads_before_one_data_set_need_nobody(world: World) -> None:
-    _, later = replaced(world, part10(b"same", b"head of one"), part10(b"same", b"another head"))
+@pytest.mark.parametrize("data", [b"same", bytes(5 * 2**20)], ids=["small", "large"])
+def test_other_heads_before_one_data_set_need_nobody(world: World, data: bytes) -> None:
+    _, later = replaced(world, part10(data, b"head of one"), part10(data, b"another head"))
     world.note(later)
     world.conflicts.step()
     (conflict,) = world.conflicts.conflicts(everything=True, sop_instance_uid=None, limit=10)
@@ -257,7 +269,7 @@ def test_what_is_not_there_is_refused_with_a_hint(world: World) -> None:
     with pytest.raises(NotFoundError, match="cannot be read"):
         world.conflicts.version(1, earlier.md5)
     with pytest.raises(UnreadableFileError):
-        StorageArea(world.storage).read(world.ledger.version(ORTHANC_ID, earlier.md5))
+        StorageArea(world.storage).read(world.ledger.conflicts.version(ORTHANC_ID, earlier.md5))
 
 
 @pytest.mark.parametrize("note", ["", "{}", "[]", '{"metadata": {}}', '{"metadata": 1}'])
@@ -267,22 +279,22 @@ def test_a_note_that_cannot_be_read_stops_no_other(world: World, note: str) -> N
     (world.storage / "understudy" / "versions" / "broken.dcm.json").write_text(note)
     world.note(later)
     world.conflicts.step()
-    assert earlier.md5 in world.ledger.versions_of(ORTHANC_ID)
+    assert earlier.md5 in world.ledger.conflicts.versions_of(ORTHANC_ID)
 
 
 def test_a_version_is_owed_to_vaults_alone(world: World) -> None:
     _, later = replaced(world)
     world.note(later)
     world.conflicts.step()
-    rows = world.ledger.obligations(None, None, 100)
+    rows = world.ledger.obligations.listed(None, None, 100)
     assert [(row.holder, row.state) for row in rows] == [(VAULT, ObligationState.OWED)] * 2
 
 
 def test_judging_needs_the_same_syntax_and_a_readable_head() -> None:
-    one, other = part10(b"same", b"head"), part10(b"same", b"another")
-    assert judge(one, other, same_syntax=True) is ConflictKind.HEAD
-    assert judge(one, other, same_syntax=False) is ConflictKind.CONTENT
-    assert judge(one, part10(b"other"), same_syntax=True) is ConflictKind.CONTENT
-    assert judge(b"", b"", same_syntax=True) is ConflictKind.CONTENT
-    assert dataset_of(part10(b"")) is None
-    assert dataset_of(b"\0" * 200) is None
+    assert judge("same", "same", same_syntax=True) is ConflictKind.HEAD
+    assert judge("same", "same", same_syntax=False) is ConflictKind.CONTENT
+    assert judge("same", "other", same_syntax=True) is ConflictKind.CONTENT
+    assert judge(None, None, same_syntax=True) is ConflictKind.CONTENT
+    assert dataset_at(part10(b"")) == len(part10(b""))
+    assert dataset_at(b"\0" * 200) is None
+    assert dataset_at(b"") is None

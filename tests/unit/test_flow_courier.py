@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import Ledger
 from understudy.core.model import Delivery, HolderKind, Instance, InstanceNumber, Outcome, Proof, Timestamp
 from understudy.core.obligations import ObligationState, Selection
 from understudy.core.ports import HolderUnavailableError
 from understudy.core.views import LaneState, iso
 from understudy.flow.courier import Lane, LanePolicy
+from understudy.ledger import Ledger
 
 from tests.unit.fakes import (
     NOW,
@@ -26,6 +26,7 @@ from tests.unit.fakes import (
     new_instance,
     note,
     numbers_of,
+    shares,
     unproven,
     work,
 )
@@ -47,7 +48,7 @@ class Bench:
 
     def __init__(self, path: Path) -> None:
         self.ledger = Ledger(path)
-        self.ledger.start(NOW)
+        self.ledger.modes.start(NOW)
         self.clock = Clock()
         self.holder = FakeHolder()
         self.open = True
@@ -61,7 +62,7 @@ class Bench:
         return [f"1.2.3.4.{name}" for name in range(1, count + 1)]
 
     def states(self) -> list[str]:
-        found = self.ledger.states_of(ROUTE, STUDY)
+        found = self.ledger.obligations.of_study(ROUTE, STUDY)
         return [found[number].value for number in numbers_of(self.ledger)]
 
     def run(self, *, seconds: float = 0.0, step: float = 5.0) -> None:
@@ -74,7 +75,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     found = Bench(tmp_path / "ledger.sqlite")
     yield found
     assert unproven(found.ledger) == []
-    assert found.ledger.broken_event() is None
+    assert found.ledger.events.broken() is None
     found.ledger.close()
 
 
@@ -131,7 +132,7 @@ def test_lane_waits_longer_and_longer_for_a_holder_that_is_away(bench: Bench) ->
     # It has been away since the first failure, however often it was tried.
     assert bench.lane.view.since == iso(NOW)
     # No instance is to blame.
-    assert [view.attempts for view in bench.ledger.obligations(ROUTE, None, 10)] == [0, 0]
+    assert [view.attempts for view in bench.ledger.obligations.listed(ROUTE, None, 10)] == [0, 0]
     bench.holder.away = False
     bench.run(seconds=200)
     assert bench.states() == ["proven"] * 2
@@ -157,7 +158,7 @@ def test_refused_instance_waits_for_a_person_and_the_others_go_on(bench: Bench) 
     assert bench.states() == ["proven", "refused", "proven", "proven"]
     assert bench.holder.delivered.count(uids[1]) == 1
     del bench.holder.outcomes[uids[1]]
-    bench.ledger.replay(ROUTE, None, "ann", bench.clock.now())
+    bench.ledger.dead_letters.replay(ROUTE, None, "ann", bench.clock.now())
     bench.run()
     assert bench.states() == ["proven"] * 4
 
@@ -189,7 +190,7 @@ def test_altered_delivery_is_told_and_proven_all_the_same(bench: Bench) -> None:
     uids = bench.note(1)
     bench.holder.outcomes[uids[0]] = Outcome.DELIVERED_ALTERED
     bench.run()
-    (view,) = bench.ledger.obligations(ROUTE, None, 10)
+    (view,) = bench.ledger.obligations.listed(ROUTE, None, 10)
     assert (view.state, view.reason) == (ObligationState.PROVEN, "altered: because")
 
 
@@ -205,7 +206,7 @@ def test_acknowledged_and_never_listed_is_owed_again_after_patience(bench: Bench
     assert bench.states() == ["proven", "proven"]
 
 
-@pytest.mark.parametrize("poison", range(9))
+@shares(9, "poison")
 @pytest.mark.parametrize("where", ["find", "deliver"])
 def test_poison_that_raises_what_nobody_foresaw_ends_up_alone(bench: Bench, poison: int, where: str) -> None:
     uids = bench.note(9)
@@ -225,7 +226,7 @@ def test_poison_that_raises_what_nobody_foresaw_ends_up_alone(bench: Bench, pois
     expected[poison] = "owed"
     assert bench.states() == expected
     assert 1 < raised < 20
-    (view,) = bench.ledger.obligations(ROUTE, ObligationState.OWED, 10)
+    (view,) = bench.ledger.obligations.listed(ROUTE, ObligationState.OWED, 10)
     assert "UnforeseenError" in view.reason
     bad.clear()
     bench.run(seconds=200)
@@ -240,7 +241,7 @@ def test_process_that_ends_in_mid_batch_is_continued_by_its_successor(bench: Ben
         with pytest.raises(KeyboardInterrupt):
             bench.lane.step()
     bench.holder.crash_after = None
-    bench.ledger.release(now=bench.clock.now())
+    bench.ledger.custody.release(now=bench.clock.now())
     bench.lane = bench.new_lane(bench.holder)
     bench.run(seconds=30)
     assert bench.states() == ["proven"] * 9
@@ -258,7 +259,7 @@ def test_batch_that_the_ledger_could_not_be_told_of_is_tried_again(
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(bench.ledger, name, full)
+    monkeypatch.setattr(bench.ledger.custody, name, full)
     with pytest.raises(OSError, match="no space"):
         bench.lane.step()
     monkeypatch.undo()
@@ -276,7 +277,7 @@ def test_instance_waived_between_look_and_claim_is_not_sent(bench: Bench) -> Non
     class Waiving(FakeHolder):
         def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
             if not self.asked:
-                bench.ledger.waive(ROUTE, [uids[1]], "not wanted", "ann", NOW)
+                bench.ledger.dead_letters.waive(ROUTE, [uids[1]], "not wanted", "ann", NOW)
             return super().find(instances)
 
     bench.holder = Waiving()
@@ -294,7 +295,7 @@ def test_instance_found_by_the_mirror_between_look_and_claim_is_not_sent(bench: 
         def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
             found = dict(super().find(instances))
             if len(self.asked) == 1:
-                bench.ledger.find(ROUTE, {first: PROOF}, now=NOW)
+                bench.ledger.custody.find(ROUTE, {first: PROOF}, now=NOW)
             return found
 
     bench.holder = Late()
@@ -367,7 +368,7 @@ def one_bad(bench: Bench) -> OneBad:
 def states(bench: Bench) -> dict[str, str]:
     return {
         view.sop_instance_uid.rpartition(".")[2]: view.state.value
-        for view in bench.ledger.obligations(ROUTE, None, 10)
+        for view in bench.ledger.obligations.listed(ROUTE, None, 10)
     }
 
 
@@ -381,7 +382,7 @@ def test_study_without_a_usable_answer_delays_no_other(bench: Bench, one_bad: On
     assert Counter(states(bench).values())["proven"] == 6 - 2 * len(bad)
     # Its own answer says why, and it is tried again at growing intervals until there is one.
     bench.run(seconds=1000)
-    stuck = bench.ledger.obligations(ROUTE, ObligationState.OWED, 10)
+    stuck = bench.ledger.obligations.listed(ROUTE, ObligationState.OWED, 10)
     assert len(bad) == 2 or {view.reason for view in stuck} == {"its answers are capped; raise the limit"}
     one_bad.unanswered = frozenset()
     bench.run(seconds=200)
@@ -415,7 +416,7 @@ def test_holder_that_takes_nothing_blames_no_instance_and_changes_no_turn(
     one_bad.unsendable = frozenset(uids)
     bench.run(seconds=3000)
     assert bench.lane.view.state is LaneState.WAITING
-    assert {view.attempts for view in bench.ledger.obligations(ROUTE, None, 10)} == {0}
+    assert {view.attempts for view in bench.ledger.obligations.listed(ROUTE, None, 10)} == {0}
     one_bad.unsendable = frozenset()
     bench.run(seconds=200)
     assert one_bad.delivered == uids
@@ -438,8 +439,8 @@ def test_what_is_owed_from_before_the_clock_was_set_back_is_delivered(bench: Ben
     note(bench.ledger, new_instance(1), owed=[ROUTE], now=Timestamp(NOW + ahead))
     failed = new_instance(2)
     note(bench.ledger, failed, owed=[ROUTE], now=NOW)
-    bench.ledger.claim(ROUTE, numbers_of(bench.ledger)[1:], now=NOW)
-    bench.ledger.record(
+    bench.ledger.custody.claim(ROUTE, numbers_of(bench.ledger)[1:], now=NOW)
+    bench.ledger.custody.record(
         ROUTE,
         [Delivery(numbers_of(bench.ledger)[1], Outcome.RETRY, "busy")],
         now=Timestamp(NOW + ahead),
@@ -502,7 +503,7 @@ def test_instances_that_were_not_sent_are_owed_as_before(bench: Bench) -> None:
     bench.note(8)
     bench.holder.away_after = 3
     bench.lane.step()
-    views = bench.ledger.obligations(ROUTE, ObligationState.OWED, 10)
+    views = bench.ledger.obligations.listed(ROUTE, ObligationState.OWED, 10)
     assert [view.attempts for view in views] == [0] * 5
     bench.holder.away_after = None
     bench.run(seconds=30)
@@ -560,10 +561,10 @@ def test_instance_that_is_acknowledged_and_never_listed_is_left_to_a_person(benc
     assert bench.states() == ["sent", "proven"]
     bench.run(seconds=1200)
     assert bench.states() == ["refused", "proven"]
-    (letter,) = bench.ledger.dead_letters(Selection())
+    (letter,) = bench.ledger.dead_letters.listed(Selection())
     assert letter.reason.startswith("unproven: acknowledged 3 times")
     bench.holder.unlisted = set()
-    bench.ledger.replay(ROUTE, None, "ann", bench.clock.now())
+    bench.ledger.dead_letters.replay(ROUTE, None, "ann", bench.clock.now())
     bench.run()
     assert bench.holder.delivered == [first, second, first, first]
     assert bench.states() == ["proven", "proven"]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ class Line:
         time.sleep(self.peer.seconds)
         if not self.accepts(file.sop_class_uid, file.transfer_syntax_uid):
             return of_context(4, file.sop_class_uid, file.transfer_syntax_uid)
-        self.peer.contents[file.sop_instance_uid] = file.content
+        self.peer.contents[file.sop_instance_uid] = file.content.read()
         self.sent.append(file.sop_instance_uid)
         if file.sop_instance_uid in self.peer.aborts_at:
             self.is_open = False
@@ -173,7 +174,10 @@ def test_what_a_uid_does_not_tell_apart_is_read_back_whatever_proves_the_others(
     plain = bench.keep(1)[0]
     later = bench.storage.keep(b"later", sop="1.2.3.7", study="1.2.3")
     bench.peer.keep("1.2.3", plain.sop_instance_uid, later.sop_instance_uid)
-    contents = Contents(ReadBack(Source(), lambda _one: b"later", Clock()), lambda _numbers: {later.number})
+    contents = Contents(
+        ReadBack(Source(), lambda _one: sha256(b"later").hexdigest(), Clock()),
+        lambda _numbers: {later.number},
+    )
     destination = DicomDestination(
         HolderKind.ROUTE, bench.peer, StorageArea(bench.storage.root), Clock(), contents=contents
     )

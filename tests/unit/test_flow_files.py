@@ -1,14 +1,16 @@
 """Scrub, heal and recover on real files and a real ledger; Orthanc is a small one that keeps files."""
 
 import hashlib
+import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from understudy.adapters.boot import BootReport, BootReports, Unreadable, write_report
-from understudy.adapters.ledger import Ledger
+from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import Delivery, Instance, NewInstance, Outcome, Timestamp
 from understudy.core.obligations import ObligationState, Selection
@@ -18,6 +20,7 @@ from understudy.core.views import DamageState, OperationState
 from understudy.flow.heal import Healer, Surgery
 from understudy.flow.recover import Recovery
 from understudy.flow.scrub import Scrubber
+from understudy.ledger import Ledger
 
 from tests.unit.fakes import NOW, ROUTE, Clock, deliver, dump, new_instance, note, numbers_of
 
@@ -73,6 +76,10 @@ class Holder:
         return self.has.get(instance.sop_instance_uid)
 
 
+def write_whole(_instance: Instance, dataset: BinaryIO, _damaged: Path, whole: BinaryIO) -> None:
+    whole.write(b"head" + dataset.read())
+
+
 class World:
     """One appliance as far as its stored files go."""
 
@@ -81,7 +88,7 @@ class World:
         self.storage.mkdir()
         self.clock = Clock()
         self.ledger = Ledger(root / "ledger.sqlite")
-        self.ledger.start(self.clock.now())
+        self.ledger.modes.start(self.clock.now())
         self.orthanc = SmallOrthanc(self.storage)
         self.primary = Holder()
         self.contents: dict[str, bytes] = {}
@@ -99,8 +106,12 @@ class World:
             self.orthanc,
             self,
             [self.primary],
-            Surgery(lambda _i, dataset, _p: b"head" + dataset, lambda _id, digest, content: True),
+            Surgery(
+                write_whole,
+                lambda _id, digest, content: True,
+            ),
             self.clock,
+            Spool(root, 2**20),
             holders=[ROUTE],
             catch_up=self.catch_up,
             fraction=lambda: 1.0,
@@ -123,8 +134,10 @@ class World:
 
     # Place: what Replacement does with the real Orthanc
 
-    def offer(self, content: bytes) -> None:
+    def offer(self, file: BinaryIO) -> None:
         """The plugin writes back what Orthanc lists (plugin/versions.py); Orthanc stores what it lacks."""
+        file.seek(0)
+        content = file.read()
         for item in [item for item in self.stored if item.md5 == md5(content)]:
             if item.orthanc_id not in self.orthanc.listed:
                 self.orthanc.store(item, content)
@@ -133,15 +146,16 @@ class World:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
 
-    def put(self, orthanc_id: str, file: str, content: bytes) -> bool:
+    def put(self, orthanc_id: str, file: str, content: BinaryIO) -> bool:
         self.before_put()
+        content.seek(0)
         if self.orthanc.listed[orthanc_id] != file:
             return False
         before = next(item for item in self.stored if item.orthanc_id == orthanc_id)
         self.orthanc.path(orthanc_id).unlink(missing_ok=True)
         del self.orthanc.listed[orthanc_id]
         self.deleted.append(orthanc_id)
-        self.orthanc.store(before, content)
+        self.orthanc.store(before, content.read())
         return True
 
     def resume(self) -> int:
@@ -180,7 +194,11 @@ class World:
         self.orthanc.path(f"orthanc-{name}").unlink()
 
     def open_damages(self) -> set[str]:
-        return {view.orthanc_id for view in self.ledger.damages(limit=1000) if view.state is DamageState.OPEN}
+        return {
+            view.orthanc_id
+            for view in self.ledger.files.damages(limit=1000)
+            if view.state is DamageState.OPEN
+        }
 
     def scrub_round(self) -> int:
         steps = 1
@@ -266,7 +284,7 @@ def test_scrub_asked_for_reads_at_full_speed_and_reports(world: World) -> None:
     operation = world.scrubber.begin("ann")
     assert world.scrubber.begin("ann").operation == operation.operation
     assert world.scrubber.step()
-    view = world.ledger.operation(operation.operation)
+    view = world.ledger.operations.get(operation.operation)
     assert (view.state, view.done, view.total) == (OperationState.FAILED, 250, 250)
     assert world.clock.now() == began
     report = world.reports[operation.operation]
@@ -277,7 +295,7 @@ def test_scrub_asked_for_reads_at_full_speed_and_reports(world: World) -> None:
 def test_scrub_asked_for_is_cancelled(world: World) -> None:
     world.store(250)
     operation = world.scrubber.begin("ann").operation
-    world.ledger.update_operation(operation, now=NOW, state=OperationState.CANCELLED, message="by ann")
+    world.ledger.operations.update(operation, now=NOW, state=OperationState.CANCELLED, message="by ann")
     world.scrubber.step()
     assert operation not in world.reports
 
@@ -291,18 +309,18 @@ def test_heal_from_the_primary_makes_it_the_same_version_again(
     world.writes_back = writes_back
     getattr(world, spoil)(2)
     (number,) = [n for n in numbers_of(world.ledger) if n == 2]
-    world.ledger.claim(ROUTE, [number], now=NOW)
+    world.ledger.custody.claim(ROUTE, [number], now=NOW)
     deliver(world.ledger, number, Outcome.REFUSED)
     world.primary.has["1.2.3.4.2"] = world.contents["orthanc-2"][4:]
     world.scrub_round()
     assert world.healer.step()
     assert world.open_damages() == set()
-    healed = world.ledger.present_version(number)
+    healed = world.ledger.instances.present(number)
     assert healed is not None
     assert world.orthanc.path("orthanc-2").read_bytes() == world.contents["orthanc-2"]
     assert healed.attachment_uuid == world.orthanc.listed["orthanc-2"]
     assert world.deleted == ([] if writes_back else ["orthanc-2"])
-    assert [view.state for view in world.ledger.obligations(ROUTE, None, 10)].count(
+    assert [view.state for view in world.ledger.obligations.listed(ROUTE, None, 10)].count(
         ObligationState.REFUSED
     ) == 1, "it was refused for another reason than its file"
     world.clock.advance(7 * 86400)
@@ -313,42 +331,42 @@ def test_heal_from_the_primary_makes_it_the_same_version_again(
 def test_heal_owes_again_what_was_refused_because_of_the_file(world: World) -> None:
     world.store(2)
     number = numbers_of(world.ledger)[0]
-    world.ledger.claim(ROUTE, [number], now=NOW)
+    world.ledger.custody.claim(ROUTE, [number], now=NOW)
     refusal = Delivery(number, Outcome.REFUSED, "its stored file is gone")
-    world.ledger.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
+    world.ledger.custody.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
     world.remove(1)
     world.primary.has["1.2.3.4.1"] = world.contents["orthanc-1"][4:]
     world.scrub_round()
     assert world.healer.step()
     world.healer.step()
-    states = {view.sop_instance_uid: view.state for view in world.ledger.obligations(ROUTE, None, 10)}
+    states = {view.sop_instance_uid: view.state for view in world.ledger.obligations.listed(ROUTE, None, 10)}
     assert states["1.2.3.4.1"] is ObligationState.OWED
 
 
 def test_heal_takes_a_lane_that_cannot_read_a_file_for_a_finding(world: World) -> None:
     world.store(2)
     number = numbers_of(world.ledger)[0]
-    world.ledger.claim(ROUTE, [number], now=NOW)
+    world.ledger.custody.claim(ROUTE, [number], now=NOW)
     refusal = Delivery(number, Outcome.REFUSED, "its stored file is gone")
-    world.ledger.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
+    world.ledger.custody.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
     world.remove(1)
     world.healer.step()
     assert world.open_damages() == {"orthanc-1"}
-    assert world.ledger.damages(limit=1)[0].found_by == "deliver"
+    assert world.ledger.files.damages(limit=1)[0].found_by == "deliver"
 
 
 def test_heal_reaches_a_file_that_reads_again_behind_many_that_do_not(world: World) -> None:
     world.store(60)
     numbers = numbers_of(world.ledger)
-    world.ledger.claim(ROUTE, numbers, now=NOW)
+    world.ledger.custody.claim(ROUTE, numbers, now=NOW)
     refusals = [Delivery(number, Outcome.REFUSED, "its stored file is gone") for number in numbers]
-    world.ledger.record(ROUTE, refusals, now=NOW, retry_at=lambda _: Timestamp(NOW))
+    world.ledger.custody.record(ROUTE, refusals, now=NOW, retry_at=lambda _: Timestamp(NOW))
     for name in range(1, 60):
         world.remove(name)
     world.primary.away = True
     for _ in range(3):
         world.healer.step()
-    owed = world.ledger.obligations(ROUTE, ObligationState.OWED, 100)
+    owed = world.ledger.obligations.listed(ROUTE, ObligationState.OWED, 100)
     assert [view.sop_instance_uid for view in owed] == ["1.2.3.4.60"]
     assert len(world.open_damages()) == 59
 
@@ -375,9 +393,9 @@ def test_heal_leaves_alone_a_content_that_was_stored_while_it_looked(world: Worl
 def test_heal_looks_once_for_what_a_person_deleted_and_says_so(world: World) -> None:
     world.store(2)
     number = numbers_of(world.ledger)[0]
-    world.ledger.claim(ROUTE, [number], now=NOW)
+    world.ledger.custody.claim(ROUTE, [number], now=NOW)
     refusal = Delivery(number, Outcome.REFUSED, "its stored file is gone")
-    world.ledger.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
+    world.ledger.custody.record(ROUTE, [refusal], now=NOW, retry_at=lambda _: Timestamp(NOW))
     stored = world.stored[0]
     world.remove(1)
     del world.orthanc.listed["orthanc-1"]
@@ -387,33 +405,33 @@ def test_heal_looks_once_for_what_a_person_deleted_and_says_so(world: World) -> 
         world.clock.advance(5)
         world.healer.step()
     assert dump(world.ledger) == once
-    assert world.ledger.damages(limit=10) == []
-    (letter,) = world.ledger.dead_letters(Selection())
+    assert world.ledger.files.damages(limit=10) == []
+    (letter,) = world.ledger.dead_letters.listed(Selection())
     assert (letter.holder, letter.reason) == (ROUTE, "it was deleted here; nobody is proven to have it")
     # A person sends it again.
     world.orthanc.store(stored, world.contents["orthanc-1"])
     world.catch_up()
-    assert world.ledger.dead_letters(Selection()) == []
-    assert {view.state for view in world.ledger.obligations(ROUTE, None, 10)} == {ObligationState.OWED}
+    assert world.ledger.dead_letters.listed(Selection()) == []
+    assert {view.state for view in world.ledger.obligations.listed(ROUTE, None, 10)} == {ObligationState.OWED}
 
 
 def test_heal_brings_back_what_a_rescan_missed_once_a_person_asks_for_it(world: World) -> None:
     world.store(3)
-    lost = [world.ledger.present_version(number) for number in numbers_of(world.ledger)[:2]]
+    lost = [world.ledger.instances.present(number) for number in numbers_of(world.ledger)[:2]]
     for name in (1, 2):
         world.remove(name)
         del world.orthanc.listed[f"orthanc-{name}"]
-    world.ledger.compared([], [instance for instance in lost if instance], world.clock.now())
+    world.ledger.files.compared([], [instance for instance in lost if instance], world.clock.now())
     world.primary.has["1.2.3.4.1"] = world.contents["orthanc-1"][4:]
     assert not world.healer.step()
-    assert world.ledger.heal_now("ann", world.clock.now()) == 0
-    assert world.ledger.heal_now("ann", world.clock.now(), missed=True) == 2
+    assert world.ledger.files.heal_now("ann", world.clock.now()) == 0
+    assert world.ledger.files.heal_now("ann", world.clock.now(), missed=True) == 2
     assert world.healer.step()
     assert world.orthanc.path("orthanc-1").read_bytes() == world.contents["orthanc-1"]
     # The other stays an alarm until somebody has it.
     assert world.open_damages() == {"orthanc-2"}
     assert world.deleted == []
-    assert world.ledger.gone() == (0, None)
+    assert world.ledger.files.gone() == (0, None)
 
 
 def test_heal_with_other_bytes_is_a_new_version_and_no_loss(world: World) -> None:
@@ -423,7 +441,7 @@ def test_heal_with_other_bytes_is_a_new_version_and_no_loss(world: World) -> Non
     world.scrub_round()
     assert world.healer.step()
     assert world.open_damages() == set()
-    assert "new version" in world.ledger.damages(limit=10)[0].reason
+    assert "new version" in world.ledger.files.damages(limit=10)[0].reason
 
 
 def test_heal_tries_again_where_the_clock_was_set_back_by_days(world: World) -> None:
@@ -443,12 +461,12 @@ def test_heal_that_finds_no_holder_stays_open_and_tries_again_later(world: World
     world.scrub_round()
     world.primary.away = True
     assert not world.healer.step()
-    view = world.ledger.damages(limit=10)[0]
+    view = world.ledger.files.damages(limit=10)[0]
     assert (view.state, view.attempts, view.reason) == (DamageState.OPEN, 1, "primary: it is away")
     world.primary.away = False
     world.primary.has["1.2.3.4.1"] = world.contents["orthanc-1"][4:]
     assert not world.healer.step(), "its time has not come"
-    assert world.ledger.heal_now("ann", world.clock.now()) == 1
+    assert world.ledger.files.heal_now("ann", world.clock.now()) == 1
     assert world.healer.step()
     assert world.open_damages() == set()
 
@@ -461,7 +479,7 @@ def test_heal_takes_note_of_a_file_that_was_sent_again(world: World) -> None:
     del world.orthanc.listed["orthanc-1"]
     world.orthanc.store(before, world.contents["orthanc-1"])
     assert world.healer.step()
-    assert world.ledger.damages(limit=10)[0].reason == "stored anew"
+    assert world.ledger.files.damages(limit=10)[0].reason == "stored anew"
 
 
 def test_heal_closes_what_was_deleted(world: World) -> None:
@@ -470,7 +488,7 @@ def test_heal_closes_what_was_deleted(world: World) -> None:
     world.scrub_round()
     del world.orthanc.listed["orthanc-1"]
     world.healer.step()
-    assert world.ledger.damages(limit=10)[0].state is DamageState.GONE
+    assert world.ledger.files.damages(limit=10)[0].state is DamageState.GONE
 
 
 def boot(world: World, **fields: object) -> BootReport:
@@ -512,11 +530,12 @@ def test_recover_says_nothing_of_a_start_without_findings(world: World) -> None:
     boot(world)
     world.recovery.step()
     assert world.recovery.alarms() == []
-    assert world.ledger.broken_event() is None
+    assert world.ledger.events.broken() is None
 
 
 def test_recover_raises_an_alarm_where_a_start_was_not_prepared(world: World) -> None:
     boot(world, problem="the index cannot be opened", statistics_in_force=False)
+    world.recovery.step()
     (alarm,) = world.recovery.alarms()
     assert "index" in alarm.what
     assert not world.recovery.files().statistics_in_force
@@ -528,6 +547,7 @@ def test_recover_raises_an_alarm_while_anything_is_in_quarantine(world: World) -
     folder.mkdir()
     (folder / "a").write_bytes(b"x")
     (folder / "a.json").write_text("{}")
+    world.recovery.step()
     (alarm,) = world.recovery.alarms()
     assert alarm.what.startswith("1 files")
     assert world.recovery.files().quarantined == 1
@@ -547,3 +567,34 @@ def test_recover_raises_an_alarm_while_anything_is_parked(world: World) -> None:
             connection.exec_driver_sql("SELECT fields FROM events WHERE kind = 'recover'").scalars().all()
         )
     assert '"parked":1' in fields
+
+
+def test_recover_raises_an_alarm_for_a_day_after_orthanc_ended_by_a_fault(world: World) -> None:
+    boot(world, ended="decode anna decode/1.2.3")
+    folder = world.storage / "understudy" / "parking"
+    folder.mkdir()
+    day = 24 * 3600
+    (folder / "ends.json").write_text(
+        json.dumps(
+            [
+                {"at": NOW - day - 1, "doing": ["store CT1 1.9"]},
+                {"at": NOW - 60, "doing": []},
+                {"at": NOW, "doing": ["decode anna decode/1.2.3", "store - 1.4"]},
+            ]
+        )
+    )
+    world.recovery.step()
+    (alarm,) = world.recovery.alarms()
+    assert alarm.what == (
+        "Orthanc ended by a fault 2 times in the last 24 h, the last time during: "
+        "decode anna decode/1.2.3; store - 1.4"
+    )
+    assert world.recovery.files().ended == 2
+    with world.ledger.database.reading() as connection:
+        (fields,) = (
+            connection.exec_driver_sql("SELECT fields FROM events WHERE kind = 'recover'").scalars().all()
+        )
+    assert '"ended":"decode anna decode/1.2.3"' in fields
+    world.clock.advance(day + 1)
+    world.recovery.step()
+    assert world.recovery.alarms() == []

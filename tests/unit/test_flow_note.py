@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import Ledger
 from understudy.core.obligations import ObligationState
 from understudy.core.rules import Destination, Route, Rules
 from understudy.flow.note import Noter, Reconciling
+from understudy.ledger import Ledger
 
 from tests.unit.fakes import (
     NOW,
@@ -43,11 +43,11 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.feed = FakeFeed()
         self.ledger = Ledger(path)
-        self.ledger.start(NOW)
+        self.ledger.modes.start(NOW)
         self.noter = Noter(self.feed, self.ledger, router_of(RULES, self.ledger), Clock(), primary_grace=60)
 
     def owed(self) -> dict[str, int]:
-        return {holder: sum(states.values()) for holder, states in self.ledger.tally().items()}
+        return {holder: sum(states.values()) for holder, states in self.ledger.obligations.tally().items()}
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_catch_up_notes_all_pages_once(bench: Bench) -> None:
     bench.feed.store(*(new_instance(name) for name in range(35)))
     assert bench.noter.catch_up() == 35
     assert bench.noter.catch_up() == 0
-    assert bench.ledger.cursor("changes") == 35
+    assert bench.ledger.intake.cursor("changes") == 35
     assert bench.owed() == {VAULT: 35, ROUTE: 35, PRIMARY: 35}
 
 
@@ -76,7 +76,7 @@ def test_what_the_primary_sent_is_proven_there_and_never_owed_to_it(bench: Bench
     bench.feed.store(new_instance(1, calling=PRIMARY_AE))
     bench.noter.catch_up()
     (number,) = numbers_of(bench.ledger)
-    assert bench.ledger.states_of(PRIMARY, STUDY) == {number: ObligationState.PROVEN}
+    assert bench.ledger.obligations.of_study(PRIMARY, STUDY) == {number: ObligationState.PROVEN}
     assert [row[1:4] for row in dump(bench.ledger)["proofs"]] == [(number, PRIMARY, "received")]
 
 
@@ -90,7 +90,7 @@ def test_instance_deleted_before_it_was_described_is_passed_over(bench: Bench) -
     bench.feed.store(*(new_instance(name) for name in range(1, 4)))
     bench.feed.after_changes = lambda: bench.feed.gone.add("orthanc-2")
     assert bench.noter.catch_up() == 2
-    assert bench.ledger.cursor("changes") == 3
+    assert bench.ledger.intake.cursor("changes") == 3
     assert bench.noter.catch_up() == 0
 
 
@@ -98,20 +98,20 @@ def test_page_of_which_all_was_deleted_moves_the_cursor(bench: Bench) -> None:
     bench.feed.store(new_instance(1))
     bench.feed.gone = {"orthanc-1"}
     assert bench.noter.catch_up() == 0
-    assert bench.ledger.cursor("changes") == 1
+    assert bench.ledger.intake.cursor("changes") == 1
 
 
 def test_feed_that_was_reset_is_followed_from_its_end_and_proofs_stay(bench: Bench) -> None:
     bench.feed.store(*(new_instance(name) for name in range(1, 6)))
     bench.noter.catch_up()
     numbers = numbers_of(bench.ledger)
-    bench.ledger.find(VAULT, {numbers[0]: PROOF}, now=NOW)
+    bench.ledger.custody.find(VAULT, {numbers[0]: PROOF}, now=NOW)
     # The index was restored from a backup: shorter, and then something new.
     bench.feed.stored = bench.feed.stored[:2]
     bench.feed.store(new_instance(9))
     assert bench.noter.catch_up() == 0
-    assert bench.ledger.cursor("changes") == 3
-    assert bench.ledger.states_of(VAULT, STUDY)[numbers[0]] is ObligationState.PROVEN
+    assert bench.ledger.intake.cursor("changes") == 3
+    assert bench.ledger.obligations.of_study(VAULT, STUDY)[numbers[0]] is ObligationState.PROVEN
     assert [row[3] for row in dump(bench.ledger)["events"]] == ["begin", "rescan"]
     # What comes now does not wait for the rescan.
     bench.feed.store(new_instance(10))
@@ -123,7 +123,7 @@ def test_feed_that_was_reset_to_nothing_is_waited_for(bench: Bench) -> None:
     bench.noter.catch_up()
     bench.feed.stored = []
     assert bench.noter.catch_up() == 0
-    assert bench.ledger.cursor("changes") == 0
+    assert bench.ledger.intake.cursor("changes") == 0
     assert bench.noter.catch_up() == 0
     assert [row[3] for row in dump(bench.ledger)["events"]] == ["begin", "rescan"]
 
@@ -161,7 +161,7 @@ def test_noter_does_not_loop_where_the_ledger_knows_more_than_the_page_tells(ben
     note(bench.ledger, new_instance(1), cursor=0)
     bench.feed.store(new_instance(1))
     assert bench.noter.catch_up() == 0
-    assert bench.ledger.cursor("changes") == 1
+    assert bench.ledger.intake.cursor("changes") == 1
 
 
 def test_reconcile_notes_what_a_restored_feed_hides_below_the_cursor(bench: Bench) -> None:

@@ -5,25 +5,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import Ledger, ModeRecord
 from understudy.core.errors import PreconditionError, RefusedError, StaleEpochError
 from understudy.core.health import Health
 from understudy.core.model import Timestamp
 from understudy.core.modes import Mode, WrongModeError
-from understudy.core.views import Condition, Probe
+from understudy.core.views import Condition, Probe, Sign
 from understudy.flow import promote
+from understudy.ledger import Ledger, ModeRecord
 
 from tests.unit.fakes import NOW, STUDY, dump
 
-PROBES = [Probe("2023-11-14T22:13:20Z", "no association", "not asked")]
-DOWN = Health(Condition.DOWN, NOW, -3, PROBES)
-UP = Health(Condition.UP, NOW, 3, [Probe("2023-11-14T22:13:20Z", "ok", "ok")])
+PROBES = [Probe("2023-11-14T22:13:20Z", "no association", "not asked", Sign.SILENT)]
+DOWN = Health(Condition.DOWN, NOW, PROBES)
+UP = Health(Condition.UP, NOW, [Probe("2023-11-14T22:13:20Z", "ok", "ok", Sign.ANSWERS)])
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     found = Ledger(tmp_path / "ledger.sqlite")
-    found.start(NOW)
+    found.modes.start(NOW)
     yield found
     found.close()
 
@@ -35,7 +35,8 @@ def promoted(
     reason: str = "the PACS is on fire",
     force: bool = False,
     accept_loss: bool = False,
-    lag_seconds: float = 0.0,
+    loss_seconds: float | None = 0.0,
+    doubts: Sequence[str] = (),
     epoch: int = 0,
 ) -> ModeRecord:
     return promote.promote(
@@ -46,7 +47,8 @@ def promoted(
         accept_loss=accept_loss,
         epoch=epoch,
         health=health,
-        lag_seconds=lag_seconds,
+        loss_seconds=loss_seconds,
+        doubts=doubts,
         max_lag=900.0,
         now=NOW,
     )
@@ -67,40 +69,48 @@ def test_promotion_with_evidence_keeps_the_evidence(ledger: Ledger) -> None:
     assert '"reason":"the PACS is on fire"' in fields
 
 
-@pytest.mark.parametrize("condition", [Condition.UP, Condition.UNKNOWN])
-def test_promotion_without_evidence_needs_force(ledger: Ledger, condition: Condition) -> None:
+@pytest.mark.parametrize(
+    ("condition", "seen"),
+    [
+        (Condition.UP, "the primary is up"),
+        (Condition.UNKNOWN, "whether the primary is up is unknown"),
+        (Condition.REFUSES, "the primary answers and refuses this standby"),
+        (Condition.BUSY, "the primary answers that it is busy"),
+    ],
+)
+def test_promotion_without_evidence_needs_force(ledger: Ledger, condition: Condition, seen: str) -> None:
     health = Health(condition, NOW)
     (told,) = unmet(ledger, health=health)
-    assert f"the primary is {condition.value}" in told
+    assert told.startswith(seen)
     assert promoted(ledger, health=health, force=True).epoch == 1
 
 
 def test_promotion_without_a_primary_needs_force(ledger: Ledger) -> None:
     (told,) = unmet(ledger, health=None)
     assert "there is no primary" in told
-    assert promoted(ledger, health=None, force=True, lag_seconds=10**6).epoch == 1
+    assert promoted(ledger, health=None, force=True, loss_seconds=10**6).epoch == 1
 
 
 def test_promotion_with_known_loss_needs_it_accepted(ledger: Ledger) -> None:
-    ledger.write_gaps({STUDY: 7}, NOW)
+    ledger.gaps.write({STUDY: 7}, NOW)
     (told,) = unmet(ledger)
     assert "7 instances of 1 studies" in told
     assert promoted(ledger, accept_loss=True).epoch == 1
 
 
 def test_promotion_over_the_lag_needs_it_accepted(ledger: Ledger) -> None:
-    (told,) = unmet(ledger, lag_seconds=901)
+    (told,) = unmet(ledger, loss_seconds=901)
     assert "901 s" in told
-    assert promoted(ledger, lag_seconds=900).epoch == 1
+    assert promoted(ledger, loss_seconds=900).epoch == 1
 
 
 def test_promotion_tells_everything_that_is_unmet_at_once(ledger: Ledger) -> None:
-    ledger.write_gaps({STUDY: 7}, NOW)
-    assert len(unmet(ledger, health=UP, lag_seconds=901)) == 3
+    ledger.gaps.write({STUDY: 7}, NOW)
+    assert len(unmet(ledger, health=UP, loss_seconds=901)) == 3
 
 
 def test_force_does_not_accept_a_loss(ledger: Ledger) -> None:
-    ledger.write_gaps({STUDY: 7}, NOW)
+    ledger.gaps.write({STUDY: 7}, NOW)
     assert len(unmet(ledger, force=True)) == 1
 
 
@@ -109,17 +119,17 @@ def test_every_verb_needs_a_reason(ledger: Ledger, reason: str) -> None:
     with pytest.raises(RefusedError, match="reason"):
         promoted(ledger, reason=reason)
     with pytest.raises(RefusedError, match="reason"):
-        promote.hold(ledger, "ann", reason=reason, epoch=0, now=NOW)
+        promote.hold(ledger.modes, "ann", reason=reason, epoch=0, now=NOW)
     with pytest.raises(RefusedError, match="reason"):
-        promote.release(ledger, "ann", reason=reason, epoch=0, now=NOW)
-    assert ledger.mode().mode is Mode.STANDBY
+        promote.release(ledger.modes, "ann", reason=reason, epoch=0, now=NOW)
+    assert ledger.modes.current().mode is Mode.STANDBY
 
 
 def test_hold_keeps_promotion_away_until_release(ledger: Ledger) -> None:
-    promote.hold(ledger, "ann", reason="upgrade", epoch=0, now=NOW)
+    promote.hold(ledger.modes, "ann", reason="upgrade", epoch=0, now=NOW)
     with pytest.raises(WrongModeError):
         promoted(ledger)
-    promote.release(ledger, "ann", reason="done", epoch=0, now=NOW)
+    promote.release(ledger.modes, "ann", reason="done", epoch=0, now=NOW)
     assert promoted(ledger).epoch == 1
 
 
@@ -140,33 +150,38 @@ def test_fifty_operators_at_once_give_one_promotion(ledger: Ledger) -> None:
     for thread in threads:
         thread.join(timeout=60)
     assert sorted(told) == ["1", *["StaleEpochError"] * 49]
-    assert ledger.mode().epoch == 1
+    assert ledger.modes.current().epoch == 1
+
+
+def test_promotion_of_a_standby_that_never_compared_needs_the_unknown_loss_accepted(ledger: Ledger) -> None:
+    (told,) = unmet(ledger, loss_seconds=None)
+    assert told.startswith("nobody knows how many images of the primary are missing here")
+    (told,) = unmet(ledger, loss_seconds=None, doubts=["the list is cut"])
+    assert "(the list is cut)" in told
+    assert "--accept-loss" in told
+    assert promoted(ledger, loss_seconds=None, accept_loss=True).epoch == 1
+    assert '"loss_seconds":null' in dump(ledger)["events"][-1][4]
 
 
 @pytest.mark.parametrize(
-    ("horizon", "health", "expected"),
+    ("horizon", "health", "lag", "loss"),
     [
-        (NOW - 10, UP, 110),
-        (NOW - 10, None, 110),
-        # What is down receives nothing: the loss stops growing.
-        (NOW - 10, DOWN, 10),
-        (NOW + 10, DOWN, 0),
-        # Before the first diff nothing is known since the ledger began.
-        (None, UP, 150),
-        (None, DOWN, 50),
+        (NOW - 10, UP, 110, 110),
+        (NOW - 10, None, 110, 110),
+        # What is down receives nothing: the loss stops growing, and the age of the horizon does not.
+        (NOW - 10, DOWN, 110, 10),
+        (NOW + 10, DOWN, 90, 0),
+        # Before the first diff nothing is known.
+        (None, UP, None, None),
+        (None, DOWN, None, None),
         # The clock was set back.
-        (NOW + 101, UP, 150),
-        (NOW + 101, DOWN, 50),
+        (NOW + 101, UP, None, None),
+        (NOW + 101, DOWN, None, None),
     ],
 )
-def test_lag_runs_from_the_horizon_until_the_primary_went_down(
-    horizon: float | None, health: Health | None, expected: float
+def test_lag_grows_for_ever_and_the_loss_until_the_primary_went_down(
+    horizon: float | None, health: Health | None, lag: float | None, loss: float | None
 ) -> None:
     since = None if horizon is None else Timestamp(horizon)
-    assert promote.lag(since, health, Timestamp(NOW - 50), Timestamp(NOW + 100)) == expected
-
-
-@pytest.mark.parametrize("health", [UP, DOWN, None])
-def test_lag_of_a_ledger_that_begins_ahead_of_the_clock_is_no_small_one(health: Health | None) -> None:
-    now = Timestamp(NOW - 100)
-    assert promote.lag(Timestamp(NOW + 10), health, NOW, now) == now
+    now = Timestamp(NOW + 100)
+    assert (promote.lag(since, now), promote.loss(since, health, now)) == (lag, loss)

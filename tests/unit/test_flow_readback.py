@@ -1,6 +1,7 @@
 """What a UID does not tell apart is fetched: proven, denied, or proven with the doubt in the evidence."""
 
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 
 import pytest
 from understudy.core.model import Instance, InstanceNumber, Proof, ProofKind
@@ -38,7 +39,9 @@ def instances(count: int) -> list[Instance]:
 
 
 def judged(source: Source, *listed: Instance) -> Answers:
-    contents = Contents(ReadBack(source, lambda one: one.md5.encode(), Clock()), lambda _numbers: set())
+    contents = Contents(
+        ReadBack(source, lambda one: sha256(one.md5.encode()).hexdigest(), Clock()), lambda _numbers: set()
+    )
     return contents.judge(listed, {one.number: LISTED for one in listed})
 
 
@@ -94,7 +97,7 @@ def test_failure_of_one_neither_proves_it_nor_takes_back_what_is_known_of_anothe
 
 @pytest.mark.parametrize("permanent", [True, False])
 def test_what_cannot_be_read_here_is_proven_by_nothing(permanent: bool) -> None:
-    def gone(_one: Instance) -> bytes:
+    def gone(_one: Instance) -> str:
         raise UnreadableFileError("its stored file is gone", permanent=permanent)
 
     (one,) = instances(1)
@@ -106,7 +109,9 @@ def test_what_cannot_be_read_here_is_proven_by_nothing(permanent: bool) -> None:
 def test_what_cannot_be_fetched_for_long_waits_for_a_person_and_a_passing_failure_does_not() -> None:
     one, two = instances(2)
     clock, source = Clock(), Source({one.sop_instance_uid: AWAY, two.sop_instance_uid: AWAY})
-    contents = Contents(ReadBack(source, lambda own: own.md5.encode(), clock), lambda _numbers: set())
+    contents = Contents(
+        ReadBack(source, lambda one: sha256(one.md5.encode()).hexdigest(), clock), lambda _numbers: set()
+    )
     listed = {one.number: LISTED, two.number: LISTED}
     assert contents.judge([one, two], listed).pending == {one.number, two.number}
     clock.advance(400)
@@ -122,6 +127,22 @@ def test_what_cannot_be_fetched_for_long_waits_for_a_person_and_a_passing_failur
     assert contents.judge([one], listed).pending == {one.number}
 
 
+def test_what_everything_is_read_back_from_and_gives_no_answer_for_long_waits_for_a_person() -> None:
+    """It would stay acknowledged for ever, which nobody can waive."""
+    one, two = instances(2)
+    clock = Clock()
+    source = Source({one.sop_instance_uid: AWAY, two.sop_instance_uid: two.md5.encode()})
+    read_back = ReadBack(source, lambda own: sha256(own.md5.encode()).hexdigest(), clock)
+    for _ in range(2):
+        with pytest.raises(HolderUnavailableError, match="it is away"):
+            read_back.compare([one, two])
+        clock.set_by(30 * 86_400)
+    clock.advance(600)
+    answers = read_back.compare([one, two])
+    assert answers.denied == {one.number: "it cannot be fetched to be compared: it is away"}
+    assert set(answers.found) == {two.number}
+
+
 def test_what_takes_longer_than_a_lane_has_time_for_is_pending() -> None:
     clock = Clock()
     some = instances(3)
@@ -131,7 +152,9 @@ def test_what_takes_longer_than_a_lane_has_time_for_is_pending() -> None:
             clock.advance(20)
             return instance.md5.encode()
 
-    contents = Contents(ReadBack(Slow(), lambda one: one.md5.encode(), clock), lambda _numbers: set())
+    contents = Contents(
+        ReadBack(Slow(), lambda one: sha256(one.md5.encode()).hexdigest(), clock), lambda _numbers: set()
+    )
     answers = contents.judge(some, {one.number: LISTED for one in some})
     assert (len(answers.found), answers.pending) == (2, {some[2].number})
 
@@ -139,6 +162,6 @@ def test_what_takes_longer_than_a_lane_has_time_for_is_pending() -> None:
 def test_what_is_not_listed_is_not_asked_for() -> None:
     (one,) = instances(1)
     source = Source({})
-    contents = Contents(ReadBack(source, lambda _one: b"", Clock()), lambda _numbers: set())
+    contents = Contents(ReadBack(source, lambda _one: "", Clock()), lambda _numbers: set())
     assert contents.judge([one], {}) == Answers({})
     assert source.asked == []

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from understudy.adapters.ledger import RESCAN, Ledger
 from understudy.core.model import NewInstance
 from understudy.core.obligations import ObligationState
 from understudy.core.report import Report
@@ -15,8 +14,10 @@ from understudy.core.views import DamageState, OperationState, OperationView
 from understudy.flow import rescan
 from understudy.flow.note import Noter
 from understudy.flow.rescan import Rescanner
+from understudy.ledger import RESCAN, Ledger
 
 from tests.unit.fakes import (
+    CRASH_SHARES,
     NOW,
     PRIMARY,
     PRIMARY_AE,
@@ -32,6 +33,7 @@ from tests.unit.fakes import (
     new_instance,
     numbers_of,
     router_of,
+    shares,
 )
 
 RULES = Rules(
@@ -51,7 +53,7 @@ class Bench:
         self.feed = FakeFeed()
         self.clock = Clock()
         self.ledger = Ledger(path)
-        self.ledger.start(NOW)
+        self.ledger.modes.start(NOW)
         self.index = (1.0, "first")
         self.read_in = True
         self.goes_on = True
@@ -60,7 +62,7 @@ class Bench:
         self.restart()
         self.feed.store(*images(*range(10)))
         if self.noter.catch_up():
-            self.ledger.find(VAULT, dict.fromkeys(numbers_of(self.ledger)[:3], PROOF), now=NOW)
+            self.ledger.custody.find(VAULT, dict.fromkeys(numbers_of(self.ledger)[:3], PROOF), now=NOW)
 
     def restart(self) -> None:
         """Let the agent begin anew."""
@@ -91,7 +93,7 @@ class Bench:
         return self.operation()
 
     def operation(self) -> OperationView:
-        found = self.ledger.latest_operation(RESCAN)
+        found = self.ledger.operations.latest(RESCAN)
         assert found is not None
         return found
 
@@ -99,7 +101,7 @@ class Bench:
         return [alarm.what for alarm in self.rescanner.alarms()]
 
     def owed(self) -> dict[str, int]:
-        return {holder: sum(states.values()) for holder, states in self.ledger.tally().items()}
+        return {holder: sum(states.values()) for holder, states in self.ledger.obligations.tally().items()}
 
     def _wait(self, seconds: float) -> bool:
         self.waits.append(seconds)
@@ -145,7 +147,7 @@ def test_another_index_is_told_compared_and_no_obligation_is_lost_or_doubled(ben
     bench.noter.catch_up()
     (told,) = bench.alarms()
     assert because in told
-    assert bench.ledger.cursor("changes") == len(bench.feed.stored)
+    assert bench.ledger.intake.cursor("changes") == len(bench.feed.stored)
     ended = bench.rescan()
     held = {*range(10), *range(20, 20 + len(bench.feed.stored) - 6)}
     assert bench.owed() == dict.fromkeys((VAULT, ROUTE, PRIMARY), len(held))
@@ -174,7 +176,7 @@ def test_same_index_after_any_start_is_not_compared(bench: Bench) -> None:
     assert bench.noter.catch_up() == 0
     bench.index = (4.0, "first")
     assert bench.noter.catch_up() == 0
-    assert bench.ledger.latest_operation(RESCAN) is None
+    assert bench.ledger.operations.latest(RESCAN) is None
     assert bench.alarms() == []
     assert not bench.rescanner.step()
 
@@ -183,7 +185,7 @@ def test_change_that_went_with_its_instance_tells_nothing(bench: Bench) -> None:
     bench.feed.gone = {"orthanc-9"}
     bench.restart()
     bench.noter.catch_up()
-    assert bench.ledger.latest_operation(RESCAN) is None
+    assert bench.ledger.operations.latest(RESCAN) is None
 
 
 def test_index_that_holds_everything_ends_well_and_its_other_files_are_learnt(bench: Bench) -> None:
@@ -194,7 +196,7 @@ def test_index_that_holds_everything_ends_well_and_its_other_files_are_learnt(be
     assert bench.reports[0].succeeded
     files = {row[2] for row in dump(bench.ledger)["instances"]}
     assert files == {instance.attachment_uuid for instance in again}
-    assert bench.ledger.tally()[VAULT] == {ObligationState.PROVEN: 3, ObligationState.OWED: 7}
+    assert bench.ledger.obligations.tally()[VAULT] == {ObligationState.PROVEN: 3, ObligationState.OWED: 7}
 
 
 def test_what_was_read_back_in_without_its_sender_owes_nothing_new(bench: Bench) -> None:
@@ -232,7 +234,7 @@ def test_what_a_start_reads_back_in_is_waited_for(bench: Bench) -> None:
 def test_missing_instances_that_come_again_are_missed_no_more(bench: Bench) -> None:
     bench.replace_index(*images(*range(6)), name="other")
     bench.rescan()
-    assert bench.ledger.damage_counts() == {DamageState.GONE: 4}
+    assert bench.ledger.files.counts() == {DamageState.GONE: 4}
     bench.feed.store(*(new_instance(name, attachment=f"again-{name}") for name in (6, 7, 8)))
     bench.noter.catch_up()
     assert bench.alarms() == ["Orthanc's index was replaced or restored and lacks 1 instances that were here"]
@@ -240,7 +242,7 @@ def test_missing_instances_that_come_again_are_missed_no_more(bench: Bench) -> N
     bench.replace_index(*images(*range(10)), name="first")
     assert bench.rescan().state is OperationState.DONE
     assert bench.alarms() == []
-    assert bench.ledger.damage_counts() == {DamageState.HEALED: 4}
+    assert bench.ledger.files.counts() == {DamageState.HEALED: 4}
 
 
 def test_alarm_of_missing_instances_ends_after_a_week(bench: Bench) -> None:
@@ -264,7 +266,7 @@ def test_index_that_is_replaced_once_more_is_compared_from_the_start(
     bench.noter.catch_up()
     assert bench.operation().done == 0
     assert bench.rescan().message.startswith("7 instances")
-    assert [view.state for view in bench.ledger.operations(9)] == [
+    assert [view.state for view in bench.ledger.operations.newest(9)] == [
         OperationState.FAILED,
         OperationState.CANCELLED,
     ]
@@ -296,7 +298,10 @@ def test_rescan_takes_half_of_the_time_and_goes_on_where_it_was_stopped(
     assert asked == [f"orthanc-{name}" for name in range(10)]
 
 
-def test_rescan_killed_anywhere_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@shares(CRASH_SHARES)
+def test_rescan_killed_anywhere_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
     monkeypatch.setattr(rescan, "_PAGE", 6)
     Bench(tmp_path / "ledger.sqlite").ledger.close()
 
@@ -317,26 +322,24 @@ def test_rescan_killed_anywhere_ends_the_same(tmp_path: Path, monkeypatch: pytes
         tables = {
             name: found[name] for name in ("instances", "obligations", "proofs", "conflicts", "damages")
         }
-        return tables | {"missing": bench.ledger.gone(), "cursor": bench.ledger.cursor("changes")}
+        return tables | {
+            "missing": bench.ledger.files.gone(),
+            "cursor": bench.ledger.intake.cursor("changes"),
+        }
 
     undisturbed = replaced("undisturbed.sqlite")
-    undisturbed.rescan()
+    with crash_after(undisturbed.ledger, 0, only_writes=True) as writes:
+        undisturbed.rescan()
+        total = writes()
     expected = outcome(undisturbed)
     assert expected["missing"][0] == 4
     undisturbed.ledger.close()
-    crashes = 0
-    while True:
-        bench = replaced(f"{crashes}.sqlite")
-        try:
-            with crash_after(bench.ledger, crashes + 1, only_writes=True):
-                bench.rescan()
-        except CrashError:
-            crashes += 1
-            bench.restart()
+    assert total > 20
+    for point in range(1 + share, total + 1, CRASH_SHARES):
+        bench = replaced(f"{point}.sqlite")
+        with pytest.raises(CrashError), crash_after(bench.ledger, point, only_writes=True):
             bench.rescan()
-            assert outcome(bench) == expected
-            bench.ledger.close()
-        else:
-            bench.ledger.close()
-            break
-    assert crashes > 20
+        bench.restart()
+        bench.rescan()
+        assert outcome(bench) == expected, f"after write {point}"
+        bench.ledger.close()

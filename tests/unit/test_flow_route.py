@@ -12,7 +12,6 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID
 from understudy.adapters import dictionary
-from understudy.adapters.ledger import Ledger
 from understudy.adapters.storage import StorageArea
 from understudy.config import parse
 from understudy.core.errors import NotFoundError
@@ -22,6 +21,7 @@ from understudy.core.ports import HolderUnavailableError
 from understudy.core.rules import Destination, Matching, Route, Rules
 from understudy.core.views import ExplanationView
 from understudy.flow.route import Router
+from understudy.ledger import Ledger
 
 from tests.unit.fakes import NOW, PRIMARY, PRIMARY_AE, ROUTE, STUDY, VAULT, new_instance, note
 
@@ -35,7 +35,7 @@ class Bench:
         self.storage = root / "storage"
         self.storage.mkdir()
         self.ledger = Ledger(root / "ledger.sqlite")
-        self.ledger.start(NOW)
+        self.ledger.modes.start(NOW)
 
     def store(self, name: int, **attributes: object) -> NewInstance:
         """Store a file with these attributes, as Orthanc does, and note it as owed to nobody."""
@@ -214,7 +214,7 @@ def test_source_address_is_the_one_that_the_edge_saw_last(bench: Bench) -> None:
         (NOW + 2, "192.0.2.2", GateOutcome.REFUSED_CALLING),
     ):
         seen = Seen(instance.calling_ae_title, instance.called_ae_title, address, tls=False, outcome=outcome)
-        bench.ledger.note_seen([seen], type(NOW)(now))
+        bench.ledger.devices.note_seen([seen], type(NOW)(now))
     assert bench.explain(asked).routes[0].conditions[0].values == ["192.0.2.70"]
     assert bench.explain(asked).owed == [VAULT, ROUTE, PRIMARY]
 
@@ -224,7 +224,7 @@ def test_what_came_from_the_destinations_address_is_not_sent_back_and_says_so(be
     seen = Seen(
         instance.calling_ae_title, instance.called_ae_title, "192.0.2.70", False, GateOutcome.ACCEPTED
     )
-    bench.ledger.note_seen([seen], NOW)
+    bench.ledger.devices.note_seen([seen], NOW)
     router = bench.router({"Of": "Modality", "Equals": "CT"}, addresses=["192.0.2.70/32"])
     (found,) = router.explain(STUDY).explanations
     assert found.owed == [VAULT, PRIMARY]

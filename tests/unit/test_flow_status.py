@@ -1,11 +1,10 @@
 """Status: numbers, ages and alarms."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import Finding, GapsTally, Ledger
 from understudy.core.health import Health
 from understudy.core.model import HolderKind, Outcome, Timestamp
 from understudy.core.modes import Mode
@@ -17,9 +16,21 @@ from understudy.core.views import (
     LaneState,
     LaneView,
     PrimaryView,
+    Probe,
+    Sign,
+    Urgency,
     iso,
 )
-from understudy.flow.status import alarms, clock_alarms, gaps_view, holder_view, primary_view, rpo_seconds
+from understudy.flow.status import (
+    Copy,
+    alarms,
+    clock_alarms,
+    gaps_view,
+    holder_view,
+    primary_view,
+    rpo_seconds,
+)
+from understudy.ledger import Finding, GapsTally, Ledger
 
 from tests.unit.fakes import (
     NOW,
@@ -27,6 +38,7 @@ from tests.unit.fakes import (
     ROUTE,
     STUDY,
     VAULT,
+    Clock,
     FakeHolder,
     deliver,
     new_instance,
@@ -50,6 +62,7 @@ HOLDER = HolderView(
     lane=LANE,
     proof=PROVEN_BY,
 )
+FRESH = Copy()
 NO_GAPS = GapsView(0, 0, 0.0)
 OVERDUE = replace(HOLDER, owed=1, oldest_owed_seconds=901.0, owed_since=iso(NOW))
 
@@ -57,7 +70,7 @@ OVERDUE = replace(HOLDER, owed=1, oldest_owed_seconds=901.0, owed_since=iso(NOW)
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     found = Ledger(tmp_path / "ledger.sqlite")
-    found.start(NOW)
+    found.modes.start(NOW)
     yield found
     found.close()
 
@@ -70,6 +83,7 @@ def told(
     gaps: GapsView = NO_GAPS,
     departures: tuple[Finding, ...] = (),
     faults: tuple[Alarm, ...] = (),
+    copy: Copy = FRESH,
 ) -> list[str]:
     found = alarms(
         mode=mode,
@@ -79,19 +93,25 @@ def told(
         departures=departures,
         faults=faults,
         began=NOW,
+        copy=copy,
     )
     assert all(alarm.hint for alarm in found)
     return [alarm.what for alarm in found]
 
 
+def since(now: float) -> Callable[[Timestamp], float]:
+    """Return what tells how long ago a moment was."""
+    return Clock(now).waited
+
+
 def test_holder_is_shown_with_its_numbers_and_the_age_of_the_oldest(ledger: Ledger) -> None:
     note(ledger, *(new_instance(name) for name in range(1, 6)), now=Timestamp(NOW - 100))
     numbers = numbers_of(ledger)
-    ledger.claim(ROUTE, numbers[:3], now=NOW)
+    ledger.custody.claim(ROUTE, numbers[:3], now=NOW)
     deliver(ledger, numbers[0], Outcome.DELIVERED)
     deliver(ledger, numbers[1], Outcome.REFUSED)
-    ledger.waive(ROUTE, ["1.2.3.4.5"], "not wanted", "ann", NOW)
-    view = holder_view(ledger, FakeHolder(), LANE, NOW)
+    ledger.dead_letters.waive(ROUTE, ["1.2.3.4.5"], "not wanted", "ann", NOW)
+    view = holder_view(ledger, FakeHolder(), LANE, since(NOW))
     assert (view.owed, view.in_flight, view.sent, view.proven, view.refused, view.waived) == (
         1,
         1,
@@ -103,6 +123,31 @@ def test_holder_is_shown_with_its_numbers_and_the_age_of_the_oldest(ledger: Ledg
     assert view.oldest_owed_seconds == 100
 
 
+def test_instances_that_a_holder_stored_altered_are_counted(ledger: Ledger) -> None:
+    note(ledger, *(new_instance(name) for name in range(1, 5)), now=NOW)
+    numbers = numbers_of(ledger)
+    ledger.custody.claim(ROUTE, numbers, now=NOW)
+    assert holder_view(ledger, FakeHolder(), LANE, since(NOW)).altered == 0
+    deliver(ledger, numbers[0], Outcome.DELIVERED)
+    for number in numbers[1:]:
+        deliver(ledger, number, Outcome.DELIVERED_ALTERED)
+    assert holder_view(ledger, FakeHolder(), LANE, since(NOW)).altered == 3
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ("", "waiting for 3 MiB of memory that other lanes hold"),
+        ("sending 2 instances", "sending 2 instances; waiting for 3 MiB of memory that other lanes hold"),
+    ],
+)
+def test_lane_that_waits_for_memory_says_so(ledger: Ledger, shown: str, expected: str) -> None:
+    lane = replace(LANE, state=LaneState.WORKING, reason=shown)
+    view = holder_view(ledger, FakeHolder(), lane, since(NOW), awaited_bytes=3 * 2**20 - 1)
+    assert view.lane == replace(lane, reason=expected)
+    assert holder_view(ledger, FakeHolder(), lane, since(NOW)).lane == lane
+
+
 def test_rpo_is_the_oldest_that_some_vault_lacks_and_routes_do_not_count() -> None:
     route = replace(HOLDER, oldest_owed_seconds=500.0)
     vault = replace(HOLDER, name=VAULT, kind=HolderKind.VAULT, oldest_owed_seconds=5.0)
@@ -112,8 +157,8 @@ def test_rpo_is_the_oldest_that_some_vault_lacks_and_routes_do_not_count() -> No
 
 def test_gaps_are_counted_and_aged() -> None:
     found = GapsTally(2, 4, Timestamp(NOW - 60))
-    assert gaps_view(found, NOW) == GapsView(2, 4, 60.0, iso(Timestamp(NOW - 60)))
-    assert gaps_view(GapsTally(0, 0, None), NOW) == NO_GAPS
+    assert gaps_view(found, since(NOW)) == GapsView(2, 4, 60.0, iso(Timestamp(NOW - 60)))
+    assert gaps_view(GapsTally(0, 0, None), since(NOW)) == NO_GAPS
 
 
 def test_good_day_has_no_alarm() -> None:
@@ -126,6 +171,16 @@ def test_good_day_has_no_alarm() -> None:
     [
         (Mode.STANDBY, None, "no primary is configured"),
         (Mode.STANDBY, DOWN, "the primary is down"),
+        (
+            Mode.STANDBY,
+            replace(UP, condition=Condition.REFUSES),
+            "the primary serves and refuses this standby",
+        ),
+        (
+            Mode.STANDBY,
+            replace(UP, condition=Condition.BUSY),
+            "the primary serves and has no association free",
+        ),
         (Mode.ACTIVE, UP, "the primary answers again while this standby is active"),
     ],
 )
@@ -142,7 +197,10 @@ def test_planned_work_is_no_alarm() -> None:
     ("holder", "expected"),
     [
         (replace(HOLDER, refused=2, refused_since=iso(NOW)), "archive refused 2 instances"),
-        (replace(HOLDER, lane=replace(LANE, state=LaneState.WAITING, reason="x")), "archive does not answer"),
+        (
+            replace(HOLDER, lane=replace(LANE, state=LaneState.WAITING, reason="x")),
+            "nothing can be delivered to archive for now",
+        ),
         (OVERDUE, "archive is owed an instance for more than 900 s"),
         (replace(OVERDUE, owed_limit_seconds=60.0), "archive is owed an instance for more than 60 s"),
     ],
@@ -168,13 +226,12 @@ def test_age_below_the_limit_is_no_alarm() -> None:
 def test_since_of_an_alarm_does_not_move_while_time_goes_on(ledger: Ledger) -> None:
     note(ledger, *(new_instance(name) for name in range(1, 4)), now=NOW)
     numbers = numbers_of(ledger)
-    ledger.claim(ROUTE, numbers[:1], now=NOW)
+    ledger.custody.claim(ROUTE, numbers[:1], now=NOW)
     deliver(ledger, numbers[0], Outcome.REFUSED)
 
     def told_at(now: float) -> list[tuple[str, str]]:
-        moment = Timestamp(now)
-        gaps = gaps_view(GapsTally(1, 3, NOW), moment)
-        view = holder_view(ledger, FakeHolder(), LANE, moment, owed_limit=600)
+        gaps = gaps_view(GapsTally(1, 3, NOW), since(now))
+        view = holder_view(ledger, FakeHolder(), LANE, since(now), owed_limit=600)
         found = alarms(
             mode=Mode.STANDBY, primary=None, holders=[view], gaps=gaps, departures=[], faults=[], began=NOW
         )
@@ -200,11 +257,45 @@ def test_old_gap_departures_and_faults_are_alarms_and_faults_come_first() -> Non
 
 
 def test_instance_owed_since_a_time_to_come_is_an_alarm_on_the_clock(ledger: Ledger) -> None:
-    assert clock_alarms(ledger.newest_unsettled(), NOW) == []
+    assert clock_alarms(ledger.obligations.newest(), NOW) == []
     note(ledger, new_instance(1), now=NOW)
     note(ledger, new_instance(2), now=Timestamp(NOW + 7200))
-    assert clock_alarms(ledger.newest_unsettled(), Timestamp(NOW + 7195)) == []
-    (alarm,) = clock_alarms(ledger.newest_unsettled(), NOW)
+    assert clock_alarms(ledger.obligations.newest(), Timestamp(NOW + 7195)) == []
+    (alarm,) = clock_alarms(ledger.obligations.newest(), NOW)
     assert alarm.since == iso(Timestamp(NOW + 7200))
     assert "clock" in alarm.what
     assert "chronyc" in alarm.hint
+
+
+def test_alarm_on_the_primary_names_its_evidence_and_only_silence_says_promote() -> None:
+    for condition in (Condition.DOWN, Condition.REFUSES, Condition.BUSY):
+        health = Health(condition, NOW, [Probe(iso(NOW), "no association", "not asked", Sign.SILENT)])
+        view = primary_view("PACS", "192.0.2.10", 104, health)
+        (alarm,) = alarms(
+            mode=Mode.STANDBY, primary=view, holders=[], gaps=NO_GAPS, departures=[], faults=[], began=NOW
+        )
+        assert "C-ECHO no association, C-FIND not asked" in alarm.what
+        assert ("understudy promote" in alarm.hint) is (condition is Condition.DOWN)
+        assert (alarm.urgency is Urgency.NOW) is (condition is Condition.DOWN)
+
+
+def test_primary_that_is_down_stands_above_every_other_fault() -> None:
+    fault = Alarm(iso(NOW), "the primary cannot be compared with this standby", "see the log")
+    assert told(primary=DOWN, faults=(fault,))[0].startswith("the primary is down")
+
+
+@pytest.mark.parametrize(
+    ("copy", "expected"),
+    [
+        (Copy(NOW, 900.0), []),
+        (Copy(NOW, 901.0), ["this standby is not known to be complete for longer than Policy.MaxLag"]),
+        (Copy(None, None, age_seconds=900.0), []),
+        (
+            Copy(None, None, age_seconds=901.0),
+            ["this standby has never been known to be complete: no comparison has come to its end"],
+        ),
+    ],
+)
+def test_copy_that_is_not_known_to_be_complete_is_an_alarm(copy: Copy, expected: list[str]) -> None:
+    assert told(copy=copy) == expected
+    assert told(copy=copy, mode=Mode.ACTIVE, primary=DOWN) == []

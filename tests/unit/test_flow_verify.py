@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import delete
-from understudy.adapters.ledger import Ledger
-from understudy.adapters.ledger.schema import events
 from understudy.core.model import HolderKind, Instance, InstanceNumber, Proof
 from understudy.core.obligations import ObligationState
 from understudy.core.report import Report
 from understudy.core.views import OperationState
 from understudy.flow.verify import Verifier
+from understudy.ledger import Ledger
+from understudy.ledger.schema import events
 
 from tests.unit.fakes import (
     NOW,
@@ -32,12 +32,12 @@ class Bench:
 
     def __init__(self, path: Path) -> None:
         self.ledger = Ledger(path)
-        self.ledger.start(NOW)
+        self.ledger.modes.start(NOW)
         note(self.ledger, *(new_instance(name) for name in range(1, 6)), owed=[ROUTE, VAULT])
         found = dict.fromkeys(numbers_of(self.ledger), PROOF)
         kept = {f"1.2.3.4.{name}" for name in range(1, 6)}
         for holder in (ROUTE, VAULT):
-            self.ledger.find(holder, found, now=NOW)
+            self.ledger.custody.find(holder, found, now=NOW)
         self.route = FakeHolder(kept=set(kept))
         self.vault = FakeHolder(name=VAULT, kind=HolderKind.VAULT, kept=set(kept))
         self.reports: list[Report] = []
@@ -64,11 +64,11 @@ def test_verify_of_holders_that_have_everything_succeeds(bench: Bench) -> None:
     operation = bench.verifier.begin("ann")
     assert (operation.total, operation.state) == (10, OperationState.RUNNING)
     assert bench.verifier.step()
-    ended = bench.ledger.operation(operation.operation)
+    ended = bench.ledger.operations.get(operation.operation)
     assert (ended.state, ended.done) == (OperationState.DONE, 10)
     assert bench.reports[0].succeeded
     # Who keeps the report keeps the end of the event log.
-    last = bench.ledger.last_event()
+    last = bench.ledger.events.last()
     assert last is not None
     assert bench.reports[0].summary[1].value == f"{last.event} {last.chain}"
     assert not bench.verifier.step()
@@ -78,9 +78,9 @@ def test_verify_owes_again_what_a_holder_lost(bench: Bench) -> None:
     bench.vault.kept.discard("1.2.3.4.2")
     operation = bench.verifier.begin("ann")
     bench.verifier.step()
-    assert bench.ledger.operation(operation.operation).state is OperationState.FAILED
-    assert bench.ledger.tally()[VAULT] == {ObligationState.PROVEN: 4, ObligationState.OWED: 1}
-    assert bench.ledger.tally()[ROUTE] == {ObligationState.PROVEN: 5}
+    assert bench.ledger.operations.get(operation.operation).state is OperationState.FAILED
+    assert bench.ledger.obligations.tally()[VAULT] == {ObligationState.PROVEN: 4, ObligationState.OWED: 1}
+    assert bench.ledger.obligations.tally()[ROUTE] == {ObligationState.PROVEN: 5}
     assert "nas: 1 instances are gone" in bench.reports[0].outcome
 
 
@@ -88,7 +88,7 @@ def test_verify_of_a_holder_that_is_away_disproves_nothing(bench: Bench) -> None
     bench.route.away = True
     bench.verifier.begin("ann")
     bench.verifier.step()
-    assert bench.ledger.tally()[ROUTE] == {ObligationState.PROVEN: 5}
+    assert bench.ledger.obligations.tally()[ROUTE] == {ObligationState.PROVEN: 5}
     assert not bench.reports[0].succeeded
     assert "archive: it is away" in bench.reports[0].outcome
     # The others are asked all the same.
@@ -120,17 +120,17 @@ def test_verify_goes_on_after_a_page_without_an_answer(
     verifier = bench.new_verifier()
     operation = verifier.begin("ann")
     verifier.step()
-    assert bench.ledger.operation(operation.operation).state is OperationState.FAILED
+    assert bench.ledger.operations.get(operation.operation).state is OperationState.FAILED
     lost = int(asked > 0)
     assert bench.reports[0].tables[0].rows[0] == ("archive", str(asked), str(asked - lost), str(lost), reason)
-    assert bench.ledger.tally()[ROUTE].get(ObligationState.OWED, 0) == lost
+    assert bench.ledger.obligations.tally()[ROUTE].get(ObligationState.OWED, 0) == lost
     assert f"archive: {reason}" in bench.reports[0].outcome
     assert ("archive: 1 instances are gone" in bench.reports[0].outcome) == bool(lost)
 
 
 def test_verify_finds_a_broken_event_log(bench: Bench) -> None:
-    bench.ledger.log("ann", "note", {}, NOW)
-    bench.ledger.log("ann", "note", {}, NOW)
+    bench.ledger.events.log("ann", "note", {}, NOW)
+    bench.ledger.events.log("ann", "note", {}, NOW)
     with bench.ledger.database.writing() as connection:
         connection.execute(delete(events).where(events.c.event == 2))
     bench.verifier.begin("ann")
@@ -144,7 +144,7 @@ def test_verify_begun_twice_is_one(bench: Bench) -> None:
 
 def test_verify_cancelled_in_the_middle_ends_without_a_report(bench: Bench) -> None:
     operation = bench.verifier.begin("ann")
-    cancel = bench.ledger.update_operation
+    cancel = bench.ledger.operations.update
 
     class Cancelling(FakeHolder):
         def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
@@ -154,7 +154,7 @@ def test_verify_cancelled_in_the_middle_ends_without_a_report(bench: Bench) -> N
     bench.route = Cancelling(kept=bench.route.kept)
     verifier = bench.new_verifier()
     verifier.step()
-    assert bench.ledger.operation(operation.operation).state is OperationState.CANCELLED
+    assert bench.ledger.operations.get(operation.operation).state is OperationState.CANCELLED
     assert (bench.reports, bench.vault.asked) == ([], [])
 
 
@@ -165,4 +165,4 @@ def test_verify_broken_off_by_a_crash_is_done_from_the_start(bench: Bench) -> No
         bench.verifier.step()
     bench.vault.poison_to_find.clear()
     bench.new_verifier().step()
-    assert bench.ledger.operation(operation.operation).state is OperationState.DONE
+    assert bench.ledger.operations.get(operation.operation).state is OperationState.DONE

@@ -18,16 +18,24 @@ from understudy.adapters.keys import (
     FIRST_START,
     READY,
     RECIPIENT,
+    REVOKED,
     SERVICES,
+    SHARES,
+    SIGNING,
     USERS,
     FirstStart,
     KeysError,
     Role,
     add_user,
+    allow_certificate,
     initialise,
     remove_user,
     reset_password,
+    revoke_certificate,
+    revoked_certificates,
+    share_of,
     show_first_start,
+    signing_key,
     users,
     vault_recipient,
 )
@@ -47,6 +55,12 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def with_recipients(*recipients: str) -> Understudy:
     return parse({"Vaults": [{"Name": "own", "Directory": "/x", "Recipients": list(recipients)}]})
+
+
+def with_shares(keys: Path) -> None:
+    """Make the volumes of the other services, as the agent sees them."""
+    for service in SHARES:
+        share_of(keys, service).mkdir()
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -83,6 +97,10 @@ def assert_consistent(keys: Path, state: Path) -> None:
     private = load_pem_private_key((keys / CERTIFICATE).read_bytes(), None)
     assert private.public_key() == certificate.public_key()
     assert all(len((keys / service).read_text()) >= 43 for service in SERVICES)
+    assert len(signing_key(keys)) == 32
+    for service, names in SHARES.items():
+        if share_of(keys, service).is_dir():
+            assert snapshot(share_of(keys, service)) == {name: (keys / name).read_bytes() for name in names}
 
 
 def test_initialise_makes_one_consistent_set(folders: tuple[Path, Path]) -> None:
@@ -108,15 +126,17 @@ def test_initialise_twice_makes_different_secrets(tmp_path: Path) -> None:
         initialise(keys, state, PLAIN, {})
         first_start = shown(keys, state)
         secrets += [first_start.password, first_start.tls_fingerprint_sha256, first_start.vault_identity]
-        secrets += [(keys / service).read_text() for service in SERVICES]
-    assert len(set(secrets)) == 10
+        secrets += [(keys / name).read_text() for name in (*SERVICES, SIGNING)]
+    assert len(set(secrets)) == 12
 
 
 def test_initialise_gives_every_file_a_tight_mode(folders: tuple[Path, Path]) -> None:
     keys, state = folders
+    with_shares(keys)
     initialise(keys, state, PLAIN, {})
-    assert {path.stat().st_mode & 0o777 for path in keys.rglob("*") if path.is_file()} == {0o640}
-    assert {path.stat().st_mode & 0o777 for path in keys.rglob("*") if path.is_dir()} == {0o750}
+    for folder in (keys, *(share_of(keys, service) for service in SHARES)):
+        assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o640}
+        assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_dir()} == {0o750}
     assert (state / FIRST_START).stat().st_mode & 0o777 == 0o600
 
 
@@ -124,36 +144,106 @@ def test_initialise_killed_at_each_rename_and_repeated_ends_in_one_consistent_se
     """A process of its own is ended without any clean-up before each step that reaches the disk."""
     script = """
 import os, pathlib, sys
-from understudy.adapters.keys import initialise
+from understudy.adapters.keys import SHARES, initialise, share_of
 from understudy.config import Understudy
-keys, state, at = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
-calls = 0
-def audit(event, arguments):
-    global calls
-    if event in ("os.rename", "os.mkdir", "os.remove") or (event == "open" and ".part" in str(arguments[0])):
-        calls += 1
-        if calls == at:
-            os._exit(137)
-sys.addaudithook(audit)
-initialise(keys, state, Understudy(), {})
+def run(keys, state, at):
+    calls = 0
+    def audit(event, arguments):
+        nonlocal calls
+        writes = event == "open" and ".part" in str(arguments[0])
+        if writes or event in ("os.rename", "os.mkdir", "os.remove"):
+            calls += 1
+            if calls == at:
+                os._exit(137)
+    sys.addaudithook(audit)
+    initialise(keys, state, Understudy(), {})
+    os._exit(0)
+step, status = 0, 137
+while status == 137:
+    step += 1
+    keys, state = (pathlib.Path(sys.argv[1], str(step), name) for name in ("keys", "state"))
+    for folder in (keys, state, *(share_of(keys, service) for service in SHARES)):
+        folder.mkdir(parents=True)
+    if not (child := os.fork()):
+        run(keys, state, step)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(step, status)
 """
-    step, code = 0, 137
-    while code == 137:
-        step += 1
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": "plugins"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    steps, last = map(int, ended.stdout.split())
+    assert last == 0
+    for step in range(1, steps + 1):
         keys, state = tmp_path / str(step) / "keys", tmp_path / str(step) / "state"
-        keys.mkdir(parents=True)
-        state.mkdir()
-        command = [sys.executable, "-c", script, str(keys), str(state), str(step)]
-        code = subprocess.run(command, env={**os.environ, "PYTHONPATH": "plugins"}, check=False).returncode
-        assert code in (0, 137)
-        assert (keys / READY).exists() == (code == 0)
-        if code == 137:
+        shares = [share_of(keys, service) for service in SHARES]
+        assert all((share / READY).exists() for share in shares) == (step == steps)
+        for share, names in zip(shares, SHARES.values(), strict=True):
+            if (share / READY).exists():
+                assert snapshot(share).keys() >= set(names), "whoever waits for `ready` finds all the rest"
+        if not (keys / READY).exists():
             with pytest.raises(KeysError, match="not complete"):
                 show_first_start(keys, state, lambda _: None)
         initialise(keys, state, PLAIN, {})
         assert (keys / READY).exists()
         assert_consistent(keys, state)
-    assert step > 12, "six files, each opened and renamed, are twelve steps at least"
+    assert steps > 30, "fifteen files, each opened and renamed, are thirty steps at least"
+
+
+def test_each_service_gets_its_own_keys_and_no_other(folders: tuple[Path, Path]) -> None:
+    keys, state = folders
+    with_shares(keys)
+    initialise(keys, state, PLAIN, {})
+    assert_consistent(keys, state)
+    secrets_of_others = {SERVICES[1], RECIPIENT, "ledger.anchor"}
+    assert not snapshot(share_of(keys, "edge")).keys() & secrets_of_others
+    assert snapshot(share_of(keys, "orthanc")).keys() == {*SERVICES, READY}
+
+
+def test_keys_of_an_earlier_version_are_shared_out_as_they_are(folders: tuple[Path, Path]) -> None:
+    """One volume that every service mounted: an update keeps passwords and certificate."""
+    keys, state = folders
+    initialise(keys, state, PLAIN, {})
+    password = add_user(keys, "bert", Role.READER)
+    (keys / SIGNING).unlink()
+    before = snapshot(keys)
+    with_shares(keys)
+    initialise(keys, state, PLAIN, {})
+    assert {name: content for name, content in snapshot(keys).items() if name != SIGNING} == before
+    for service, names in SHARES.items():
+        assert snapshot(share_of(keys, service)) == {name: (keys / name).read_bytes() for name in names}
+    (bert,) = [user for user in users(keys) if user.name == "bert"]
+    assert crypt(password, bert.password_hash) == bert.password_hash
+
+
+def test_every_change_of_users_reaches_the_edge(folders: tuple[Path, Path]) -> None:
+    keys, state = folders
+    with_shares(keys)
+    initialise(keys, state, PLAIN, {})
+
+    def known() -> list[str]:
+        return [user.name for user in users(share_of(keys, "edge"))]
+
+    add_user(keys, "bert", Role.ADMIN)
+    assert known() == ["admin", "bert"]
+    before = (share_of(keys, "edge") / USERS).read_bytes()
+    reset_password(keys, "bert")
+    assert (share_of(keys, "edge") / USERS).read_bytes() != before
+    remove_user(keys, "admin")
+    assert known() == ["bert"]
+
+
+def test_another_certificate_reaches_the_edge_by_the_next_initialise(folders: tuple[Path, Path]) -> None:
+    keys, state = folders
+    with_shares(keys)
+    initialise(keys, state, PLAIN, {})
+    (keys / CERTIFICATE).write_text("another")
+    initialise(keys, state, PLAIN, {})
+    assert (share_of(keys, "edge") / CERTIFICATE).read_text() == "another"
 
 
 def test_initialise_with_recipients_of_its_own_makes_no_identity(folders: tuple[Path, Path]) -> None:
@@ -329,3 +419,35 @@ def test_users_cfg_changed_by_hand_is_not_overwritten(folders: tuple[Path, Path]
 def test_add_user_before_the_first_start_is_refused(folders: tuple[Path, Path]) -> None:
     with pytest.raises(KeysError, match="not complete"):
         add_user(folders[0], "bert", Role.READER)
+
+
+FINGERPRINT = ":".join(["ab"] * 32)
+
+
+def test_certificate_is_revoked_in_the_edges_copy_as_well_and_allowed_again(
+    folders: tuple[Path, Path],
+) -> None:
+    keys, state = folders
+    share = share_of(keys, "edge")
+    share.mkdir(exist_ok=True)
+    initialise(keys, state, PLAIN, {})
+    assert revoked_certificates(keys) == []
+    for _ in range(2):
+        revoke_certificate(keys, FINGERPRINT)
+    for folder in (keys, share):
+        assert (folder / REVOKED).read_text() == "AB" * 32 + "\n"
+    with pytest.raises(NotFoundError):
+        allow_certificate(keys, "0" * 64)
+    allow_certificate(keys, "AB" * 32)
+    assert (share / REVOKED).read_text() == ""
+    with pytest.raises(NotFoundError):
+        allow_certificate(keys, FINGERPRINT)
+
+
+@pytest.mark.parametrize("text", ["", "ct1.example.org", "ab" * 31, "\n"])
+def test_what_is_no_fingerprint_is_not_revoked(folders: tuple[Path, Path], text: str) -> None:
+    keys, state = folders
+    initialise(keys, state, PLAIN, {})
+    with pytest.raises(RefusedError):
+        revoke_certificate(keys, text)
+    assert not (keys / REVOKED).exists()

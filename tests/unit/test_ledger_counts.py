@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import event, insert, select, update
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import IntegrityError
-from understudy.adapters.ledger import Ledger
-from understudy.adapters.ledger.columns import Hexadecimal
-from understudy.adapters.ledger.counts import ages, counted_together, tallies
-from understudy.adapters.ledger.schema import instances, obligations
 from understudy.core.model import HolderName, InstanceNumber, Outcome, Timestamp
 from understudy.core.obligations import ObligationState
+from understudy.ledger import Ledger
+from understudy.ledger.columns import Hexadecimal
+from understudy.ledger.counts import ages, counted_together, tallies
+from understudy.ledger.schema import instances, obligations
 
 from tests.unit.fakes import (
     NOW,
@@ -38,7 +38,7 @@ ALL = [PRIMARY, ROUTE, VAULT]
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     found = Ledger(tmp_path / "ledger.sqlite")
-    found.start(NOW)
+    found.modes.start(NOW)
     yield found
     found.close()
 
@@ -51,22 +51,22 @@ def test_counts_follow_versions_that_come_go_and_come_back(ledger: Ledger) -> No
     assert miscounted(ledger) == {}
     note(ledger, new_instance(1, attachment="again"), owed=ALL, now=Timestamp(NOW + 2))
     assert miscounted(ledger) == {}
-    ledger.keep_version(new_instance(1, content="C"), [VAULT], NOW)
+    ledger.conflicts.keep_version(new_instance(1, content="C"), [VAULT], NOW)
     assert miscounted(ledger) == {}
-    assert ledger.counts() == (4, 2)
+    assert ledger.instances.counts() == (4, 2)
 
 
 def test_counts_follow_every_state(ledger: Ledger) -> None:
     note(ledger, *(new_instance(name) for name in range(1, 1 + len(Outcome))), owed=ALL)
     numbers = numbers_of(ledger)
-    ledger.claim(ROUTE, numbers, now=NOW)
+    ledger.custody.claim(ROUTE, numbers, now=NOW)
     for number, outcome in zip(numbers, Outcome, strict=True):
         deliver(ledger, number, outcome)
         assert miscounted(ledger) == {}
-    ledger.prove(ROUTE, {numbers[0]: PROOF}, now=NOW)
-    ledger.disprove(ROUTE, numbers[:2], reason="gone", now=Timestamp(NOW + 5), due=NOW)
-    ledger.waive(ROUTE, [f"1.2.3.4.{len(Outcome)}"], "not wanted", "ann", NOW)
-    ledger.owe_all(HolderName("later"), now=Timestamp(NOW + 9))
+    ledger.custody.prove(ROUTE, {numbers[0]: PROOF}, now=NOW)
+    ledger.custody.disprove(ROUTE, numbers[:2], reason="gone", now=Timestamp(NOW + 5), due=NOW)
+    ledger.dead_letters.waive(ROUTE, [f"1.2.3.4.{len(Outcome)}"], "not wanted", "ann", NOW)
+    ledger.intake.owe_all(HolderName("later"), now=Timestamp(NOW + 9))
     assert miscounted(ledger) == {}
 
 
@@ -89,7 +89,7 @@ def test_batch_of_which_one_is_known_and_two_are_alike_ends_as_one_by_one(tmp_pa
     ]
     together, apart = Ledger(tmp_path / "together.sqlite"), Ledger(tmp_path / "apart.sqlite")
     for ledger in (together, apart):
-        ledger.start(NOW)
+        ledger.modes.start(NOW)
         note(ledger, new_instance(1), owed=ALL)
     note(together, *page, owed=[VAULT, ROUTE], received=received_proof())
     for instance in page:
@@ -142,20 +142,20 @@ def test_what_would_make_counts_wrong_is_refused_by_the_file_itself(
 CONFLICT = Outcome.CONFLICT
 
 QUESTIONS: list[Callable[[Ledger], object]] = [
-    lambda ledger: ledger.due(ROUTE, now=NOW, limit=10, max_bytes=10**9),
-    lambda ledger: ledger.sent(ROUTE, now=Timestamp(NOW + 99), limit=10),
-    lambda ledger: ledger.claim(ROUTE, numbers_of(ledger), now=NOW),
-    lambda ledger: ledger.proven(ROUTE, after=InstanceNumber(0), limit=10),
-    lambda ledger: ledger.find(ROUTE, {numbers_of(ledger)[3]: PROOF}, now=NOW),
-    lambda ledger: deliver(ledger, ledger.claim(ROUTE, numbers_of(ledger), now=NOW)[0], CONFLICT),
-    lambda ledger: ledger.states_of(ROUTE, STUDY),
-    lambda ledger: ledger.studies_with(ROUTE, ObligationState.OWED),
-    lambda ledger: ledger.instances_of(STUDY),
-    lambda ledger: ledger.unknown(["orthanc-1"]),
-    lambda ledger: ledger.oldest_unsettled(ROUTE),
-    lambda ledger: ledger.release(now=NOW),
+    lambda ledger: ledger.queue.due(ROUTE, now=NOW, limit=10, max_bytes=10**9),
+    lambda ledger: ledger.queue.sent(ROUTE, now=Timestamp(NOW + 99), limit=10),
+    lambda ledger: ledger.custody.claim(ROUTE, numbers_of(ledger), now=NOW),
+    lambda ledger: ledger.obligations.proven(ROUTE, after=InstanceNumber(0), limit=10),
+    lambda ledger: ledger.custody.find(ROUTE, {numbers_of(ledger)[3]: PROOF}, now=NOW),
+    lambda ledger: deliver(ledger, ledger.custody.claim(ROUTE, numbers_of(ledger), now=NOW)[0], CONFLICT),
+    lambda ledger: ledger.obligations.of_study(ROUTE, STUDY),
+    lambda ledger: ledger.obligations.studies_with(ROUTE, ObligationState.OWED),
+    lambda ledger: ledger.instances.of_study(STUDY),
+    lambda ledger: ledger.intake.unknown(["orthanc-1"]),
+    lambda ledger: ledger.obligations.oldest(ROUTE),
+    lambda ledger: ledger.custody.release(now=NOW),
     lambda ledger: note(ledger, new_instance(9)),
-    lambda ledger: ledger.replay(ROUTE, ["1.2.3.4.2"], "ann", NOW),
+    lambda ledger: ledger.dead_letters.replay(ROUTE, ["1.2.3.4.2"], "ann", NOW),
 ]
 
 
@@ -165,10 +165,10 @@ def test_question_reads_no_table_of_instances_or_obligations_whole(
 ) -> None:
     note(ledger, *(new_instance(name) for name in range(1, 5)))
     numbers = numbers_of(ledger)
-    ledger.claim(ROUTE, numbers[:2], now=NOW)
+    ledger.custody.claim(ROUTE, numbers[:2], now=NOW)
     deliver(ledger, numbers[0], Outcome.DELIVERED)
     deliver(ledger, numbers[1], Outcome.REFUSED)
-    ledger.find(ROUTE, {numbers[2]: PROOF}, now=NOW)
+    ledger.custody.find(ROUTE, {numbers[2]: PROOF}, now=NOW)
     asked: list[tuple[str, Any]] = []
 
     def remember(*arguments: object) -> None:
@@ -233,4 +233,4 @@ def test_instance_is_found_by_a_digest_that_is_kept_as_bytes(ledger: Ledger) -> 
         connection.execute(update(instances).values(md5=digest))
         assert connection.exec_driver_sql("SELECT typeof(md5) FROM instances").scalar() == "blob"
         assert connection.scalar(select(instances.c.number).where(instances.c.md5 == digest)) == 1
-    assert ledger.version("orthanc-1", digest).md5 == digest
+    assert ledger.conflicts.version("orthanc-1", digest).md5 == digest

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import Ledger
-from understudy.adapters.ledger.copying import copy_ledger
 from understudy.core.model import Delivery, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
 from understudy.core.modes import ModeEvent
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import Settlement
 from understudy.core.proving import Absence
+from understudy.ledger import Ledger
+from understudy.ledger.copying import copy_ledger
 
 from tests.unit.fakes import (
     NOW,
@@ -43,13 +43,15 @@ DELIVERIES = [
 ]
 
 ACTS: dict[str, Callable[[Ledger], object]] = {
-    "claim": lambda ledger: ledger.claim(ROUTE, [OWED, OTHER_OWED], now=LATER),
-    "deliver": lambda ledger: ledger.record(ROUTE, DELIVERIES, now=LATER, retry_at=lambda _attempt: LATER),
-    "give_back": lambda ledger: ledger.give_back(ROUTE, FLYING, now=LATER),
-    "release": lambda ledger: ledger.release(now=LATER),
-    "prove": lambda ledger: ledger.prove(ROUTE, {SENT: PROOF}, now=LATER),
-    "find": lambda ledger: ledger.find(ROUTE, {OWED: PROOF, OTHER_OWED: PROOF}, now=LATER),
-    "absent": lambda ledger: ledger.absent(
+    "claim": lambda ledger: ledger.custody.claim(ROUTE, [OWED, OTHER_OWED], now=LATER),
+    "deliver": lambda ledger: ledger.custody.record(
+        ROUTE, DELIVERIES, now=LATER, retry_at=lambda _attempt: LATER
+    ),
+    "give_back": lambda ledger: ledger.custody.give_back(ROUTE, FLYING, now=LATER),
+    "release": lambda ledger: ledger.custody.release(now=LATER),
+    "prove": lambda ledger: ledger.custody.prove(ROUTE, {SENT: PROOF}, now=LATER),
+    "find": lambda ledger: ledger.custody.find(ROUTE, {OWED: PROOF, OTHER_OWED: PROOF}, now=LATER),
+    "absent": lambda ledger: ledger.custody.absent(
         ROUTE,
         [SENT],
         now=LATER,
@@ -57,7 +59,7 @@ ACTS: dict[str, Callable[[Ledger], object]] = {
         ask_again=lambda _waited: LATER,
         retry_at=lambda _attempt: LATER,
     ),
-    "despair": lambda ledger: ledger.absent(
+    "despair": lambda ledger: ledger.custody.absent(
         ROUTE,
         [SENT],
         now=LATER,
@@ -65,25 +67,27 @@ ACTS: dict[str, Callable[[Ledger], object]] = {
         ask_again=lambda _waited: LATER,
         retry_at=lambda _attempt: LATER,
     ),
-    "disprove": lambda ledger: ledger.disprove(ROUTE, [SENT, PROVEN], reason="gone", now=LATER, due=LATER),
-    "despair_at_once": lambda ledger: ledger.despair(
+    "disprove": lambda ledger: ledger.custody.disprove(
+        ROUTE, [SENT, PROVEN], reason="gone", now=LATER, due=LATER
+    ),
+    "despair_at_once": lambda ledger: ledger.custody.despair(
         ROUTE, {SENT: "it differs", OWED: "it differs"}, now=LATER
     ),
-    "begin_commitment": lambda ledger: ledger.begin_commitment(ROUTE, "2.25.2", [SENT, PROVEN], LATER),
-    "settle_commitment": lambda ledger: ledger.settle_commitment(
+    "begin_commitment": lambda ledger: ledger.commitments.begin(ROUTE, "2.25.2", [SENT, PROVEN], LATER),
+    "settle_commitment": lambda ledger: ledger.commitments.settle(
         ROUTE,
         Settlement("2.25.1", {SENT: COMMITTED, OWED: COMMITTED}, {PROVEN: "no such object instance"}),
         now=LATER,
         retry_at=lambda _attempt: LATER,
     ),
-    "end_commitment": lambda ledger: ledger.end_commitment("2.25.1"),
-    "replay": lambda ledger: ledger.replay(ROUTE, None, "ann", LATER),
-    "waive": lambda ledger: ledger.waive(ROUTE, ["1.2.3.4.4"], "not wanted", "ann", LATER),
-    "owe_all": lambda ledger: ledger.owe_all(VAULT, now=LATER),
+    "end_commitment": lambda ledger: ledger.commitments.end("2.25.1"),
+    "replay": lambda ledger: ledger.dead_letters.replay(ROUTE, None, "ann", LATER),
+    "waive": lambda ledger: ledger.dead_letters.waive(ROUTE, ["1.2.3.4.4"], "not wanted", "ann", LATER),
+    "owe_all": lambda ledger: ledger.intake.owe_all(VAULT, now=LATER),
     "note": lambda ledger: note(
         ledger, new_instance(1, content="B"), new_instance(11), new_instance(12), owed=[ROUTE, PRIMARY]
     ),
-    "promote": lambda ledger: ledger.change_mode(
+    "promote": lambda ledger: ledger.modes.change(
         ModeEvent.PROMOTE, epoch=0, who="ann", fields={"reason": "down"}, now=LATER
     ),
 }
@@ -94,14 +98,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a ledger with an obligation in every state."""
     path = tmp_path_factory.mktemp("template") / "ledger.sqlite"
     ledger = Ledger(path)
-    ledger.start(NOW)
+    ledger.modes.start(NOW)
     note(ledger, *(new_instance(name) for name in range(1, 11)))
-    ledger.claim(ROUTE, [SENT, REFUSED, *FLYING], now=NOW)
+    ledger.custody.claim(ROUTE, [SENT, REFUSED, *FLYING], now=NOW)
     deliver(ledger, SENT, Outcome.DELIVERED)
     deliver(ledger, REFUSED, Outcome.REFUSED)
-    ledger.find(ROUTE, {PROVEN: PROOF}, now=NOW)
-    ledger.begin_commitment(ROUTE, "2.25.1", [SENT, PROVEN, OWED], NOW)
-    assert set(ledger.states_of(ROUTE, STUDY).values()) == set(ObligationState) - {ObligationState.WAIVED}
+    ledger.custody.find(ROUTE, {PROVEN: PROOF}, now=NOW)
+    ledger.commitments.begin(ROUTE, "2.25.1", [SENT, PROVEN, OWED], NOW)
+    assert set(ledger.obligations.of_study(ROUTE, STUDY).values()) == set(ObligationState) - {
+        ObligationState.WAIVED
+    }
     ledger.close()
     return path
 
@@ -136,7 +142,7 @@ def test_act_broken_off_after_any_statement_ends_the_same(
         assert dump(again) == before, f"after {crashes}"
         act(again)
         assert dump(again) == expected, f"after {crashes}"
-        assert (miscounted(again), unproven(again), again.broken_event()) == ({}, [], None)
+        assert (miscounted(again), unproven(again), again.events.broken()) == ({}, [], None)
         again.close()
     # At least BEGIN, a statement and the commit.
     assert crashes >= 3

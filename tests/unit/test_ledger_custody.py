@@ -5,12 +5,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import IllegalTransitionError, Ledger
-from understudy.adapters.ledger.transitions import advance
 from understudy.core.errors import RefusedError
 from understudy.core.model import Delivery, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
 from understudy.core.obligations import TRANSITIONS, ObligationEvent, ObligationState, Selection
 from understudy.core.proving import Absence
+from understudy.core.refusals import hint_of
+from understudy.ledger import IllegalTransitionError, Ledger
+from understudy.ledger.transitions import advance
 
 from tests.unit.fakes import (
     NOW,
@@ -34,7 +35,7 @@ LATER = Timestamp(NOW + 1000)
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     found = Ledger(tmp_path / "ledger.sqlite")
-    found.start(NOW)
+    found.modes.start(NOW)
     yield found
     found.close()
 
@@ -44,21 +45,21 @@ def brought_to(ledger: Ledger, state: ObligationState) -> InstanceNumber:
     note(ledger, new_instance(1))
     (number,) = numbers_of(ledger)
     if state in (ObligationState.IN_FLIGHT, ObligationState.SENT, ObligationState.REFUSED):
-        ledger.claim(ROUTE, [number], now=NOW)
+        ledger.custody.claim(ROUTE, [number], now=NOW)
     if state is ObligationState.SENT:
         deliver(ledger, number, Outcome.DELIVERED)
     if state is ObligationState.REFUSED:
         deliver(ledger, number, Outcome.REFUSED)
     if state is ObligationState.PROVEN:
-        ledger.find(ROUTE, {number: PROOF}, now=NOW)
+        ledger.custody.find(ROUTE, {number: PROOF}, now=NOW)
     if state is ObligationState.WAIVED:
-        ledger.waive(ROUTE, [UID], "not wanted", "ann", NOW)
+        ledger.dead_letters.waive(ROUTE, [UID], "not wanted", "ann", NOW)
     assert state_of(ledger, number) is state
     return number
 
 
 def state_of(ledger: Ledger, number: InstanceNumber) -> ObligationState:
-    return ledger.states_of(ROUTE, STUDY)[number]
+    return ledger.obligations.of_study(ROUTE, STUDY)[number]
 
 
 ALL = list(product(ObligationState, ObligationEvent))
@@ -100,8 +101,7 @@ STRICT: list[tuple[ObligationEvent, Callable[[Ledger, InstanceNumber], object]]]
     (ObligationEvent.FAIL, lambda ledger, number: deliver(ledger, number, Outcome.RETRY)),
     (ObligationEvent.FAIL, lambda ledger, number: deliver(ledger, number, Outcome.UNKNOWN)),
     (ObligationEvent.REFUSE, lambda ledger, number: deliver(ledger, number, Outcome.REFUSED)),
-    (ObligationEvent.PROVE, lambda ledger, number: ledger.prove(ROUTE, {number: PROOF}, now=LATER)),
-    (ObligationEvent.RELEASE, lambda ledger, number: ledger.give_back(ROUTE, [number], now=LATER)),
+    (ObligationEvent.RELEASE, lambda ledger, number: ledger.custody.give_back(ROUTE, [number], now=LATER)),
 ]
 """What only the lane does, about instances that nobody else touches: out of turn it is a fault."""
 
@@ -126,11 +126,12 @@ def test_lane_out_of_turn_raises_and_changes_nothing(
 
 
 LENIENT: list[tuple[ObligationEvent, Callable[[Ledger, InstanceNumber], object]]] = [
-    (ObligationEvent.CLAIM, lambda ledger, number: ledger.claim(ROUTE, [number], now=LATER)),
-    (ObligationEvent.FIND, lambda ledger, number: ledger.find(ROUTE, {number: PROOF}, now=LATER)),
+    (ObligationEvent.CLAIM, lambda ledger, number: ledger.custody.claim(ROUTE, [number], now=LATER)),
+    (ObligationEvent.PROVE, lambda ledger, number: ledger.custody.prove(ROUTE, {number: PROOF}, now=LATER)),
+    (ObligationEvent.FIND, lambda ledger, number: ledger.custody.find(ROUTE, {number: PROOF}, now=LATER)),
     (
         ObligationEvent.DISPROVE,
-        lambda ledger, number: ledger.disprove(ROUTE, [number], reason="gone", now=LATER, due=LATER),
+        lambda ledger, number: ledger.custody.disprove(ROUTE, [number], reason="gone", now=LATER, due=LATER),
     ),
 ]
 """What two threads or a person may do first: out of turn it says so by what it returns."""
@@ -156,9 +157,12 @@ def test_what_another_did_first_is_left_alone_and_told(
 
 
 PERSONS: list[tuple[ObligationEvent, Callable[[Ledger], int]]] = [
-    (ObligationEvent.REPLAY, lambda ledger: ledger.replay(ROUTE, [UID], "ann", LATER)),
-    (ObligationEvent.REPLAY, lambda ledger: ledger.replay(ROUTE, None, "ann", LATER)),
-    (ObligationEvent.WAIVE, lambda ledger: ledger.waive(ROUTE, [UID], "not wanted", "ann", LATER)),
+    (ObligationEvent.REPLAY, lambda ledger: ledger.dead_letters.replay(ROUTE, [UID], "ann", LATER)),
+    (ObligationEvent.REPLAY, lambda ledger: ledger.dead_letters.replay(ROUTE, None, "ann", LATER)),
+    (
+        ObligationEvent.WAIVE,
+        lambda ledger: ledger.dead_letters.waive(ROUTE, [UID], "not wanted", "ann", LATER),
+    ),
 ]
 
 
@@ -183,14 +187,14 @@ def test_waiver_without_a_reason_is_refused(ledger: Ledger) -> None:
     brought_to(ledger, ObligationState.REFUSED)
     before = dump(ledger)
     with pytest.raises(RefusedError, match="reason"):
-        ledger.waive(ROUTE, [UID], "  ", "ann", LATER)
+        ledger.dead_letters.waive(ROUTE, [UID], "  ", "ann", LATER)
     assert dump(ledger) == before
 
 
 def test_waiver_logs_the_instances_that_it_gave_up_and_no_others(ledger: Ledger) -> None:
     brought_to(ledger, ObligationState.PROVEN)
     note(ledger, new_instance(2))
-    assert ledger.waive(ROUTE, [UID, "1.2.3.4.2", "9.9"], "not wanted", "ann", LATER) == 1
+    assert ledger.dead_letters.waive(ROUTE, [UID, "1.2.3.4.2", "9.9"], "not wanted", "ann", LATER) == 1
     fields = dump(ledger)["events"][-1][4]
     assert '"uids":["1.2.3.4.2"]' in fields
 
@@ -198,17 +202,17 @@ def test_waiver_logs_the_instances_that_it_gave_up_and_no_others(ledger: Ledger)
 def test_replay_of_nothing_named_replays_all_refused(ledger: Ledger) -> None:
     note(ledger, *(new_instance(name) for name in range(1, 4)))
     numbers = numbers_of(ledger)
-    ledger.claim(ROUTE, numbers, now=NOW)
+    ledger.custody.claim(ROUTE, numbers, now=NOW)
     deliver(ledger, numbers[0], Outcome.REFUSED)
     deliver(ledger, numbers[1], Outcome.REFUSED)
-    assert ledger.replay(ROUTE, None, "ann", LATER) == 2
+    assert ledger.dead_letters.replay(ROUTE, None, "ann", LATER) == 2
     assert state_of(ledger, numbers[2]) is ObligationState.IN_FLIGHT
 
 
 def test_delivery_with_its_own_proof_is_proven_in_one_step(ledger: Ledger) -> None:
     number = brought_to(ledger, ObligationState.IN_FLIGHT)
     proof = Proof(ProofKind.CHECKSUM, NOW, {"pack": "p"})
-    ledger.record(
+    ledger.custody.record(
         ROUTE,
         [Delivery(number, Outcome.DELIVERED, "stored", proof)],
         now=NOW,
@@ -221,20 +225,20 @@ def test_delivery_with_its_own_proof_is_proven_in_one_step(ledger: Ledger) -> No
 def test_reason_of_a_failure_goes_when_the_instance_is_found(ledger: Ledger) -> None:
     note(ledger, new_instance(1))
     (number,) = numbers_of(ledger)
-    ledger.claim(ROUTE, [number], now=NOW)
+    ledger.custody.claim(ROUTE, [number], now=NOW)
     deliver(ledger, number, Outcome.UNKNOWN)
-    assert [view.reason for view in ledger.obligations(ROUTE, None, 1)] == ["because"]
-    ledger.find(ROUTE, {number: PROOF}, now=NOW)
-    assert [view.reason for view in ledger.obligations(ROUTE, None, 1)] == [""]
+    assert [view.reason for view in ledger.obligations.listed(ROUTE, None, 1)] == ["because"]
+    ledger.custody.find(ROUTE, {number: PROOF}, now=NOW)
+    assert [view.reason for view in ledger.obligations.listed(ROUTE, None, 1)] == [""]
 
 
 def test_alteration_stays_told_when_the_instance_is_proven(ledger: Ledger) -> None:
     note(ledger, new_instance(1))
     (number,) = numbers_of(ledger)
-    ledger.claim(ROUTE, [number], now=NOW)
+    ledger.custody.claim(ROUTE, [number], now=NOW)
     deliver(ledger, number, Outcome.DELIVERED_ALTERED)
-    ledger.prove(ROUTE, {number: PROOF}, now=NOW)
-    assert [view.reason for view in ledger.obligations(ROUTE, None, 1)] == ["altered: because"]
+    ledger.custody.prove(ROUTE, {number: PROOF}, now=NOW)
+    assert [view.reason for view in ledger.obligations.listed(ROUTE, None, 1)] == ["altered: because"]
 
 
 def test_failures_are_counted_and_given_to_the_back_off(ledger: Ledger) -> None:
@@ -246,21 +250,21 @@ def test_failures_are_counted_and_given_to_the_back_off(ledger: Ledger) -> None:
         return Timestamp(NOW + 10 * attempt)
 
     for _ in range(3):
-        ledger.claim(ROUTE, [number], now=NOW)
-        ledger.record(ROUTE, [Delivery(number, Outcome.RETRY, "busy")], now=NOW, retry_at=retry_at)
+        ledger.custody.claim(ROUTE, [number], now=NOW)
+        ledger.custody.record(ROUTE, [Delivery(number, Outcome.RETRY, "busy")], now=NOW, retry_at=retry_at)
     assert seen == [1, 2, 3]
-    (view,) = ledger.obligations(ROUTE, None, 10)
+    (view,) = ledger.obligations.listed(ROUTE, None, 10)
     assert (view.attempts, view.reason) == (3, "busy")
-    assert not ledger.due(ROUTE, now=Timestamp(NOW + 29), limit=10, max_bytes=10**9)
-    assert ledger.due(ROUTE, now=Timestamp(NOW + 30), limit=10, max_bytes=10**9)
+    assert not ledger.queue.due(ROUTE, now=Timestamp(NOW + 29), limit=10, max_bytes=10**9)
+    assert ledger.queue.due(ROUTE, now=Timestamp(NOW + 30), limit=10, max_bytes=10**9)
 
 
 def test_given_back_is_due_as_before_and_counts_no_attempt(ledger: Ledger) -> None:
     number = brought_to(ledger, ObligationState.IN_FLIGHT)
-    ledger.give_back(ROUTE, [number], now=LATER)
-    (view,) = ledger.obligations(ROUTE, None, 10)
+    ledger.custody.give_back(ROUTE, [number], now=LATER)
+    (view,) = ledger.obligations.listed(ROUTE, None, 10)
     assert (view.state, view.attempts, view.reason) == (ObligationState.OWED, 0, "")
-    assert [one.number for one in ledger.due(ROUTE, now=NOW, limit=10, max_bytes=10**9)] == [number]
+    assert [one.number for one in ledger.queue.due(ROUTE, now=NOW, limit=10, max_bytes=10**9)] == [number]
 
 
 def in_ten_seconds(_attempt: int) -> Timestamp:
@@ -269,7 +273,7 @@ def in_ten_seconds(_attempt: int) -> Timestamp:
 
 def missed(ledger: Ledger, number: InstanceNumber, absence: Absence, now: Timestamp) -> Mapping[Absence, int]:
     """Take note of an absence that is judged so, and ask again after five seconds."""
-    return ledger.absent(
+    return ledger.custody.absent(
         ROUTE,
         [number],
         now=now,
@@ -283,12 +287,12 @@ def test_absent_is_asked_for_again_until_it_is_judged_lost_and_then_owed_again(l
     number = brought_to(ledger, ObligationState.SENT)
     again = Timestamp(NOW + 5)
     assert missed(ledger, number, Absence.LATE, NOW)[Absence.LATE] == 1
-    assert ledger.sent(ROUTE, now=Timestamp(NOW + 4), limit=10) == []
-    assert [one.number for one in ledger.sent(ROUTE, now=again, limit=10)] == [number]
+    assert ledger.queue.sent(ROUTE, now=Timestamp(NOW + 4), limit=10) == []
+    assert [one.number for one in ledger.queue.sent(ROUTE, now=again, limit=10)] == [number]
     assert missed(ledger, number, Absence.LOST, again)[Absence.LOST] == 1
     assert state_of(ledger, number) is ObligationState.OWED
-    assert ledger.due(ROUTE, now=Timestamp(NOW + 9), limit=10, max_bytes=10**9) == []
-    assert ledger.due(ROUTE, now=Timestamp(NOW + 10), limit=10, max_bytes=10**9)
+    assert ledger.queue.due(ROUTE, now=Timestamp(NOW + 9), limit=10, max_bytes=10**9) == []
+    assert ledger.queue.due(ROUTE, now=Timestamp(NOW + 10), limit=10, max_bytes=10**9)
     assert dump(ledger)["events"][-1][3] == "disprove"
 
 
@@ -306,15 +310,17 @@ def test_absence_is_judged_by_the_time_since_the_acknowledgement_and_the_losses(
         return NOW
 
     def lose(waited: float) -> None:
-        ledger.claim(ROUTE, [number], now=NOW)
+        ledger.custody.claim(ROUTE, [number], now=NOW)
         deliver(ledger, number, Outcome.DELIVERED)
         now = Timestamp(NOW + waited)
-        ledger.absent(ROUTE, [number], now=now, judge=judge, ask_again=lambda _waited: now, retry_at=retry_at)
+        ledger.custody.absent(
+            ROUTE, [number], now=now, judge=judge, ask_again=lambda _waited: now, retry_at=retry_at
+        )
 
     lose(7.0)
     lose(8.0)
-    ledger.find(ROUTE, {number: PROOF}, now=NOW)
-    ledger.disprove(ROUTE, [number], reason="gone", now=NOW, due=NOW)
+    ledger.custody.find(ROUTE, {number: PROOF}, now=NOW)
+    ledger.custody.disprove(ROUTE, [number], reason="gone", now=NOW, due=NOW)
     lose(9.0)
     assert judged == [(7.0, 0), (8.0, 1), (9.0, 0)], "a proof forgives the losses before it"
     assert attempts == [1, 2, 4]
@@ -323,14 +329,14 @@ def test_absence_is_judged_by_the_time_since_the_acknowledgement_and_the_losses(
 def test_unprovable_is_a_dead_letter_with_reason_and_hint_and_can_be_replayed(ledger: Ledger) -> None:
     number = brought_to(ledger, ObligationState.SENT)
     missed(ledger, number, Absence.LOST, NOW)
-    ledger.claim(ROUTE, [number], now=NOW)
+    ledger.custody.claim(ROUTE, [number], now=NOW)
     deliver(ledger, number, Outcome.DELIVERED)
     assert missed(ledger, number, Absence.UNPROVABLE, NOW)[Absence.UNPROVABLE] == 1
-    (letter,) = ledger.dead_letters(Selection())
+    (letter,) = ledger.dead_letters.listed(Selection())
     assert "unproven: acknowledged 2 times" in letter.reason
-    assert "SOP Instance UID" in letter.hint
+    assert "SOP Instance UID" in hint_of(letter.reason)
     assert dump(ledger)["events"][-1][3] == "despair"
-    ledger.replay(ROUTE, None, "ann", NOW)
+    ledger.dead_letters.replay(ROUTE, None, "ann", NOW)
     assert state_of(ledger, number) is ObligationState.OWED
 
 
@@ -347,9 +353,9 @@ def test_absent_says_nothing_of_what_was_not_acknowledged(
 
 def test_release_returns_every_claim_once(ledger: Ledger) -> None:
     number = brought_to(ledger, ObligationState.IN_FLIGHT)
-    assert ledger.release(now=LATER) == 1
+    assert ledger.custody.release(now=LATER) == 1
     assert state_of(ledger, number) is ObligationState.OWED
-    assert ledger.release(now=LATER) == 0
+    assert ledger.custody.release(now=LATER) == 0
 
 
 def test_proof_and_state_are_one_step_wherever_it_is_broken_off(ledger: Ledger) -> None:
@@ -359,7 +365,7 @@ def test_proof_and_state_are_one_step_wherever_it_is_broken_off(ledger: Ledger) 
     while True:
         try:
             with crash_after(ledger, crashes + 1):
-                ledger.prove(ROUTE, {number: PROOF}, now=NOW)
+                ledger.custody.prove(ROUTE, {number: PROOF}, now=NOW)
         except CrashError:
             crashes += 1
             assert dump(ledger) == before
@@ -374,5 +380,5 @@ def test_more_numbers_than_one_statement_holds_are_advanced(ledger: Ledger) -> N
     note(ledger, *(new_instance(name) for name in range(1, 1203)))
     numbers = numbers_of(ledger)
     assert len(numbers) == 1202
-    assert ledger.claim(ROUTE, numbers, now=NOW) == numbers
-    assert ledger.tally()[ROUTE] == {ObligationState.IN_FLIGHT: 1202}
+    assert ledger.custody.claim(ROUTE, numbers, now=NOW) == numbers
+    assert ledger.obligations.tally()[ROUTE] == {ObligationState.IN_FLIGHT: 1202}

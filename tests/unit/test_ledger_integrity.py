@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from understudy import agent
-from understudy.adapters.ledger import DamagedLedgerError, Ledger, database
-from understudy.adapters.ledger.copying import copy_ledger
-from understudy.adapters.ledger.integrity import look_over, look_through
 from understudy.core.modes import Mode, ModeEvent
 from understudy.flow.backup import Backup
+from understudy.ledger import DamagedLedgerError, Ledger, database
+from understudy.ledger.copying import copy_ledger
+from understudy.ledger.integrity import look_over, look_through
 from understudy.wiring import Places
 
 from tests.stack import REPOSITORY
@@ -23,7 +23,7 @@ DAY = 86_400.0
 
 def filled(path: Path, number: int = 60) -> Ledger:
     ledger = Ledger(path)
-    ledger.start(NOW)
+    ledger.modes.start(NOW)
     note(ledger, *(new_instance(name) for name in range(number)), owed=[ROUTE, VAULT])
     return ledger
 
@@ -150,7 +150,7 @@ def test_backup_is_made_at_once_every_day_and_after_a_change_of_mode(bench: Benc
     bench.clock.advance(DAY - 1)
     assert bench.told() == []
     assert stamp(bench.copy) == first
-    bench.ledger.change_mode(ModeEvent.PROMOTE, epoch=0, who="ann", fields={}, now=bench.clock.now())
+    bench.ledger.modes.change(ModeEvent.PROMOTE, epoch=0, who="ann", fields={}, now=bench.clock.now())
     bench.told()
     assert bench.kept() == [(Mode.ACTIVE.value, 1)]
     second = stamp(bench.copy)
@@ -164,12 +164,42 @@ def test_backup_is_made_at_once_every_day_and_after_a_change_of_mode(bench: Benc
     assert bench.copy.stat().st_mode & 0o777 == 0o600
 
 
-def test_backup_is_made_although_the_clock_was_set_back(bench: Bench) -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("step", [-30 * DAY, 30 * DAY])
+def test_backup_is_made_within_a_day_and_once_although_the_clock_was_set(
+    bench: Bench, step: float, restarts: bool
+) -> None:
     assert bench.told() == []
     first = stamp(bench.copy)
-    bench.clock.advance(-30 * DAY)
+    bench.clock.set_by(step)
+    if restarts:
+        bench.backup = Backup(bench.ledger, bench.copy, Clock(bench.clock.now()))
+        assert bench.told() == []
+        assert stamp(bench.copy) != first, "nobody knows how old it was"
+        return
+    assert bench.told() == []
+    assert stamp(bench.copy) == first, "no time has passed"
+    bench.clock.advance(DAY)
     assert bench.told() == []
     assert stamp(bench.copy) != first
+
+
+@pytest.mark.parametrize("step", [-30 * DAY, 30 * DAY])
+def test_change_of_mode_is_copied_once_although_the_clock_was_set(bench: Bench, step: float) -> None:
+    assert bench.told() == []
+    bench.clock.advance(60)
+    bench.ledger.modes.change(
+        ModeEvent.HOLD, epoch=bench.ledger.modes.current().epoch, who="ann", fields={}, now=bench.clock.now()
+    )
+    bench.clock.set_by(step)
+    before = stamp(bench.copy)
+    assert bench.told() == []
+    copied = stamp(bench.copy)
+    assert copied != before
+    for _ in range(3):
+        bench.clock.advance(5)
+        assert bench.told() == []
+    assert stamp(bench.copy) == copied
 
 
 def test_backup_holds_all_that_the_ledger_held_at_that_moment(bench: Bench, tmp_path: Path) -> None:
@@ -191,7 +221,7 @@ def test_damage_that_the_start_had_no_time_for_is_found_by_the_copy_and_the_one_
     before = bench.copy.read_bytes()
     garbled(bench.path, "obligations_by_state")
     monkeypatch.setattr(database, "_CHECK_SECONDS", -1.0)
-    monkeypatch.setattr("understudy.adapters.ledger.integrity._STEPS", 1)
+    monkeypatch.setattr("understudy.ledger.integrity._STEPS", 1)
     bench.ledger = Ledger(bench.path)
     bench.backup = Backup(bench.ledger, bench.copy, bench.clock)
     (told,) = bench.told()
@@ -220,7 +250,7 @@ def test_backup_without_room_is_told_and_tried_again_in_an_hour(
 def test_ledger_in_the_place_of_another_does_not_take_the_place_of_the_backup(bench: Bench) -> None:
     note(bench.ledger, new_instance(99))
     for _ in range(3):
-        bench.ledger.log("ann", "note", {}, NOW)
+        bench.ledger.events.log("ann", "note", {}, NOW)
     bench.told()
     bench.ledger.close()
     before = bench.copy.read_bytes()
@@ -233,10 +263,10 @@ def test_ledger_in_the_place_of_another_does_not_take_the_place_of_the_backup(be
 
 def test_backup_in_the_place_of_a_damaged_ledger_goes_on_from_there(bench: Bench) -> None:
     """What the manual says: move the damaged one away, copy the backup, take the anchor away, start."""
-    bench.ledger.find(VAULT, dict.fromkeys(numbers_of(bench.ledger), PROOF), now=NOW)
+    bench.ledger.custody.find(VAULT, dict.fromkeys(numbers_of(bench.ledger), PROOF), now=NOW)
     bench.told()
     expected = dump(bench.ledger)
-    bench.ledger.log("ann", "note", {}, NOW)
+    bench.ledger.events.log("ann", "note", {}, NOW)
     bench.ledger.close()
     cut(bench.path)
     with pytest.raises(DamagedLedgerError):
@@ -247,4 +277,4 @@ def test_backup_in_the_place_of_a_damaged_ledger_goes_on_from_there(bench: Bench
     bench.open()
     assert dump(bench.ledger)["obligations"] == expected["obligations"]
     assert bench.told() == []
-    assert bench.ledger.broken_event() is None
+    assert bench.ledger.events.broken() is None

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from understudy.adapters.ledger import GapsTally, Ledger
-from understudy.adapters.ledger.schema import events, obligations, proofs
 from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
 from understudy.core.model import HolderName, InstanceNumber, StudyInstanceUid, Timestamp
 from understudy.core.modes import TRANSITIONS, Mode, ModeEvent, WrongModeError
 from understudy.core.obligations import ObligationState
 from understudy.core.packing import Digests, PackIntent
 from understudy.core.views import OperationState
+from understudy.ledger import GapsTally, Ledger
+from understudy.ledger.schema import events, obligations, proofs
 
 from tests.unit.fakes import (
     NOW,
@@ -32,13 +32,13 @@ from tests.unit.fakes import (
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     found = Ledger(tmp_path / "ledger.sqlite")
-    found.start(NOW)
+    found.modes.start(NOW)
     yield found
     found.close()
 
 
 def change(ledger: Ledger, event: ModeEvent, epoch: int) -> None:
-    ledger.change_mode(event, epoch=epoch, who="ann", fields={"reason": "test"}, now=NOW)
+    ledger.modes.change(event, epoch=epoch, who="ann", fields={"reason": "test"}, now=NOW)
 
 
 PATHS: dict[Mode, list[ModeEvent]] = {
@@ -51,12 +51,32 @@ PATHS: dict[Mode, list[ModeEvent]] = {
 
 def brought_to(ledger: Ledger, mode: Mode) -> int:
     for event in PATHS[mode]:
-        change(ledger, event, ledger.mode().epoch)
-    assert ledger.mode().mode is mode
-    return ledger.mode().epoch
+        change(ledger, event, ledger.modes.current().epoch)
+    assert ledger.modes.current().mode is mode
+    return ledger.modes.current().epoch
 
 
 # Modes
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_known_mode_is_the_committed_one_without_a_look_at_the_file(ledger: Ledger, mode: Mode) -> None:
+    brought_to(ledger, mode)
+    assert ledger.modes.known == ledger.modes.current()
+    with pytest.raises(StaleEpochError):
+        change(ledger, ModeEvent.PROMOTE, 99)
+    assert ledger.modes.known.mode is mode
+    ledger.close()
+    ledger.database.path.unlink()
+    assert ledger.modes.known.mode is mode
+
+
+def test_known_mode_is_that_of_the_file_after_a_start(ledger: Ledger, tmp_path: Path) -> None:
+    brought_to(ledger, Mode.ACTIVE)
+    again = Ledger(tmp_path / "ledger.sqlite")
+    again.modes.start(NOW)
+    assert again.modes.known == ledger.modes.current()
+    again.close()
 
 
 @pytest.mark.parametrize("event", list(ModeEvent))
@@ -72,11 +92,11 @@ def test_mode_changes_as_the_table_says_or_raises_and_changes_nothing(
         assert dump(ledger) == before
         return
     change(ledger, event, epoch)
-    after = ledger.mode()
+    after = ledger.modes.current()
     assert after.mode is TRANSITIONS[mode, event]
     assert after.epoch == epoch + (event is ModeEvent.PROMOTE)
     assert dump(ledger)["events"][-1][2:4] == ("ann", event.value)
-    assert ledger.broken_event() is None
+    assert ledger.events.broken() is None
 
 
 @pytest.mark.parametrize("epoch", [-1, 1])
@@ -90,7 +110,7 @@ def test_mode_with_another_epoch_is_refused(ledger: Ledger, epoch: int) -> None:
 def test_mode_guard_names_all_that_is_unmet_and_nothing_changes(ledger: Ledger) -> None:
     before = dump(ledger)
     with pytest.raises(PreconditionError) as caught:
-        ledger.change_mode(
+        ledger.modes.change(
             ModeEvent.PROMOTE, epoch=0, who="ann", fields={}, now=NOW, guard=lambda _transaction: ["a", "b"]
         )
     assert caught.value.details == ("a", "b")
@@ -100,7 +120,7 @@ def test_mode_guard_names_all_that_is_unmet_and_nothing_changes(ledger: Ledger) 
 def test_mode_and_its_event_are_one_step_wherever_it_is_broken_off(ledger: Ledger) -> None:
     before = dump(ledger)
     crashes = 0
-    while ledger.mode().mode is Mode.STANDBY:
+    while ledger.modes.current().mode is Mode.STANDBY:
         try:
             with crash_after(ledger, crashes + 1):
                 change(ledger, ModeEvent.PROMOTE, 0)
@@ -129,16 +149,16 @@ def test_fifty_promotions_at_once_give_one_epoch_and_refusals(ledger: Ledger) ->
     for thread in threads:
         thread.join(timeout=60)
     assert sorted(results) == ["StaleEpochError"] * 49 + ["done"]
-    assert (ledger.mode().mode, ledger.mode().epoch) == (Mode.ACTIVE, 1)
+    assert (ledger.modes.current().mode, ledger.modes.current().epoch) == (Mode.ACTIVE, 1)
     assert [row[3] for row in dump(ledger)["events"]] == ["begin", "promote"]
 
 
 def test_start_again_keeps_mode_and_beginning(ledger: Ledger) -> None:
     brought_to(ledger, Mode.ACTIVE)
     before = dump(ledger)
-    ledger.start(Timestamp(NOW + 100))
+    ledger.modes.start(Timestamp(NOW + 100))
     assert dump(ledger) == before
-    assert ledger.began() == NOW
+    assert ledger.modes.began() == NOW
 
 
 # Events
@@ -146,8 +166,8 @@ def test_start_again_keeps_mode_and_beginning(ledger: Ledger) -> None:
 
 def chained(ledger: Ledger, count: int = 5) -> None:
     for number in range(count):
-        ledger.log("ann", "note", {"number": number}, Timestamp(NOW + number))
-    assert ledger.broken_event() is None
+        ledger.events.log("ann", "note", {"number": number}, Timestamp(NOW + number))
+    assert ledger.events.broken() is None
 
 
 @pytest.mark.parametrize(
@@ -157,7 +177,7 @@ def test_event_that_was_changed_is_named(ledger: Ledger, values: dict[str, objec
     chained(ledger)
     with ledger.database.writing() as connection:
         connection.execute(update(events).where(events.c.event == 3).values(**values))
-    assert ledger.broken_event() == 3
+    assert ledger.events.broken() == 3
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
@@ -165,7 +185,7 @@ def test_event_that_was_taken_out_is_named(ledger: Ledger, number: int) -> None:
     chained(ledger)
     with ledger.database.writing() as connection:
         connection.execute(delete(events).where(events.c.event == number))
-    assert ledger.broken_event() == number
+    assert ledger.events.broken() == number
 
 
 @pytest.mark.parametrize(("first", "named"), [(6, 6), (3, 3), (1, 1)])
@@ -173,11 +193,11 @@ def test_events_that_were_cut_off_at_the_end_are_named(ledger: Ledger, first: in
     chained(ledger)
     with ledger.database.writing() as connection:
         connection.execute(delete(events).where(events.c.event >= first))
-    assert ledger.broken_event() == named
+    assert ledger.events.broken() == named
     # What comes afterwards does not hide it.
     for _ in range(10):
-        ledger.log("ann", "note", {}, NOW)
-        assert ledger.broken_event() is not None
+        ledger.events.log("ann", "note", {}, NOW)
+        assert ledger.events.broken() is not None
 
 
 def test_event_that_was_cut_off_is_named_after_a_start_and_more(
@@ -187,8 +207,8 @@ def test_event_that_was_cut_off_is_named_after_a_start_and_more(
     ledger = reopened()
     with ledger.database.writing() as connection:
         connection.execute(delete(events).where(events.c.event == 6))
-    ledger.log("ann", "note", {}, NOW)
-    assert ledger.broken_event() == 6
+    ledger.events.log("ann", "note", {}, NOW)
+    assert ledger.events.broken() == 6
 
 
 @pytest.mark.parametrize("place", [0, 7])
@@ -197,7 +217,7 @@ def test_event_that_was_put_in_is_named(ledger: Ledger, place: int) -> None:
     foreign = {"at": NOW, "who": "eve", "kind": "note", "fields": "{}", "chain": "0" * 64}
     with ledger.database.writing() as connection:
         connection.execute(insert(events).values(event=place, **foreign))
-    assert ledger.broken_event() == max(place, 1)
+    assert ledger.events.broken() == max(place, 1)
 
 
 @pytest.fixture
@@ -209,7 +229,7 @@ def reopened(tmp_path: Path) -> Iterator[Callable[[], Ledger]]:
         for one in opened:
             one.close()
         opened.append(Ledger(tmp_path / "kept.sqlite"))
-        opened[-1].start(NOW)
+        opened[-1].modes.start(NOW)
         return opened[-1]
 
     yield reopen
@@ -223,13 +243,13 @@ def test_ledger_put_in_the_place_of_another_is_named_until_the_anchor_is_taken_a
     reopened()
     (tmp_path / "kept.sqlite").unlink()
     other = reopened()
-    assert other.broken_event() == 2
+    assert other.events.broken() == 2
     for _ in range(10):
-        other.log("ann", "note", {}, NOW)
-    assert other.broken_event() == 6
+        other.events.log("ann", "note", {}, NOW)
+    assert other.events.broken() == 6
     (tmp_path / "kept.sqlite.anchor").unlink()
-    assert reopened().broken_event() is None
-    reopened().log("ann", "note", {}, NOW)
+    assert reopened().events.broken() is None
+    reopened().events.log("ann", "note", {}, NOW)
     assert (tmp_path / "kept.sqlite.anchor").exists()
 
 
@@ -240,14 +260,14 @@ def test_anchor_that_was_not_written_follows_at_the_next_start(
     before = (tmp_path / "kept.sqlite.anchor").read_bytes()
     chained(reopened())
     (tmp_path / "kept.sqlite.anchor").write_bytes(before)
-    assert reopened().broken_event() is None
+    assert reopened().events.broken() is None
     assert (tmp_path / "kept.sqlite.anchor").read_bytes() != before
 
 
 def test_anchor_that_cannot_be_read_is_told(tmp_path: Path, reopened: Callable[[], Ledger]) -> None:
     chained(reopened())
     (tmp_path / "kept.sqlite.anchor").write_text("nonsense")
-    assert reopened().broken_event() == 0
+    assert reopened().events.broken() == 0
 
 
 @pytest.mark.parametrize(
@@ -262,41 +282,41 @@ def test_anchor_that_cannot_be_read_is_told(tmp_path: Path, reopened: Callable[[
 )
 def test_mode_that_the_event_log_does_not_attest_is_named(ledger: Ledger, statement: str, named: int) -> None:
     brought_to(ledger, Mode.RETURNING)
-    assert ledger.contradictions() == []
+    assert ledger.events.contradictions() == []
     with ledger.database.writing() as connection:
         connection.exec_driver_sql(statement)
-    assert ledger.contradictions() == [f"mode change {named} is not what the event log says of it"]
+    assert ledger.events.contradictions() == [f"mode change {named} is not what the event log says of it"]
 
 
 def test_obligation_that_is_proven_without_a_proof_is_named(ledger: Ledger) -> None:
     note(ledger, new_instance(1), new_instance(2), owed=[ROUTE, VAULT])
-    ledger.find(VAULT, {InstanceNumber(1): PROOF, InstanceNumber(2): PROOF}, now=NOW)
-    assert ledger.contradictions() == []
+    ledger.custody.find(VAULT, {InstanceNumber(1): PROOF, InstanceNumber(2): PROOF}, now=NOW)
+    assert ledger.events.contradictions() == []
     with ledger.database.writing() as connection:
         connection.execute(delete(proofs).where(proofs.c.instance == 2))
-    (told,) = ledger.contradictions()
+    (told,) = ledger.events.contradictions()
     assert told == f"1 obligations are proven without a proof, first instance 2 at {VAULT}"
 
 
 def test_event_at_a_whole_second_given_as_int_keeps_the_chain(ledger: Ledger) -> None:
-    ledger.log("ann", "note", {}, Timestamp(1_700_000_000))
-    assert ledger.broken_event() is None
+    ledger.events.log("ann", "note", {}, Timestamp(1_700_000_000))
+    assert ledger.events.broken() is None
 
 
 # Operations
 
 
 def begun(ledger: Ledger, kind: str = "verify", now: float = NOW) -> int:
-    view = ledger.begin_operation(kind, total=100, unit="proofs", message="begun", now=Timestamp(now))
+    view = ledger.operations.begin(kind, total=100, unit="proofs", message="begun", now=Timestamp(now))
     return view.operation
 
 
 def test_operation_tells_progress_rate_and_end(ledger: Ledger) -> None:
     number = begun(ledger)
-    assert ledger.operation(number).eta_seconds is None
-    running = ledger.update_operation(number, now=Timestamp(NOW + 10), done=50, message="half")
+    assert ledger.operations.get(number).eta_seconds is None
+    running = ledger.operations.update(number, now=Timestamp(NOW + 10), done=50, message="half")
     assert (running.done, running.total, running.rate, running.eta_seconds) == (50, 100, 5.0, 10.0)
-    ended = ledger.update_operation(
+    ended = ledger.operations.update(
         number, now=Timestamp(NOW + 20), done=100, state=OperationState.DONE, report="/understudy/reports/1"
     )
     assert (ended.state, ended.eta_seconds, ended.report) == (
@@ -308,29 +328,29 @@ def test_operation_tells_progress_rate_and_end(ledger: Ledger) -> None:
 
 def test_operation_that_ended_does_not_change(ledger: Ledger) -> None:
     number = begun(ledger)
-    ended = ledger.update_operation(number, now=NOW, state=OperationState.CANCELLED)
-    again = ledger.update_operation(number, now=Timestamp(NOW + 9), done=99, state=OperationState.DONE)
+    ended = ledger.operations.update(number, now=NOW, state=OperationState.CANCELLED)
+    again = ledger.operations.update(number, now=Timestamp(NOW + 9), done=99, state=OperationState.DONE)
     assert again == ended
 
 
 def test_operation_unknown_is_told(ledger: Ledger) -> None:
     with pytest.raises(NotFoundError, match="no operation 7"):
-        ledger.operation(7)
+        ledger.operations.get(7)
     with pytest.raises(NotFoundError, match="no operation 7"):
-        ledger.update_operation(7, now=NOW, done=1)
+        ledger.operations.update(7, now=NOW, done=1)
 
 
 def test_operations_are_listed_newest_first_and_found_by_kind(ledger: Ledger) -> None:
     first = begun(ledger, "failback")
     others = [begun(ledger) for _ in range(30)]
-    assert [view.operation for view in ledger.operations(2)] == [others[-1], others[-2]]
-    latest = ledger.latest_operation("failback", running=True)
+    assert [view.operation for view in ledger.operations.newest(2)] == [others[-1], others[-2]]
+    latest = ledger.operations.latest("failback", running=True)
     assert latest is not None
     assert latest.operation == first
-    ledger.update_operation(first, now=NOW, state=OperationState.DONE)
-    assert ledger.latest_operation("failback", running=True) is None
-    assert ledger.latest_operation("failback") is not None
-    assert ledger.latest_operation("drill") is None
+    ledger.operations.update(first, now=NOW, state=OperationState.DONE)
+    assert ledger.operations.latest("failback", running=True) is None
+    assert ledger.operations.latest("failback") is not None
+    assert ledger.operations.latest("drill") is None
 
 
 # Findings, facts, packs
@@ -338,23 +358,23 @@ def test_operations_are_listed_newest_first_and_found_by_kind(ledger: Ledger) ->
 
 def test_gap_that_stays_keeps_its_age_and_one_that_is_filled_is_forgotten(ledger: Ledger) -> None:
     one, two = StudyInstanceUid("1.1"), StudyInstanceUid("1.2")
-    ledger.write_gaps({one: 3, two: 1}, NOW)
-    ledger.write_gaps({one: 2}, Timestamp(NOW + 60))
-    (gap,) = ledger.read_gaps()
-    assert ledger.tally_gaps() == GapsTally(1, 2, NOW)
+    ledger.gaps.write({one: 3, two: 1}, NOW)
+    ledger.gaps.write({one: 2}, Timestamp(NOW + 60))
+    (gap,) = ledger.gaps.read()
+    assert ledger.gaps.tally() == GapsTally(1, 2, NOW)
     assert (gap.study, gap.instances, gap.since) == (one, 2, NOW)
-    assert ledger.read_departures() == []
-    ledger.write_gaps({}, NOW)
-    assert ledger.read_gaps() == []
-    assert ledger.tally_gaps() == GapsTally(0, 0, None)
+    assert ledger.gaps.read_departures() == []
+    ledger.gaps.write({}, NOW)
+    assert ledger.gaps.read() == []
+    assert ledger.gaps.tally() == GapsTally(0, 0, None)
 
 
 def test_facts_and_cursors_are_kept(ledger: Ledger) -> None:
-    assert (ledger.fact("horizon"), ledger.cursor("changes")) == (None, 0)
-    ledger.write_fact("horizon", "1")
-    ledger.write_fact("horizon", "2")
+    assert (ledger.facts.read("horizon"), ledger.intake.cursor("changes")) == (None, 0)
+    ledger.facts.write("horizon", "1")
+    ledger.facts.write("horizon", "2")
     note(ledger, new_instance(1), cursor=41)
-    assert (ledger.fact("horizon"), ledger.cursor("changes")) == ("2", 41)
+    assert (ledger.facts.read("horizon"), ledger.intake.cursor("changes")) == ("2", 41)
 
 
 def intent(key: str, *numbers: int) -> PackIntent:
@@ -388,14 +408,14 @@ def test_packs_are_found_by_their_instances_until_they_are_closed(ledger: Ledger
 def test_reopened_ledger_holds_all_that_was_written(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     first = Ledger(path)
-    first.start(NOW)
+    first.modes.start(NOW)
     note(first, new_instance(1))
     brought_to(first, Mode.RETURNING)
     expected = dump(first)
     first.close()
     second = Ledger(path)
     assert dump(second) == expected
-    assert second.broken_event() is None
+    assert second.events.broken() is None
     second.close()
 
 
@@ -417,14 +437,14 @@ def test_unknown_state_is_refused_by_the_file_itself(ledger: Ledger) -> None:
     note(ledger, new_instance(1))
     with pytest.raises(IntegrityError, match="known_state"), ledger.database.writing() as connection:
         connection.execute(update(obligations).values(state="lost"))
-    assert ledger.tally() == {ROUTE: {ObligationState.OWED: 1}}
+    assert ledger.obligations.tally() == {ROUTE: {ObligationState.OWED: 1}}
 
 
 def test_reading_sees_one_moment_while_another_writes(ledger: Ledger) -> None:
     count = select(func.count()).select_from(events)
     with ledger.database.reading() as connection:
         before = connection.scalar(count)
-        ledger.log("ann", "note", {}, NOW)
+        ledger.events.log("ann", "note", {}, NOW)
         assert connection.scalar(count) == before
     with ledger.database.reading() as connection:
         assert connection.scalar(count) == (before or 0) + 1

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
-from understudy.adapters.ledger import Ledger, LedgerVersionError, MigrationError
-from understudy.adapters.ledger.copying import copy_ledger
-from understudy.adapters.ledger.database import Database
-from understudy.adapters.ledger.migration import make_schema, schemas
 from understudy.core.model import InstanceNumber
 from understudy.core.obligations import ObligationState
+from understudy.ledger import Ledger, LedgerVersionError, MigrationError
+from understudy.ledger.copying import copy_ledger
+from understudy.ledger.database import Database
+from understudy.ledger.migration import make_schema, schemas
 
 from tests.unit.fakes import NOW, PRIMARY, ROUTE, STUDY, CrashError, dump, new_instance, note
 
@@ -145,21 +145,21 @@ def test_migrated_ledger_holds_all_rows_and_works_on(path: Path, schema: str) ->
     older(path, schema)
     ledger = Ledger(path)
     one, two = (InstanceNumber(number) for number in (2, 3))
-    assert ledger.states_of(ROUTE, STUDY) == {
+    assert ledger.obligations.of_study(ROUTE, STUDY) == {
         1: ObligationState.WAIVED,
         one: ObligationState.OWED,
         two: ObligationState.REFUSED,
     }
-    assert ledger.states_of(PRIMARY, STUDY) == {two: ObligationState.PROVEN}
-    assert [instance.size for instance in ledger.instances_of(STUDY)] == [1002, 1003]
-    assert ledger.versions_of("orthanc-1") == {"md5-1": False, "md5-2": True}
-    assert len(ledger.conflicts(everything=True)) == len(ledger.damages(limit=9)) == 1
-    assert (ledger.cursor("changes"), ledger.oldest_unsettled(ROUTE)) == (41, NOW)
+    assert ledger.obligations.of_study(PRIMARY, STUDY) == {two: ObligationState.PROVEN}
+    assert [instance.size for instance in ledger.instances.of_study(STUDY)] == [1002, 1003]
+    assert ledger.conflicts.versions_of("orthanc-1") == {"md5-1": False, "md5-2": True}
+    assert len(ledger.conflicts.listed(everything=True)) == len(ledger.files.damages(limit=9)) == 1
+    assert (ledger.intake.cursor("changes"), ledger.obligations.oldest(ROUTE)) == (41, NOW)
     assert note(ledger, new_instance(4)) == 1
-    assert ledger.replay(ROUTE, None, "ann", NOW) == 1
+    assert ledger.dead_letters.replay(ROUTE, None, "ann", NOW) == 1
     ledger.close()
     reopened = Ledger(path)
-    assert reopened.counts() == (3, 1)
+    assert reopened.instances.counts() == (3, 1)
     reopened.close()
 
 

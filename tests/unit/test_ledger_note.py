@@ -1,17 +1,18 @@
 """Note: repeated or broken off anywhere, it ends the same."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import Ledger
 from understudy.core.model import HolderName, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
 from understudy.core.modes import ModeEvent
 from understudy.core.obligations import ObligationState
+from understudy.ledger import Ledger
 
 from tests.unit.fakes import (
+    CRASH_SHARES,
     NOW,
     PRIMARY,
     PRIMARY_AE,
@@ -27,13 +28,14 @@ from tests.unit.fakes import (
     note,
     numbers_of,
     received_proof,
+    shares,
     unproven,
 )
 
 
 def opened(path: Path) -> Ledger:
     ledger = Ledger(path)
-    ledger.start(NOW)
+    ledger.modes.start(NOW)
     return ledger
 
 
@@ -45,7 +47,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def state(ledger: Ledger, number: InstanceNumber, holder: HolderName) -> ObligationState | None:
-    return ledger.states_of(holder, STUDY).get(number)
+    return ledger.obligations.of_study(holder, STUDY).get(number)
 
 
 def test_note_repeated_changes_nothing(ledger: Ledger) -> None:
@@ -59,7 +61,7 @@ def test_note_owes_the_primary_after_its_grace_and_others_at_once(ledger: Ledger
     note(ledger, new_instance(1), owed=[VAULT, ROUTE, PRIMARY], grace=60)
 
     def is_due(holder: HolderName, after: float) -> bool:
-        return bool(ledger.due(holder, now=Timestamp(NOW + after), limit=10, max_bytes=10**9))
+        return bool(ledger.queue.due(holder, now=Timestamp(NOW + after), limit=10, max_bytes=10**9))
 
     assert is_due(ROUTE, 0)
     assert is_due(VAULT, 0)
@@ -86,7 +88,7 @@ def test_note_of_a_changed_content_supersedes_and_owes_the_new_one(ledger: Ledge
     assert state(ledger, second, ROUTE) is ObligationState.OWED
     assert state(ledger, second, VAULT) is ObligationState.OWED
     assert [row[3] for row in dump(ledger)["events"]] == ["begin", "conflict"]
-    assert ledger.counts() == (1, 1)
+    assert ledger.instances.counts() == (1, 1)
 
 
 def test_note_of_a_content_that_comes_back_owes_it_again(ledger: Ledger) -> None:
@@ -99,7 +101,7 @@ def test_note_of_a_content_that_comes_back_owes_it_again(ledger: Ledger) -> None
     assert state(ledger, first, ROUTE) is ObligationState.OWED
     assert state(ledger, first, PRIMARY) is ObligationState.OWED
     assert state(ledger, second, ROUTE) is ObligationState.WAIVED
-    (instance,) = ledger.instances_of(STUDY)
+    (instance,) = ledger.instances.of_study(STUDY)
     assert instance.attachment_uuid == "new-file"
     assert [row[3] for row in dump(ledger)["events"]] == ["begin", "conflict", "conflict"]
 
@@ -107,7 +109,7 @@ def test_note_of_a_content_that_comes_back_owes_it_again(ledger: Ledger) -> None
 def test_note_of_a_content_that_comes_back_keeps_its_proofs(ledger: Ledger) -> None:
     note(ledger, new_instance(1))
     (first,) = numbers_of(ledger)
-    ledger.find(ROUTE, {first: PROOF}, now=NOW)
+    ledger.custody.find(ROUTE, {first: PROOF}, now=NOW)
     note(ledger, new_instance(1, content="B"))
     note(ledger, new_instance(1, attachment="new-file"))
     assert state(ledger, first, ROUTE) is ObligationState.PROVEN
@@ -115,18 +117,18 @@ def test_note_of_a_content_that_comes_back_keeps_its_proofs(ledger: Ledger) -> N
 
 def _send(ledger: Ledger, number: InstanceNumber, until: ObligationState) -> None:
     """Bring an owed instance to the route, as far as said."""
-    ledger.claim(ROUTE, [number], now=NOW)
+    ledger.custody.claim(ROUTE, [number], now=NOW)
     match until:
         case ObligationState.OWED:
             deliver(ledger, number, Outcome.UNKNOWN)
         case ObligationState.REFUSED:
             deliver(ledger, number, Outcome.DELIVERED)
-            ledger.despair(ROUTE, {number: "changed"}, now=NOW)
+            ledger.custody.despair(ROUTE, {number: "changed"}, now=NOW)
         case ObligationState.SENT:
             deliver(ledger, number, Outcome.DELIVERED)
         case ObligationState.PROVEN:
             deliver(ledger, number, Outcome.DELIVERED)
-            ledger.prove(ROUTE, {number: PROOF}, now=NOW)
+            ledger.custody.prove(ROUTE, {number: PROOF}, now=NOW)
 
 
 @pytest.mark.parametrize("first_is", [ObligationState.SENT, ObligationState.PROVEN])
@@ -146,7 +148,7 @@ def test_note_of_a_content_that_comes_back_owes_it_where_the_other_may_have_come
         (row[3], json.loads(row[4]).get("instances")) for row in dump(ledger)["events"]
     ]
     # The archive lists the UID of both.
-    assert ledger.find(ROUTE, {first: PROOF}, now=NOW) == set()
+    assert ledger.custody.find(ROUTE, {first: PROOF}, now=NOW) == set()
 
 
 def test_note_of_a_content_that_comes_back_owes_it_after_a_third_that_was_never_sent(ledger: Ledger) -> None:
@@ -166,13 +168,13 @@ def test_note_of_a_content_that_comes_back_keeps_the_proofs_of_vaults_and_of_its
 ) -> None:
     note(ledger, new_instance(1, calling=PRIMARY_AE), owed=[VAULT], received=received_proof())
     (first,) = numbers_of(ledger)
-    ledger.find(VAULT, {first: PROOF}, now=NOW)
+    ledger.custody.find(VAULT, {first: PROOF}, now=NOW)
     note(ledger, new_instance(1, content="B"), owed=[VAULT, PRIMARY])
     (second,) = numbers_of(ledger)
-    assert ledger.find(VAULT, {second: PROOF}, now=NOW) == set()
+    assert ledger.custody.find(VAULT, {second: PROOF}, now=NOW) == set()
     checksum = Proof(ProofKind.CHECKSUM, NOW, {})
-    assert ledger.find(VAULT, {second: checksum}, now=NOW) == {second}
-    assert ledger.find(PRIMARY, {second: checksum}, now=NOW) == {second}
+    assert ledger.custody.find(VAULT, {second: checksum}, now=NOW) == {second}
+    assert ledger.custody.find(PRIMARY, {second: checksum}, now=NOW) == {second}
     again = new_instance(1, calling=PRIMARY_AE, attachment="new-file")
     note(ledger, again, owed=[VAULT], received=received_proof())
     assert {state(ledger, first, holder) for holder in (VAULT, PRIMARY)} == {ObligationState.PROVEN}
@@ -181,9 +183,9 @@ def test_note_of_a_content_that_comes_back_keeps_the_proofs_of_vaults_and_of_its
 def test_note_of_a_new_file_with_the_same_bytes_changes_the_file_alone(ledger: Ledger) -> None:
     note(ledger, new_instance(1))
     (number,) = numbers_of(ledger)
-    ledger.waive(ROUTE, ["1.2.3.4.1"], "not wanted", "ann", NOW)
+    ledger.dead_letters.waive(ROUTE, ["1.2.3.4.1"], "not wanted", "ann", NOW)
     assert note(ledger, new_instance(1, attachment="new-file")) == 0
-    (instance,) = ledger.instances_of(STUDY)
+    (instance,) = ledger.instances.of_study(STUDY)
     assert (instance.number, instance.attachment_uuid) == (number, "new-file")
     # A person gave it up, and nothing else has come.
     assert state(ledger, number, ROUTE) is ObligationState.WAIVED
@@ -192,23 +194,23 @@ def test_note_of_a_new_file_with_the_same_bytes_changes_the_file_alone(ledger: L
 def test_inventory_proves_nothing_of_a_content_that_took_anothers_place(ledger: Ledger) -> None:
     note(ledger, new_instance(1))
     (first,) = numbers_of(ledger)
-    ledger.find(ROUTE, {first: PROOF}, now=NOW)
+    ledger.custody.find(ROUTE, {first: PROOF}, now=NOW)
     note(ledger, new_instance(1, content="B"))
     (second,) = numbers_of(ledger)
     # The archive lists the SOP Instance UID: it may well be the earlier content.
-    assert ledger.find(ROUTE, {second: PROOF}, now=NOW) == set()
+    assert ledger.custody.find(ROUTE, {second: PROOF}, now=NOW) == set()
     assert state(ledger, second, ROUTE) is ObligationState.OWED
     checksum = Proof(ProofKind.CHECKSUM, NOW, {})
-    assert ledger.find(ROUTE, {second: checksum}, now=NOW) == {second}
+    assert ledger.custody.find(ROUTE, {second: checksum}, now=NOW) == {second}
 
 
 def test_inventory_is_believed_once_the_new_content_was_acknowledged(ledger: Ledger) -> None:
     note(ledger, new_instance(1))
     note(ledger, new_instance(1, content="B"))
     (second,) = numbers_of(ledger)
-    ledger.claim(ROUTE, [second], now=NOW)
+    ledger.custody.claim(ROUTE, [second], now=NOW)
     deliver(ledger, second, Outcome.DELIVERED)
-    ledger.prove(ROUTE, {second: PROOF}, now=NOW)
+    ledger.custody.prove(ROUTE, {second: PROOF}, now=NOW)
     assert state(ledger, second, ROUTE) is ObligationState.PROVEN
 
 
@@ -217,7 +219,7 @@ def test_inventory_is_believed_where_the_holder_had_sent_the_other_content(ledge
     note(ledger, new_instance(1, content="coerced", calling=PRIMARY_AE), owed=[], received=received_proof())
     note(ledger, new_instance(1), owed=[PRIMARY])
     (second,) = numbers_of(ledger)
-    assert ledger.find(PRIMARY, {second: PROOF}, now=NOW) == {second}
+    assert ledger.custody.find(PRIMARY, {second: PROOF}, now=NOW) == {second}
 
 
 @pytest.mark.parametrize("outage", [True, False])
@@ -226,27 +228,27 @@ def test_inventory_is_believed_beside_what_the_holder_had_sent_in_peace_alone(
 ) -> None:
     note(ledger, new_instance(1, content="A", calling=PRIMARY_AE), owed=[], received=received_proof())
     if outage:
-        ledger.change_mode(ModeEvent.PROMOTE, epoch=0, who="ann", fields={}, now=NOW)
+        ledger.modes.change(ModeEvent.PROMOTE, epoch=0, who="ann", fields={}, now=NOW)
     note(ledger, new_instance(1, content="B", received_at=NOW + 3600), owed=[PRIMARY])
     (second,) = numbers_of(ledger)
-    assert ledger.find(PRIMARY, {second: PROOF}, now=NOW) == (set() if outage else {second})
+    assert ledger.custody.find(PRIMARY, {second: PROOF}, now=NOW) == (set() if outage else {second})
 
 
 def test_inventory_is_not_believed_of_what_came_before_anybody_declared_the_outage(ledger: Ledger) -> None:
     note(ledger, new_instance(1, content="A", calling=PRIMARY_AE), owed=[], received=received_proof())
     # The PACS has died, and a modality stores its correction here by itself.
     note(ledger, new_instance(1, content="B", received_at=NOW + 3600), owed=[PRIMARY])
-    ledger.change_mode(ModeEvent.PROMOTE, epoch=0, who="ann", fields={}, now=NOW)
+    ledger.modes.change(ModeEvent.PROMOTE, epoch=0, who="ann", fields={}, now=NOW)
     (second,) = numbers_of(ledger)
-    assert ledger.find(PRIMARY, {second: PROOF}, now=NOW) == set()
-    assert ledger.ambiguous(PRIMARY, [second]) == {second}
+    assert ledger.custody.find(PRIMARY, {second: PROOF}, now=NOW) == set()
+    assert ledger.custody.ambiguous(PRIMARY, [second]) == {second}
 
 
 def _replaced(ledger: Ledger, holder: HolderName) -> tuple[InstanceNumber, InstanceNumber]:
     """Return two contents of one UID: the earlier one was acknowledged before the later one came."""
     note(ledger, new_instance(1), owed=[holder])
     (first,) = numbers_of(ledger)
-    ledger.claim(holder, [first], now=NOW)
+    ledger.custody.claim(holder, [first], now=NOW)
     deliver(ledger, first, Outcome.DELIVERED, holder)
     note(ledger, new_instance(1, content="B"), owed=[holder])
     (second,) = numbers_of(ledger)
@@ -255,31 +257,31 @@ def _replaced(ledger: Ledger, holder: HolderName) -> tuple[InstanceNumber, Insta
 
 def test_replaced_content_that_is_denied_is_given_up_and_waits_for_nobody(ledger: Ledger) -> None:
     first, second = _replaced(ledger, PRIMARY)
-    ledger.despair(PRIMARY, {first: "what it gives back differs from what was sent"}, now=NOW)
+    ledger.custody.despair(PRIMARY, {first: "what it gives back differs from what was sent"}, now=NOW)
     assert state(ledger, first, PRIMARY) is ObligationState.WAIVED
     assert state(ledger, second, PRIMARY) is ObligationState.OWED
-    assert ledger.replay(PRIMARY, None, "ann", NOW) == 0
+    assert ledger.dead_letters.replay(PRIMARY, None, "ann", NOW) == 0
 
 
 def test_replaced_content_is_never_sent_over_the_present_one(ledger: Ledger) -> None:
     first, second = _replaced(ledger, PRIMARY)
-    ledger.disprove(PRIMARY, [first], reason="lost", now=NOW, due=NOW)
-    assert ledger.claim(PRIMARY, [first, second], now=NOW) == [second]
+    ledger.custody.disprove(PRIMARY, [first], reason="lost", now=NOW, due=NOW)
+    assert ledger.custody.claim(PRIMARY, [first, second], now=NOW) == [second]
     assert state(ledger, first, PRIMARY) is ObligationState.WAIVED
 
 
 def test_vault_gets_a_replaced_content_too(ledger: Ledger) -> None:
     first, second = _replaced(ledger, VAULT)
-    ledger.disprove(VAULT, [first], reason="lost", now=NOW, due=NOW)
-    assert ledger.claim(VAULT, [first, second], now=NOW, keeps_versions=True) == [first, second]
+    ledger.custody.disprove(VAULT, [first], reason="lost", now=NOW, due=NOW)
+    assert ledger.custody.claim(VAULT, [first, second], now=NOW, keeps_versions=True) == [first, second]
 
 
 def test_inventory_is_not_believed_of_an_instance_that_names_another_patient(ledger: Ledger) -> None:
     note(ledger, new_instance(1), owed=[PRIMARY])
     note(ledger, replace(new_instance(1, content="B"), orthanc_id="another"), owed=[PRIMARY])
     first, second = numbers_of(ledger)
-    assert ledger.find(PRIMARY, {first: PROOF, second: PROOF}, now=NOW) == set()
-    assert ledger.ambiguous(PRIMARY, [first, second]) == {first, second}
+    assert ledger.custody.find(PRIMARY, {first: PROOF, second: PROOF}, now=NOW) == set()
+    assert ledger.custody.ambiguous(PRIMARY, [first, second]) == {first, second}
 
 
 def _noting(ledger: Ledger) -> None:
@@ -301,43 +303,35 @@ def _starting(ledger: Ledger) -> None:
     note(ledger, new_instance(2, content="B"), owed=[ROUTE, VAULT, PRIMARY], cursor=4)
 
 
-def test_note_broken_off_after_any_statement_ends_the_same(tmp_path: Path) -> None:
+@shares(CRASH_SHARES)
+def test_note_broken_off_after_any_statement_ends_the_same(tmp_path: Path, share: int) -> None:
     undisturbed = opened(tmp_path / "undisturbed.sqlite")
     _starting(undisturbed)
-    _noting(undisturbed)
+    with crash_after(undisturbed, 0) as statements:
+        _noting(undisturbed)
+        total = statements()
     expected = dump(undisturbed)
     undisturbed.close()
     assert {row[3] for row in expected["events"]} == {"begin", "conflict"}
-    crashes = _crashes(tmp_path, expected, _noting)
-    assert crashes > 30
-
-
-def _crashes(tmp_path: Path, expected: object, work: Callable[[Ledger], None]) -> int:
-    statement = 0
-    while True:
-        statement += 1
+    assert total > 30
+    for statement in range(1 + share, total + 1, CRASH_SHARES):
         path = tmp_path / f"{statement}.sqlite"
         ledger = opened(path)
         _starting(ledger)
-        try:
-            with crash_after(ledger, statement):
-                work(ledger)
-        except CrashError:
-            ledger.close()
-            ledger = opened(path)
-            work(ledger)
-            assert dump(ledger) == expected, f"after statement {statement}"
-            assert unproven(ledger) == []
-            ledger.close()
-        else:
-            ledger.close()
-            return statement - 1
+        with pytest.raises(CrashError), crash_after(ledger, statement):
+            _noting(ledger)
+        ledger.close()
+        ledger = opened(path)
+        _noting(ledger)
+        assert dump(ledger) == expected, f"after statement {statement}"
+        assert unproven(ledger) == []
+        ledger.close()
 
 
 def test_owe_all_to_a_holder_named_later_owes_what_came_before_once(ledger: Ledger) -> None:
     later = HolderName("later")
     note(ledger, new_instance(1), new_instance(2), owed=[VAULT])
-    assert ledger.owe_all(later, now=NOW) == 2
-    assert ledger.owe_all(later, now=NOW) == 0
-    assert ledger.owe_all(VAULT, now=NOW) == 0
-    assert len(ledger.due(later, now=NOW, limit=10, max_bytes=10**9)) == 2
+    assert ledger.intake.owe_all(later, now=NOW) == 2
+    assert ledger.intake.owe_all(later, now=NOW) == 0
+    assert ledger.intake.owe_all(VAULT, now=NOW) == 0
+    assert len(ledger.queue.due(later, now=NOW, limit=10, max_bytes=10**9)) == 2

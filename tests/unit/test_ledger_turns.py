@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from understudy.adapters.ledger import Ledger
 from understudy.core.model import StudyInstanceUid, Timestamp
 from understudy.core.rules import Debt, Priority
-from understudy.core.views import iso
+from understudy.ledger import Ledger
 
 from tests.unit.fakes import NOW, ROUTE, VAULT, dump, new_instance, numbers_of
 
@@ -18,13 +17,13 @@ AGE = 60.0
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     found = Ledger(tmp_path / "ledger.sqlite")
-    found.start(NOW)
+    found.modes.start(NOW)
     yield found
     found.close()
 
 
 def note(ledger: Ledger, study: str, *names: int, debt: Debt, at: float = 0.0) -> None:
-    ledger.note(
+    ledger.intake.note(
         [(new_instance(name, study=study), [debt, Debt(VAULT)], None) for name in names],
         primary=None,
         primary_grace=0,
@@ -38,8 +37,8 @@ def note(ledger: Ledger, study: str, *names: int, debt: Debt, at: float = 0.0) -
 def due(ledger: Ledger, at: float, limit: int = 10) -> list[str]:
     """Return the SOP Instance UIDs of the next batch, and take it."""
     now = Timestamp(NOW + at)
-    batch = ledger.due(ROUTE, now=now, limit=limit, max_bytes=10**9)
-    ledger.claim(ROUTE, [one.number for one in batch], now=now)
+    batch = ledger.queue.due(ROUTE, now=now, limit=limit, max_bytes=10**9)
+    ledger.custody.claim(ROUTE, [one.number for one in batch], now=now)
     return [one.sop_instance_uid.removeprefix("1.2.3.4.") for one in batch]
 
 
@@ -67,9 +66,9 @@ def test_lower_priority_that_has_waited_a_day_comes_before_what_is_new(ledger: L
 
 def test_head_start_makes_nothing_older_than_it_is(ledger: Ledger) -> None:
     note(ledger, "1.1", 1, debt=urgent(Priority.HIGH))
-    (view,) = ledger.obligations(ROUTE, None, 10)
-    assert view.due == view.changed == iso(NOW)
-    assert ledger.oldest_unsettled(ROUTE) == NOW
+    (view,) = ledger.obligations.listed(ROUTE, None, 10)
+    assert view.due == view.changed == NOW
+    assert ledger.obligations.oldest(ROUTE) == NOW
 
 
 def test_study_is_sent_whole_once_it_has_not_grown_for_its_age(ledger: Ledger) -> None:
@@ -85,7 +84,7 @@ def test_study_is_sent_whole_once_it_has_not_grown_for_its_age(ledger: Ledger) -
 
 def test_vault_does_not_wait_for_the_study(ledger: Ledger) -> None:
     note(ledger, "1.1", 1, debt=STABLE)
-    assert ledger.due(VAULT, now=NOW, limit=10, max_bytes=10**9)
+    assert ledger.queue.due(VAULT, now=NOW, limit=10, max_bytes=10**9)
 
 
 def test_study_that_goes_on_growing_is_waited_for_ten_times_as_long(ledger: Ledger) -> None:

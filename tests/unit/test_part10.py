@@ -120,6 +120,14 @@ def test_examine_deflated_file_is_inflated_to_its_end_and_no_further(monkeypatch
         look(part10(chunk, deflated))
 
 
+def test_examine_takes_the_vrs_of_a_later_standard() -> None:
+    long = struct.pack("<HH2sHI", 0x0021, 0x1010, b"ZZ", 0, 4) + b"abcd"
+    assert look(part10(SOP + long + IDENTITY)) == UID
+    undefined = struct.pack("<HH2sHI", 0x0021, 0x1011, b"ZZ", 0, 0xFFFFFFFF)
+    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    assert look(part10(SOP + undefined + end + IDENTITY)) == UID
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

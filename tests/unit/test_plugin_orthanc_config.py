@@ -5,10 +5,11 @@ from pathlib import Path
 
 import json5
 import pytest
-from understudy.adapters.orthanc_config import render
+from understudy.adapters.orthanc_config import render, render_reception
 from understudy.config import ConfigurationError, Understudy, parse, read_sections
 
 CONFIGURATION = Path(__file__).parents[2] / "orthanc-config"
+MEMORY = 2 * 2**30
 
 
 @pytest.fixture
@@ -34,13 +35,13 @@ def clinic(**more: object) -> Understudy:
 
 
 def modalities(configuration: Understudy, keys: Path) -> dict[str, dict[str, object]]:
-    rendered = render(configuration, keys)["DicomModalities"]
+    rendered = render(configuration, keys, MEMORY)["DicomModalities"]
     assert isinstance(rendered, dict)
     return rendered
 
 
 def test_render_carries_ae_title_and_service_accounts(keys: Path) -> None:
-    rendered = render(clinic(), keys)
+    rendered = render(clinic(), keys, MEMORY)
     assert rendered["DicomAet"] == "STANDBY"
     assert rendered["RegisteredUsers"] == {"edge": "one", "agent": "two"}
     json.dumps(rendered)
@@ -76,17 +77,37 @@ def test_devices_of_one_ae_title_are_allowed_the_same(keys: Path) -> None:
 
 @pytest.mark.parametrize("accepted", [True, False])
 def test_orthanc_leaves_echo_and_store_to_the_edge(keys: Path, accepted: bool) -> None:
-    rendered = render(clinic(Policy={"AcceptStrangers": accepted}), keys)
+    rendered = render(clinic(Policy={"AcceptStrangers": accepted}), keys, MEMORY)
     assert rendered["DicomAlwaysAllowStore"] is True
     assert rendered["DicomAlwaysAllowEcho"] is True
     assert "DicomAlwaysAllowFind" not in rendered
+
+
+@pytest.mark.parametrize("associations", [8, 64, 1000])
+def test_orthanc_has_a_thread_for_each_association_of_the_edge(keys: Path, associations: int) -> None:
+    edge = {"Associations": associations, "AssociationsOfDevice": 1, "AssociationsOfStrangers": 1}
+    configuration = clinic(Edge=edge)
+    assert render(configuration, keys, MEMORY)["DicomThreadsCount"] == associations + 8
+    assert f"associations {associations}\n" in render_reception(configuration, MEMORY)
+
+
+def test_reception_and_http_of_orthanc_have_one_limit(keys: Path) -> None:
+    lines = render_reception(clinic(), MEMORY).splitlines()
+    assert render(clinic(), keys, MEMORY)["MaximumRequestBodySizeMB"] == 219
+    assert f"largest {219 * 2**20}" in lines
+    assert f"memory {1536 * 2**20}" in lines
+    assert {line for line in lines if line.startswith("known")} == {
+        "known CT1",
+        "known READER",
+        "known PRIMARY",
+    }
 
 
 def test_missing_and_empty_secrets_are_all_named(keys: Path) -> None:
     (keys / "service" / "edge").unlink()
     (keys / "service" / "agent").write_text("\n")
     with pytest.raises(ConfigurationError) as caught:
-        render(clinic(), keys)
+        render(clinic(), keys, MEMORY)
     assert len(caught.value.problems) == 2
 
 
@@ -96,7 +117,7 @@ def test_embedded_configuration_is_complete_and_valid(keys: Path) -> None:
     assert configuration.primary is None
     assert [vault.name for vault in configuration.vaults] == ["local"]
     # What is made at the start must not stand in a file too: Orthanc would take one of the two.
-    assert not set(render(configuration, keys)) & set(sections)
+    assert not set(render(configuration, keys, MEMORY)) & set(sections)
 
 
 def test_site_is_taken_from_the_environment() -> None:

@@ -28,14 +28,13 @@ STORES = [
     (Method.POST, "/dicom-web/studies/1.2.3"),
 ]
 ADMINISTRATION = [
-    (Method.DELETE, "/studies/6f-1"),
+    (Method.DELETE, "/studies/6f-1/metadata/1024"),
     (Method.PUT, "/studies/6f-1/metadata/1024"),
-    (Method.POST, "/studies/6f-1/anonymize"),
+    (Method.POST, "/instances/6f-1/anonymize"),
     (Method.POST, "/modalities/ct1/store"),
     (Method.POST, "/jobs/1/cancel"),
     (Method.GET, "/modalities"),
     (Method.GET, "/plugins"),
-    (Method.DELETE, "/dicom-web/studies/1.2"),
     (Method.POST, "/dicom-web/servers/x/stow"),
     (Method.GET, "/something-new"),
     (Method.GET, "/"),
@@ -51,6 +50,17 @@ NEVER = [
     (Method.PUT, "/peers/evil"),
     (Method.PUT, "/dicom-web/servers/evil"),
     (Method.DELETE, "/changes"),
+    *((Method.DELETE, f"/{level}/6f-1") for level in ("patients", "studies", "series", "instances")),
+    (Method.DELETE, "/dicom-web/studies/1.2"),
+    (Method.POST, "/tools/bulk-delete"),
+    *(
+        (Method.POST, f"/studies/6f-1/{act}")
+        for act in ("modify", "anonymize", "split", "merge", "reconstruct")
+    ),
+    *((Method.POST, f"/patients/6f-1/{act}") for act in ("modify", "anonymize", "reconstruct")),
+    *((Method.POST, f"/series/6f-1/{act}") for act in ("modify", "anonymize", "reconstruct")),
+    *((Method.POST, f"/tools/{act}") for act in ("bulk-modify", "bulk-anonymize", "reconstruct")),
+    *((Method.POST, f"/instances/6f-1/attachments/dicom/{act}") for act in ("compress", "uncompress")),
     (Method.POST, "/tools/reset/"),
 ]
 
@@ -79,9 +89,55 @@ def test_nobody_stops_orthanc_or_changes_its_configuration(role: Role, call: tup
     assert not allowed(role, *call)
 
 
-@pytest.mark.parametrize("call", READS + STORES + ADMINISTRATION + NEVER)
-def test_agent_does_everything(call: tuple[Method, str]) -> None:
+AGENT = [
+    (Method.GET, "/system"),
+    (Method.GET, "/changes"),
+    (Method.GET, "/statistics"),
+    (Method.GET, "/tools/metrics-prometheus"),
+    (Method.GET, "/instances"),
+    (Method.GET, "/instances/6f-1/file"),
+    (Method.GET, "/instances/6f-1/attachments/dicom/info"),
+    (Method.GET, "/series/6f-1"),
+    (Method.GET, "/studies/6f-1"),
+    (Method.GET, "/storage-commitment/1.2.3"),
+    (Method.POST, "/tools/bulk-content"),
+    (Method.POST, "/tools/lookup"),
+    (Method.POST, "/tools/bulk-delete"),
+    (Method.POST, "/instances"),
+    (Method.DELETE, "/instances/6f-1"),
+    (Method.DELETE, "/series/6f-1"),
+    (Method.DELETE, "/studies/6f-1"),
+    (Method.DELETE, "/patients/6f-1"),
+]
+NOT_FOR_THE_AGENT = [
+    (method, path)
+    for method, path in READS + STORES + ADMINISTRATION + NEVER
+    if (method, path.rstrip("/")) not in AGENT
+    and not (method is Method.GET and path.startswith(("/studies", "/instances")))
+]
+
+
+@pytest.mark.parametrize("call", AGENT)
+def test_agent_makes_its_calls(call: tuple[Method, str]) -> None:
     assert allowed(Role.AGENT, *call)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *NOT_FOR_THE_AGENT,
+        (Method.DELETE, "/instances"),
+        (Method.DELETE, "/instances/6f-1/metadata/1024"),
+        (Method.PUT, "/instances/6f-1/attachments/dicom"),
+        (Method.POST, "/instances/6f-1/modify"),
+        (Method.POST, "/modalities/ct1/echo"),
+        (Method.POST, "/tools/dicom-echo"),
+        (Method.POST, "/tools/create-dicom"),
+        (Method.GET, "/storage-commitment"),
+    ],
+)
+def test_agent_makes_no_other_call(call: tuple[Method, str]) -> None:
+    assert not allowed(Role.AGENT, *call)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from understudy.plugin import shape
 
-from tests import hostile
+from tests import bombs, hostile
 
 BOMB = 2**28
 
@@ -68,7 +68,7 @@ SHORT = frozenset(
 
 @pytest.mark.parametrize("depth", [shape.MAX_DEPTH, shape.MAX_DEPTH + 1])
 @pytest.mark.parametrize("implicit", [False, True])
-def test_fault_draws_the_line_at_the_depth_that_the_threads_bear(depth: int, implicit: bool) -> None:
+def test_fault_draws_the_line_at_the_greatest_depth(depth: int, implicit: bool) -> None:
     if implicit:
         item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
         begin = struct.pack("<HHI", 0x0008, 0x4011, 0xFFFFFFFF)
@@ -77,6 +77,13 @@ def test_fault_draws_the_line_at_the_depth_that_the_threads_bear(depth: int, imp
     else:
         content = hostile.header("1.2.3") + hostile.nested(depth)
     assert (shape.fault(content) is None) == (depth == shape.MAX_DEPTH)
+
+
+@pytest.mark.parametrize("hidden", bombs.HIDDEN)
+def test_fault_is_found_behind_whatever_dcmtk_reads(hidden: str) -> None:
+    before = b"".join(whole for whole in bombs.HIDDEN[hidden].values() if whole is not None)
+    deep = hostile.nested(shape.MAX_DEPTH + 1)
+    assert shape.fault(hostile.header("1.2.3") + before + deep) is not None
 
 
 def test_fault_names_no_value() -> None:

@@ -1,4 +1,4 @@
-"""The SOP Instance UID from a file's first bytes: right, or left to Orthanc's parser, never wrong."""
+"""What a file names itself, from its first bytes: right, or left to Orthanc's parser, never wrong."""
 
 import io
 import struct
@@ -17,7 +17,9 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from understudy.plugin.sop_instance import sop_instance_uid
+from understudy.plugin.sop_instance import names
+
+from tests import bombs, hostile
 
 SYNTAXES = (
     ImplicitVRLittleEndian,
@@ -46,9 +48,16 @@ def part10(syntax: UID, uid: str = UID_TEXT) -> bytes:
     dataset.SOPClassUID = CTImageStorage
     dataset.SOPInstanceUID = UID(uid)
     dataset.PatientID = "1"
+    dataset.StudyInstanceUID = UID("1.2.3.5")
+    dataset.SeriesInstanceUID = UID("1.2.3.6")
     output = io.BytesIO()
     dataset.save_as(output, enforce_file_format=True)
     return output.getvalue()
+
+
+def sop_instance_uid(content: bytes) -> str | None:
+    found = names(content)
+    return None if found is None else found.sop_instance_uid
 
 
 def explicit(*elements: tuple[int, int, bytes, bytes]) -> bytes:
@@ -78,6 +87,7 @@ def test_padding_is_no_part_of_the_uid(padding: bytes) -> None:
         b"\0" * 132,
         part10(ExplicitVRLittleEndian)[128:],
         part10(ExplicitVRLittleEndian)[:300],
+        file_of((8, 0x18, b"UI", b"1.2."), syntax=b"1.2.3.4."),
         file_of(),
         file_of((8, 0x18, b"UI", b"")),
         file_of((8, 0x18, b"UI", b"\0\0")),
@@ -86,14 +96,35 @@ def test_padding_is_no_part_of_the_uid(padding: bytes) -> None:
         file_of((8, 0x18, b"UI", "1.2.é".encode("latin-1"))),
         file_of((8, 0x18, b"UI", b"1.2\n3.")),
         file_of((8, 0x18, b"UI", b"1" * 300)),
-        file_of(*((8, 0x05, b"CS", b"") for _ in range(100)), (8, 0x18, b"UI", b"1.2")),
         file_of((8, 0x18, b"UI", b"1.2."), syntax=b"1.2.840.10008.1.2.1.99"),
-        # A sequence without a length: where it ends is not plain to see.
+        # What stands in a sequence is not the file's own.
         file_of() + struct.pack("<HH2sHI", 8, 6, b"SQ", 0, 0xFFFFFFFF) + explicit((8, 0x18, b"UI", b"1.2.")),
     ],
 )
 def test_what_is_not_plain_to_see_is_left_to_orthanc(content: bytes) -> None:
     assert sop_instance_uid(content) is None
+
+
+@pytest.mark.parametrize("tag", [0x00080018, 0x0020000D, 0x0020000E])
+@pytest.mark.parametrize("value", [None, b"", b"\0\0"])
+def test_an_object_without_a_name_is_told(tag: int, value: bytes | None) -> None:
+    found = names(bombs.uncompressed("nameless", change={tag: value}).content)
+    assert found is not None
+    assert not found.complete
+
+
+@pytest.mark.parametrize("shape", bombs.HIDDEN)
+def test_what_stands_before_the_uid_hides_nothing(shape: str) -> None:
+    before = [whole for whole in bombs.HIDDEN[shape].values() if whole is not None]
+    made = hostile.good("hidden")
+    found = names(hostile.header(made.uid) + b"".join(before) + made.data_set)
+    assert found is not None
+    assert (found.complete, found.sop_instance_uid) == (True, made.uid)
+
+
+def test_the_first_of_two_uids_counts() -> None:
+    both = ((8, 0x18, b"UI", b"1.2."), (8, 0x18, b"UI", b"9.9."))
+    assert sop_instance_uid(file_of(*both)) == "1.2."
 
 
 def test_a_sequence_with_a_length_is_stepped_over() -> None:

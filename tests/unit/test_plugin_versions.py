@@ -242,3 +242,38 @@ def test_a_file_system_without_links_gets_a_copy(orthanc: Orthanc, monkeypatch: 
     monkeypatch.setattr(os, "link", no_links)
     orthanc.store(b"second")
     assert orthanc.kept() == {b"first"}
+
+
+def test_a_damaged_file_is_set_aside_as_a_copy_where_there_are_no_links(
+    orthanc: Orthanc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orthanc.store(b"first")
+    file = orthanc.files[ORTHANC_ID]
+    orthanc.path(file).write_bytes(b"other")
+
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    orthanc.store(b"first")
+    assert orthanc.current() == b"first"
+    assert (orthanc.storage / "understudy" / "quarantine" / file.uuid).read_bytes() == b"other"
+
+
+@pytest.mark.parametrize(("named", "refused"), [(16, False), (17, True)])
+def test_uid_that_names_too_many_instances_takes_no_more(tmp_path: Path, named: int, refused: bool) -> None:
+    asked: list[str] = []
+
+    def file(orthanc_id: str) -> None:
+        asked.append(orthanc_id)
+
+    index = Index(lambda _uid: [f"{number}-a" for number in range(named)], file, lambda _: {}, lambda _: {})
+    versions = Versions(tmp_path, index, lambda _: None)
+    if refused:
+        with pytest.raises(NotKeptError, match="17 instances have its SOP Instance UID already"):
+            versions.before_store(UID, b"one more")
+        assert asked == []
+        assert versions.counts().refused == 1
+    else:
+        versions.before_store(UID, b"one more")
+        assert len(asked) == named

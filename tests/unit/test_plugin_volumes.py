@@ -77,6 +77,18 @@ def test_guard_refuses_at_the_mark_and_gives_the_ballast_up(
     assert said == ["intake refused because=full volumes=index", "intake accepted"]
 
 
+def test_flag_can_be_opened_by_the_group_whatever_the_umask(small: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "refuse-intake"
+    watched = guard(small, flag, [], ballast=0)
+    fill(small, 18)
+    before = os.umask(0o077)
+    try:
+        watched.look()
+    finally:
+        os.umask(before)
+    assert flag.stat().st_mode & 0o777 == 0o640
+
+
 def test_guard_does_not_swing_at_the_mark(small: Path, tmp_path: Path) -> None:
     said: list[str] = []
     watched = guard(small, small / "flag", said, ballast=0)

@@ -1,8 +1,9 @@
 """A whole file in the place of a damaged one: a crash between any two steps, and modalities that send."""
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import pytest
 from understudy.adapters.healing import Replacement
@@ -29,9 +30,9 @@ class SmallOrthanc:
         self._answer(orthanc_id)
         self.file, self.content = None, b""
 
-    def store_again(self, content: bytes) -> None:
+    def store_again(self, content: BinaryIO, size: int) -> None:
         self._answer(IDENTIFIER)
-        self.file, self.content = f"stored-{self.calls}", content
+        self.file, self.content = f"stored-{self.calls}", content.read(size)
 
     def _answer(self, orthanc_id: str) -> None:
         assert orthanc_id == IDENTIFIER
@@ -58,9 +59,9 @@ def test_a_crash_after_any_step_ends_with_the_whole_file(
     orthanc.calls = calls
     if calls < 3:
         with pytest.raises(OrthancUnavailableError):
-            replacement.put(IDENTIFIER, DAMAGED, WHOLE)
+            replacement.put(IDENTIFIER, DAMAGED, BytesIO(WHOLE))
     else:
-        assert replacement.put(IDENTIFIER, DAMAGED, WHOLE)
+        assert replacement.put(IDENTIFIER, DAMAGED, BytesIO(WHOLE))
     orthanc.calls = 100
     assert replacement.resume() == (calls < 3)
     assert orthanc.content == WHOLE
@@ -72,9 +73,9 @@ def test_a_newer_content_that_came_after_the_crash_stays(
 ) -> None:
     orthanc.calls = calls
     with pytest.raises(OrthancUnavailableError):
-        replacement.put(IDENTIFIER, DAMAGED, WHOLE)
+        replacement.put(IDENTIFIER, DAMAGED, BytesIO(WHOLE))
     orthanc.calls = 100
-    orthanc.store_again(NEWER)
+    orthanc.store_again(BytesIO(NEWER), len(NEWER))
     replacement.resume()
     assert orthanc.content == NEWER
 
@@ -82,6 +83,6 @@ def test_a_newer_content_that_came_after_the_crash_stays(
 def test_a_newer_content_that_came_before_is_not_replaced(
     orthanc: SmallOrthanc, replacement: Replacement
 ) -> None:
-    orthanc.store_again(NEWER)
-    assert not replacement.put(IDENTIFIER, DAMAGED, WHOLE)
+    orthanc.store_again(BytesIO(NEWER), len(NEWER))
+    assert not replacement.put(IDENTIFIER, DAMAGED, BytesIO(WHOLE))
     assert orthanc.content == NEWER

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from docker.sbom import debian_licences
 from tests.stack import REPOSITORY
@@ -89,6 +87,10 @@ def image(tmp_path: Path) -> Image:
 
 
 def bill(image: Image) -> dict[str, Any]:
+    # They take seconds, which only the process that runs these tests should spend.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     done = image.listed()
     assert done.returncode == 0, done.stderr
     text = (image.to / "sbom.cdx.json").read_text(encoding="utf-8")

@@ -6,21 +6,31 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import zstandard
 from botocore.stub import Stubber
+from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeOpener, AgeSealer, new_key_pair
 from understudy.adapters.s3 import Credentials, S3Store
+from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import HolderKind, Instance, Outcome, ProofKind, SopInstanceUid, Timestamp
-from understudy.core.packing import Manifest, StudyFacts, manifest_from_json
-from understudy.core.ports import HolderUnavailableError, SealError, StoredObject
+from understudy.core.packing import Digests, Manifest, StudyFacts, manifest_from_json
+from understudy.core.ports import HolderUnavailableError, SealError, StoredObject, UnreadableFileError
+from understudy.core.refusals import NO_ROOM
+from understudy.flow.holding import RESERVE, Memory
+from understudy.flow.vault import WORKING
 
+from tests.stack import wait_until
 from tests.vault_parts import NAME, NOW, Bench, Death, DyingBook, DyingStore, Killed, bench
 
 
@@ -197,7 +207,7 @@ def test_deliver_killed_at_each_step_and_repeated_uploads_once(tmp_path: Path, a
             death = Death(step, after=after)
             try:
                 list(
-                    parts.vault(DyingStore(parts.store, death), DyingBook(parts.ledger.packs, death)).deliver(
+                    parts.vault(DyingStore(parts.store, death), DyingBook(parts.ledger, death)).deliver(
                         instances
                     )
                 )
@@ -272,14 +282,18 @@ def test_study_facts_of_broken_files_are_absent_and_raise_nothing(parts: Bench) 
     (instance,) = parts.storage.series("facts", 1)
     content = parts.storage.content(instance)
     area = StorageArea(parts.storage.root)
-    whole = area.study_facts(content, instance.transfer_syntax_uid)
+
+    def facts(content: bytes, syntax: str = instance.transfer_syntax_uid) -> StudyFacts | None:
+        return area.study_facts(io.BytesIO(content), syntax)
+
+    whole = facts(content)
     assert whole is not None
     assert whole.accession_number == instance.study_instance_uid[-12:]
-    assert area.study_facts(b"", instance.transfer_syntax_uid) is None
+    assert facts(b"") is None
     for end in range(0, 1200, 7):
-        area.study_facts(content[:end], instance.transfer_syntax_uid)
-        area.study_facts(content[:end] + b"\xff" * 64 + content[end + 64 :], instance.transfer_syntax_uid)
-    assert area.study_facts(content, "1.2.840.10008.1.2.1.99") is None
+        facts(content[:end])
+        facts(content[:end] + b"\xff" * 64 + content[end + 64 :])
+    assert facts(content, "1.2.840.10008.1.2.1.99") is None
 
 
 def test_sealer_without_a_valid_recipient_says_so(parts: Bench) -> None:
@@ -346,9 +360,11 @@ class EncryptingStore(DyingStore):
     tells = False
     puts = 0
 
-    def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
+    def put_file(
+        self, key: str, file: BinaryIO, digests: Digests, retain_until: Timestamp | None
+    ) -> StoredObject:
         self.puts += 1
-        return super().put(key, content, retain_until)
+        return super().put_file(key, file, digests, retain_until)
 
     def stat(self, key: str) -> StoredObject | None:
         shown = super().stat(key)
@@ -374,11 +390,11 @@ def test_pack_of_which_no_digest_can_be_compared_is_stored_once_and_proven_when_
         with pytest.raises(HolderUnavailableError, match="ETag") as caught:
             list(parts.vault(store).deliver(instances))
         assert "s3:GetObjectAttributes" in caught.value.hint
-    # The pack and its manifest.
-    assert store.puts == 2
+    # The pack; its manifest is put beside it.
+    assert store.puts == 1
     store.tells = True
     assert parts.vault(store).find(instances).keys() == {instance.number for instance in instances}
-    assert store.puts == 2
+    assert store.puts == 1
 
 
 @pytest.mark.parametrize("tells", [True, False])
@@ -430,3 +446,127 @@ def test_find_forgets_a_pack_that_the_store_does_not_show(parts: Bench) -> None:
     (parts.folder / "vault" / intent.key).unlink()
     parts.vault().find(instances)
     assert parts.ledger.packs.open(NAME, numbers) == []
+
+
+def large(parts: Bench) -> Instance:
+    """Keep a file that is not held while it is used."""
+    return parts.storage.keep(os.urandom(5 * 2**20), sop="1.2.3.1", study="1.2.3")
+
+
+def test_large_file_is_packed_as_a_small_one_is(parts: Bench) -> None:
+    instance = large(parts)
+    (delivery,) = parts.vault(spool=Spool(parts.folder, 1000)).deliver([instance])
+    assert delivery.outcome is Outcome.DELIVERED
+    (manifest,) = manifests(parts)
+    (entry,) = entries(parts, manifest.pack_key)
+    assert (entry.name, entry.size) == (manifest.members[0].name, instance.size)
+    content = parts.storage.content(instance)
+    assert manifest.members[0].sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_large_file_that_changes_while_it_is_read_fails_with_its_last_bytes(parts: Bench) -> None:
+    instance = large(parts)
+    with StorageArea(parts.storage.root).open(instance) as file:
+        with parts.storage.path(instance).open("r+b") as stored:
+            stored.seek(1000)
+            stored.write(b"changed")
+        assert len(file.read(instance.size - 1)) == instance.size - 1
+        with pytest.raises(UnreadableFileError, match="changed while it was read"):
+            file.read(1)
+
+
+def test_large_file_that_is_cut_while_it_is_read_fails_where_it_ends(parts: Bench) -> None:
+    instance = large(parts)
+    with StorageArea(parts.storage.root).open(instance) as file:
+        os.truncate(parts.storage.path(instance), 1000)
+        assert len(file.read(2000)) == 1000
+        with pytest.raises(UnreadableFileError, match="changed while it was read"):
+            file.read(2000)
+
+
+class ChangingFiles(StorageArea):
+    """A storage area in which a file changes when it is opened."""
+
+    @contextmanager
+    def open(self, instance: Instance) -> Iterator[BinaryIO]:
+        with super().open(instance) as file:
+            with self.path(instance).open("r+b") as stored:
+                stored.write(b"changed")
+            yield file
+
+
+def test_pack_of_a_file_that_changed_while_it_was_read_is_not_stored(parts: Bench) -> None:
+    instance = large(parts)
+    vault = parts.vault(files=ChangingFiles(parts.storage.root))
+    (delivery,) = vault.deliver([instance])
+    assert (delivery.outcome, parts.stored("")) == (Outcome.RETRY, [])
+    (delivery,) = parts.vault().deliver([instance])
+    assert (delivery.outcome, parts.stored("")) == (Outcome.REFUSED, [])
+
+
+class SmallStore(DyingStore):
+    """A store that takes no large object."""
+
+    largest = 2000
+
+
+def test_pack_that_the_store_does_not_take_is_refused_by_its_size(parts: Bench) -> None:
+    store = SmallStore(parts.store, Death(0, after=False))
+    (delivery,) = parts.vault(store).deliver([large(parts)])
+    assert delivery.outcome is Outcome.REFUSED
+    assert delivery.reason.startswith("its pack is too large: ")
+    assert parts.stored("") == []
+
+
+def test_pack_that_the_volume_has_no_room_for_is_tried_again(parts: Bench) -> None:
+    (instance,) = parts.storage.series("large", 1)
+    free = shutil.disk_usage(parts.folder).free
+    deliveries = list(parts.vault().deliver([replace(instance, size=free)]))
+    assert [(one.outcome, one.reason) for one in deliveries] == [(Outcome.RETRY, NO_ROOM)]
+
+
+class HangingStore(DirectoryStore):
+    """A store whose disk hangs in the middle of a put, until it is let go."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(NAME, folder)
+        self.hangs, self.let_go = threading.Event(), threading.Event()
+
+    def put_file(
+        self, key: str, file: BinaryIO, digests: Digests, retain_until: Timestamp | None
+    ) -> StoredObject:
+        self.hangs.set()
+        assert self.let_go.wait(60)
+        return super().put_file(key, file, digests, retain_until)
+
+
+def test_vault_that_hangs_and_a_large_instance_behind_it_keep_no_other_vault_waiting(parts: Bench) -> None:
+    store = HangingStore(parts.folder / "vault")
+    first, second = parts.storage.series("first"), parts.storage.series("second")
+    memory = Memory(RESERVE + 2 * (WORKING + 2**20))
+    hanging = threading.Thread(
+        target=lambda: list(parts.vault(store, memory=memory).deliver(first)), daemon=True
+    )
+    hanging.start()
+    assert store.hangs.wait(30)
+
+    def hold_all() -> None:
+        with memory.of("archive").holding(memory.most):
+            pass
+
+    large = threading.Thread(target=hold_all, daemon=True)
+    large.start()
+    wait_until(memory.waiting, lambda seen: "archive" in seen, deadline=10, what="the large one waits")
+    outcomes: list[Outcome] = []
+    other = threading.Thread(
+        target=lambda: outcomes.extend(one.outcome for one in parts.vault(memory=memory).deliver(second)),
+        daemon=True,
+    )
+    other.start()
+    other.join(30)
+    assert outcomes == [Outcome.DELIVERED] * 3
+    assert "archive" in memory.waiting()
+    store.let_go.set()
+    for thread in (hanging, large):
+        thread.join(30)
+        assert not thread.is_alive()

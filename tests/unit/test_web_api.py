@@ -16,7 +16,7 @@ from understudy.web.boundary import BODY_LIMIT
 from understudy.web.identity import PREFIX, Role
 from understudy.web.report import report_json
 
-from tests.unit.web_fakes import Client, FakeFacade
+from tests.unit.web_fakes import Client, FakeFacade, by_headers
 
 READER = {"X-Understudy-User": "rita", "X-Understudy-Role": "reader"}
 OPERATOR = {"X-Understudy-User": "otto", "X-Understudy-Role": "operator"}
@@ -33,19 +33,32 @@ BODIES: dict[str, object] = {
     "/obligations/replay": {"holder": "nas"},
     "/routes/explain": {"study_instance_uid": "1.2.3"},
     "/conflicts/7/acknowledge": {"reason": "the later one is right"},
+    "/deletions": {"study_instance_uid": "1.2.3", "reason": "a full disk", "force": True},
     "/obligations/waive": {"holder": "nas", "sop_instance_uids": ["1.2.3.4"], "reason": "test object"},
 }
 
 
-@pytest.fixture
-def facade(tmp_path: Path) -> FakeFacade:
-    return FakeFacade(reports=tmp_path)
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Client, FakeFacade]:
+    """One application for the whole file: making it costs more than any test."""
+    folder = tmp_path_factory.mktemp("swagger")
+    (folder / "swagger-ui.css").write_text("a{}")
+    facade = FakeFacade(reports=folder)
+    return Client(application(facade, "0.1.0", by_headers, swagger=folder)), facade
 
 
 @pytest.fixture
-def client(facade: FakeFacade, tmp_path: Path) -> Client:
-    (tmp_path / "swagger-ui.css").write_text("a{}")
-    return Client(application(facade, "0.1.0", swagger=tmp_path))
+def facade(served: tuple[Client, FakeFacade], tmp_path: Path) -> FakeFacade:
+    _, facade = served
+    vars(facade).update(vars(FakeFacade(reports=tmp_path)))
+    return facade
+
+
+@pytest.fixture
+def client(served: tuple[Client, FakeFacade], facade: FakeFacade) -> Client:
+    """The application over `facade` as a test has it at its start."""
+    client, _ = served
+    return client
 
 
 def every_route(client: Client) -> list[tuple[str, str]]:
@@ -99,9 +112,9 @@ def test_every_route_answers_each_role_by_the_table(
 def test_every_route_refuses_whoever_is_not_signed_in(client: Client, facade: FakeFacade) -> None:
     for method, path in every_route(client):
         answer = client.request(method, concrete(path), json={} if method == "POST" else None)
-        expected = 200 if path == f"{PREFIX}/health" else 401
-        assert answer.status_code == expected, (method, path)
-    assert facade.acts == []
+        free = ROLES[method, path.removeprefix(PREFIX)] is Role.NOBODY
+        assert (answer.status_code != 401) is free, (method, path)
+    assert facade.acts == [("wake", "", "")], "it changes nothing that anybody sees"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +155,30 @@ def test_health_of_nobody_is_a_bare_status_code(client: Client, facade: FakeFaca
     assert all(answer.content == b"" for answer in (healthy, late, other, wrong, broken))
 
 
+def test_health_is_bad_while_images_are_refused_unless_only_the_agent_is_asked_about(
+    client: Client, facade: FakeFacade
+) -> None:
+    facade.present = replace(facade.present, intake_refused="a disk is full")
+    assert client.get("/understudy/health").status_code == 503
+    assert client.get("/understudy/health?alive=true").status_code == 200
+    answer = client.get("/understudy/health", headers=READER)
+    assert answer.json()["reasons"] == ["new images are refused here: a disk is full"]
+    assert "understudy_intake_refused 1.0" in client.get("/understudy/metrics", headers=READER).text
+
+
+def test_numbers_that_nobody_knows_are_null_and_infinite_and_not_healthy(
+    client: Client, facade: FakeFacade
+) -> None:
+    facade.present = replace(facade.present, horizon=None, lag_seconds=None, loss_seconds=None)
+    status = client.get("/understudy/status", headers=READER).json()
+    assert (status["lag_seconds"], status["loss_seconds"]) == (None, None)
+    assert client.get("/understudy/health").status_code == 200
+    assert client.get("/understudy/health?max_lag=1000000").status_code == 503
+    text = client.get("/understudy/metrics", headers=READER).text
+    assert "understudy_lag_seconds +Inf" in text
+    assert "understudy_loss_seconds +Inf" in text
+
+
 def test_health_of_a_reader_gives_the_reasons(client: Client) -> None:
     answer = client.get("/understudy/health?max_lag=60&role=active", headers=READER)
 
@@ -151,9 +188,35 @@ def test_health_of_a_reader_gives_the_reasons(client: Client) -> None:
         "mode": "standby",
         "epoch": 3,
         "lag_seconds": 135.0,
+        "loss_seconds": 135.0,
         "rpo_seconds": 4.5,
         "reasons": ["the mode is standby, not active", "the mirror lags 135 s, more than 60 s"],
+        "degraded": [],
     }
+
+
+def test_health_with_a_wrong_configuration_is_degraded_and_not_dead(
+    client: Client, facade: FakeFacade
+) -> None:
+    facade.present = replace(facade.present, configuration_problems=["Understudy.Sight: unknown key"])
+    assert client.get("/understudy/health").status_code == 200
+    answer = client.get("/understudy/health", headers=READER)
+    assert (answer.status_code, answer.json()["healthy"]) == (200, True)
+    assert answer.json()["degraded"] == ["Understudy.Sight: unknown key"]
+    status = client.get("/understudy/status", headers=READER).json()
+    assert status["configuration_problems"] == ["Understudy.Sight: unknown key"]
+
+
+def test_health_is_red_and_the_mode_is_told_where_the_ledger_does_not_answer(
+    client: Client, facade: FakeFacade
+) -> None:
+    facade.unknown_since = facade.present.now
+
+    assert client.get("/understudy/health").status_code == 503
+    told = client.get("/understudy/health?max_lag=999", headers=READER).json()
+    assert told["reasons"] == [f"the ledger does not answer since {facade.present.now}: its disk hangs"]
+    mode = client.get("/understudy/mode", headers=READER)
+    assert (mode.status_code, mode.json()["mode"], mode.json()["epoch"]) == (200, "standby", 3)
 
 
 def test_promote_answers_the_new_mode_and_names_who(client: Client, facade: FakeFacade) -> None:
@@ -216,8 +279,9 @@ def test_failback_dry_run_answers_the_plan_and_begin_the_operation(
     plan = client.post("/understudy/failback", headers=OPERATOR, json={"dry_run": True})
     begun = client.post("/understudy/failback", headers=OPERATOR, json={"epoch": 3})
 
-    assert plan.status_code == 200
-    assert plan.json()["to_send"] == {"1.2.3": 40, "1.2.4": 10}
+    assert (plan.status_code, plan.json()["kind"]) == (202, "plan")
+    made = client.get("/understudy/failback/plan", headers=READER)
+    assert made.json()["to_send"] == {"1.2.3": 40, "1.2.4": 10}
     assert begun.status_code == 202
     assert begun.headers["location"] == "/understudy/operations/7"
     assert begun.json()["eta_seconds"] == 12.0

@@ -1,19 +1,30 @@
 """What the configuration says of routes and destinations reaches rules and lanes."""
 
-from collections.abc import Iterator
+import io
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from understudy.adapters.encryption import new_key_pair
+from understudy.adapters.writer import make_writer
 from understudy.config import parse
 from understudy.core.model import Timestamp
+from understudy.core.ports import Holder
 from understudy.core.rules import Matching, Priority
 from understudy.core.views import LaneState
+from understudy.flow.holding import RESERVE, Memory
+from understudy.web.metrics import render
+from understudy.wiring import wire
 from understudy.wiring.base import Base, Places, open_base
 from understudy.wiring.delivery import configured_holders, wire_lane
+from understudy.wiring.files import wire_disk
 from understudy.wiring.intake import wire_intake
 
+from tests.stack import wait_until
 from tests.unit.fakes import ROUTE, Clock, FakeHolder
 
 ARCHIVE = {
@@ -80,6 +91,26 @@ def test_routes_reach_the_rules_with_all_that_they_say(base: Base) -> None:
     assert (pacs.addresses, pacs.sop_classes) == ([], frozenset())
 
 
+def test_status_names_each_lane_that_waits_for_memory(base: Base, tmp_path: Path) -> None:
+    text = {
+        "Destinations": [ARCHIVE],
+        "Vaults": [{"Name": "local", "Directory": str(tmp_path), "Recipients": [new_key_pair().recipient]}],
+    }
+    make_writer(tmp_path, tmp_path)
+    memory = Memory(RESERVE + 2**20)
+    configured = replace(base, configuration=parse(text), memory=memory)
+    with memory.holding(memory.most):
+        for holder in configured_holders(configured):
+            Thread(target=_hold, args=(holder,), daemon=True).start()
+        waiting = wait_until(memory.waiting, lambda seen: len(seen) == 2, deadline=10, what="both wait")
+    assert waiting == {"archive": 1000, "local": 1000}
+
+
+def _hold(holder: Holder) -> None:
+    with holder._memory.holding(1000):  # type: ignore[attr-defined]
+        pass
+
+
 def test_destination_is_paced_in_the_hours_of_its_limit(base: Base) -> None:
     for hour, waits in ((19, True), (23, False)):
         clock = Clock(at(hour))
@@ -118,3 +149,78 @@ def test_holder_is_proven_by_what_the_configuration_says(
 ) -> None:
     (holder,) = configured_holders(replace(base, configuration=parse({"Destinations": [target]})))
     assert (holder.proof.kind.value, holder.proof.because) == (kind, because)
+
+
+def test_status_of_the_whole_appliance_looks_at_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever disk hangs: who asks for status, health, metrics or the mode reads what the workers saw."""
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "agent").write_text("secret")
+    (tmp_path / "vault").mkdir()
+    (tmp_path / "vault-recipient").write_text(new_key_pair().recipient)
+    make_writer(tmp_path, tmp_path)
+    configuration = parse(
+        {
+            "Primary": {"AeTitle": "PACS", "Host": "192.0.2.10"},
+            "Destinations": [ARCHIVE],
+            "Vaults": [{"Name": "nas", "Directory": str(tmp_path / "vault")}],
+        }
+    )
+    places = Places(
+        state=tmp_path,
+        keys=tmp_path,
+        storage=tmp_path,
+        index=tmp_path,
+        socket=tmp_path / "agent.sock",
+        host=tmp_path,
+        edge=tmp_path,
+    )
+    appliance, _ = wire(configuration, places)
+    for name, step in appliance.disk.steps():
+        assert not step(), name
+    appliance.recovery.step()
+    looked: list[str] = []
+
+    def looking(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def look(*arguments: object, **named: object) -> object:
+            looked.append(f"{name}{arguments[:1]}")
+            return real(*arguments, **named)
+
+        return look
+
+    for name in ("stat", "lstat", "statvfs", "open", "scandir", "listdir", "access"):
+        monkeypatch.setattr(os, name, looking(name, getattr(os, name)))
+    monkeypatch.setattr(io, "open", looking("open", io.open))
+    monkeypatch.setattr("builtins.open", looking("open", open))
+    assert not (tmp_path / "nothing").exists()
+    assert looked, "the look of the test itself is seen"
+    looked.clear()
+    status = appliance.status()
+    appliance.glance()
+    appliance.pulse.step()
+    render(status)
+    monkeypatch.undo()
+    assert looked == []
+    assert [volume.name for volume in status.disk.volumes] == ["storage", "index", "state", "vault nas"]
+    appliance.ledger.close()
+
+
+def test_every_volume_is_measured_by_a_worker_of_its_own(base: Base) -> None:
+    vault = {"Vaults": [{"Name": "local", "Directory": "/var/lib/understudy-vault"}]}
+    names = [name for name, _ in wire_disk(replace(base, configuration=parse(vault))).steps()]
+    assert [name for name in names if name.startswith("volume-")] == [
+        "volume-storage",
+        "volume-index",
+        "volume-state",
+        "volume-vault local",
+    ]
+
+
+@pytest.mark.parametrize(("associations", "in_turn"), [(1, True), (2, False)])
+def test_destination_of_one_association_is_asked_in_turn(
+    base: Base, associations: int, in_turn: bool
+) -> None:
+    target = ARCHIVE | {"Associations": associations}
+    (holder,) = configured_holders(replace(base, configuration=parse({"Destinations": [target]})))
+    assert holder.beside.in_turn is in_turn  # type: ignore[attr-defined]

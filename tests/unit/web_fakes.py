@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import httpx
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from understudy.core.conflicts import ConflictKind, ConflictView, VersionView
-from understudy.core.errors import NotFoundError, StaleEpochError
+from understudy.core.deletion import Deletion
+from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
 from understudy.core.gate import Allowed
 from understudy.core.model import HolderKind, HolderName, ProofKind
 from understudy.core.modes import Mode, ModeEvent, after, next_epoch
@@ -20,10 +22,12 @@ from understudy.core.views import (
     DamageState,
     DamageView,
     DeadLetterView,
+    DeletionView,
     DestinationView,
     ExplainedView,
     ExplanationView,
     GapsView,
+    Glance,
     HolderView,
     LaneState,
     LaneView,
@@ -36,11 +40,16 @@ from understudy.core.views import (
     PrimaryView,
     Probe,
     ProofView,
+    RefusalView,
     RouteView,
+    Sign,
     Status,
+    moment_of,
 )
+from understudy.web.identity import Identity, identity_of
 
 NOW = "2026-03-02T03:14:15.000+00:00"
+AT = moment_of(NOW)
 
 STATUS = Status(
     site="clinic",
@@ -56,11 +65,12 @@ STATUS = Status(
         port=104,
         condition=Condition.UP,
         since="2026-03-01T09:00:00.000+00:00",
-        evidence=[Probe(at="2026-03-02T03:14:10.000+00:00", echo="ok", find="ok")],
+        evidence=[Probe(at="2026-03-02T03:14:10.000+00:00", echo="ok", find="ok", sign=Sign.ANSWERS)],
     ),
     horizon="2026-03-02T03:12:00.000+00:00",
     rpo_seconds=4.5,
     lag_seconds=135.0,
+    loss_seconds=135.0,
     gaps=GapsView(studies=0, instances=0, oldest_seconds=0.0),
     instances=1210,
     studies=12,
@@ -87,8 +97,8 @@ OPERATION = OperationView(
     operation=7,
     kind="failback",
     state=OperationState.RUNNING,
-    started=NOW,
-    updated=NOW,
+    started=AT,
+    updated=AT,
     message="sending",
     done=50,
     total=200,
@@ -100,14 +110,14 @@ OPERATION = OperationView(
 
 
 EARLIER, LATER = (
-    VersionView("0a-1b", md5, 1000, NOW, "CT1", "192.0.2.20", "1.2.3", present=present)
+    VersionView("0a-1b", md5, 1000, AT, "CT1", "192.0.2.20", "1.2.3", present=present)
     for md5, present in (("a" * 32, False), ("b" * 32, True))
 )
 CONFLICT = ConflictView(
     conflict=7,
     kind=ConflictKind.CONTENT,
     sop_instance_uid="1.2.3.4",
-    at=NOW,
+    at=AT,
     earlier=EARLIER,
     later=LATER,
     unresolved=True,
@@ -133,7 +143,7 @@ class FakeConflicts:
         if number != self.present.conflict:
             raise NotFoundError(f"there is no conflict {number}", "GET /understudy/conflicts lists them")
         self.present = replace(
-            self.present, unresolved=False, acknowledged=NOW, acknowledged_by=who, reason=reason
+            self.present, unresolved=False, acknowledged=AT, acknowledged_by=who, reason=reason
         )
         return self.present
 
@@ -152,6 +162,15 @@ class FakeFacade:
     acts: list[tuple[str, str, str]] = field(default_factory=list)
     fault: Exception | None = None
     conflicts: FakeConflicts = field(default_factory=FakeConflicts)
+    unknown_since: str | None = None
+
+    @property
+    def letters(self) -> Self:
+        return self
+
+    @property
+    def devices(self) -> Self:
+        return self
 
     def _moved(self, who: str, event: ModeEvent, epoch: int, what: str) -> ModeView:
         if self.fault is not None:
@@ -168,6 +187,22 @@ class FakeFacade:
             raise self.fault
         return self.present
 
+    def glance(self) -> Glance:
+        if self.fault is not None:
+            raise self.fault
+        seen = self.present
+        return Glance(
+            seen.mode,
+            seen.epoch,
+            seen.mode_since,
+            seen.lag_seconds,
+            seen.loss_seconds,
+            seen.rpo_seconds,
+            seen.intake_refused,
+            self.unknown_since,
+            seen.configuration_problems,
+        )
+
     def promote(self, who: str, *, reason: str, force: bool, accept_loss: bool, epoch: int) -> ModeView:
         return self._moved(who, ModeEvent.PROMOTE, epoch, f"{reason} force={force} accept_loss={accept_loss}")
 
@@ -177,8 +212,12 @@ class FakeFacade:
     def release(self, who: str, *, reason: str, epoch: int) -> ModeView:
         return self._moved(who, ModeEvent.RELEASE, epoch, reason)
 
-    def plan(self) -> PlanView:
+    def plan(self, who: str) -> OperationView:
+        return replace(OPERATION, kind="plan", state=OperationState.DONE, eta_seconds=None)
+
+    def last_plan(self) -> PlanView:
         return PlanView(
+            at=NOW,
             epoch=self.present.epoch,
             primary_studies=11,
             found_at_primary=2,
@@ -192,8 +231,9 @@ class FakeFacade:
         self._moved(who, ModeEvent.FAILBACK, epoch, "")
         return OPERATION
 
-    def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> ModeView:
-        return self._moved(who, ModeEvent.SETTLE, epoch, override_quiet or "")
+    def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> OperationView:
+        self._moved(who, ModeEvent.SETTLE, epoch, override_quiet or "")
+        return replace(OPERATION, kind="settle", state=OperationState.DONE, eta_seconds=None)
 
     def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeView:
         return self._moved(who, ModeEvent.INTERRUPT, epoch, reason)
@@ -210,6 +250,13 @@ class FakeFacade:
         self.acts.append(("heal", who, "missed" if missed else ""))
         return 1
 
+    def delete(self, who: str, what: Deletion, *, reason: str, force: bool) -> DeletionView:
+        if not force:
+            against = ["40 instances are proven at no other holder: they would be lost"]
+            raise PreconditionError("the deletion is refused", "wait or force it", against)
+        self.acts.append(("delete", who, f"{what.study_instance_uid} {reason}"))
+        return DeletionView(what.study_instance_uid, 40, {HolderName("nas"): 40}, {})
+
     def damages(self, limit: int) -> Sequence[DamageView]:
         row = DamageView(
             file="0a0b0c0d-0000-4000-8000-000000000001",
@@ -219,7 +266,7 @@ class FakeFacade:
             orthanc_id="01234567-01234567-01234567-01234567-01234567",
             md5="d41d8cd98f00b204e9800998ecf8427e",
             found_by="scrub",
-            since=NOW,
+            since=AT,
             attempts=1,
             reason="primary does not give it",
         )
@@ -246,8 +293,8 @@ class FakeFacade:
             sop_instance_uid="1.2.3.4",
             study_instance_uid="1.2.3",
             attempts=1,
-            due=NOW,
-            changed=NOW,
+            due=AT,
+            changed=AT,
             reason="A900",
             hint="replay or waive it",
         )
@@ -256,7 +303,7 @@ class FakeFacade:
         return [row][:limit] if matches and ours else []
 
     def dead_letters(self, selection: Selection) -> Sequence[DeadLetterView]:
-        row = DeadLetterView(HolderName("nas"), "A900", "replay or waive it", 3, 1, NOW, NOW, "1.2.3.4")
+        row = DeadLetterView(HolderName("nas"), "A900", "replay or waive it", 3, 1, AT, AT, "1.2.3.4")
         return [row] if selection.holder in (None, row.holder) else []
 
     def replay(self, who: str, selection: Selection, *, reason: str, epoch: int | None) -> int:
@@ -292,10 +339,23 @@ class FakeFacade:
                 called_ae_title="STANDBY",
                 remote_address="192.0.2.20",
                 instances=200,
-                first_seen="2026-03-01T09:00:00.000+00:00",
-                last_seen="2026-03-02T03:14:03.000+00:00",
+                first_seen=moment_of("2026-03-01T09:00:00.000+00:00"),
+                last_seen=moment_of("2026-03-02T03:14:03.000+00:00"),
+                refusals=[
+                    RefusalView(
+                        reason="large",
+                        what="an image larger than 320 MiB: CT Image Storage",
+                        hint="raise UNDERSTUDY_ORTHANC_MEMORY",
+                        count=3,
+                        last="2026-03-02T03:12:00.000+00:00",
+                    )
+                ],
             )
         ]
+
+    def accept_recipients(self, who: str, vault: HolderName, reason: str) -> str:
+        self.acts.append(("accept_recipients", who, f"{vault} {reason}"))
+        return "1a2b 3c4d 5e6f 7a8b"
 
     def approve(self, who: str, entry: Allowed) -> bool:
         self.acts.append(("approve", who, f"{entry.calling_ae_title} {entry.network}"))
@@ -309,6 +369,11 @@ class FakeFacade:
 
     def wake(self) -> None:
         self.acts.append(("wake", "", ""))
+
+
+def by_headers(request: Request) -> Identity | None:
+    """Believe the headers, as the agent does on its own socket."""
+    return identity_of(request.headers)
 
 
 class Client:

@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
-from understudy.adapters.ledger import Ledger
+from understudy.core.errors import PreconditionError
 from understudy.core.model import SopInstanceUid, StudyInstanceUid
 from understudy.core.modes import ModeEvent, delivers_to_primary
 from understudy.core.ports import HolderUnavailableError
 from understudy.core.report import Report
 from understudy.core.rules import Rules
+from understudy.core.views import OperationState
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.failback import Failback, FailbackPolicy
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
 from understudy.flow.probe import Prober
+from understudy.ledger import Ledger
 
 from tests.unit.fakes import (
     NOW,
@@ -58,8 +60,8 @@ class World:
     def start(self) -> None:
         """Begin as the agent does, first or after its process ended."""
         self.ledger = Ledger(self.path)
-        self.ledger.start(self.clock.now())
-        self.ledger.release(now=self.clock.now())
+        self.ledger.modes.start(self.clock.now())
+        self.ledger.custody.release(now=self.clock.now())
         router = router_of(Rules(PRIMARY, PRIMARY_AE, []), self.ledger)
         self.noter = Noter(self.feed, self.ledger, router, self.clock, primary_grace=60)
         self.prober = Prober(self.peer, self.clock, failures_for_down=3)
@@ -80,7 +82,7 @@ class World:
             self.ledger,
             self.clock,
             LANE,
-            is_open=lambda: delivers_to_primary(self.ledger.mode().mode),
+            is_open=lambda: delivers_to_primary(self.ledger.modes.current().mode),
             fraction=lambda: 1.0,
         )
 
@@ -114,7 +116,7 @@ class World:
         """The primary falls silent and we are promoted."""
         self.noter.catch_up()
         self.peer.silent = True
-        self.ledger.change_mode(
+        self.ledger.modes.change(
             ModeEvent.PROMOTE, epoch=self.epoch, who="ann", fields={"reason": "down"}, now=self.clock.now()
         )
 
@@ -123,7 +125,7 @@ class World:
 
     @property
     def epoch(self) -> int:
-        return self.ledger.mode().epoch
+        return self.ledger.modes.current().epoch
 
     def begin(self) -> None:
         self.failback.begin("ann", epoch=self.epoch)
@@ -140,7 +142,13 @@ class World:
             self.clock.advance(1)
 
     def settle(self, override_quiet: str | None = None) -> None:
-        self.failback.settle("ann", epoch=self.epoch, override_quiet=override_quiet)
+        """Settle at once; what the operation fails of is raised as a caller would have heard it at once."""
+        asked = self.failback.settle("ann", epoch=self.epoch, override_quiet=override_quiet)
+        self.failback.step()
+        ended = self.ledger.operations.get(asked.operation)
+        if ended.state is OperationState.FAILED:
+            raise PreconditionError(ended.message, "", ended.details)
+        assert ended.state is OperationState.DONE, ended
 
 
 __all__ = ["NOW", "QUIET", "World", "uid"]

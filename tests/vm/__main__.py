@@ -43,6 +43,7 @@ def inventory(machine: Machine, image: Path) -> Path:
         },
         "host_disks": [{"device": STORAGE, "path": "/srv/understudy/storage"}],
         "monitoring_enabled": False,
+        "appliance_show_secrets": True,
     }
     path = machine.folder / "inventory.json"
     path.write_text(json.dumps({"standbys": {"hosts": {"standby": host}}}), encoding="utf-8")

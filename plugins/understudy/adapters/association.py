@@ -3,7 +3,8 @@
 pynetdicom hands each PDU between threads that poll. Here one thread writes a data set as fast as the socket
 takes it, and acknowledges segments at once, so that a peer with Nagle's algorithm loses no 40 ms an answer.
 
-Rule 1: every wait ends: a whole answer comes within the time-out, and 128 KiB are taken within it.
+Rule 1: every wait ends: no silence is longer than the time-out, what arrives is no drip (core/pace.py), and
+128 KiB are taken within the time-out. How long a whole message takes is not limited.
 Rule 2: what the peer claims never decides how much memory is taken: PDUs and messages have limits.
 """
 
@@ -11,13 +12,16 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Self
 
 from understudy.adapters.tls import ClientTls, TlsSettingsError, tls_words
 from understudy.core.outcomes import Loss
+from understudy.core.pace import Progress
+from understudy.core.ports import Reads
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -33,8 +37,8 @@ _OUR_PDU = 2**17
 """Bytes of the largest PDU that we take, as we tell the peer."""
 _MAX_PDU = 2**22
 """Bytes of a PDU beyond which it is no PDU; peers are known to exceed what they were told."""
-_MAX_PART = 2**25
-"""Bytes of the largest answer, command set and data set each."""
+MAX_PART = 2**25
+"""Bytes of the largest answer, command set and data set each, unless more is expected."""
 _THEIR_PDU = 2**17
 """Bytes of the PDUs that we send at most, whatever the peer takes; where it names no limit, too."""
 _WRITE = 2**17
@@ -110,17 +114,25 @@ class Association:
 
     @classmethod
     def request(
-        cls, address: Address, *, calling: str, called: str, contexts: Sequence[Context], timeout: float
+        cls,
+        address: Address,
+        *,
+        calling: str,
+        called: str,
+        contexts: Sequence[Context],
+        timeout: float,
+        takes: Collection[str] = (),
     ) -> Self:
         """Connect and ask for an association with at most MAX_CONTEXTS contexts.
 
-        Raises AssociationRejectedError, and AssociationLostError.
+        `takes` are the SOP classes whose instances the peer may send us over it: there we are the provider
+        (DICOM PS3.7 D.3.3.4). Raises AssociationRejectedError, and AssociationLostError.
         """
         if not 0 < len(contexts) <= MAX_CONTEXTS:
             raise ValueError(f"an association has 1 to {MAX_CONTEXTS} contexts, got {len(contexts)}")
         association = cls(_connected(address, timeout), timeout)
         try:
-            association._negotiate(calling, called, contexts)
+            association._negotiate(calling, called, contexts, takes)
         except AssociationLostError as error:
             if error.loss is not Loss.CLOSED:
                 raise
@@ -149,11 +161,14 @@ class Association:
             # Answers that nobody waits for any more may be under way: a release would wait behind them.
             self.abort()
 
-    def send(self, context: int, command: bytes, data: bytes | memoryview = b"") -> None:
-        """Send one message: a command set and, where it has one, its data set (DICOM PS3.8 annex E)."""
-        pieces: list[bytes | memoryview] = []
+    def send(self, context: int, command: bytes, data: Reads | None = None, length: int = 0) -> None:
+        """Send one message: a command set and, where it has one, its data set (DICOM PS3.8 annex E).
+
+        The data set is read piece by piece; `length` is the number of its bytes.
+        """
+        pieces: list[bytes] = []
         waiting = 0
-        for piece in _fragments(context, command, memoryview(data), self._pdu):
+        for piece in _fragments(context, command, data, length, self._pdu):
             pieces.append(piece)
             waiting += len(piece)
             if waiting >= _WRITE:
@@ -162,27 +177,28 @@ class Association:
         if pieces:
             self._write(b"".join(pieces))
 
-    def part(self, deadline: float) -> tuple[bool, bytes]:
+    def part(self, patience: float, *, most: int = MAX_PART) -> tuple[bool, bytes]:
         """Return the next whole part of a message, and whether it is a command set; or else a data set.
 
-        `deadline` is a moment of time.monotonic().
+        `patience` are the seconds for which nothing may come, `most` the bytes of the part.
         """
+        progress = _progress(patience)
         content = bytearray()
         while True:
             if not self._values:
-                kind, body = self._read(deadline)
+                kind, body = self._read(progress)
                 if kind != _DATA:
                     raise self._ended(kind, body)
                 self._values = self._split(body)
             flags, value = self._values.pop(0)
             content += value
-            if len(content) > _MAX_PART:
+            if len(content) > most:
                 raise self.garbled("an answer without an end")
             if flags & _LAST:
                 return bool(flags & _COMMAND), bytes(content)
 
     def arrives(self, deadline: float) -> bool:
-        """Say whether anything of the peer's is here by the deadline, and go on if not."""
+        """Say whether anything of the peer's is here by a moment of time.monotonic(), and go on if not."""
         if self._values or self._buffer:
             return True
         left = deadline - time.monotonic()
@@ -206,8 +222,8 @@ class Association:
             return
         with suppress(AssociationLostError):
             self._write(struct.pack(">BxIxxxx", _RELEASE_RQ, 4))
-            deadline = time.monotonic() + self._timeout
-            while self._read(deadline)[0] == _DATA:
+            progress = _progress(self._timeout)
+            while self._read(progress)[0] == _DATA:
                 pass
         self._close()
 
@@ -221,10 +237,12 @@ class Association:
         self._end(struct.pack(">BxIxxBB", _ABORT, 4, 2, 1))
         return self._lost(Loss.GARBLED, what)
 
-    def _negotiate(self, calling: str, called: str, contexts: Sequence[Context]) -> None:
+    def _negotiate(
+        self, calling: str, called: str, contexts: Sequence[Context], takes: Collection[str]
+    ) -> None:
         proposed = {2 * position + 1: context for position, context in enumerate(contexts)}
-        self._write(_associate_request(calling, called, proposed))
-        kind, body = self._read(time.monotonic() + self._timeout)
+        self._write(_associate_request(calling, called, proposed, takes))
+        kind, body = self._read(_progress(self._timeout))
         if kind == _ASSOCIATE_RJ and len(body) == 4:
             raise AssociationRejectedError(*body[1:4])
         if kind != _ASSOCIATE_AC:
@@ -253,21 +271,22 @@ class Association:
             raise self.garbled("a P-DATA-TF without a presentation data value")
         return found
 
-    def _read(self, deadline: float) -> tuple[int, bytes]:
+    def _read(self, progress: Progress) -> tuple[int, bytes]:
         """Return type and body of the next PDU."""
-        head = self._bytes(6, deadline)
+        head = self._bytes(6, progress)
         kind, length = struct.unpack(">BxI", head)
         if kind == _TLS_ALERT:
             raise self._lost(Loss.UNTRUSTED, "it speaks TLS, and we were told not to")
         if not _ASSOCIATE_RQ <= kind <= _ABORT or length > _MAX_PDU:
             raise self.garbled("something that is no PDU of DICOM")
-        return kind, self._bytes(length, deadline)
+        return kind, self._bytes(length, progress)
 
-    def _bytes(self, number: int, deadline: float) -> bytes:
+    def _bytes(self, number: int, progress: Progress) -> bytes:
         while len(self._buffer) < number:
-            left = deadline - time.monotonic()
+            left = progress.left(time.monotonic())
             if left <= 0:
-                raise self._lost(Loss.TIMED_OUT, f"within {self._timeout:g} s")
+                words = f"it sent nothing, or next to nothing, for {progress.patience:g} s"
+                raise self._lost(Loss.TIMED_OUT, words)
             try:
                 self._socket.settimeout(left)
                 part = self._socket.recv(2**16)
@@ -278,6 +297,7 @@ class Association:
                 raise self._failed(error) from error
             if not part:
                 raise self._lost(Loss.CLOSED, "by the peer")
+            progress.took(len(part), time.monotonic())
             self._buffer += part
         found = bytes(self._buffer[:number])
         del self._buffer[:number]
@@ -325,18 +345,31 @@ class Association:
         self._socket.close()
 
 
-def _fragments(context: int, command: bytes, data: memoryview, limit: int) -> Iterator[bytes | memoryview]:
+def _fragments(context: int, command: bytes, data: Reads | None, length: int, limit: int) -> Iterator[bytes]:
     """Yield the P-DATA-TF PDUs of a message in pieces, none of them larger than the limit."""
     most = limit - 6
-    for content, kind in ((memoryview(command), _COMMAND), (data, 0)):
-        for start in range(0, len(content), most):
-            part = content[start : start + most]
-            last = _LAST if start + most >= len(content) else 0
+    parts: list[tuple[Reads | None, int, int]] = [
+        (BytesIO(command), len(command), _COMMAND),
+        (data, length, 0),
+    ]
+    for content, left, kind in parts:
+        while content is not None and left:
+            part = content.read(min(most, left))
+            if not part:
+                raise EOFError("the data set is shorter than it was said to be")
+            left -= len(part)
+            last = 0 if left else _LAST
             yield struct.pack(">BxIIBB", _DATA, len(part) + 6, len(part) + 2, context, kind | last)
             yield part
 
 
-def _associate_request(calling: str, called: str, proposed: Mapping[int, Context]) -> bytes:
+def _progress(patience: float) -> Progress:
+    return Progress(patience, time.monotonic())
+
+
+def _associate_request(
+    calling: str, called: str, proposed: Mapping[int, Context], takes: Collection[str]
+) -> bytes:
     items = _item(0x10, _APPLICATION_CONTEXT)
     for identifier, context in proposed.items():
         names = _item(0x30, context.sop_class_uid.encode("ascii", "replace"))
@@ -347,11 +380,18 @@ def _associate_request(calling: str, called: str, proposed: Mapping[int, Context
         0x50,
         _item(0x51, struct.pack(">I", _OUR_PDU))
         + _item(0x52, _IMPLEMENTATION_CLASS)
+        + b"".join(_item(0x54, _role(sop_class)) for sop_class in sorted(takes))
         + _item(0x55, _IMPLEMENTATION_VERSION),
     )
     titles = called.encode("ascii", "replace").ljust(16) + calling.encode("ascii", "replace").ljust(16)
     body = struct.pack(">Hxx", 1) + titles + bytes(32) + items
     return struct.pack(">BxI", _ASSOCIATE_RQ, len(body)) + body
+
+
+def _role(sop_class_uid: str) -> bytes:
+    """Return an SCP/SCU role selection in which we are the provider alone."""
+    name = sop_class_uid.encode("ascii", "replace")
+    return struct.pack(">H", len(name)) + name + bytes([0, 1])
 
 
 def _item(kind: int, content: bytes) -> bytes:

@@ -30,7 +30,7 @@ from understudy.adapters.orthanc_index import (
     statistics_in_force,
 )
 from understudy.adapters.part10 import BrokenFileError, examine
-from understudy.plugin.parking import PARKING, boot_id, count_ends, suspects
+from understudy.plugin.parking import PARKING, Counted, boot_id, count_ends, ends, suspects
 from understudy.plugin.recovery import (
     NOTE_SUFFIX,
     QUARANTINE,
@@ -82,10 +82,14 @@ class BootReport:
     quarantined: int = 0
     unreadable: int = 0
     parked: int = 0
-    """Instances that were on their way when Orthanc ended, for the second time."""
+    """Instances that Orthanc worked on when it ended, for the second time."""
+    ended: str = ""
+    """What Orthanc was doing when it ended; empty after an orderly stop."""
     seconds: float = 0.0
     listed: tuple[Unreadable, ...] = ()
     """The first of the unreadable rows."""
+    configuration: str = ""
+    """Names the configuration that Orthanc runs (adapters/in_force.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,8 @@ class _Folder:
     changed: int
     """Modification time in ns: it moves with every file that comes or goes."""
 
+
+_NOTHING_NOTED = "nothing that is noted"
 
 _NOTHING = Comparison((), frozenset(), (), ())
 
@@ -244,7 +250,7 @@ def _unreadable(found: Comparison) -> tuple[Unreadable, ...]:
     return (*missing, *(row(attachment, size) for attachment, size in found.resized))
 
 
-def prepare(storage: Path, index: Path, *, seconds: float, now: float) -> BootReport:
+def prepare(storage: Path, index: Path, *, seconds: float, now: float, configuration: str = "") -> BootReport:
     """Do all that is done before Orthanc starts and write its report; return it, or raise OSError.
 
     What fails is told in the report, and hinders nothing else.
@@ -267,9 +273,9 @@ def prepare(storage: Path, index: Path, *, seconds: float, now: float) -> BootRe
         found = sort_files(storage, index, seconds=seconds)
     except (UnusableIndexError, OSError) as error:
         problems.append(f"the storage area was not compared with the index: {error}")
-    parked = 0
+    counted = Counted(None)
     try:
-        parked = len(count_ends(storage / OURS / PARKING, boot_id(), now))
+        counted = count_ends(storage / OURS / PARKING, boot_id(), now)
     except OSError as error:
         problems.append(f"what was on its way when Orthanc ended was not counted: {error}")
     (storage / OURS / RESULT_FILE).unlink(missing_ok=True)
@@ -284,9 +290,11 @@ def prepare(storage: Path, index: Path, *, seconds: float, now: float) -> BootRe
         recoverable=found.recoverable,
         quarantined=found.quarantined,
         unreadable=len(found.unreadable),
-        parked=parked,
+        parked=len(counted.parked),
+        ended="" if counted.end is None else "; ".join(counted.end.doing) or _NOTHING_NOTED,
         seconds=round(time.monotonic() - began, 3),
         listed=found.unreadable[:_LISTED],
+        configuration=configuration,
     )
     write_report(storage, report)
     return report
@@ -370,6 +378,11 @@ class BootReports:
     def parked(self) -> int:
         """Return how many instances are refused because Orthanc ended on them twice."""
         return sum(suspect.parked for suspect in suspects(self._storage / OURS / PARKING).values())
+
+    def ends(self) -> Sequence[tuple[float, str]]:
+        """Return for each unwanted end when Orthanc was started after it, and its work; the latest last."""
+        found = ends(self._storage / OURS / PARKING)
+        return [(end.at, "; ".join(end.doing) or _NOTHING_NOTED) for end in found]
 
     def waiting(self) -> int:
         """Return how many files wait to be read in."""

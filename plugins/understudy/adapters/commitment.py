@@ -41,7 +41,7 @@ def ask(
     answer: dimse.Message | None = None
     report: bytes | None = None
     while answer is None:
-        message = dimse.receive(association, time.monotonic() + patience)
+        message = dimse.receive(association, patience)
         if message.requests(dimse.EVENT_REPORT):
             report = _taken(association, context, message)
         elif message.answers(dimse.ACT, 1):
@@ -57,7 +57,7 @@ def _awaited(association: Association, context: Accepted, patience: float, linge
     """Return the report, None where it does not come or the association ends: it can come over another."""
     with suppress(AssociationLostError):
         if association.arrives(time.monotonic() + linger):
-            message = dimse.receive(association, time.monotonic() + patience)
+            message = dimse.receive(association, patience)
             if message.requests(dimse.EVENT_REPORT):
                 return _taken(association, context, message)
     return None

@@ -1,8 +1,12 @@
 """A DICOM peer as SCU: C-ECHO, C-FIND, C-MOVE and C-STORE with the outcome of every instance."""
 
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from io import BytesIO
+from itertools import pairwise
 
 from pydicom.config import IGNORE, settings
 from pydicom.dataset import Dataset
@@ -21,19 +25,24 @@ from understudy.adapters.association import (
     Context,
 )
 from understudy.adapters.dimse import Message
-from understudy.adapters.part10 import BrokenFileError, head_length
+from understudy.adapters.part10 import BrokenFileError, begin_data_set
 from understudy.adapters.storage import PARSE_ERRORS
 from understudy.adapters.tls import ClientTls
 from understudy.core.commitment import Report
-from understudy.core.model import Outcome, SopInstanceUid, StudyInstanceUid
+from understudy.core.inventory import Image, ListedStudy, StudyList
+from understudy.core.model import Outcome, SeriesInstanceUid, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Loss, Verdict, of_context, of_loss, of_rejection, of_status
 from understudy.core.ports import (
+    BusyError,
     CappedError,
     CommitmentRefusedError,
     FileToSend,
     HolderUnavailableError,
     MoveResult,
+    NoImagesError,
+    RejectedError,
     UnansweredError,
+    UnreadableFileError,
 )
 
 # pydicom would warn of odd values, with the value in its text, which no log of ours may hold.
@@ -49,6 +58,17 @@ _MEDIUM = 0x0000
 _FILE_HINT = "compare it with what its sender has; waive it, or store it here once more"
 _TITLES_HINT = "check our AE title, its AE title and our address in the configuration of that device"
 _ABORTS = (Loss.ABORTED_BY_USER, Loss.ABORTED_BY_PROVIDER)
+_TRANSIENT = 2
+"""Result of a rejection that holds for now alone (DICOM PS3.8 9.3.4)."""
+_BUSY_PAUSES = (0.1, 0.3, 0.6)
+"""Seconds after which a question is asked again that the peer had no association free for."""
+_TOO_MUCH = (0xA7, 0xFE)
+"""First byte of the statuses of C-FIND by which a peer says that it cannot answer so much: out of resources,
+or that it ended the answers by itself."""
+_MOST_RANGES = 1000
+"""Questions for ranges of dates in which a list that is cut is asked for."""
+_MOST_CUT_DAYS = 3
+"""Days whose own list is cut, after which smaller questions are no help."""
 
 
 class DicomPeer:
@@ -75,6 +95,8 @@ class DicomPeer:
         self._calling = calling_ae_title
         self._timeout = timeout
         self._tls = tls
+        self.heard = 0
+        """Answers to C-FIND, C-MOVE and C-STORE so far: a sign of life, whoever asked."""
 
     def echo(self) -> None:
         """Ask whether it answers (C-ECHO, DICOM PS3.4 A)."""
@@ -84,54 +106,119 @@ class DicomPeer:
             for answer in dimse.ask(association, context, dimse.ECHO, elements, patience=self._timeout):
                 self._expect_success(answer, "C-ECHO")
 
-    def studies(self, study: StudyInstanceUid | None = None) -> dict[StudyInstanceUid, int | None]:
-        """Return every study, or the one asked for, with its count of instances, None if it has none.
+    def studies(self, study: StudyInstanceUid | None = None) -> StudyList:
+        """Return every study, or the one asked for; the newest first, those without a date last.
 
-        The newest come first, by the date of the study; those without a date last.
+        A list that ends with a failure counts as cut. What it leaves out is asked for by date.
         """
-        query = _query("STUDY", study or "")
-        query.StudyDate = ""
-        with self._association("C-FIND", [_FIND]) as association:
-            found = [
-                (str(answer.get("StudyDate") or ""), str(answer.StudyInstanceUID), _count(answer))
-                for answer in self._find(association, query)
-                if answer.get("StudyInstanceUID")
-            ]
-        found.sort(key=lambda one: one[0], reverse=True)
-        return {StudyInstanceUid(uid): count for _, uid, count in found}
+        found: dict[StudyInstanceUid, ListedStudy] = {}
+        try:
+            with self._association("C-FIND", [_FIND]) as association:
+                self._list_studies(association, found, study=study or "")
+        except UnansweredError as error:
+            if study is not None or not (found or _is_too_much(error)):
+                raise
+            listed = len(found)
+            whole = self._list_by_date(found)
+            if not found:
+                raise
+            words = f"asked by date it lists {len(found)}" + ("" if whole else " and ends early again")
+            return _sorted(found, f"it ended after {listed} studies, {error.reason}; {words}")
+        return _sorted(found, "")
 
-    def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:
-        """Return the SOP Instance UIDs of a study, asked level by level (DICOM PS3.4 C.4.1.3.1.1).
+    def _list_by_date(self, found: dict[StudyInstanceUid, ListedStudy]) -> bool:
+        """Add what it lists by study date, halving each range whose list it cuts; say if none stayed cut."""
+        ranges = _date_ranges(datetime.now(UTC).date())
+        cut_days = asked = 0
+        try:
+            with self._association("C-FIND", [_FIND]) as association:
+                while ranges and cut_days < _MOST_CUT_DAYS and asked < _MOST_RANGES:
+                    first, last = ranges.pop()
+                    asked += 1
+                    try:
+                        self._list_studies(association, found, dates=f"{first:%Y%m%d}-{last:%Y%m%d}")
+                    except _StatusError:
+                        if first == last:
+                            cut_days += 1
+                        else:
+                            middle = first + (last - first) // 2
+                            ranges += [(first, middle), (middle + timedelta(1), last)]
+        except UnansweredError:
+            return False
+        return not (ranges or cut_days)
 
-        Raises CappedError, with those that it lists, where it counts more.
+    def _list_studies(
+        self,
+        association: Association,
+        found: dict[StudyInstanceUid, ListedStudy],
+        *,
+        study: str = "",
+        dates: str = "",
+    ) -> None:
+        """Add the answers to one question for studies, up to a failure too."""
+        query = _query("STUDY", study)
+        query.StudyDate = dates
+        for answer in self._find(association, query):
+            if uid := answer.get("StudyInstanceUID"):
+                found[StudyInstanceUid(str(uid))] = ListedStudy(
+                    _count(answer), str(answer.get("StudyDate") or "")
+                )
+
+    def instances(self, study: StudyInstanceUid) -> Set[SopInstanceUid]:
+        """Return the SOP Instance UIDs of a study, none where it lists the study alone and counts nothing.
+
+        Raises CappedError, with those that it lists, where it counts more; NoImagesError where it counts some
+        and lists none.
         """
-        return set(self._series_of(study))
+        try:
+            return {uid for _, uid in self.images(study)}
+        except NoImagesError as error:
+            if error.counted:
+                raise
+            return set()
 
-    def _series_of(self, study: StudyInstanceUid) -> dict[SopInstanceUid, str]:
-        """Return the Series Instance UID of every instance of a study."""
-        told, found = self._list(study)
-        if len(found) < told:
+    def images(self, study: StudyInstanceUid) -> Set[Image]:
+        """Return the images of a study, asked level by level (DICOM PS3.4 C.4.1.3.1.1).
+
+        Raises CappedError, with those that it lists, where it counts more; NoImagesError where it lists the
+        study and no image.
+        """
+        answer = self._list(study)
+        if answer.is_short:
             # Once more: between two questions an instance may have come or gone.
-            told, found = self._list(study)
-        if len(found) < told:
-            raise CappedError(
+            answer = self._list(study)
+        if not answer.is_short:
+            return answer.images
+        counted = "does not count its images" if answer.counted is None else f"counts {answer.counted} images"
+        if not answer.images:
+            raise NoImagesError(
                 self.name,
-                f"it counts {told} instances in a study and lists {len(found)}: its answers are capped",
-                "raise the limit of query results at this PACS",
-                found.keys(),
+                f"it lists a study, {counted}, and lists no image of it",
+                "see at this PACS whether the study has images, and whether this standby may query them",
+                answer.counted,
             )
-        return found
+        raise CappedError(
+            self.name,
+            f"it {counted} in a study and lists {len(answer.images)}",
+            "raise the limit of query results at this PACS, or let it count anew",
+            answer.images,
+        )
 
-    def _list(self, study: StudyInstanceUid) -> tuple[int, dict[SopInstanceUid, str]]:
-        """Return how many instances the peer counts in a study, 0 if it does not say, and what it lists."""
-        found: dict[SopInstanceUid, str] = {}
+    def _list(self, study: StudyInstanceUid) -> "_StudyAnswer":
+        """Ask for a study, its series and their images."""
+        images: set[Image] = set()
         with self._association("C-FIND", [_FIND]) as association:
             counts = [_count(answer) for answer in self._find(association, _query("STUDY", study))]
-            for series in list(self._find(association, _query("SERIES", study, ""))):
-                series_instance_uid = self._text(series, "SeriesInstanceUID")
-                for image in self._find(association, _query("IMAGE", study, series_instance_uid, "")):
-                    found[SopInstanceUid(self._text(image, "SOPInstanceUID"))] = series_instance_uid
-        return max((count for count in counts if count is not None), default=0), found
+            series = [
+                self._text(answer, "SeriesInstanceUID")
+                for answer in self._find(association, _query("SERIES", study, ""))
+            ]
+            # Some list a series as often as it has images.
+            for uid in dict.fromkeys(series):
+                for image in self._find(association, _query("IMAGE", study, uid, "")):
+                    images.add((SeriesInstanceUid(uid), SopInstanceUid(self._text(image, "SOPInstanceUID"))))
+        counted = max((count for count in counts if count is not None), default=None)
+        return _StudyAnswer(bool(counts or series), counted, frozenset(images))
 
     def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
         """Ask it to send a study to the AE title `destination` (C-MOVE) and wait for the end."""
@@ -141,21 +228,19 @@ class DicomPeer:
         return self._move(query, destination)
 
     def move_instances(
-        self, study: StudyInstanceUid, instances: Collection[SopInstanceUid], destination: str
+        self, study: StudyInstanceUid, images: Collection[Image], destination: str
     ) -> MoveResult:
-        """Ask it for instances one by one (C-MOVE at IMAGE level, DICOM PS3.4 C.4.2) and add up the results.
+        """Ask it for images one by one (C-MOVE at IMAGE level, DICOM PS3.4 C.4.2) and add up the results.
 
         Each has an association of its own: some archives negotiate the transfer syntax of the first instance
         only, and cannot send the others of a study with several.
         """
-        # Those that it lists can be asked for, though it leave out others.
-        _, series = self._list(study)
         status, completed, failed = dimse.SUCCESS, 0, 0
-        for instance in sorted(set(instances) & series.keys()):
+        for series, instance in sorted(images):
             query = Dataset()
             query.QueryRetrieveLevel = "IMAGE"
             query.StudyInstanceUID = study
-            query.SeriesInstanceUID = series[instance]
+            query.SeriesInstanceUID = series
             query.SOPInstanceUID = instance
             result = self._move(query, destination)
             status = result.status if result.status != dimse.SUCCESS else status
@@ -196,8 +281,14 @@ class DicomPeer:
             context = self._context(association, _MOVE)
             data = encoded(query, context.transfer_syntax_uid)
             patience = self._timeout * _MOVE_PATIENCE
-            *_, last = dimse.ask(association, context, dimse.MOVE, elements, data, patience=patience)
-        return MoveResult(last.status, last.number(dimse.COMPLETED) or 0, last.number(dimse.FAILED) or 0)
+            answers = dimse.ask(association, context, dimse.MOVE, elements, data, patience=patience)
+            for answer in answers:
+                self.heard += 1
+                if not answer.is_pending:
+                    break
+        return MoveResult(
+            answer.status, answer.number(dimse.COMPLETED) or 0, answer.number(dimse.FAILED) or 0
+        )
 
     @contextmanager
     def storing(self, pairs: Collection[tuple[str, str]]) -> Iterator["StoreAssociation"]:
@@ -207,13 +298,17 @@ class DicomPeer:
         """
         contexts = [Context(sop_class, (syntax,)) for sop_class, syntax in sorted(set(pairs))]
         with self._association("C-STORE", contexts) as association:
-            yield StoreAssociation(association, self._timeout)
+            yield StoreAssociation(association, self._timeout, self._hear)
+
+    def _hear(self) -> None:
+        self.heard += 1
 
     def _find(self, association: Association, query: Dataset) -> Iterator[Dataset]:
         context = self._context(association, _FIND)
         elements: dimse.Elements = {dimse.SOP_CLASS: _FIND.sop_class_uid, dimse.PRIORITY: _MEDIUM}
         data = encoded(query, context.transfer_syntax_uid)
         for answer in dimse.ask(association, context, dimse.FIND, elements, data, patience=self._timeout):
+            self.heard += 1
             if not answer.is_pending:
                 self._expect_success(answer, "C-FIND")
                 return
@@ -232,7 +327,8 @@ class DicomPeer:
 
     def _expect_success(self, answer: Message, what: str) -> None:
         if answer.status != dimse.SUCCESS:
-            raise self._unanswered(f"it answered {what} with status 0x{answer.status:04X}", "look at its log")
+            reason = f"it answered {what} with status 0x{answer.status:04X}"
+            raise _StatusError(self.name, reason, "look at its log", answer.status)
 
     def _context(self, association: Association, context: Context) -> Accepted:
         accepted = association.answers[context]
@@ -247,26 +343,41 @@ class DicomPeer:
         address = Address(self.host, self.port, self._tls)
         established = False
         try:
-            with Association.request(
-                address,
-                calling=self._calling,
-                called=self.ae_title,
-                contexts=contexts,
-                timeout=self._timeout,
-            ) as association:
+            with self._requested(address, contexts, patient=what != "C-STORE") as association:
                 established = True
                 yield association
         except AssociationRejectedError as error:
             verdict = of_rejection(error.result, error.source, error.reason)
-            raise self._unavailable(f"it rejects our association: {verdict.reason}", verdict.hint) from error
+            kind = BusyError if error.result == _TRANSIENT else RejectedError
+            raise kind(self.name, f"it rejects our association: {verdict.reason}", verdict.hint) from error
         except AssociationLostError as error:
             verdict = of_loss(error.loss, error.detail)
-            if established and error.loss in _ABORTS:
+            if established and error.loss in _ABORTS and what != "C-ECHO":
                 # So does who does not know us, Orthanc for one.
                 hint = _TITLES_HINT if what == "C-FIND" else verdict.hint
                 raise self._unanswered(f"{what}: {verdict.reason}", hint) from error
             begin = f"{what}: " if established else f"no association with {self.host}:{self.port}: "
             raise self._unavailable(begin + verdict.reason, verdict.hint) from error
+
+    def _requested(self, address: Address, contexts: Sequence[Context], *, patient: bool) -> Association:
+        """Return an association; who is patient asks again where the peer has none free for a moment.
+
+        A peer that takes one at a time may not have noticed yet that our last one has ended.
+        """
+        pauses = list(_BUSY_PAUSES) if patient else []
+        while True:
+            try:
+                return Association.request(
+                    address,
+                    calling=self._calling,
+                    called=self.ae_title,
+                    contexts=contexts,
+                    timeout=self._timeout,
+                )
+            except AssociationRejectedError as error:
+                if error.result != _TRANSIENT or not pauses:
+                    raise
+                time.sleep(pauses.pop(0))
 
     def _unavailable(self, reason: str, hint: str) -> HolderUnavailableError:
         return HolderUnavailableError(self.name, reason, hint)
@@ -275,12 +386,35 @@ class DicomPeer:
         return UnansweredError(self.name, reason, hint)
 
 
+class _StatusError(UnansweredError):
+    """It ended its answers with a status other than success."""
+
+    def __init__(self, holder: str, reason: str, hint: str, status: int) -> None:
+        super().__init__(holder, reason, hint)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class _StudyAnswer:
+    """What the peer says of one study: whether it knows it, how many images it counts, and which it lists."""
+
+    known: bool
+    counted: int | None
+    images: frozenset[Image]
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it lists fewer images than there have to be."""
+        return len(self.images) < (self.counted or (1 if self.known else 0))
+
+
 class StoreAssociation:
     """An association for C-STORE."""
 
-    def __init__(self, association: Association, timeout: float) -> None:
+    def __init__(self, association: Association, timeout: float, hear: Callable[[], None]) -> None:
         self._association = association
         self._timeout = timeout
+        self._hear = hear
         self._sent = 0
 
     @property
@@ -299,10 +433,10 @@ class StoreAssociation:
         if accepted.result != 0:
             return of_context(accepted.result, file.sop_class_uid, file.transfer_syntax_uid)
         try:
-            start = head_length(BytesIO(file.content), len(file.content))
+            start = begin_data_set(file.content, file.size)
         except BrokenFileError as error:
             return Verdict(Outcome.REFUSED, f"the file cannot be sent: {error}", _FILE_HINT)
-        if start == len(file.content):
+        if start == file.size:
             return Verdict(Outcome.REFUSED, "the file cannot be sent: it has no data set", _FILE_HINT)
         self._sent += 1
         elements: dimse.Elements = {
@@ -316,13 +450,36 @@ class StoreAssociation:
                 accepted,
                 dimse.STORE,
                 elements,
-                memoryview(file.content)[start:],
+                dimse.DataSet(file.content, file.size - start),
                 message=self._sent % 0xFFFF + 1,
                 patience=self._timeout,
             )
-            return of_status(next(answers).status)
+            status = next(answers).status
+            self._hear()
+            return of_status(status)
         except AssociationLostError as error:
             return of_loss(error.loss, error.detail)
+        except UnreadableFileError:
+            # Half a data set is sent: nothing else can follow it.
+            self._association.abort()
+            raise
+
+
+def _sorted(found: Mapping[StudyInstanceUid, ListedStudy], cut: str) -> StudyList:
+    newest_first = sorted(found.items(), key=lambda one: one[1].date, reverse=True)
+    return StudyList(dict(newest_first), cut)
+
+
+def _is_too_much(failure: UnansweredError) -> bool:
+    """Say whether a smaller question may be answered."""
+    return isinstance(failure, _StatusError) and failure.status >> 8 in _TOO_MUCH
+
+
+def _date_ranges(today: date) -> list[tuple[date, date]]:
+    """Return ranges that cover all dates; the newest stands last, after those of dates to come."""
+    ends = [today + timedelta(days) for days in (1, -7, -31, -366, -1500, -5000)]
+    ranges = [(older + timedelta(1), newer) for newer, older in pairwise([*ends, date(1800, 1, 1)])]
+    return [(ends[0] + timedelta(1), date.max), *reversed(ranges)]
 
 
 def encoded(query: Dataset, syntax: str) -> bytes:
@@ -354,7 +511,9 @@ def _query(level: str, study: str, series: str | None = None, sop_instance: str 
 
 def _count(answer: Dataset) -> int | None:
     try:
-        return int(answer.NumberOfStudyRelatedInstances)
+        number = int(answer.NumberOfStudyRelatedInstances)
     except (AttributeError, TypeError, ValueError):
-        # Absent, empty, or no number: the attribute is optional (DICOM PS3.4 table C.6-5).
+        # Absent, empty, or no number: the attribute is optional (DICOM PS3.4 table C.6-1).
         return None
+    # A study without images is none, and some PACS answer 0 for every study.
+    return number if number > 0 else None

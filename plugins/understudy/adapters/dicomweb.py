@@ -10,15 +10,18 @@ import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 
-from understudy.adapters.part10 import BrokenFileError, data_set_of
+from understudy.adapters.part10 import BrokenFileError, head_length
+from understudy.adapters.pieces import pieces
 from understudy.adapters.tls import ClientTls, TlsSettingsError, tls_words
 from understudy.core.model import Instance, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Loss, Stow, Verdict, of_http, of_loss, of_stow
+from understudy.core.pace import Progress
 from understudy.core.packing import is_standard_uid
 from understudy.core.ports import FileToSend, HolderUnavailableError, UnansweredError
 
@@ -40,7 +43,7 @@ _OF_THE_INSTANCE = frozenset({400, 409, 413, 415, 500, *range(200, 300)})
 _REFUSALS = frozenset({401, 403, 404, 405, 406, 410, 501})
 """Statuses that refuse a question, and not the moment or the connection (RFC 9110 15)."""
 
-_FILES_HINT = "mend the files that the configuration names for it"
+_FILES_HINT = "fix the files that the configuration names for it"
 
 
 class DicomWebServer:
@@ -179,11 +182,19 @@ class StowConnection:
         """
         boundary = uuid.uuid4().hex
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        headers = {"Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'}
-        content = b"".join((head, file.content, f"\r\n--{boundary}--\r\n".encode()))
+        tail = f"\r\n--{boundary}--\r\n".encode()
+        headers = {
+            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+            "Content-Length": str(len(head) + file.size + len(tail)),
+        }
         try:
             status, body = _exchange(
-                self._client, self._timeout, "POST", "/studies", content=content, headers=headers
+                self._client,
+                self._timeout,
+                "POST",
+                "/studies",
+                content=_in_pieces(head, file.content, tail),
+                headers=headers,
             )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
             verdict = _lost(error)
@@ -201,15 +212,23 @@ class StowConnection:
 def _exchange(
     client: httpx.Client, timeout: float, method: str, path: str, *, most: int = _MAX_ANSWER, **request: Any
 ) -> tuple[int, bytes]:
-    """Return status and body, which have to come within the time-out once the request is sent."""
+    """Return status and body; the time-out is on silence, and on a drip, which would have no end."""
     body = bytearray()
     with client.stream(method, path, **request) as response:
-        deadline = time.monotonic() + timeout
+        progress = Progress(timeout, time.monotonic())
         for part in response.iter_bytes():
             body += part
-            if len(body) > most or time.monotonic() > deadline:
+            now = time.monotonic()
+            progress.took(len(part), now)
+            if len(body) > most or progress.left(now) <= 0:
                 raise httpx.ReadTimeout("an answer without an end")
         return response.status_code, bytes(body)
+
+
+def _in_pieces(head: bytes, file: BinaryIO, tail: bytes) -> Iterator[bytes]:
+    yield head
+    yield from pieces(file)
+    yield tail
 
 
 def _first_data_set(body: bytes) -> bytes | None:
@@ -218,7 +237,8 @@ def _first_data_set(body: bytes) -> bytes | None:
     _, _, part = rest.partition(b"\r\n\r\n")
     file, ending, _ = part.rpartition(b"\r\n" + boundary)
     try:
-        return data_set_of(file) if boundary.startswith(b"--") and ending else None
+        start = head_length(BytesIO(file), len(file))
+        return file[start:] if boundary.startswith(b"--") and ending else None
     except BrokenFileError:
         return None
 

@@ -1,4 +1,4 @@
-"""The data dictionary of DICOM (PS3.6), as far as rules need it."""
+"""The data dictionary of DICOM (PS3.6), as far as rules and screens need it."""
 
 _NO_TEXT = frozenset({"OB", "OB or OW", "OD", "OF", "OL", "OV", "OW", "SQ", "UN"})
 """Value representations without values that could be compared with text (PS3.5 6.2)."""
@@ -27,3 +27,12 @@ def names_patient(keyword: str) -> bool:
 
     tag = tag_for_keyword(keyword)
     return tag is not None and (tag >> 16 == 0x0010 or dictionary_VR(tag) == "PN")
+
+
+def name_of_uid(uid: str) -> str:
+    """Return the name that DICOM gives a UID, the UID itself where it gives none."""
+    from pydicom.config import IGNORE
+    from pydicom.uid import UID
+
+    # A peer may say anything: it is no fault of ours to be warned of.
+    return UID(uid, validation_mode=IGNORE).name

@@ -1,11 +1,12 @@
 """Requests and answers over an association: the command sets of DICOM PS3.7."""
 
 import struct
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 
-from understudy.adapters.association import Accepted, Association
+from understudy.adapters.association import MAX_PART, Accepted, Association
+from understudy.core.ports import Reads
 
 # Elements of command sets (DICOM PS3.7 E.1).
 SOP_CLASS, SOP_INSTANCE, DESTINATION, PRIORITY = 0x00000002, 0x00001000, 0x00000600, 0x00000700
@@ -15,7 +16,7 @@ ACTION, EVENT = 0x00001008, 0x00001002
 _FIELD, _MESSAGE, _RESPONDED_TO = 0x00000100, 0x00000110, 0x00000120
 _DATA_SET, _STATUS = 0x00000800, 0x00000900
 
-STORE, FIND, MOVE, ECHO = 0x0001, 0x0020, 0x0021, 0x0030
+STORE, GET, FIND, MOVE, ECHO = 0x0001, 0x0010, 0x0020, 0x0021, 0x0030
 EVENT_REPORT, ACT = 0x0100, 0x0130
 """Command fields of requests."""
 _RESPONSE = 0x8000
@@ -26,6 +27,14 @@ _PENDING = (0xFF00, 0xFF01)
 
 Elements = Mapping[int, int | str]
 """By tag: a number is a US, a text an AE or a UI."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A data set that is sent piece by piece; `length` is the number of bytes that are read of it."""
+
+    content: Reads
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +75,19 @@ def ask(
     context: Accepted,
     request: int,
     elements: Elements,
-    data: bytes | memoryview | None = None,
+    data: bytes | DataSet | None = None,
     *,
     message: int = 1,
     patience: float,
 ) -> Iterator[Message]:
-    """Send a request and yield its answers up to the last, each within `patience` seconds.
+    """Send a request and yield its answers up to the last; `patience` is as for `receive`.
 
     `message`, 1 to 65535, tells the request from others. Raises AssociationLostError, also where an answer
     has no status or is one to something else.
     """
     send(association, context, request, elements, data, message=message)
     while True:
-        answer = receive(association, time.monotonic() + patience)
+        answer = receive(association, patience)
         if not answer.answers(request, message):
             raise association.garbled("an answer to something else")
         yield answer
@@ -91,7 +100,7 @@ def send(
     context: Accepted,
     request: int,
     elements: Elements,
-    data: bytes | memoryview | None = None,
+    data: bytes | DataSet | None = None,
     *,
     message: int = 1,
 ) -> None:
@@ -99,7 +108,11 @@ def send(
     command = {**elements, _FIELD: request, _MESSAGE: message, _DATA_SET: _HAS_DATA_SET}
     if data is None:
         command[_DATA_SET] = _HAS_NO_DATA_SET
-    association.send(context.identifier, _encoded(command), data or b"")
+        association.send(context.identifier, _encoded(command))
+        return
+    if isinstance(data, bytes):
+        data = DataSet(BytesIO(data), len(data))
+    association.send(context.identifier, _encoded(command), data.content, data.length)
 
 
 def respond(
@@ -116,9 +129,12 @@ def respond(
     association.send(context.identifier, _encoded(command))
 
 
-def receive(association: Association, deadline: float) -> Message:
-    """Return the next message, which has a status unless it is a request; `deadline` as for a part of it."""
-    is_command, content = association.part(deadline)
+def receive(association: Association, patience: float, *, most: int = MAX_PART) -> Message:
+    """Return the next message, which has a status unless it is a request.
+
+    `patience` are the seconds for which the peer may be silent, `most` the bytes of a data set.
+    """
+    is_command, content = association.part(patience)
     if not is_command:
         raise association.garbled("a data set without a command set")
     elements = _decoded(content)
@@ -130,7 +146,7 @@ def receive(association: Association, deadline: float) -> Message:
         raise association.garbled("an answer without a status")
     if _number(elements, _DATA_SET) == _HAS_NO_DATA_SET:
         return Message(elements, status)
-    is_command, data = association.part(deadline)
+    is_command, data = association.part(patience, most=most)
     if is_command:
         raise association.garbled("a command set in place of a data set")
     return Message(elements, status, data)

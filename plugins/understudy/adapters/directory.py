@@ -3,13 +3,17 @@
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
-from understudy.adapters.files import sync_folder, write_durably
+from understudy.adapters.pieces import PIECE, beginning, copy
 from understudy.core.model import Timestamp
-from understudy.core.ports import HolderUnavailableError, StoredObject
+from understudy.core.packing import Digests, digests
+from understudy.core.ports import LARGEST_SMALL, HolderUnavailableError, Reads, StoredObject
+from understudy.system.files import sync_folder, written_durably
 
 _HINTS = {
     errno.ENOSPC: "the disk of the vault is full: make room or give it a larger one",
@@ -27,18 +31,22 @@ class DirectoryStore:
     """
 
     retained = False
+    largest = 2**63
+    """The disk says when it is full."""
 
     def __init__(self, name: str, root: Path) -> None:
         self._name = name
         self._root = root
 
-    def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
-        """Store the content durably; a key that holds the same bytes already is left as it is."""
+    def put_file(
+        self, key: str, file: BinaryIO, digests: Digests, retain_until: Timestamp | None
+    ) -> StoredObject:
+        """Store the whole file durably; a key that holds the same bytes already is left as it is."""
         path = self._path(key)
         with self._available():
             present = self._shown(key, path)
             if present is not None:
-                if present.sha256 != hashlib.sha256(content).hexdigest():
+                if present.sha256 != digests.sha256:
                     raise HolderUnavailableError(
                         self._name,
                         f"{key} holds other bytes already",
@@ -46,33 +54,49 @@ class DirectoryStore:
                     )
                 return present
             self._make_folders(path.parent)
-            write_durably(path, content, mode=0o440)
-        return StoredObject(key, "", len(content), "")
+            with written_durably(path, mode=0o440) as stored:
+                copy(file, stored)
+        return StoredObject(key, "", digests.size, "")
+
+    def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
+        """Store small content as `put_file` does."""
+        return self.put_file(key, BytesIO(content), digests(content), retain_until)
 
     def stat(self, key: str) -> StoredObject | None:
         """Return size and SHA-256 of the file as read back from the disk, or None."""
         with self._available():
             return self._shown(key, self._path(key))
 
-    def get(self, key: str, version: str = "") -> bytes:
-        """Return the file's bytes; raises KeyError where it is absent."""
+    @contextmanager
+    def open(self, key: str, version: str = "") -> Iterator[Reads]:
+        """Give the file's bytes; raises KeyError where it is absent."""
         with self._available():
             try:
-                return self._path(key).read_bytes()
+                file = self._path(key).open("rb")
             except FileNotFoundError:
                 raise KeyError(key) from None
+        with file:
+            yield _Reading(file, self._available)
+
+    def get(self, key: str, version: str = "") -> bytes:
+        """Return the bytes of a small file as `open` gives them."""
+        with self.open(key, version) as file:
+            return beginning(file, LARGEST_SMALL)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield every file below the prefix by key, without digests: they would cost reading it all."""
         with self._available():
-            found = []
-            for folder, _, names in os.walk(self._root, onerror=_raise):
-                for name in names:
-                    path = Path(folder, name)
+            # What stands before the last slash is a folder: the others are not looked into.
+            folder = self._root / prefix.rpartition("/")[0]
+            found = os.walk(folder, onerror=_raise) if folder.is_dir() else iter(())
+            for place, folders, names in found:
+                folders.sort()
+                for name in sorted(names):
+                    path = Path(place, name)
                     key = path.relative_to(self._root).as_posix()
                     if key.startswith(prefix) and not name.startswith("."):
-                        found.append(StoredObject(key, "", path.stat().st_size, ""))
-        yield from sorted(found, key=lambda item: item.key)
+                        seen = path.stat()
+                        yield StoredObject(key, "", seen.st_size, "", stored_at=seen.st_mtime)
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
@@ -86,7 +110,7 @@ class DirectoryStore:
             with path.open("rb") as file:
                 # The kernel's own copy of what was just written proves nothing about the disk.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                while block := file.read(2**20):
+                while block := file.read(PIECE):
                     sha256.update(block)
                     size += len(block)
         except FileNotFoundError:
@@ -121,6 +145,18 @@ class DirectoryStore:
                 f"{self._root}: {error.strerror}",
                 _HINTS.get(error.errno or 0, "check the disk or the network share of the vault"),
             ) from error
+
+
+class _Reading:
+    """Reads a file, with what goes wrong told as an error of the vault."""
+
+    def __init__(self, file: BinaryIO, available: Callable[[], AbstractContextManager[None]]) -> None:
+        self._file = file
+        self._available = available
+
+    def read(self, size: int) -> bytes:
+        with self._available():
+            return self._file.read(size)
 
 
 def _raise(error: OSError) -> None:

@@ -1,11 +1,14 @@
-"""The running edge: changes its tables over the control socket, and hears its reports on a datagram socket.
+"""The running edge: changes its tables and takes its counts over the control socket, and hears its reports.
 
-Rule 1: the edge never waits for the agent. A report that finds nobody, or a full socket, is lost.
+Rule 1: the edge never waits for the agent. It counts associations and refusals, and keeps the counts until
+they are taken. A report on a failed TLS handshake that finds nobody, or a full socket, is lost.
 Rule 2: what has to outlive a restart of the edge lies in the shared folder before the running edge is told.
 """
 
 import json
+import logging
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,16 +23,22 @@ from understudy.adapters.edge_config import (
     approved_json,
     devices_table,
 )
-from understudy.adapters.files import write_durably
-from understudy.core.gate import Allowed, GateOutcome, Seen
+from understudy.core.gate import Allowed, GateOutcome, Seen, network_of
+from understudy.system.files import write_durably
+
+_log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 3.0
 _LARGEST_REPORT = 4096
+_LARGEST_ANSWER = 8 << 20
 _KERNEL_BUFFER = 1 << 20
 """Bytes of reports that wait for the agent."""
 
-_LINES_AT_ONCE = 100
-"""A command has to fit into HAProxy's buffer."""
+_CHARACTERS_AT_ONCE = 32_000
+"""A command has to fit into HAProxy's buffer (tune.bufsize in edge/haproxy.cfg)."""
+
+_FAILURES = re.compile(r"key=(?P<address>\S+) .*gpc1_rate\(\d+\)=(?P<count>\d+)")
+"""A line of `show table` (HAProxy, management guide)."""
 
 _EXPIRED = 10
 """X509_V_ERR_CERT_HAS_EXPIRED (OpenSSL, x509_vfy.h)."""
@@ -50,13 +59,12 @@ class Edge:
 
         Raises EdgeUnavailableError, and OSError where the list cannot be written for its next start.
         """
-        write_durably(self._shared / APPROVED, approved_json(approved), 0o600)
+        write_durably(self._shared / APPROVED, approved_json(approved), 0o640)
         allowed = [*configured, *approved]
         # The gate sees the old list or the new one, nothing between (HAProxy, management guide, commit map).
         version = self._prepare("map", DEVICES)
         lines = [f"{calling} {entries}" for calling, entries in devices_table(allowed).items()]
-        for begin in range(0, len(lines), _LINES_AT_ONCE):
-            payload = "\n".join(lines[begin : begin + _LINES_AT_ONCE])
+        for payload in _joined(lines):
             self._command(f"add map @{version} {DEVICES} <<\n{payload}\n")
         self._command(f"commit map @{version} {DEVICES}")
         version = self._prepare("acl", ADDRESSES)
@@ -64,9 +72,30 @@ class Edge:
             self._command(f"add acl @{version} {ADDRESSES} {network}")
         self._command(f"commit acl @{version} {ADDRESSES}")
 
+    def wrong_passwords(self, least: int) -> dict[str, int]:
+        """Return, by address, the wrong passwords of the last hour where they are at least so many.
+
+        Raises EdgeUnavailableError.
+        """
+        table = "show table http_failures"
+        shown = self._command(f"{table} data.gpc1_rate ge {least}", says="# table: http_failures")
+        return {found["address"]: int(found["count"]) for found in _FAILURES.finditer(shown)}
+
+    def counted(self, noted: int) -> tuple[int, list[Seen]]:
+        """Return the counts since the batch that was noted last, and the number of their batch.
+
+        The edge keeps a batch until its number is given here as noted. Raises EdgeUnavailableError, and
+        ValueError where there is no number.
+        """
+        number, *lines = self._command(f"show associations {noted}", says="1").splitlines()
+        if not lines or lines.pop() != "end":
+            # What came would be noted as all that there is; the edge keeps the batch.
+            raise EdgeUnavailableError("the edge's answer is cut off")
+        return int(number), list(parse_counts(lines))
+
     def _prepare(self, kind: str, file: Path) -> int:
         answer = self._command(f"prepare {kind} {file}", says="New version created: ")
-        return int(answer.rpartition(" ")[2])
+        return int(answer.strip().rpartition(" ")[2])
 
     def _command(self, command: str, *, says: str = "") -> str:
         """Give one command; HAProxy answers nothing where all is well, or what `says` begins with."""
@@ -75,19 +104,39 @@ class Edge:
                 connection.settimeout(_TIMEOUT_SECONDS)
                 connection.connect(str(self._shared / CONTROL))
                 connection.sendall(command.encode("ascii") + b"\n")
-                parts = []
-                while part := connection.recv(_LARGEST_REPORT):
-                    parts.append(part)
+                answered = bytearray()
+                while (part := connection.recv(1 << 16)) and len(answered) < _LARGEST_ANSWER:
+                    answered += part
         except OSError as error:
             raise EdgeUnavailableError(f"the edge's control socket: {error}") from error
-        answer = b"".join(parts).decode("ascii", "replace").strip()
-        if not answer.startswith(says) or (not says and answer):
+        answer = answered.decode("ascii", "replace").strip("\n")
+        if not answer.startswith(says) or (not says and answer.strip()):
             raise EdgeUnavailableError(f"the edge answered {command.split(' @')[0]!r} by {answer[:200]!r}")
         return answer
 
 
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines joined to payloads of which each fits into one command."""
+    payload = ""
+    for line in lines:
+        if payload and len(payload) + len(line) >= _CHARACTERS_AT_ONCE:
+            yield payload
+            payload = ""
+        payload += f"\n{line}" if payload else line
+    if payload:
+        yield payload
+
+
+def addresses_of_name(host: str) -> list[str]:
+    """Return the addresses of a host name as networks, or raise OSError where the name service has none."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    addresses = {str(address[0]) for *_, address in found}
+    # One with a scope is valid on one link of one host alone.
+    return [network_of(address) for address in addresses if "%" not in address]
+
+
 class Reports:
-    """The datagram socket on which the edge reports associations."""
+    """The datagram socket on which the edge reports failed TLS handshakes."""
 
     def __init__(self, shared: Path) -> None:
         path = shared / REPORTS
@@ -95,7 +144,8 @@ class Reports:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BUFFER)
         self._socket.bind(str(path))
-        os.chmod(path, 0o600)
+        # The edge is another user, of the same group.
+        os.chmod(path, 0o660)
         self._socket.setblocking(False)
 
     def read(self, most: int) -> list[Seen]:
@@ -114,26 +164,42 @@ class Reports:
                 return
 
 
+def parse_counts(lines: Iterable[str]) -> Iterator[Seen]:
+    """Yield what the lines of a batch count, in the words of edge/gate.lua.
+
+    A line in other words is said in the log: it must not keep the others from being counted.
+    """
+    for line in filter(None, lines):
+        number, _, fields = line.partition(" ")
+        try:
+            address, tls, outcome, calling, called, reason = fields.split("\t")
+            seen = Seen(
+                calling[:16],
+                called[:16],
+                address[:45],
+                tls == "1",
+                GateOutcome(outcome),
+                reason[:100],
+                int(number),
+            )
+        except ValueError:
+            _log.error("edge count left out line=%.200r", line)
+        else:
+            yield seen
+
+
 def parse_reports(datagrams: Iterable[bytes]) -> Iterator[Seen]:
-    """Yield what the reports say; one that is not ours and the end of a reported association say nothing."""
+    """Yield the failed handshakes that are reported; a report that is not the edge's says nothing."""
     for datagram in datagrams:
         try:
             report = json.loads(datagram)
-            event, said = str(report["event"]), str(report["outcome"])
-            if event == "end":
-                if said:
-                    continue
-                said = GateOutcome.NO_ASSOCIATION.value
-            yield Seen(
-                calling_ae_title=str(report.get("calling", ""))[:16],
-                called_ae_title=str(report.get("called", ""))[:16],
-                address=str(report["address"])[:45],
-                tls=report["tls"] is True,
-                outcome=GateOutcome(said),
-                reason=_reason(str(report.get("reason", "")), report.get("certificate")),
+            address, reason = (
+                str(report["address"])[:45],
+                _reason(str(report["reason"]), report["certificate"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
+        yield Seen("", "", address, True, GateOutcome.TLS_FAILED, reason)
 
 
 def _reason(text: str, certificate: object) -> str:

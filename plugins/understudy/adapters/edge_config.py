@@ -1,61 +1,115 @@
 """Makes HAProxy's configuration and the gate's tables from ours, as the edge loads them at its start."""
 
 import json
+import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from understudy.adapters.keys import CERTIFICATE
+from understudy.adapters.in_force import InForce
+from understudy.adapters.keys import CERTIFICATE, REVOKED, USERS, KeysError, users
+from understudy.adapters.memory import parse_size
 from understudy.config import ConfigurationError, Understudy
-from understudy.core.gate import EVERYWHERE, Allowed, Verdict, network_of
+from understudy.core.gate import (
+    EVERYWHERE,
+    NOWHERE,
+    UNKNOWN,
+    Allowed,
+    certificate_of,
+    is_network,
+    network_of,
+)
+from understudy.core.intake import limits
+from understudy.plugin.lists import MOST_RESULTS
+from understudy.plugin.volumes import FLAG
+from understudy.system.files import write_durably
+
+_log = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parents[1] / "edge"
 
 LIVE = Path("/tmp/edge")
 """Where the edge keeps what it loads; HAProxy knows its tables by these paths, whoever changes them."""
 
-CONFIGURATION, DEVICES, ADDRESSES = (LIVE / name for name in ("haproxy.cfg", "devices.map", "addresses.acl"))
+CONFIGURATION, DEVICES, ADDRESSES, CLIENT_CA = (
+    LIVE / name for name in ("haproxy.cfg", "devices.map", "addresses.acl", "client-ca.pem")
+)
 
 SHARED = Path("/run/understudy-edge")
 """The volume of edge and agent."""
 
-CONTROL, REPORTS, APPROVED = "control.sock", "reports.sock", "approved.json"
-"""In SHARED: HAProxy's control socket, the reports' socket, and what outlives a restart of the edge."""
+CONTROL, REPORTS = "haproxy.sock", "reports.sock"
+"""In SHARED: HAProxy's control socket, and the socket of the reports on failed handshakes.
 
-FULL = Path("/run/understudy/refuse-intake")
-"""While this file is there, new associations are refused for now; who watches the volumes puts it there."""
+The edge of an earlier version was another user and had `control.sock`. HAProxy cannot replace another user's
+socket: under another name an installation that goes back to that version finds its own.
+"""
+
+APPROVED, NAMES, RUNS = "approved.json", "names.json", "configuration"
+"""In SHARED: what outlives a restart of the edge, approvals and the addresses of host names; and the
+name of the configuration that the edge runs (adapters/in_force.py)."""
 
 _WORD = re.compile(r"@([A-Z_]+)@")
-_PLAIN_PATH = re.compile(r"/[A-Za-z0-9._/-]+")
-_CLOSED = "\n".join(
-    f"    tcp-request content set-var(txn.outcome) str(refused_{it}) if {{ var(txn.verdict) -m str {it} }}"
-    for it in (Verdict.CALLING.value, Verdict.CALLED.value)
-)
 
 
-def listed(configuration: Understudy) -> list[Allowed]:
-    """Return the entries that the configuration gives: its modalities, the primary and the destinations.
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """One device of the configuration that calls here."""
 
-    The latter two report on storage commitment.
+    ae_title: str
+    host: str
+    addresses: Sequence[str]
+    certificate: str | None
+    trusted: bool
+    """Whether its word counts: it may query and retrieve, or proves by what it stores or reports."""
 
-    Without `Addresses`, a `Host` that is an address counts; a host name is not resolved, because the edge
-    starts without a network too, so its device is allowed from everywhere.
-    """
-    devices = [(item.ae_title, item.host, item.addresses) for item in configuration.modalities]
+
+def _devices(configuration: Understudy) -> list[_Device]:
+    readers = {item.ae_title.lower() for item in configuration.modalities if item.reads}
+    devices = [
+        _Device(
+            item.ae_title,
+            item.host,
+            item.addresses,
+            item.client_certificate,
+            item.ae_title.lower() in readers,
+        )
+        for item in configuration.modalities
+    ]
+    # These report on storage commitment.
     devices += [
-        (item.ae_title, item.host, item.addresses)
+        _Device(item.ae_title, item.host, item.addresses, item.client_certificate, trusted=True)
         for item in configuration.destinations
         if item.ae_title is not None and item.host is not None and item.proof in ("auto", "commitment")
     ]
-    if configuration.primary is not None:
-        primary = configuration.primary
-        devices.append((primary.ae_title, primary.host, primary.addresses))
+    if (primary := configuration.primary) is not None:
+        certificate = primary.client_certificate
+        devices.append(_Device(primary.ae_title, primary.host, primary.addresses, certificate, trusted=True))
+    return devices
+
+
+def listed(configuration: Understudy, names: Mapping[str, Sequence[str]]) -> list[Allowed]:
+    """Return the entries that the configuration gives: its modalities, the primary and the destinations.
+
+    Without `Addresses`, a `Host` that is an address counts, or the addresses that `names` has for it.
+    """
     entries = []
-    for ae_title, host, addresses in devices:
-        networks: Sequence[str] = addresses or addresses_of(host) or EVERYWHERE
-        entries += [Allowed(ae_title, network) for network in networks]
+    for device in _devices(configuration):
+        nowhere = [NOWHERE if device.trusted else UNKNOWN]
+        networks = device.addresses or addresses_of(device.host) or names.get(device.host) or nowhere
+        certificate = None if device.certificate is None else certificate_of(device.certificate)
+        entries += [Allowed(device.ae_title, network, None, certificate) for network in networks]
     return entries
+
+
+def hosts_by_name(configuration: Understudy) -> list[str]:
+    """Return the host names whose addresses the gate has to know."""
+    devices = [item for item in _devices(configuration) if not item.addresses]
+    return sorted({item.host for item in devices if not addresses_of(item.host)})
 
 
 def addresses_of(host: str) -> list[str]:
@@ -66,26 +120,40 @@ def addresses_of(host: str) -> list[str]:
         return []
 
 
-def render(configuration: Understudy, keys: Path, folder: Path = Path("/etc/understudy/config")) -> str:
-    """Return haproxy.cfg; `folder` is where a relative path of the clinic's authority begins.
+def render(configuration: Understudy, keys: Path) -> str:
+    """Return haproxy.cfg, or raise ConfigurationError.
 
-    Raises ConfigurationError. No name of the configuration reaches HAProxy's syntax: devices go into the
-    tables, in hexadecimal.
+    No name of the configuration reaches HAProxy's syntax: devices go into the tables, in hexadecimal.
     """
     values = {
-        "GATE": str(TEMPLATES / "gate.lua"),
+        "EDGE": str(TEMPLATES),
         "CONTROL": str(SHARED / CONTROL),
         "REPORTS": str(SHARED / REPORTS),
         "DEVICES": str(DEVICES),
         "ADDRESSES": str(ADDRESSES),
-        "FULL": str(FULL),
-        "DICOM_BINDS": _binds(configuration, keys, folder),
-        "STRANGER_RULES": "" if configuration.policy.accept_strangers else _CLOSED,
+        "FULL": str(FLAG),
+        "PEOPLE": str(keys / USERS),
+        "REVOKED": str(keys / REVOKED),
+        "AWAY": str(TEMPLATES / "away.html"),
+        "DICOM_BINDS": _binds(configuration, keys),
+        "STRANGERS_ARE": "accepted" if configuration.policy.accept_strangers else "refused",
         "ASSOCIATIONS": str(configuration.edge.associations),
+        "PLACES": str(2 * configuration.edge.associations),
         "PER_DEVICE": str(configuration.edge.associations_of_device),
         "STRANGERS": str(configuration.edge.associations_of_strangers),
+        "LARGEST_BODY": str(_largest_body()),
+        "MOST_RESULTS": str(MOST_RESULTS),
     }
     return fill((TEMPLATES / "haproxy.cfg").read_text(encoding="utf-8"), values)
+
+
+def _largest_body() -> int:
+    """Return the bytes of the largest body that Orthanc takes; compose tells the edge of Orthanc's memory."""
+    memory = os.environ.get("UNDERSTUDY_ORTHANC_MEMORY") or "2g"
+    try:
+        return limits(parse_size(memory)).largest_object
+    except ValueError as error:
+        raise ConfigurationError([f"UNDERSTUDY_ORTHANC_MEMORY: {error}"]) from error
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -96,31 +164,26 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return _WORD.sub(lambda match: values[match[1]], template)
 
 
-def _binds(configuration: Understudy, keys: Path, folder: Path) -> str:
+def _binds(configuration: Understudy, keys: Path) -> str:
     tls = configuration.dicom_tls
     lines = [] if tls.required else ["    bind :4242"]
     if tls.client_ca is not None:
-        authority = folder / tls.client_ca
-        # What HAProxy would read as its own syntax.
-        if _PLAIN_PATH.fullmatch(str(authority)) is None:
-            raise ConfigurationError(
-                [f"Understudy.DicomTls.ClientCa: {authority} may hold letters, digits, . _ - / alone"]
-            )
-        if not authority.is_file():
-            raise ConfigurationError([f"Understudy.DicomTls.ClientCa: there is no file {authority}"])
-        lines.append(f"    bind :2762 ssl crt {keys / CERTIFICATE} ca-file {authority} verify required")
+        lines.append(f"    bind :2762 ssl crt {keys / CERTIFICATE} ca-file {CLIENT_CA} verify required")
     return "\n".join(lines)
 
 
 def devices_table(allowed: Iterable[Allowed]) -> dict[str, str]:
-    """Return the gate's table: what stands in it for a calling AE title, both in the words of gate.lua."""
+    """Return the gate's table: what stands in it for a calling AE title, in the words of admission.lua."""
     entries: defaultdict[str, list[str]] = defaultdict(list)
     for entry in allowed:
         called = "*" if entry.called_ae_title is None else _hexadecimal(entry.called_ae_title)
-        text = f"{entry.network}|{called}"
-        if text not in entries[_hexadecimal(entry.calling_ae_title)]:
-            entries[_hexadecimal(entry.calling_ae_title)].append(text)
-    return {calling: ",".join(texts) for calling, texts in entries.items()}
+        calling, certificate = _hexadecimal(entry.calling_ae_title), entry.certificate or "*"
+        text = f"{entry.network}|{calling}|{called}|{certificate}"
+        # Two spellings are one title here.
+        key = _hexadecimal(entry.calling_ae_title.lower())
+        if text not in entries[key]:
+            entries[key].append(text)
+    return {key: ",".join(texts) for key, texts in entries.items()}
 
 
 def _hexadecimal(ae_title: str) -> str:
@@ -129,14 +192,70 @@ def _hexadecimal(ae_title: str) -> str:
 
 def addresses_table(allowed: Iterable[Allowed]) -> list[str]:
     """Return the networks for which the last connections are kept; one that is everywhere names nobody."""
-    return sorted({entry.network for entry in allowed} - set(EVERYWHERE))
+    return sorted({entry.network for entry in allowed} - {*EVERYWHERE, NOWHERE, UNKNOWN})
 
 
 def read_approved(file: Path) -> list[Allowed]:
-    """Return what was approved beyond the configuration, nothing where the file is absent."""
-    if not file.exists():
-        return []
-    return [Allowed(calling, network, called) for calling, network, called in json.loads(file.read_text())]
+    """Return what was approved beyond the configuration, nothing where the file is absent.
+
+    An entry that the edge could not load is left out and said in the log: it must not keep the edge from
+    starting.
+    """
+    approved = []
+    for row in _rows(file, list):
+        match row:
+            case [str(calling), str(network), str() | None as called] if is_network(network):
+                approved.append(Allowed(calling, network, called))
+            case _:
+                _log.error("edge approval left out file=%s entry=%.200r", file, row)
+    return approved
+
+
+def read_digest(shared: Path) -> str:
+    """Return what names the configuration that the edge runs, empty where the edge has not said so."""
+    try:
+        return (shared / RUNS).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def read_names(file: Path) -> dict[str, list[str]]:
+    """Return the addresses that host names had last, nothing where the file is absent."""
+    names = _rows(file, dict)
+    found = {
+        host: [network for network in networks if isinstance(network, str) and is_network(network)]
+        for host, networks in names.items()
+        if isinstance(networks, list)
+    }
+    if found != names:
+        _log.error("edge names left out file=%s", file)
+    return found
+
+
+_Kind = TypeVar("_Kind", list[Any], dict[Any, Any])
+
+
+def _rows(file: Path, kind: type[_Kind]) -> _Kind:
+    """Return a file's JSON, or nothing: the agent writes it again at its next start."""
+    try:
+        content = json.loads(file.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return kind()
+    except (OSError, ValueError, RecursionError) as error:
+        _log.error("edge file cannot be read file=%s because=%s", file, error)
+        return kind()
+    if isinstance(content, kind):
+        return content
+    _log.error("edge file is not as the agent writes it file=%s", file)
+    return kind()
+
+
+def open_shared(shared: Path) -> None:
+    """Let the edge, a user of its own in our group, use the shared folder as an earlier version left it."""
+    for path, mode in ((shared, 0o770), (shared / APPROVED, 0o640)):
+        # The edge may write there: a link that it has made is not followed.
+        if path.exists() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def approved_json(approved: Iterable[Allowed]) -> bytes:
@@ -145,17 +264,31 @@ def approved_json(approved: Iterable[Allowed]) -> bytes:
     return json.dumps(rows, indent=1).encode()
 
 
-def write_all(configuration: Understudy, keys: Path, folder: Path, shared: Path, target: Path) -> None:
+def names_json(names: Mapping[str, Sequence[str]]) -> bytes:
+    """Return the content of the file of host names."""
+    return json.dumps({host: list(networks) for host, networks in names.items()}, indent=1).encode()
+
+
+def write_all(runs: InForce, keys: Path, shared: Path, target: Path) -> None:
     """Write everything that the edge loads into the target folder; raises ConfigurationError and OSError."""
     try:
-        approved = read_approved(shared / APPROVED)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError([f"{shared / APPROVED}: {error}; the agent writes it anew"]) from error
-    allowed = [*listed(configuration), *approved]
+        users(keys)
+    except KeysError as error:
+        raise ConfigurationError([f"{error}: {error.hint}"]) from error
+    names = read_names(shared / NAMES)
+    allowed = [*listed(runs.configuration, names), *read_approved(shared / APPROVED)]
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if runs.client_ca is not None:
+        (target / CLIENT_CA.name).write_text(runs.client_ca, encoding="latin-1")
     for path, lines in (
         (DEVICES, [f"{calling} {entries}" for calling, entries in devices_table(allowed).items()]),
         (ADDRESSES, addresses_table(allowed)),
-        (CONFIGURATION, [render(configuration, keys, folder)]),
+        (CONFIGURATION, [render(runs.configuration, keys)]),
     ):
         (target / path.name).write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
+    try:
+        # The agent is another user.
+        write_durably(shared / RUNS, runs.digest.encode("ascii"), 0o644)
+    except OSError as error:
+        # What only tells must not keep the edge from starting.
+        _log.error("edge configuration not told because=%s", error)

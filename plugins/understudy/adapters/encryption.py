@@ -1,11 +1,16 @@
 """Encryption by age (X25519): the appliance holds the public recipient, the identity lies in a safe."""
 
-from collections.abc import Sequence
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
 
 import pyrage
 
-from understudy.core.ports import SealError
+from understudy.core.ports import Reads, SealError, Writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,15 @@ class AgeSealer:
         """Return the content as a binary age file."""
         return pyrage.encrypt(plain, self._keys)
 
+    def seal_stream(self, plain: Reads, sealed: Writes) -> None:
+        """Write what the reader gives as a binary age file, in pieces; raises what either end raises."""
+        ends = _Ends(plain.read, sealed.write)
+        stream = cast(io.BufferedIOBase, ends)
+        try:
+            pyrage.encrypt_io(stream, stream, self._keys)
+        except pyrage.EncryptError:
+            raise ends.errors[0] from None
+
 
 class AgeOpener:
     """Decrypts by one identity."""
@@ -77,5 +91,90 @@ class AgeOpener:
         except pyrage.DecryptError as error:
             raise SealError(
                 f"it cannot be decrypted: {error}",
-                f"the identity given belongs to {self.recipient}; another key, or the object was changed",
+                self._hint,
             ) from None
+
+    @contextmanager
+    def opened(self, sealed: Reads) -> Iterator[BinaryIO]:
+        """Give the plain bytes as a stream, each of whose pieces is authentic.
+
+        Reading raises SealError where it cannot be decrypted or ends too early, and what `sealed` raises.
+        """
+        with _Plain(self._identity, sealed, self._hint) as plain:
+            yield cast(BinaryIO, plain)
+
+    @property
+    def _hint(self) -> str:
+        return f"the identity given belongs to {self.recipient}; another key, or the object was changed"
+
+
+class _Ends:
+    """Reader and writer of a pyrage call, which tells of their errors by their text alone."""
+
+    def __init__(self, read: Callable[[int], bytes], write: Callable[[bytes], object]) -> None:
+        self._read = read
+        self._write = write
+        self.errors: list[BaseException] = []
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._read(size)
+        except BaseException as error:
+            self.errors.append(error)
+            raise
+
+    def write(self, content: bytes) -> int:
+        try:
+            self._write(content)
+        except BaseException as error:
+            self.errors.append(error)
+            raise
+        return len(content)
+
+    def flush(self) -> None:
+        """Do nothing: whoever gave the writer flushes it."""
+
+
+class _Plain(io.RawIOBase):
+    """What a thread decrypts, through a pipe: pyrage writes, and a reader of tar asks."""
+
+    def __init__(self, identity: pyrage.x25519.Identity, sealed: Reads, hint: str) -> None:
+        self._identity = identity
+        self._hint = hint
+        self._error: BaseException | None = SealError("it was not decrypted to its end", hint)
+        self._pipe, writing = os.pipe()
+        self._thread = threading.Thread(target=self._decrypt, args=(sealed, writing), daemon=True)
+        self._thread.start()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = os.read(self._pipe, len(buffer))
+        if not content:
+            self._thread.join()
+            if self._error is not None:
+                raise self._error
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            # A thread that has more to write ends by that.
+            os.close(self._pipe)
+            self._thread.join()
+
+    def _decrypt(self, sealed: Reads, writing: int) -> None:
+        with open(writing, "wb", buffering=2**16) as pipe:
+            ends = _Ends(sealed.read, pipe.write)
+            stream = cast(io.BufferedIOBase, ends)
+            try:
+                pyrage.decrypt_io(stream, stream, [self._identity])
+                pipe.flush()
+                self._error = None
+            except (pyrage.DecryptError, OSError) as error:
+                broken = SealError(f"it cannot be decrypted: {error}", self._hint)
+                self._error = ends.errors[0] if ends.errors else broken
+                with suppress(OSError):
+                    pipe.close()

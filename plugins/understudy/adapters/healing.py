@@ -5,42 +5,49 @@ Orthanc answers success to a copy of what its index lists and keeps the broken f
 """
 
 import hashlib
-import io
 import os
-import ssl
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
-from pynetdicom import AE, build_context, build_role, evt
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    StudyRootQueryRetrieveInformationModelGet,
-)
 
-from understudy.adapters.files import write_durably
+from understudy.adapters import dimse
+from understudy.adapters.association import (
+    MAX_PART,
+    Address,
+    Association,
+    AssociationLostError,
+    AssociationRejectedError,
+    Context,
+)
+from understudy.adapters.dicom import encoded
 from understudy.adapters.orthanc import Orthanc
 from understudy.adapters.part10 import DEFLATED, BrokenFileError, dcmtk_head, examine_stream, head_length
+from understudy.adapters.pieces import copy, pieces
+from understudy.adapters.spool import Spool
 from understudy.adapters.storage import PARSE_ERRORS
-from understudy.adapters.tls import ClientTls, TlsSettingsError
+from understudy.adapters.tls import ClientTls
 from understudy.core.model import Instance
+from understudy.core.outcomes import of_loss, of_rejection
 from understudy.core.packing import Member
 from understudy.core.ports import (
     HolderUnavailableError,
     NotGivenError,
     OrthancUnavailableError,
+    Reads,
     TargetError,
     UnansweredError,
 )
 from understudy.core.views import DamageView
+from understudy.system.files import written_durably
 
-_SUCCESS = 0x0000
-_PENDING = (0xFF00, 0xFF01)
+_GET = Context("1.2.840.10008.5.1.4.1.2.2.3")
+_MEDIUM = 0x0000
 _NO_GET = (0x0122, 0x0211)
 """SOP class not supported, unrecognized operation (DICOM PS3.7 annex C)."""
 
@@ -78,74 +85,56 @@ class GetSource:
         Raises HolderUnavailableError; NotGivenError where it fails to.
         """
         received: list[bytes] = []
-
-        def keep(event: evt.Event) -> int:
-            request: Any = event.request
-            if request.AffectedSOPInstanceUID == instance.sop_instance_uid:
-                received.append(request.DataSet.getvalue())
-            return 0x0000
-
-        entity = AE(ae_title=self._calling)
-        entity.connection_timeout = entity.acse_timeout = self._timeout
-        entity.dimse_timeout = entity.network_timeout = self._timeout
-        contexts = [
-            build_context(StudyRootQueryRetrieveInformationModelGet),
-            build_context(instance.sop_class_uid, [instance.transfer_syntax_uid]),
-        ]
-        association = entity.associate(
-            self._host,
-            self._port,
-            contexts=contexts,
-            ae_title=self.ae_title,
-            ext_neg=[build_role(instance.sop_class_uid, scp_role=True)],
-            evt_handlers=[(evt.EVT_C_STORE, keep)],
-            tls_args=self._tls_arguments(),
-        )
-        if not association.is_established:
-            raise HolderUnavailableError(self.name, "no association for C-GET", "see that it allows us C-GET")
+        store = Context(instance.sop_class_uid, (instance.transfer_syntax_uid,))
         try:
-            status = self._get(
-                association.send_c_get(_query(instance), StudyRootQueryRetrieveInformationModelGet)
-            )
-        except ValueError as error:
-            # No presentation context for it was accepted.
-            raise UnansweredError(self.name, "it offers no C-GET", "see that it allows us C-GET") from error
-        except RuntimeError as error:
+            with Association.request(
+                Address(self._host, self._port, self._tls),
+                calling=self._calling,
+                called=self.ae_title,
+                contexts=[_GET, store],
+                timeout=self._timeout,
+                takes=[instance.sop_class_uid],
+            ) as association:
+                status = self._get(association, store, instance, received)
+        except AssociationRejectedError as error:
+            verdict = of_rejection(error.result, error.source, error.reason)
             raise HolderUnavailableError(
-                self.name, f"no C-GET: {type(error).__name__}", "see that it allows us C-GET"
+                self.name, f"no association for C-GET: {verdict.reason}", "see that it allows us C-GET"
             ) from error
-        finally:
-            if association.is_established:
-                association.release()
-        if status is None:
-            raise HolderUnavailableError(self.name, "no answer to C-GET", "look at its log")
+        except AssociationLostError as error:
+            verdict = of_loss(error.loss, error.detail)
+            raise HolderUnavailableError(self.name, f"C-GET: {verdict.reason}", "look at its log") from error
         if status in _NO_GET:
             raise UnansweredError(
                 self.name, f"it answers C-GET with 0x{status:04X}", "see that it allows us C-GET"
             )
-        if not received and status != _SUCCESS:
+        if not received and status != dimse.SUCCESS:
             # Of this transfer syntax alone, perhaps: another content may have another one.
             raise NotGivenError(self.name, f"C-GET ended with status 0x{status:04X}", "look at its log")
         return received[0] if len(received) == 1 else None
 
-    def _tls_arguments(self) -> tuple[ssl.SSLContext, str] | None:
-        if self._tls is None:
-            return None
-        try:
-            return self._tls.context(), self._tls.server_name or self._host
-        except TlsSettingsError as error:
-            hint = "mend the files that the configuration names for it"
-            raise HolderUnavailableError(self.name, str(error), hint) from error
-
-    def _get(self, answers: Iterator[tuple[Dataset, Dataset | None]]) -> int | None:
-        status: int | None = None
-        for answer, _ in answers:
-            if "Status" not in answer:
-                return None
-            status = int(answer.Status)
-            if status not in _PENDING:
-                return status
-        return status
+    def _get(
+        self, association: Association, store: Context, instance: Instance, received: list[bytes]
+    ) -> int:
+        """Ask, take what the peer stores over the same association, and return the status at the end."""
+        get, stored = association.answers[_GET], association.answers[store]
+        if get.result != 0:
+            raise UnansweredError(self.name, "it offers no C-GET", "see that it allows us C-GET")
+        elements: dimse.Elements = {dimse.SOP_CLASS: _GET.sop_class_uid, dimse.PRIORITY: _MEDIUM}
+        dimse.send(association, get, dimse.GET, elements, encoded(_query(instance), get.transfer_syntax_uid))
+        most = 2 * instance.size + MAX_PART
+        while True:
+            message = dimse.receive(association, self._timeout, most=most)
+            if message.requests(dimse.STORE):
+                sop_class, uid = message.text(dimse.SOP_CLASS), message.text(dimse.SOP_INSTANCE)
+                if uid == instance.sop_instance_uid:
+                    received.append(message.data)
+                told: dimse.Elements = {dimse.SOP_CLASS: sop_class, dimse.SOP_INSTANCE: uid}
+                dimse.respond(association, stored, message, told, dimse.SUCCESS)
+            elif not message.answers(dimse.GET, 1):
+                raise association.garbled("an answer to something else")
+            elif not message.is_pending:
+                return message.status
 
 
 def _query(instance: Instance) -> Dataset:
@@ -157,16 +146,21 @@ def _query(instance: Instance) -> Dataset:
     return query
 
 
-def whole_file(instance: Instance, dataset: bytes, damaged: Path) -> bytes:
-    """Return the data set with the head that makes it the file of the ledger, bit by bit, where one does.
+def write_whole(instance: Instance, dataset: BinaryIO, damaged: Path, whole: BinaryIO) -> None:
+    """Write the data set behind the head that makes it the file of the ledger, bit by bit, where one does.
 
     A data set travels without its head: tried are the damaged file's own, and those that Orthanc writes.
     """
-    candidates = [head + dataset for head in _heads(instance, damaged)]
-    for content in candidates:
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() == instance.md5:
-            return content
-    return candidates[-1]
+    heads = list(_heads(instance, damaged))
+    digests = [hashlib.md5(head, usedforsecurity=False) for head in heads]
+    dataset.seek(0)
+    for piece in pieces(dataset):
+        for digest in digests:
+            digest.update(piece)
+    fits = [head for head, digest in zip(heads, digests, strict=True) if digest.hexdigest() == instance.md5]
+    whole.write(fits[0] if fits else heads[-1])
+    dataset.seek(0)
+    copy(dataset, whole)
 
 
 def _heads(instance: Instance, damaged: Path) -> Iterator[bytes]:
@@ -183,33 +177,40 @@ def _heads(instance: Instance, damaged: Path) -> Iterator[bytes]:
         )
 
 
-def is_same_instance(orthanc_id: str, md5: str, content: bytes) -> bool:
+def is_same_instance(orthanc_id: str, md5: str, file: BinaryIO) -> bool:
     """Say whether a whole file is the instance to Orthanc, which knows it by four identifiers.
 
     Orthanc's identifier is the SHA-1 of PatientID, Study, Series and SOP Instance UID (Orthanc Book).
     """
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() == md5:
+    file.seek(0)
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in pieces(file):
+        digest.update(piece)
+    if digest.hexdigest() == md5:
         return True
+    size = file.tell()
+    file.seek(0)
     try:
-        found = examine_stream(io.BytesIO(content), len(content))
+        found = examine_stream(file, size)
         if found.transfer_syntax_uid == DEFLATED:
             # pydicom would inflate all of it.
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            patient, study, series = _identity(content)
+            file.seek(0)
+            patient, study, series = _identity(file)
     except (BrokenFileError, struct.error, *PARSE_ERRORS):
         return False
     text = "|".join((patient, study, series, found.sop_instance_uid))
-    digest = hashlib.sha1(text.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()
-    return "-".join(digest[start : start + 8] for start in range(0, 40, 8)) == orthanc_id
+    name = hashlib.sha1(text.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()
+    return "-".join(name[start : start + 8] for start in range(0, 40, 8)) == orthanc_id
 
 
-def _identity(content: bytes) -> tuple[str, str, str]:
+def _identity(file: BinaryIO) -> tuple[str, str, str]:
     def beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
         return bool(tag > _LAST_TAG)
 
-    dataset = read_partial(BytesIO(content), stop_when=beyond)
+    dataset = read_partial(file, stop_when=beyond)
     patient, study, series = (
         str(dataset.get(keyword) or "").strip()
         for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -225,11 +226,14 @@ class Replacement:
         self._folder = folder
         self._log = log
 
-    def offer(self, content: bytes) -> None:
+    def offer(self, content: BinaryIO) -> None:
         """Store it as anybody would; raises OrthancUnavailableError."""
-        self._orthanc.store_again(content)
+        content.seek(0, os.SEEK_END)
+        size = content.tell()
+        content.seek(0)
+        self._orthanc.store_again(content, size)
 
-    def put(self, orthanc_id: str, file: str, content: bytes) -> bool:
+    def put(self, orthanc_id: str, file: str, content: BinaryIO) -> bool:
         """Replace the damaged file that Orthanc lists by that name, if it lists any of the instance.
 
         Returns False where another one took its place meanwhile: that content is newer, and stays. Raises
@@ -237,8 +241,11 @@ class Replacement:
         """
         self._folder.mkdir(mode=0o750, exist_ok=True)
         kept = self._folder / f"{orthanc_id}.{file}"
-        write_durably(kept, content)
-        return self._swap(kept, content)
+        content.seek(0)
+        with written_durably(kept) as replacement:
+            copy(content, replacement)
+        with kept.open("rb") as replacement:
+            return self._swap(kept, replacement)
 
     def resume(self) -> int:
         """Give Orthanc what a crash kept from it; return how many files that were."""
@@ -247,15 +254,16 @@ class Replacement:
         kept = [path for path in sorted(self._folder.iterdir()) if not path.name.startswith(".")]
         for path in kept:
             try:
-                content = path.read_bytes()
+                content = path.open("rb")
             except FileNotFoundError:
                 # Another process of ours was in the middle of it, and has ended it.
                 continue
-            put = self._swap(path, content)
+            with content:
+                put = self._swap(path, content)
             self._log(f"heal resumed instance={path.name} put={put}")
         return len(kept)
 
-    def _swap(self, kept: Path, content: bytes) -> bool:
+    def _swap(self, kept: Path, content: BinaryIO) -> bool:
         orthanc_id, _, file = kept.name.partition(".")
         listed = self._orthanc.file_of(orthanc_id)
         if listed == file:
@@ -263,7 +271,7 @@ class Replacement:
         # Any other file was stored after the damage was found, by a modality or by us before a crash.
         ours = listed in (file, None)
         if ours:
-            self._orthanc.store_again(content)
+            self.offer(content)
         kept.unlink(missing_ok=True)
         return ours
 
@@ -271,24 +279,27 @@ class Replacement:
 class HealingTarget:
     """Takes out of a vault what is damaged here, and nothing else (core.ports.RestoreTarget)."""
 
-    def __init__(self, orthanc: Orthanc, folder: Path, damages: Sequence[DamageView]) -> None:
+    def __init__(self, orthanc: Orthanc, folder: Path, damages: Sequence[DamageView], spool: Spool) -> None:
         self._replacement = Replacement(orthanc, folder, lambda _: None)
         self._damages = {view.sop_instance_uid: view for view in damages}
+        self._spool = spool
         self.put = 0
 
     def has(self, member: Member) -> bool:
         """Say that every file but a damaged one is there."""
         return member.sop_instance_uid not in self._damages
 
-    def keep(self, member: Member, content: bytes) -> None:
+    def keep(self, member: Member, content: Reads) -> None:
         """Put the file in the place of the damaged one."""
         damage = self._damages[member.sop_instance_uid]
-        if not is_same_instance(damage.orthanc_id, damage.md5, content):
-            raise TargetError("the vault has another instance under its UID", "look at both")
-        try:
-            put = self._replacement.put(damage.orthanc_id, damage.file, content)
-        except OrthancUnavailableError as error:
-            raise TargetError(str(error), error.hint) from error
+        with self._spool.file() as file:
+            copy(content, file)
+            if not is_same_instance(damage.orthanc_id, damage.md5, file):
+                raise TargetError("the vault has another instance under its UID", "look at both")
+            try:
+                put = self._replacement.put(damage.orthanc_id, damage.file, file)
+            except OrthancUnavailableError as error:
+                raise TargetError(str(error), error.hint) from error
         if not put:
             raise TargetError(
                 f"another content of {damage.sop_instance_uid} was stored meanwhile", "run it once more"

@@ -1,12 +1,16 @@
-"""The keys volume, made at the first start: secrets between services, TLS certificate, users, the recipient.
+"""The keys, made at the first start: secrets between services, TLS certificate, users, the recipient.
 
 Rule 1: what can be lost is written first. `first-start.json` holds the administrator's password and the
 vault's identity before anything is derived from them, so that after a kill at any moment a second run
 completes the same set.
 Rule 2: `ready` is written last; the other services wait for it.
 Rule 3: no secret is put on a command line, into a log or into an error.
+Rule 4: the whole set lies on the agent's own volume. Each other service gets copies of the files in SHARES
+and SHARES_LATER on a volume of its own, and no other file. A set that an earlier version made is shared out
+at the next start.
 """
 
+import base64
 import fcntl
 import ipaddress
 import json
@@ -27,15 +31,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from understudy.adapters.encryption import new_key_pair
-from understudy.adapters.files import sync_folder, write_durably
+from understudy.adapters.in_force import KEPT
+from understudy.adapters.writer import WriterError, make_writer
 from understudy.config import Understudy
 from understudy.core.errors import NotFoundError, RefusedError
+from understudy.core.gate import certificate_of
+from understudy.system.files import sync_folder, write_durably
 
 _ADMINISTRATOR = "admin"
 _CERTIFICATE_DAYS = 825
 """The longest that common clients accept of a certificate."""
 _ROUNDS = 1000
-"""Of SHA-512-crypt, the fewest it allows. HAProxy computes the hash on its own thread at every request, so
+"""Of SHA-512-crypt, the fewest it allows. The edge computes the hash on its own thread at every sign-in, so
 each round delays everybody; and a password of 144 random bits cannot be guessed however cheap the guess."""
 _PASSWORD_BYTES = 18
 _SALT_ALPHABET = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -47,8 +54,20 @@ _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9*]([A-Za-z0-9-]{0,62})(\.[A-Za
 
 READY, RECIPIENT, USERS, CERTIFICATE = "ready", "vault-recipient", "users.cfg", "tls/https.pem"
 SERVICES = ("service/edge", "service/agent")
+"""The passwords of the accounts that Orthanc knows."""
+SIGNING = "service/signing"
+"""The key, in Base64, with which the edge signs who a person is, and by which the agent knows the edge."""
+REVOKED = "revoked-certificates"
+"""Fingerprints of devices' certificates that count no more, one a line; the edge reads it twice a second."""
 FIRST_START = "first-start.json"
-RELOAD = "the edge reads users when it starts: `docker restart understudy-edge-1` lets this take effect"
+SHARES: Mapping[str, tuple[str, ...]] = {
+    "edge": ("service/edge", SIGNING, CERTIFICATE, USERS, READY),
+    "orthanc": (*SERVICES, READY),
+}
+"""The files that each other service gets, in the order in which they are written."""
+SHARES_LATER: Mapping[str, tuple[str, ...]] = {"edge": (KEPT, REVOKED), "orthanc": (KEPT,)}
+"""Likewise, once there are such files."""
+IN_FORCE = "the edge knows it within a second, and needs no restart"
 
 
 class Role(Enum):
@@ -79,6 +98,7 @@ class FirstStart:
     tls_fingerprint_sha256: str = ""
     vault_identity: str = ""
     vault_recipient: str = ""
+    vault_writer: str = ""
 
     def __repr__(self) -> str:
         return "FirstStart(redacted)"
@@ -96,15 +116,21 @@ class User:
         return f"User({self.name!r}, {self.role})"
 
 
+def share_of(keys: Path, service: str) -> Path:
+    """Return where the agent sees the volume that stands for this folder in another service."""
+    return keys.with_name(f"{keys.name}-of-{service}")
+
+
 def initialise(
     keys: Path, state: Path, configuration: Understudy, environment: Mapping[str, str] = os.environ
 ) -> None:
-    """Make what is missing of the keys volume; a run after a complete one changes nothing.
+    """Make the missing keys and share them out; a run after a complete one changes nothing.
 
     A vault that is configured later without recipients gets an identity then, shown by `first-start` too.
     """
     with _locked(keys):
         _make_keys(keys, state, configuration, environment)
+        _share_out(keys)
 
 
 def show_first_start(keys: Path, state: Path, show: Callable[[FirstStart], None]) -> bool:
@@ -135,7 +161,10 @@ def users(keys: Path) -> list[User]:
 
 
 def add_user(keys: Path, name: str, role: Role) -> str:
-    """Add a person and return the generated password, which is kept nowhere; see RELOAD."""
+    """Add a person and return the generated password, which is kept nowhere.
+
+    The edge reads the list by itself, twice a second (edge/sign_in.lua).
+    """
     if _NAME.fullmatch(name) is None:
         raise RefusedError(
             f"{name!r} is no user name", "1 to 32 of a-z, 0-9, hyphen and underscore, beginning with a letter"
@@ -149,12 +178,12 @@ def add_user(keys: Path, name: str, role: Role) -> str:
                 f"`understudy user remove {name}`, then add it again"
             )
             raise RefusedError(f"the user {name} exists", hint)
-        _write(keys / USERS, _render_users([*present, User(name, role, _hash(password))]))
+        _write_users(keys, [*present, User(name, role, _hash(password))])
     return password
 
 
 def reset_password(keys: Path, name: str) -> str:
-    """Give a person another generated password and return it; the role stays. See RELOAD."""
+    """Give a person another generated password and return it; the role stays."""
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
     with _locked(keys):
         present = _users_when_ready(keys)
@@ -162,24 +191,81 @@ def reset_password(keys: Path, name: str) -> str:
         changed = [
             replace(user, password_hash=_hash(password)) if user.name == name else user for user in present
         ]
-        _write(keys / USERS, _render_users(changed))
+        _write_users(keys, changed)
     return password
 
 
 def remove_user(keys: Path, name: str) -> None:
-    """Remove a person; the last administrator stays. See RELOAD."""
+    """Remove a person; the last administrator stays."""
     with _locked(keys):
         present = _users_when_ready(keys)
         _refuse_unknown(name, present)
         kept = [user for user in present if user.name != name]
         if not any(user.role is Role.ADMIN for user in kept):
             raise RefusedError(f"{name} is the last administrator", "add another administrator first")
-        _write(keys / USERS, _render_users(kept))
+        _write_users(keys, kept)
+
+
+def revoked_certificates(keys: Path) -> list[str]:
+    """Return the SHA-256 fingerprints of the devices' certificates that are revoked, in hexadecimal."""
+    path = keys / REVOKED
+    return path.read_text(encoding="ascii").split() if path.exists() else []
+
+
+def revoke_certificate(keys: Path, fingerprint: str) -> None:
+    """Let no new association in that shows this certificate, whatever else allows it."""
+    with _locked(keys):
+        present = revoked_certificates(keys)
+        _write_revoked(keys, sorted({*present, _fingerprint_of(fingerprint)}))
+
+
+def allow_certificate(keys: Path, fingerprint: str) -> None:
+    """Take a revocation back."""
+    with _locked(keys):
+        present, named = revoked_certificates(keys), _fingerprint_of(fingerprint)
+        if named not in present:
+            raise NotFoundError(
+                "this certificate is not revoked", "`understudy certificate list` shows which are"
+            )
+        _write_revoked(keys, [one for one in present if one != named])
+
+
+def _fingerprint_of(text: str) -> str:
+    try:
+        named = certificate_of(text)
+    except ValueError:
+        named = ""
+    if not named.startswith("F"):
+        hint = "openssl x509 -in FILE -noout -fingerprint -sha256"
+        raise RefusedError(f"{text!r} is no SHA-256 fingerprint of a certificate", hint)
+    return named[1:]
+
+
+def _write_revoked(keys: Path, fingerprints: Sequence[str]) -> None:
+    _write(keys / REVOKED, "".join(f"{one}\n" for one in fingerprints))
+    _share_later(keys)
+
+
+def keep_configuration(keys: Path, content: str) -> None:
+    """Keep a configuration that is in order, durably, and give the other services copies."""
+    with _locked(keys):
+        path = keys / KEPT
+        if not path.exists() or path.read_text(encoding="ascii") != content:
+            _write(path, content)
+        _share_later(keys)
 
 
 def _refuse_unknown(name: str, present: Iterable[User]) -> None:
     if all(user.name != name for user in present):
         raise NotFoundError(f"there is no user {name}", "`understudy user list` shows who there is")
+
+
+def signing_key(keys: Path) -> bytes:
+    """Return the key with which the edge signs."""
+    try:
+        return base64.b64decode((keys / SIGNING).read_bytes(), validate=True)
+    except (OSError, ValueError):
+        raise KeysError("the key between edge and agent cannot be read", "run `understudy init`") from None
 
 
 def vault_recipient(keys: Path) -> str:
@@ -191,8 +277,14 @@ def vault_recipient(keys: Path) -> str:
 
 
 def _make_keys(keys: Path, state: Path, configuration: Understudy, environment: Mapping[str, str]) -> None:
+    try:
+        writer = make_writer(keys, state)
+    except WriterError as error:
+        raise KeysError(str(error), error.hint) from error
     ready = (keys / READY).exists()
     needs_identity = _needs_identity(configuration) and not (keys / RECIPIENT).exists()
+    # Outside of the set that `ready` tells of: an earlier version made none.
+    _write_once(keys / SIGNING, lambda: base64.b64encode(secrets.token_bytes(32)).decode("ascii"))
     if ready and not needs_identity:
         return
     first_start_path = state / FIRST_START
@@ -207,6 +299,7 @@ def _make_keys(keys: Path, state: Path, configuration: Understudy, environment: 
             _fingerprint(keys / CERTIFICATE),
             first_start.vault_identity,
             first_start.vault_recipient,
+            writer,
         )
     if needs_identity and not first_start.vault_identity:
         pair = new_key_pair()
@@ -216,6 +309,7 @@ def _make_keys(keys: Path, state: Path, configuration: Understudy, environment: 
             first_start.tls_fingerprint_sha256,
             pair.identity,
             pair.recipient,
+            writer,
         )
     _write(first_start_path, json.dumps(asdict(first_start), indent=1), mode=0o600)
     if needs_identity:
@@ -223,6 +317,38 @@ def _make_keys(keys: Path, state: Path, configuration: Understudy, environment: 
     if not ready:
         _write(keys / USERS, _render_users([User(_ADMINISTRATOR, Role.ADMIN, _hash(first_start.password))]))
         _write(keys / READY, "")
+
+
+def _share_out(keys: Path) -> None:
+    """Give every service its copies."""
+    _share_later(keys)
+    for service, names in SHARES.items():
+        _share(keys, service, names)
+
+
+def _share_later(keys: Path) -> None:
+    """Give every service its copies of the files that no first start makes."""
+    for service, names in SHARES_LATER.items():
+        _share(keys, service, [name for name in names if (keys / name).exists()])
+
+
+def _share(keys: Path, service: str, names: Iterable[str]) -> None:
+    """Give a service its copies of these files.
+
+    With the compose file of an earlier version it has no volume of its own here: it sees them all.
+    """
+    share = share_of(keys, service)
+    if not os.access(share, os.W_OK):
+        return
+    for name in names:
+        content = (keys / name).read_text(encoding="ascii")
+        if not (share / name).exists() or (share / name).read_text(encoding="ascii") != content:
+            _write(share / name, content)
+
+
+def _write_users(keys: Path, people: Sequence[User]) -> None:
+    _write(keys / USERS, _render_users(people))
+    _share_out(keys)
 
 
 def _needs_identity(configuration: Understudy) -> bool:

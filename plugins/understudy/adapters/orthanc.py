@@ -3,16 +3,28 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 
+from understudy.adapters.pieces import pieces
+from understudy.adapters.transcoding import NotDecodedError
 from understudy.core.commitment import Report
 from understudy.core.model import NewInstance, SeriesInstanceUid, SopInstanceUid, StudyInstanceUid, Timestamp
 from understudy.core.ports import Changes, OrthancUnavailableError
 
+_BEYOND_ALL_CHANGES = 2**31 - 1
+"""A cursor that no change has: Orthanc gives out numbers of 31 bits in its answers."""
+
+_DELETED_AT_ONCE = 100
+"""Instances of one request: each costs a transaction of the index, and the request has a time limit."""
+
 _KEEP_ALIVE = 0.5
 """Seconds for which an idle connection is used again; Orthanc's own limit is 1 s (KeepAliveTimeout)."""
+
+_WORK = 20.0
+"""How many times longer Orthanc may be silent while it stores or transcodes one file: it answers when all of
+it is done, and a large file takes minutes."""
 
 
 class Orthanc:
@@ -23,11 +35,11 @@ class Orthanc:
         # end.
         limits = httpx.Limits(keepalive_expiry=_KEEP_ALIVE)
         self._client = httpx.Client(base_url=address, auth=(user, secret), timeout=timeout, limits=limits)
+        self._at_work = httpx.Timeout(timeout, read=_WORK * timeout)
 
     def changes(self, since: int, limit: int) -> Changes:
         """Return the instances stored after the cursor `since`, at most `limit`."""
-        # The end of the whole feed is read first: a page that is filtered by type ends before it (orthanc.md
-        # 2.1).
+        # The end of the whole feed is read first: a page that is filtered by type ends before it.
         end = self.end()
         if end < since:
             return Changes((), end, done=True, was_reset=True)
@@ -39,8 +51,13 @@ class Orthanc:
         return Changes([change["ID"] for change in found], last, done, was_reset=False, mark=mark)
 
     def end(self) -> int:
-        """Return the cursor after the last change."""
-        return int(self._get("/changes?last")["Last"])
+        """Return the cursor after the last change.
+
+        An empty page tells the last number that a change ever had. `/changes?last` tells the last change that
+        is left: a deletion takes the changes of its resources with it, so that this number goes back.
+        """
+        page = self._get(f"/changes?since={_BEYOND_ALL_CHANGES}&limit=1")
+        return int(page["Last"])
 
     def contradicts(self, mark: str) -> bool:
         """Say whether another change has the number of this one; one that is not there any more does not."""
@@ -72,8 +89,8 @@ class Orthanc:
 
         Raises httpx.HTTPStatusError.
         """
-        answer = self._client.post("/instances", content=content).raise_for_status().json()
-        return bool(answer["Status"] == "Success")
+        response = self._client.post("/instances", content=content, timeout=self._at_work)
+        return bool(response.raise_for_status().json()["Status"] == "Success")
 
     def file_of(self, orthanc_id: str) -> str | None:
         """Return the name of the instance's stored file, None where Orthanc has no such instance."""
@@ -83,12 +100,15 @@ class Orthanc:
     def transcoded(self, orthanc_id: str, transfer_syntax_uid: str) -> bytes | None:
         """Return the instance's file in another transfer syntax, None where Orthanc does not give it.
 
-        Orthanc keeps the stored file as it is (Orthanc Book, "Transcoding").
+        Orthanc keeps the stored file as it is (Orthanc Book, "Transcoding"). Raises NotDecodedError where our
+        plugin refuses it.
         """
         path = f"/instances/{orthanc_id}/file?transcode={transfer_syntax_uid}"
-        response = self._call("GET", path, None)
+        response = self._call("GET", path, None, self._at_work)
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
             _answer(response)
+        if response.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+            raise NotDecodedError(_reason(response))
         return None if response.is_error else response.content
 
     def commitment_report(self, transaction_uid: str) -> Report | None:
@@ -112,10 +132,13 @@ class Orthanc:
         if response.status_code != HTTPStatus.NOT_FOUND:
             _answer(response)
 
-    def store_again(self, content: bytes) -> None:
-        """Store a DICOM Part 10 file, or raise OrthancUnavailableError."""
+    def store_again(self, file: BinaryIO, size: int) -> None:
+        """Store a DICOM Part 10 file of so many bytes, or raise OrthancUnavailableError."""
+        headers = {"Content-Length": str(size)}
         try:
-            response = self._client.post("/instances", content=content)
+            response = self._client.post(
+                "/instances", content=pieces(file), headers=headers, timeout=self._at_work
+            )
         except httpx.HTTPError as error:
             raise OrthancUnavailableError(f"{type(error).__name__} at POST /instances") from error
         _answer(response)
@@ -123,6 +146,35 @@ class Orthanc:
     def identifiers(self, start: int, limit: int) -> list[str]:
         """Return identifiers of the instances in the index, from position `start`, at most `limit`."""
         return [str(one) for one in self._get(f"/instances?since={start}&limit={limit}")]
+
+    def held(self) -> int:
+        """Return how many instances Orthanc holds."""
+        return int(self._get("/statistics")["CountInstances"])
+
+    def listed(self, orthanc_ids: Sequence[str]) -> set[str]:
+        """Return those of these instances that Orthanc holds."""
+        request = {"Resources": list(orthanc_ids), "Level": "Instance", "Metadata": False}
+        return (
+            {str(one["ID"]) for one in self._post("/tools/bulk-content", request)} if orthanc_ids else set()
+        )
+
+    def delete_all(self, orthanc_ids: Sequence[str]) -> None:
+        """Delete these instances and no others; those that are gone already are none."""
+        for start in range(0, len(orthanc_ids), _DELETED_AT_ONCE):
+            wanted = self.listed(orthanc_ids[start : start + _DELETED_AT_ONCE])
+            if wanted:
+                # Its answer is empty.
+                _succeeded(self._call("POST", "/tools/bulk-delete", {"Resources": sorted(wanted)}))
+
+    def refuses_stores(self) -> bool:
+        """Say whether stores are refused because the disk did not take a write (plugin/durability.py)."""
+        text = _succeeded(self._call("GET", "/tools/metrics-prometheus", None)).text
+        numbers = {words[0]: words[1] for line in text.splitlines() if len(words := line.split()) >= 2}
+        failures, refusing = (
+            float(numbers.get(f"understudy_{name}", 0)) for name in ("index_sync_failures", "refusing_stores")
+        )
+        # Before its first store of all it has not proven yet that the disk takes anything.
+        return failures > 0 and refusing > 0
 
     def close(self) -> None:
         """Close the connections."""
@@ -146,9 +198,11 @@ class Orthanc:
     def _post(self, path: str, body: object) -> Any:
         return _answer(self._call("POST", path, body))
 
-    def _call(self, method: str, path: str, body: object) -> httpx.Response:
+    def _call(
+        self, method: str, path: str, body: object, timeout: httpx.Timeout | None = None
+    ) -> httpx.Response:
         try:
-            return self._client.request(method, path, json=body)
+            return self._client.request(method, path, json=body, timeout=timeout or self._client.timeout)
         except httpx.HTTPError as error:
             raise OrthancUnavailableError(
                 f"{type(error).__name__} at {method} {path.partition('?')[0]}"
@@ -159,10 +213,22 @@ def _mark(change: Mapping[str, Any]) -> str:
     return f"{change['Seq']} {change['Date']} {change['ID']}"
 
 
+def _reason(response: httpx.Response) -> str:
+    """Return why our plugin refuses a call."""
+    try:
+        return str(response.json()["Message"])
+    except (ValueError, KeyError, TypeError):
+        return "Orthanc does not decode it"
+
+
 def _answer(response: httpx.Response) -> Any:
+    return _succeeded(response).json()
+
+
+def _succeeded(response: httpx.Response) -> httpx.Response:
     if response.is_error:
         raise OrthancUnavailableError(f"HTTP {response.status_code} at {response.request.url.path}")
-    return response.json()
+    return response
 
 
 def _instance(resource: dict[str, Any], file: dict[str, Any], series: tuple[str, str, str]) -> NewInstance:

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from understudy.config import ConfigurationError, Understudy
+from understudy.core.intake import MIB, SPARE_THREADS, limits
+from understudy.plugin.parking import word
+
+RECEPTION = "reception"
+"""The file of the reception's limits, beside generated.json; Orthanc reads *.json alone."""
 
 SERVICE_ACCOUNTS = ("agent", "edge")
 
@@ -56,8 +61,11 @@ def _accounts(keys: Path) -> dict[str, str]:
     return accounts
 
 
-def render(configuration: Understudy, keys: Path) -> dict[str, object]:
+def render(configuration: Understudy, keys: Path, memory: int) -> dict[str, object]:
     """Return the content of generated.json, or raise ConfigurationError for passwords that cannot be read.
+
+    `memory` is what Orthanc's container may take, in bytes. An association that does nothing occupies a
+    thread, so there are more threads than associations that the edge lets in.
 
     Whoever reaches Orthanc may echo and store: the edge has decided by address and AE title already, nothing
     else reaches the DICOM port, and a device that is approved must not need a restart of Orthanc. Only
@@ -84,11 +92,16 @@ def render(configuration: Understudy, keys: Path) -> dict[str, object]:
             "AllowGet": reads,
             "AllowMove": reads,
         }
+    intake = limits(memory)
     return {
         "DicomAet": configuration.ae_title,
         "DicomAlwaysAllowEcho": True,
         "DicomAlwaysAllowStore": True,
         "DicomModalities": modalities,
+        "DicomThreadsCount": configuration.edge.associations + SPARE_THREADS,
+        "LimitFindInstances": intake.found_instances,
+        "LimitFindResults": intake.found,
+        "MaximumRequestBodySizeMB": intake.largest_object // MIB,
         "RegisteredUsers": _accounts(keys),
         # What our plugin has to know, with the defaults filled in: it reads Orthanc's configuration alone.
         "UnderstudyPlugin": {
@@ -96,3 +109,17 @@ def render(configuration: Understudy, keys: Path) -> dict[str, object]:
             "BallastBytes": configuration.policy.ballast_bytes,
         },
     }
+
+
+def render_reception(configuration: Understudy, memory: int) -> str:
+    """Return the limits of docker/reception: one `NAME VALUE` a line."""
+    intake = limits(memory)
+    lines = [
+        f"largest {intake.largest_object}",
+        f"memory {intake.memory}",
+        f"associations {configuration.edge.associations}",
+        f"found {intake.found}",
+        f"found_instances {intake.found_instances}",
+    ]
+    titles = sorted({word(device.ae_title) for device in _devices(configuration)})
+    return "".join(f"{line}\n" for line in [*lines, *(f"known {title}" for title in titles)])

@@ -1,4 +1,4 @@
-"""Orthanc's embedded index (SQLite), looked at and mended while Orthanc is stopped.
+"""Orthanc's embedded index (SQLite), inspected and repaired while Orthanc is stopped.
 
 Rule 1: while Orthanc runs it locks its index, and every call raises UnusableIndexError and changes nothing.
 Rule 2: of Orthanc's own tables nothing is ever written; the planner's statistics belong to SQLite, and the

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +21,9 @@ MAX_INFLATED = 2**30
 
 _UNDEFINED = 0xFFFFFFFF
 _MAX_UID = 64
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_WITHOUT_ITEMS = (_SHORT_VRS | _LONG_VRS) - {b"SQ", b"UN"}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SOP_INSTANCE_UID, _ROWS, _COLUMNS = 0x00080018, 0x00280010, 0x00280011
 _META_SOP_INSTANCE_UID, _META_TRANSFER_SYNTAX_UID = 0x00020003, 0x00020010
@@ -174,8 +175,9 @@ class _Walk:
                 self._skip(length)
         elif tag in _PIXELS and vr != b"SQ":
             stack.append(_Frame(_Kind.FRAGMENTS, None, frame.explicit))
-        elif vr in (None, b"SQ", b"UN"):
-            # What stands in an UN of undefined length is Implicit VR (PS3.5 6.2.2, note 6).
+        elif vr not in _WITHOUT_ITEMS:
+            # What stands in an UN of undefined length is Implicit VR (PS3.5 6.2.2, note 6), and DCMTK reads a
+            # VR that it does not know in the same way.
             stack.append(_Frame(_Kind.SEQUENCE, None, frame.explicit and vr == b"SQ"))
         else:
             raise BrokenFileError(f"an element without a length begins before offset {self.file.tell()}")
@@ -200,7 +202,8 @@ class _Walk:
         vr = self._read(2)
         if not (vr.isalpha() and vr.isupper()):
             raise BrokenFileError(f"no value representation stands at offset {self.file.tell() - 2}")
-        if vr in _LONG_VRS:
+        # A VR of a later standard than this one has the long form (PS3.5 7.1.2).
+        if vr not in _SHORT_VRS:
             self._read(2)
             return vr, self._number("I")
         return vr, self._number("H")
@@ -236,9 +239,15 @@ def head_length(file: BinaryIO, size: int) -> int:
     return file.tell()
 
 
-def data_set_of(content: bytes) -> bytes:
-    """Return the data set of a whole file, or raise BrokenFileError."""
-    return content[head_length(BytesIO(content), len(content)) :]
+def begin_data_set(file: BinaryIO, size: int) -> int:
+    """Read a whole file up to its data set and return where that begins, or raise BrokenFileError."""
+    length = head_length(file, size)
+    # Read in a row, so that whoever digests the file has all of it.
+    file.seek(0)
+    left = length
+    while left and (part := file.read(min(left, 2**16))):
+        left -= len(part)
+    return length
 
 
 def dcmtk_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, version: str) -> bytes:

@@ -5,36 +5,61 @@ credential can add versions and delete markers but change nothing of what is fou
 """
 
 import base64
-import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from understudy.adapters.pieces import beginning
 from understudy.core.model import Timestamp
-from understudy.core.ports import HolderUnavailableError, StoredObject
+from understudy.core.packing import Digests, digests
+from understudy.core.ports import (
+    LARGEST_SMALL,
+    HolderUnavailableError,
+    Reads,
+    StoredObject,
+    UntoldError,
+)
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
+_log = logging.getLogger(__name__)
+
 _TAKEN = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
 _ABSENT = frozenset({"NoSuchKey", "NoSuchVersion", "404"})
+_UNLOCKED = _ABSENT | {
+    "NoSuchObjectLockConfiguration",
+    "ObjectLockConfigurationNotFoundError",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "NotImplemented",
+}
+"""Answers of stores that keep no lock of an object, or know of none."""
+_DIGEST_CODES = frozenset(
+    {"BadDigest", "InvalidDigest", "ContentSHA256Mismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"}
+)
+"""Answers of 400 that speak of the bytes, not of a header."""
 _UNTOLD = frozenset({"AccessDenied", "MethodNotAllowed", "NotImplemented"})
 """Answers of stores that tell no checksum; the MD5 in their listing is the proof then."""
+_AT_ONCE = 2**23
+"""Bytes up to which an object is sent without a question (Expect: 100-continue)."""
 _HINTS = {
     "AccessDenied": "allow the appliance's user to put and list versions, the restore's to list and get them",
     "InvalidAccessKeyId": "the access key is not known there: check the credentials file",
     "SignatureDoesNotMatch": "the secret key does not fit the access key: check the credentials file",
     "RequestTimeTooSkewed": "this machine's clock is wrong, not the credentials: set its time",
-    "NoSuchBucket": "make the bucket with Object Lock, or mend its name in the configuration",
+    "NoSuchBucket": "make the bucket with Object Lock, or fix its name in the configuration",
     "InvalidRequest": "the bucket has to be made with Object Lock enabled",
     "QuotaExceeded": "the quota of the bucket or user is used up",
     "SlowDown": "the service asks for fewer requests; it is tried again later",
@@ -77,10 +102,29 @@ def read_credentials(path: Path) -> Credentials:
     return Credentials(access_key, secret_key)
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Which of the headers that not every service knows a put has."""
+
+    checksum: bool
+    once: bool
+
+    @property
+    def left_out(self) -> str:
+        names = () if self.checksum else ("x-amz-checksum-sha256",)
+        return " and ".join(names if self.once else (*names, "If-None-Match"))
+
+
+_FORMS = (_Form(True, True), _Form(False, True), _Form(True, False), _Form(False, False))
+"""In the order in which they are tried. The signed SHA-256 and Content-MD5 are in each."""
+
+
 class S3Store:
     """Objects in one bucket; every version is locked in compliance mode until its retention ends."""
 
     retained = True
+    largest = 5 * 2**30
+    """What one put takes, at AWS and Ceph. Only of an object of one put the ETag is the MD5."""
 
     def __init__(
         self,
@@ -101,6 +145,8 @@ class S3Store:
         self._region = region
         self._credentials = credentials
         self._timeout = timeout
+        self._forms: Sequence[_Form] = _FORMS
+        """The one that the service took last, and those that come after it."""
 
     @cached_property
     def _client(self) -> "S3Client":
@@ -129,41 +175,98 @@ class S3Store:
         )
         return client
 
-    def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
-        """Store the content durably; a key that holds the same bytes already is left as it is."""
-        md5, sha256 = hashlib.md5(content, usedforsecurity=False), hashlib.sha256(content)
+    def put_file(
+        self, key: str, file: BinaryIO, digests: Digests, retain_until: Timestamp | None
+    ) -> StoredObject:
+        """Store the whole file durably; a key that holds the same bytes already is left as it is."""
         if retain_until is None:
             raise ValueError("an object in S3 is stored with a retention")
+        refused: ClientError | None = None
         with self._available(f"put {key}"):
+            for number, form in enumerate(self._forms):
+                if not form.once and (present := self._taken(key, digests)) is not None:
+                    return present
+                file.seek(0)
+                try:
+                    stored = self._put(key, file, digests, retain_until, form)
+                except ClientError as error:
+                    if not _refuses_a_header(error):
+                        raise
+                    refused = refused or error
+                    continue
+                if number:
+                    _log.warning("s3 refuses vault=%s headers=%s", self._name, form.left_out)
+                    self._forms = self._forms[number:]
+                return stored
+            assert refused is not None, "there is a form at least"
+            raise refused
+
+    def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
+        """Store small content as `put_file` does."""
+        return self.put_file(key, BytesIO(content), digests(content), retain_until)
+
+    def _put(
+        self, key: str, file: BinaryIO, digests: Digests, retain_until: Timestamp, form: _Form
+    ) -> StoredObject:
+        optional: dict[str, Any] = {}
+        if form.checksum:
+            # Without the algorithm's name Ceph ignores the checksum, wrong or not.
+            optional |= {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": _base64(digests.sha256)}
+        if form.once:
+            optional |= {"IfNoneMatch": "*"}
+        try:
+            answer = self._client.put_object(
+                Bucket=self._bucket,
+                Key=key,
+                # boto asks the store first whether it takes what comes from a file.
+                Body=file.read() if digests.size <= _AT_ONCE else file,
+                ContentMD5=_base64(digests.md5),
+                ContentType="application/octet-stream",
+                ObjectLockMode="COMPLIANCE",
+                ObjectLockRetainUntilDate=datetime.fromtimestamp(retain_until, UTC),
+                **optional,
+            )
+        except ClientError as error:
+            if _code(error) not in _TAKEN:
+                raise
+            # A put whose answer was lost, tried again: it is done if the bytes there are these.
+            present = self._taken(key, digests)
+            if present is None:
+                raise
+            return present
+        return StoredObject(key, answer.get("VersionId", ""), digests.size, answer["ETag"].strip('"'))
+
+    def _taken(self, key: str, digests: Digests) -> StoredObject | None:
+        """Return what is under the key where that are these bytes, None where nothing is there."""
+        shown = self.stat(key)
+        # Where its SHA-256 is told it counts alone: the ETag may be no MD5.
+        if shown is None or (shown.sha256 or shown.md5) in (digests.sha256, digests.md5):
+            return shown
+        raise HolderUnavailableError(
+            self._name,
+            f"{key} holds other bytes already",
+            "somebody else writes to this bucket: find out who",
+        )
+
+    def locked_until(self, key: str, version: str) -> Timestamp | None:
+        """Return until when the store itself keeps the version in compliance mode, None where it does not.
+
+        Raises UntoldError where it does not tell this user.
+        """
+        with self._available(f"ask for the lock of {key}"):
             try:
-                answer = self._client.put_object(
-                    Bucket=self._bucket,
-                    Key=key,
-                    Body=content,
-                    ContentMD5=base64.b64encode(md5.digest()).decode("ascii"),
-                    # Without the algorithm's name Ceph ignores the checksum, wrong or not.
-                    ChecksumAlgorithm="SHA256",
-                    ChecksumSHA256=base64.b64encode(sha256.digest()).decode("ascii"),
-                    ContentType="application/octet-stream",
-                    IfNoneMatch="*",
-                    ObjectLockMode="COMPLIANCE",
-                    ObjectLockRetainUntilDate=datetime.fromtimestamp(retain_until, UTC),
-                )
+                answer = self._client.get_object_retention(Bucket=self._bucket, Key=key, VersionId=version)
             except ClientError as error:
-                if _code(error) not in _TAKEN:
-                    raise
-                # A put whose answer was lost, tried again: it is done if the bytes there are these.
-                shown = self.stat(key)
-                # Where its SHA-256 is told it counts alone: the ETag may be no MD5.
-                ours = (sha256.hexdigest(), md5.hexdigest())
-                if shown is not None and (shown.sha256 or shown.md5) in ours:
-                    return shown
-                raise HolderUnavailableError(
-                    self._name,
-                    f"{key} holds other bytes already",
-                    "somebody else writes to this bucket: find out who",
-                ) from error
-        return StoredObject(key, answer.get("VersionId", ""), len(content), answer["ETag"].strip('"'))
+                if _code(error) in _UNLOCKED:
+                    return None
+                if _code(error) == "AccessDenied":
+                    raise UntoldError from None
+                raise
+        retention = answer.get("Retention", {})
+        until = retention.get("RetainUntilDate")
+        if retention.get("Mode") != "COMPLIANCE" or until is None:
+            return None
+        return Timestamp(until.timestamp())
 
     def stat(self, key: str) -> StoredObject | None:
         """Return the first version under the key as the store's own listing shows it, or None.
@@ -173,8 +276,9 @@ class S3Store:
         shown = next((item for item in self.list(key) if item.key == key), None)
         return None if shown is None else replace(shown, sha256=self._sha256(shown))
 
-    def get(self, key: str, version: str = "") -> bytes:
-        """Return the bytes of the version, or of the first one; raises KeyError where it is absent."""
+    @contextmanager
+    def open(self, key: str, version: str = "") -> Iterator[Reads]:
+        """Give the bytes of the version, or of the first one; raises KeyError where it is absent."""
         if not version:
             shown = self.stat(key)
             if shown is None:
@@ -187,7 +291,13 @@ class S3Store:
                 if _code(error) in _ABSENT:
                     raise KeyError(key) from None
                 raise
-            return answer["Body"].read()
+        with closing(answer["Body"]) as body:
+            yield _Reading(body, partial(self._available, f"get {key}"))
+
+    def get(self, key: str, version: str = "") -> bytes:
+        """Return the bytes of a small object as `open` gives them."""
+        with self.open(key, version) as body:
+            return beginning(body, LARGEST_SMALL)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield every version of every object below the prefix, deleted or not, the oldest of a key first."""
@@ -204,7 +314,13 @@ class S3Store:
                         yield from reversed(same_key)
                         same_key = []
                     same_key.append(
-                        StoredObject(item["Key"], item["VersionId"], item["Size"], item["ETag"].strip('"'))
+                        StoredObject(
+                            item["Key"],
+                            item["VersionId"],
+                            item["Size"],
+                            item["ETag"].strip('"'),
+                            stored_at=item["LastModified"].timestamp() if "LastModified" in item else None,
+                        )
                     )
         yield from reversed(same_key)
 
@@ -231,7 +347,7 @@ class S3Store:
         except ClientError as error:
             code = _code(error)
             raise HolderUnavailableError(
-                self._name, f"{what}: {code}", _HINTS.get(code, "look the code up in the service's manual")
+                self._name, f"{what}: {code}", _HINTS.get(code) or _hint(error)
             ) from error
         except BotoCoreError as error:
             # The class says it; the message would repeat addresses and more.
@@ -240,6 +356,39 @@ class S3Store:
                 f"{what}: {type(error).__name__}",
                 "check that the S3 service runs and can be reached",
             ) from error
+
+
+class _Reading:
+    """Reads an answer's body, with what goes wrong told as an error of the vault."""
+
+    def __init__(self, body: Reads, available: Callable[[], AbstractContextManager[None]]) -> None:
+        self._body = body
+        self._available = available
+
+    def read(self, size: int) -> bytes:
+        with self._available():
+            return self._body.read(size)
+
+
+def _base64(digest: str) -> str:
+    return base64.b64encode(bytes.fromhex(digest)).decode("ascii")
+
+
+def _refuses_a_header(error: ClientError) -> bool:
+    """Say whether the service may know one of the headers not; what it says of the bytes is none of that."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status == 501 or (status == 400 and _code(error) not in _DIGEST_CODES)
+
+
+def _hint(error: ClientError) -> str:
+    """Return what to do about a code that is in no table."""
+    if _refuses_a_header(error):
+        return (
+            "the service refuses the put with and without x-amz-checksum-sha256 and If-None-Match: it may "
+            "not know x-amz-object-lock-mode and x-amz-object-lock-retain-until-date, without which no "
+            "vault is immutable"
+        )
+    return "look the code up in the service's manual"
 
 
 def _code(error: ClientError) -> str:

@@ -2,15 +2,17 @@
 
 import errno
 import hashlib
+import io
 import os
 import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
@@ -19,7 +21,8 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from understudy.adapters.part10 import BrokenFileError, data_set_of
+from understudy.adapters.part10 import BrokenFileError, begin_data_set
+from understudy.adapters.pieces import pieces
 from understudy.core.model import Instance, NewInstance
 from understudy.core.packing import StudyFacts
 from understudy.core.ports import HolderUnavailableError, UnreadableFileError
@@ -30,6 +33,9 @@ _DIGESTS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}\.[0-9a-f]{32}" + re.escape(
 
 _PART = 2**18
 """Bytes read at a time by the scrub."""
+
+_HELD = 2**22
+"""Bytes up to which a file is held in memory while it is used; a larger one is read twice."""
 
 _LAST_TAG = Tag("PatientBirthDate")
 """Of the tags wanted the one with the highest number; nothing after it is parsed."""
@@ -66,28 +72,45 @@ class StorageArea:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @contextmanager
+    def open(self, instance: Instance) -> Iterator[BinaryIO]:
+        """Give the file, which has the size and MD5 that the ledger has, or raise UnreadableFileError.
+
+        A large file is digested before it is given, and again while it is read: one that changed in between
+        fails with its last bytes.
+        """
+        with self._verified(instance) as file:
+            yield file
+
     def read(self, instance: Instance) -> bytes:
-        """Return the file's bytes, of the size and MD5 that the ledger has, or raise UnreadableFileError."""
-        path = self._where(instance)
+        """Return the bytes of a file that is known to be small, or raise as `open` does."""
+        with self.open(instance) as file:
+            return file.read()
+
+    def _verified(self, instance: Instance) -> BinaryIO:
         try:
-            size = path.stat().st_size
-            if size != instance.size:
-                raise UnreadableFileError(
-                    f"its stored file has {size} bytes instead of {instance.size}", permanent=True
-                )
-            content = path.read_bytes()
+            with ExitStack() as stack:
+                file = stack.enter_context(self._where(instance).open("rb", buffering=0))
+                size = os.fstat(file.fileno()).st_size
+                if size != instance.size:
+                    raise UnreadableFileError(
+                        f"its stored file has {size} bytes instead of {instance.size}", permanent=True
+                    )
+                held = BytesIO(file.read()) if size <= _HELD else file
+                if _md5_of(held) != instance.md5:
+                    raise UnreadableFileError(
+                        "its stored file differs from its MD5 in Orthanc's index", permanent=True
+                    )
+                held.seek(0)
+                if held is file:
+                    stack.pop_all()
+                    return cast(BinaryIO, _Checked(file, size, instance.md5))
+                return held
         except FileNotFoundError:
             self._expect_volume()
             raise UnreadableFileError("its stored file is gone", permanent=True) from None
         except OSError as error:
-            raise UnreadableFileError(
-                f"its stored file cannot be read: {error.strerror}", permanent=False
-            ) from error
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != instance.md5:
-            raise UnreadableFileError(
-                "its stored file differs from its MD5 in Orthanc's index", permanent=True
-            )
-        return content
+            raise _unreadable(error) from error
 
     def _where(self, instance: Instance) -> Path:
         """Return the file in Orthanc's storage, or the kept version where that was replaced."""
@@ -177,21 +200,79 @@ class StorageArea:
             reason = f"its stored file cannot be parsed: {type(error).__name__}"
             raise UnreadableFileError(reason, permanent=True) from None
 
-    def data_set(self, instance: Instance) -> bytes:
-        """Return the data set of the file, without what stands before it; raises as `read`."""
-        try:
-            return data_set_of(self.read(instance))
-        except BrokenFileError as error:
-            raise UnreadableFileError(f"its stored file is broken: {error}", permanent=True) from error
+    def data_set_digest(self, instance: Instance) -> str:
+        """Return the SHA-256 of the data set, without what stands before it; raises as `open`."""
+        with self.open(instance) as file:
+            try:
+                begin_data_set(file, instance.size)
+            except BrokenFileError as error:
+                raise UnreadableFileError(f"its stored file is broken: {error}", permanent=True) from error
+            sha256 = hashlib.sha256()
+            for piece in pieces(file):
+                sha256.update(piece)
+            return sha256.hexdigest()
 
-    def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:
+    def study_facts(self, file: BinaryIO, transfer_syntax_uid: str) -> StudyFacts | None:
         """Return what the file says of its study, or None where it cannot be parsed."""
-        if _is_deflated(transfer_syntax_uid, content[:_META_BYTES]):
+        if _is_deflated(transfer_syntax_uid, file.read(_META_BYTES)):
             return None
+        file.seek(0)
         try:
-            return _facts(content)
+            return _facts(file)
         except PARSE_ERRORS:
             return None
+
+
+class _Checked(io.RawIOBase):
+    """A large file that is compared with its MD5 whenever it is read from the beginning to the end."""
+
+    def __init__(self, file: io.FileIO, size: int, md5: str) -> None:
+        self._file = file
+        self._size = size
+        self._md5 = md5
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._digested = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        position = self._file.seek(offset, whence)
+        if position == 0:
+            self._digest, self._digested = hashlib.md5(usedforsecurity=False), 0
+        return position
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            follows = self._file.tell() == self._digested
+            number = self._file.readinto(buffer)
+        except OSError as error:
+            raise _unreadable(error) from error
+        if follows:
+            self._digest.update(memoryview(buffer)[:number])
+            self._digested += number
+            ends = not number or self._digested >= self._size
+            if ends and self._digest.hexdigest() != self._md5:
+                raise UnreadableFileError("its stored file changed while it was read", permanent=False)
+        return number
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _md5_of(file: BinaryIO) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in pieces(file):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _unreadable(error: OSError) -> UnreadableFileError:
+    return UnreadableFileError(f"its stored file cannot be read: {error.strerror}", permanent=False)
 
 
 def _drop_cached(descriptor: int) -> None:
@@ -230,8 +311,8 @@ def _attributes(file: BinaryIO, keywords: Collection[str]) -> dict[str, list[str
     return {keyword: texts for keyword, texts in found.items() if texts}
 
 
-def _facts(content: bytes) -> StudyFacts:
-    dataset = _head(BytesIO(content), _LAST_TAG)
+def _facts(file: BinaryIO) -> StudyFacts:
+    dataset = _head(file, _LAST_TAG)
 
     def text(keyword: str) -> str:
         # The value is decoded here.

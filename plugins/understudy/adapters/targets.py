@@ -1,13 +1,16 @@
 """Where a restore puts DICOM files: a folder, or an Orthanc by REST."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 
-from understudy.adapters.files import write_durably
+from understudy.adapters.pieces import copy, pieces
+from understudy.adapters.spool import Spool
 from understudy.core.packing import Member
-from understudy.core.ports import TargetError
+from understudy.core.ports import Reads, TargetError
+from understudy.system.files import written_durably
 
 
 class FolderTarget:
@@ -20,21 +23,23 @@ class FolderTarget:
         """Say whether exactly these bytes are there already; other bytes under the name are left alone."""
         path = self._folder / member.name
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             return False
         except OSError as error:
             raise TargetError(f"{path}: {error.strerror}", "check the folder that is restored to") from error
-        if hashlib.sha256(content).hexdigest() != member.sha256:
+        if sha256 != member.sha256:
             raise TargetError(f"{path} is another file", "move it away, or restore to an empty folder")
         return True
 
-    def keep(self, member: Member, content: bytes) -> None:
+    def keep(self, member: Member, content: Reads) -> None:
         """Write the file durably."""
         path = self._folder / member.name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, content)
+            with written_durably(path) as file:
+                copy(content, file)
         except OSError as error:
             raise TargetError(
                 f"{path}: {error.strerror}", "make room or check the disk, then start again"
@@ -44,8 +49,9 @@ class FolderTarget:
 class OrthancTarget:
     """An Orthanc, by its REST API; the client carries address and authentication."""
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx.Client, spool: Spool) -> None:
         self._client = client
+        self._spool = spool
 
     def has(self, member: Member) -> bool:
         """Say whether Orthanc has the instance with these bytes; other bytes under its UID are an error."""
@@ -63,9 +69,13 @@ class OrthancTarget:
             "compare the two, and delete the wrong one before restoring",
         )
 
-    def keep(self, member: Member, content: bytes) -> None:
+    def keep(self, member: Member, content: Reads) -> None:
         """Store the file and check that Orthanc shows the same MD5."""
-        answer = self._call("POST", "/instances", content=content).json()
+        with self._spool.file() as file:
+            copy(content, file)
+            size = file.tell()
+            file.seek(0)
+            answer = self._call("POST", "/instances", content=pieces(file), length=size).json()
         if not isinstance(answer, dict) or answer.get("Status") not in ("Success", "AlreadyStored"):
             raise TargetError(f"Orthanc did not store it: {answer!r:.80}", "see Orthanc's log")
         # "AlreadyStored" is also the answer where other bytes are kept and ours are dropped.
@@ -78,9 +88,16 @@ class OrthancTarget:
     def _md5(self, identifier: str) -> str:
         return self._call("GET", f"/instances/{identifier}/attachments/dicom/md5").text
 
-    def _call(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        content: bytes | Iterator[bytes] | None = None,
+        length: int | None = None,
+    ) -> httpx.Response:
+        headers = {} if length is None else {"Content-Length": str(length)}
         try:
-            answer = self._client.request(method, path, content=content)
+            answer = self._client.request(method, path, content=content, headers=headers)
             answer.raise_for_status()
         except httpx.HTTPStatusError as error:
             raise TargetError(

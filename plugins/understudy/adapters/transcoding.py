@@ -8,13 +8,18 @@ from understudy.core.model import Instance
 from understudy.core.ports import OrthancUnavailableError, UnreadableFileError
 
 
+class NotDecodedError(Exception):
+    """Orthanc does not decode the instance; the message says why, in numbers."""
+
+
 class Copies(Protocol):
     """Orthanc, as far as it makes copies."""
 
     def transcoded(self, orthanc_id: str, transfer_syntax_uid: str) -> bytes | None:
         """Return the instance's file in another transfer syntax, None where Orthanc does not give it.
 
-        Raises OrthancUnavailableError.
+        Raises OrthancUnavailableError, and NotDecodedError where our plugin refuses it
+        (plugin/decoding.py).
         """
         ...
 
@@ -35,6 +40,8 @@ class Transcoder:
             content = self._orthanc.transcoded(instance.orthanc_id, transfer_syntax_uid)
         except OrthancUnavailableError as error:
             raise UnreadableFileError(f"it cannot be {wish} now: {error}", permanent=False) from error
+        except NotDecodedError as error:
+            raise UnreadableFileError(f"it cannot be {wish}: {error}", permanent=True) from error
         if content is None:
             raise UnreadableFileError(f"it cannot be {wish} by Orthanc", permanent=True)
         try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from understudy.cli.errors import CommandError, Exit
 from understudy.cli.parser import parser
+from understudy.cli.plain import tell
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -15,9 +16,9 @@ def run(arguments: Sequence[str]) -> int:
         code: int = chosen.run(chosen)
     except CommandError as error:
         for line in (str(error), *(f"  {detail}" for detail in error.details)):
-            print(f"understudy: {line}", file=sys.stderr)
+            tell(f"understudy: {line}")
         if error.hint:
-            print(f"understudy: hint: {error.hint}", file=sys.stderr)
+            tell(f"understudy: hint: {error.hint}")
         return error.code
     except BrokenPipeError:
         # Whoever read our output went away (`| head`). Python would complain once more when it flushes at its
@@ -25,6 +26,6 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.REFUSED
     except KeyboardInterrupt:
-        print("understudy: stopped watching; what the appliance began goes on", file=sys.stderr)
+        tell("understudy: stopped watching; what the appliance began goes on")
         return Exit.REFUSED
     return code

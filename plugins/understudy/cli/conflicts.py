@@ -6,6 +6,7 @@ from pathlib import Path
 from understudy.cli.client import Client
 from understudy.cli.errors import CommandError, Exit
 from understudy.cli.places import places
+from understudy.cli.plain import say, say_json
 from understudy.core.conflicts import ConflictView
 
 
@@ -19,7 +20,7 @@ def conflicts(arguments: argparse.Namespace) -> int:
         return _acknowledge(client, arguments)
     query = {"everything": "true" if arguments.all else None, "limit": arguments.limit}
     if arguments.json:
-        print(client.get("/conflicts", **query).decode("utf-8"))
+        say_json(client.get("/conflicts", **query).decode("utf-8"))
         return Exit.OK
     _show(client.read(list[ConflictView], "/conflicts", **query))
     return Exit.OK
@@ -30,7 +31,7 @@ def _acknowledge(client: Client, arguments: argparse.Namespace) -> int:
         raise CommandError("a conflict is closed with a reason", "add --reason")
     path = f"/conflicts/{arguments.acknowledge}/acknowledge"
     view = client.act(ConflictView, path, {"reason": arguments.reason})
-    print(f"conflict {view.conflict} is closed by {view.acknowledged_by}: {view.reason}")
+    say(f"conflict {view.conflict} is closed by {view.acknowledged_by}: {view.reason}")
     return Exit.OK
 
 
@@ -61,17 +62,15 @@ def _export(client: Client, uid: str, folder: Path) -> int:
             ) from error
         shown = "shown by Orthanc" if side.present else "kept"
         sender = side.sender or "REST"
-        print(f"{path}  {side.size} bytes, {side.received} from {sender} ({side.address}), {shown}")
+        say(f"{path}  {side.size} bytes, {side.received} from {sender} ({side.address}), {shown}")
     return Exit.OK
 
 
 def _show(views: list[ConflictView]) -> None:
-    from understudy.cli import show
+    from understudy.cli.screen import Rows, Screen, lines
     from understudy.cli.words import moment
 
-    table = show.new_table(
-        "Conflicts", ">No", "kind", "state", "SOP Instance UID", "versions: MD5, when, from"
-    )
+    table = Rows("Conflicts", ">No", "kind", "state", "SOP Instance UID", "versions: MD5, when, from")
     for view in views:
         sides = [
             f"{side.md5} {moment(side.received)} {side.sender or 'REST'} {side.address}"
@@ -79,6 +78,5 @@ def _show(views: list[ConflictView]) -> None:
             for side in (view.earlier, view.later)
         ]
         state = "open" if view.unresolved else "closed" if view.acknowledged else "no act needed"
-        uid = "".join(sign if sign.isprintable() else "?" for sign in view.sop_instance_uid)
-        table.add_row(str(view.conflict), view.kind.value, state, uid, "\n".join(sides))
-    show.new_console().print(table)
+        table.add_row(str(view.conflict), view.kind.value, state, view.sop_instance_uid, lines(*sides))
+    Screen().print(table)

@@ -4,13 +4,18 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from understudy.adapters.in_force import HINT, KEPT, WRONG, InForce, choose, present
 from understudy.cli.errors import CommandError, Exit, telling
 from understudy.cli.places import places
-from understudy.config import ConfigurationError, Understudy, load, schema_json
+from understudy.cli.plain import say, say_file, say_json, tell
+from understudy.config import ConfigurationError, Understudy, schema_json
 from understudy.core.errors import RefusedError
 from understudy.core.model import Timestamp
+from understudy.core.signature import fingerprint
 from understudy.core.views import iso
 
 # Adapters are imported inside the functions: `status` and `health` must start fast, and cryptography alone
@@ -18,13 +23,28 @@ from understudy.core.views import iso
 
 
 def configuration() -> Understudy:
-    """Return the appliance's configuration, or raise CommandError with every problem."""
-    return _load(places().configuration)
+    """Return the configuration that the appliance runs, or raise CommandError with every problem."""
+    return in_force().configuration
 
 
-def _load(folder: Path) -> Understudy:
+def in_force() -> InForce:
+    """Return the configuration that a start runs, and tell what is wrong if it is not the present one.
+
+    Raises CommandError with every problem where there is none to run.
+    """
+    where = places()
+    with _problems(where.configuration):
+        runs = choose(where.configuration, where.keys / KEPT)
+    if runs.problems:
+        for line in (f"ALARM: {WRONG}", *runs.problems, f"hint: {HINT}"):
+            tell(f"understudy: {line}")
+    return runs
+
+
+@contextmanager
+def _problems(folder: Path) -> Iterator[None]:
     try:
-        return load(folder)
+        yield
     except ConfigurationError as error:
         count = len(error.problems)
         raise CommandError(
@@ -35,19 +55,19 @@ def _load(folder: Path) -> Understudy:
 
 
 def init(_: argparse.Namespace) -> int:
-    """Make the keys volume complete; a second run changes nothing."""
+    """Make the keys complete and share them out to the other services; a second run changes nothing."""
+    from understudy.adapters.edge_config import open_shared
     from understudy.adapters.keys import KeysError, initialise
 
     where = places()
     loaded = configuration()
+    # Before the edge gets its keys, for which it waits.
+    open_shared(where.edge)
     with telling(KeysError):
         initialise(where.keys, where.state, loaded)
     first = where.state / "first-start.json"
     if first.exists():
-        print(
-            "the keys are ready; fetch the administrator's password once: understudy first-start",
-            file=sys.stderr,
-        )
+        tell("the keys are ready; fetch the administrator's password once: understudy first-start")
     return Exit.OK
 
 
@@ -56,16 +76,27 @@ def first_start(_: argparse.Namespace) -> int:
     from understudy.adapters.keys import FirstStart, KeysError, show_first_start
 
     def show(made: FirstStart) -> None:
-        print("Shown once: write it down and put it into the safe before you go on.\n")
+        say("Shown once: write it down and put it into the safe before you go on.")
+        say()
         for name, value in (
             ("user", made.user),
             ("password", made.password),
             ("SHA-256 of the TLS certificate", made.tls_fingerprint_sha256),
             ("age identity (opens the vaults)", made.vault_identity),
             ("age recipient (public)", made.vault_recipient),
+            (
+                "fingerprint of that recipient",
+                fingerprint([made.vault_recipient]) if made.vault_recipient else "",
+            ),
+            ("vault writer (public)", made.vault_writer),
         ):
             if value:
-                print(f"{name + ':':<34}{value}")
+                say(f"{name + ':':<34}{value}")
+        if made.vault_identity:
+            say()
+            say("identity.txt for the safe, both lines; restore believes what this writer signed:")
+            say(f"# vault writer: {made.vault_writer}")
+            say(made.vault_identity)
         # What could not be written out is not shown: the error keeps the file.
         sys.stdout.flush()
 
@@ -75,16 +106,28 @@ def first_start(_: argparse.Namespace) -> int:
     if not shown:
         raise CommandError(
             "the secrets of the first start were shown before and are destroyed",
-            "a lost password: `understudy user reset admin`, then restart the edge; a lost age identity "
-            "cannot be had back",
+            "a lost password: `understudy user reset admin`; a lost age identity cannot be had back",
         )
+    return Exit.OK
+
+
+def vault_writer(_: argparse.Namespace) -> int:
+    """Print the public keys that this appliance signed packs by, as identity.txt has them."""
+    from understudy.adapters.writer import known_writers
+
+    writers = sorted(known_writers(places().keys))
+    if not writers:
+        raise CommandError("there is no vault writer yet", "run `understudy init` first")
+    for writer in writers:
+        say(f"# vault writer: {writer}")
     return Exit.OK
 
 
 def check_config(arguments: argparse.Namespace) -> int:
     """Say that the configuration is in order, or list every problem."""
     folder = arguments.folder or places().configuration
-    loaded = _load(folder)
+    with _problems(folder):
+        loaded = present(folder).configuration
     primary = f"primary {loaded.primary.ae_title}" if loaded.primary else "no primary"
     counts = [
         f"{count} {noun}{'' if count == 1 else 's'}"
@@ -95,22 +138,22 @@ def check_config(arguments: argparse.Namespace) -> int:
         )
     ]
     devices = f"{len(loaded.modalities)} modalit{'y' if len(loaded.modalities) == 1 else 'ies'}"
-    print(f"{folder} is in order: site {loaded.site}, {primary}, {', '.join([*counts, devices])}")
+    say(f"{folder} is in order: site {loaded.site}, {primary}, {', '.join([*counts, devices])}")
     return Exit.OK
 
 
 def render_orthanc(_: argparse.Namespace) -> int:
     """Print generated.json; it holds the passwords of the services and belongs into a file of mode 0600."""
-    json.dump(_rendered(configuration()), sys.stdout, indent=2)
-    print()
+    say_json(json.dumps(_rendered(configuration()), indent=2))
     return Exit.OK
 
 
 def _rendered(loaded: Understudy) -> dict[str, object]:
     from understudy.adapters.orthanc_config import render
+    from understudy.plugin.memory import own_limit
 
     try:
-        return render(loaded, places().keys)
+        return render(loaded, places().keys, own_limit())
     except ConfigurationError as error:
         raise CommandError("the services' passwords cannot be read", error.hint, error.problems) from error
 
@@ -119,12 +162,12 @@ def render_edge(arguments: argparse.Namespace) -> int:
     """Print HAProxy's configuration, or write it with the gate's tables into a folder."""
     from understudy.adapters.edge_config import render, write_all
 
-    loaded, where = configuration(), places()
+    runs, where = in_force(), places()
     try:
         if arguments.to is None:
-            print(render(loaded, where.keys, where.configuration), end="")
+            say_file(render(runs.configuration, where.keys))
         else:
-            write_all(loaded, where.keys, where.configuration, where.edge, arguments.to)
+            write_all(runs, where.keys, where.edge, arguments.to)
     except ConfigurationError as error:
         raise CommandError("the edge cannot be configured", error.hint, error.problems) from error
     except OSError as error:
@@ -138,24 +181,32 @@ def prepare_orthanc(arguments: argparse.Namespace) -> int:
     All that a start needs in one process: starting Python is most of what it costs.
     """
     from understudy.adapters.boot import prepare
-    from understudy.adapters.files import write_durably
+    from understudy.adapters.orthanc_config import RECEPTION, render_reception
+    from understudy.plugin.memory import own_limit
+    from understudy.system.files import write_durably
 
     where = places()
-    loaded = configuration()
+    runs = in_force()
+    loaded = runs.configuration
     if arguments.render is not None:
+        for name, text in runs.files.items():
+            write_durably(arguments.render.with_name(name), text.encode(), mode=0o600)
+        limits = render_reception(loaded, own_limit())
+        write_durably(arguments.render.with_name(RECEPTION), limits.encode(), mode=0o600)
         write_durably(arguments.render, json.dumps(_rendered(loaded), indent=2).encode(), mode=0o600)
     limit = loaded.policy.boot_seconds
     try:
-        report = prepare(where.storage, where.index, seconds=limit, now=time.time())
+        report = prepare(
+            where.storage, where.index, seconds=limit, now=time.time(), configuration=runs.digest
+        )
     except OSError as error:
         raise CommandError(
             f"the storage area cannot be prepared: {error}", f"check the volume at {where.storage}"
         ) from error
-    print(
+    tell(
         f"boot statistics_in_force={str(report.statistics_in_force).lower()} folders={report.folders} "
         f"left={report.folders_left} recoverable={report.recoverable} quarantined={report.quarantined} "
-        f"unreadable={report.unreadable} parked={report.parked} seconds={report.seconds}",
-        file=sys.stderr,
+        f"unreadable={report.unreadable} parked={report.parked} seconds={report.seconds}"
     )
     if report.problem:
         raise CommandError(report.problem, "the agent's status shows it until a start goes well")
@@ -165,7 +216,7 @@ def prepare_orthanc(arguments: argparse.Namespace) -> int:
 def quarantine(arguments: argparse.Namespace) -> int:
     """Print every file that was set aside and every instance that is parked, or release one of these."""
     from understudy.adapters.boot import OURS, quarantined
-    from understudy.plugin.parking import PARKING, forget, suspects
+    from understudy.plugin.parking import DECODE, PARKING, forget, suspects
 
     storage = places().storage
     folder = storage / OURS / PARKING
@@ -182,22 +233,24 @@ def quarantine(arguments: argparse.Namespace) -> int:
             raise CommandError(
                 f"no instance {arguments.release} is parked", "`understudy quarantine` lists those that are"
             )
-        print(f"{arguments.release} is released: it is accepted when it is sent again")
+        say(f"{arguments.release} is released: it is accepted when it is sent again")
         return Exit.OK
     for name, size, reason in quarantined(storage):
-        print(f"{name}  {size} bytes: {reason}")
+        say(f"{name}  {size} bytes: {reason}")
     for suspect in suspects(folder).values():
         if suspect.parked:
-            print(
-                f"{suspect.sop_instance_uid}  from {suspect.calling_ae_title}: parked, Orthanc ended "
-                f"{suspect.ends} times while it was on its way, last before {iso(Timestamp(suspect.last))}"
+            work = "decoded" if suspect.sop_instance_uid.startswith(DECODE) else "on its way"
+            say(
+                f"{suspect.sop_instance_uid.removeprefix(DECODE)}  from {suspect.calling_ae_title}: parked, "
+                f"Orthanc ended {suspect.ends} times while it was {work}, last "
+                f"before {iso(Timestamp(suspect.last))}"
             )
     return Exit.OK
 
 
 def config_schema(_: argparse.Namespace) -> int:
     """Print the JSON Schema of the section `Understudy`."""
-    print(schema_json())
+    say_json(schema_json())
     return Exit.OK
 
 
@@ -220,20 +273,20 @@ def user_reset(arguments: argparse.Namespace) -> int:
 
 
 def _show_once(password: str) -> int:
-    from understudy.adapters.keys import RELOAD
+    from understudy.adapters.keys import IN_FORCE
 
-    print(password)
-    print(f"understudy: this password is shown once; {RELOAD}", file=sys.stderr)
+    say(password)
+    tell(f"understudy: this password is shown once; {IN_FORCE}")
     return Exit.OK
 
 
 def user_remove(arguments: argparse.Namespace) -> int:
     """Remove a person."""
-    from understudy.adapters.keys import RELOAD, KeysError, remove_user
+    from understudy.adapters.keys import IN_FORCE, KeysError, remove_user
 
     with telling(KeysError, RefusedError):
         remove_user(places().keys, arguments.name)
-    print(f"understudy: {arguments.name} is removed; {RELOAD}", file=sys.stderr)
+    tell(f"understudy: {arguments.name} is removed; {IN_FORCE}")
     return Exit.OK
 
 
@@ -243,5 +296,34 @@ def user_list(_: argparse.Namespace) -> int:
 
     with telling(KeysError):
         for user in users(places().keys):
-            print(f"{user.name:<32} {user.role.value}")
+            say(f"{user.name:<32} {user.role.value}")
+    return Exit.OK
+
+
+def certificate_revoke(arguments: argparse.Namespace) -> int:
+    """Let no new association in that shows this certificate."""
+    from understudy.adapters.keys import IN_FORCE, revoke_certificate
+
+    with telling(RefusedError):
+        revoke_certificate(places().keys, arguments.fingerprint)
+    tell(f"understudy: the certificate is revoked; {IN_FORCE}; associations that run go on to their end")
+    return Exit.OK
+
+
+def certificate_allow(arguments: argparse.Namespace) -> int:
+    """Take a revocation back."""
+    from understudy.adapters.keys import IN_FORCE, allow_certificate
+
+    with telling(RefusedError):
+        allow_certificate(places().keys, arguments.fingerprint)
+    tell(f"understudy: the certificate counts again; {IN_FORCE}")
+    return Exit.OK
+
+
+def certificate_list(_: argparse.Namespace) -> int:
+    """Print the fingerprints that are revoked."""
+    from understudy.adapters.keys import revoked_certificates
+
+    for revoked in revoked_certificates(places().keys):
+        say(revoked)
     return Exit.OK

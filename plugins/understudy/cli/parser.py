@@ -142,6 +142,11 @@ def _acting(commands: Commands) -> None:
         _epoch(command)
         command.set_defaults(run=remote.change, verb=name)
 
+    accept = _add(commands, "accept-recipients", "accept that the recipients of a vault were changed")
+    accept.add_argument("--vault", required=True, metavar="NAME", help="name of the vault")
+    accept.add_argument("--reason", required=True, help="why, for the event log")
+    accept.set_defaults(run=remote.accept_recipients)
+
     verify = _add(commands, "verify", "ask every holder again for all that it is proven to have")
     _wait(verify)
     verify.set_defaults(run=remote.verify)
@@ -169,7 +174,7 @@ def _acting(commands: Commands) -> None:
 
     replay = _add(commands, "replay", "owe refused instances again")
     _selecting(replay)
-    replay.add_argument("--reason", help="what was mended, for the event log")
+    replay.add_argument("--reason", help="what was fixed, for the event log")
     _epoch(replay)
     replay.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="all refused ones if absent")
     replay.set_defaults(run=remote.replay)
@@ -181,6 +186,16 @@ def _acting(commands: Commands) -> None:
     _epoch(waive)
     waive.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="these, or those of --study")
     waive.set_defaults(run=remote.waive)
+
+    delete = _add(commands, "delete", "delete a study here that others are proven to have")
+    delete.add_argument("study", metavar="STUDY_INSTANCE_UID")
+    delete.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="of it these alone")
+    delete.add_argument("--series", metavar="UID", help="of it this Series Instance UID alone")
+    delete.add_argument("--reason", required=True, help="why, for the event log")
+    delete.add_argument(
+        "--force", action="store_true", help="although somebody is owed it, or nobody else has it"
+    )
+    delete.set_defaults(run=remote.delete)
 
     back = _add(commands, "restore", "bring studies back out of a vault, every digest checked")
     back.add_argument("--vault", required=True, metavar="NAME", help="name of the vault in the configuration")
@@ -201,6 +216,33 @@ def _acting(commands: Commands) -> None:
         metavar="FILE",
         help="S3 keys that may read; the appliance's own may only write",
     )
+    back.add_argument(
+        "--as-of", type=restore.moment, metavar="TIME", help="leave out what the store took after this time"
+    )
+    back.add_argument(
+        "--version",
+        action="append",
+        type=restore.digest,
+        default=[],
+        metavar="SHA256",
+        help="of several contents of an instance take this one; 8 digits at least, may be given again",
+    )
+    back.add_argument(
+        "--newest",
+        action="store_true",
+        help="of several contents of an instance take the one that was stored last, where all are signed",
+    )
+    back.add_argument(
+        "--writer",
+        action="append",
+        type=restore.writer,
+        default=[],
+        metavar="KEY",
+        help="believe what this key signed, too: the vault writer from the safe; may be given again",
+    )
+    back.add_argument(
+        "--accept-unsigned", action="store_true", help="believe what nobody signed beside what is signed"
+    )
     back.set_defaults(run=restore.restore)
 
     for name, text in (
@@ -220,6 +262,9 @@ def _setting_up(commands: Commands) -> None:
 
     first = _add(commands, "first-start", "show the secrets of the first start once, then destroy them")
     first.set_defaults(run=local.first_start)
+
+    writer = _add(commands, "vault-writer", "print the public key that signs the vaults' packs, for the safe")
+    writer.set_defaults(run=local.vault_writer)
 
     check = _add(commands, "check-config", "check the configuration and list every problem")
     check.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the appliance's own if absent")
@@ -250,6 +295,20 @@ def _setting_up(commands: Commands) -> None:
 
     schema = _add(commands, "config-schema", "print the JSON Schema of our section of the configuration")
     schema.set_defaults(run=local.config_schema)
+
+    certificate = _add(commands, "certificate", "revoke the certificate of a device, or take that back")
+    actions = certificate.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, text, act in (
+        ("revoke", "let no new association in that shows this certificate", local.certificate_revoke),
+        ("allow", "take a revocation back", local.certificate_allow),
+    ):
+        one = _add(actions, name, text)
+        one.add_argument(
+            "fingerprint", metavar="SHA256", help="of the certificate in DER form, in hexadecimal"
+        )
+        one.set_defaults(run=act)
+    listing = _add(actions, "list", "list the fingerprints that are revoked")
+    listing.set_defaults(run=local.certificate_list)
 
     user = _add(commands, "user", "add, remove or list the people who may sign in, or reset a password")
     actions = user.add_subparsers(title="actions", metavar="ACTION", required=True)

@@ -4,11 +4,12 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from understudy.cli.screen import Screen
 from understudy.cli.words import count, duration
+from understudy.core.text import visible
 
 _LINE_EVERY = 10.0
 """Seconds between two lines where there is no terminal."""
@@ -18,13 +19,18 @@ class Bar:
     """One operation on its way."""
 
     def __init__(self, title: str, unit: str) -> None:
-        self._title = title
+        self._title = title = visible(title)
         self._unit = unit
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Screen(stderr=True)
         self._progress = Progress(
-            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True, min_width=len(title))),
+            TextColumn(
+                "{task.description}",
+                style="bold",
+                markup=False,
+                table_column=Column(no_wrap=True, min_width=len(title)),
+            ),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=self._console,
         )
         self._task = self._progress.add_task(title, total=None, text="")
@@ -49,8 +55,8 @@ class Bar:
             parts.append(f"about {duration(eta_seconds)} left")
         if message:
             parts.append(message)
-        text = ", ".join(parts)
+        text = visible(", ".join(parts))
         self._progress.update(self._task, completed=done, total=total or None, text=text)
         if not self._console.is_terminal and time.monotonic() - self._said >= _LINE_EVERY:
             self._said = time.monotonic()
-            self._console.print(f"{self._title}: {text}", markup=False)
+            self._console.print(f"{self._title}: {text}")

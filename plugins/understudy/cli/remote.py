@@ -1,17 +1,20 @@
 """The commands that ask the agent: what REST does, for a person at a terminal."""
 
 import argparse
-import sys
 import time
+
+from pydantic import TypeAdapter
 
 from understudy.cli.client import Client
 from understudy.cli.errors import CommandError, Exit
 from understudy.cli.places import places
+from understudy.cli.plain import say, say_json, tell
 from understudy.cli.words import duration
 from understudy.core.views import (
     ApprovalView,
     DamageView,
     DeadLetterView,
+    DeletionView,
     ExplainedView,
     ModalityView,
     ModeView,
@@ -33,11 +36,11 @@ def _client() -> Client:
 
 def _epoch(client: Client, arguments: argparse.Namespace) -> int:
     """Return the epoch that the person saw, or the present one."""
-    return client.read(Status, "/status").epoch if arguments.epoch is None else int(arguments.epoch)
+    return client.read(ModeView, "/mode").epoch if arguments.epoch is None else int(arguments.epoch)
 
 
 def _raw(content: bytes) -> int:
-    print(content.decode("utf-8"))
+    say_json(content.decode("utf-8"))
     return Exit.OK
 
 
@@ -59,7 +62,10 @@ def health(arguments: argparse.Namespace) -> int:
     view = Health.model_validate_json(content)
     if not healthy:
         raise CommandError("not healthy by what was asked for", "understudy status shows more", view.reasons)
-    print(f"healthy: {view.mode.value}, epoch {view.epoch}, mirror {duration(view.lag_seconds)} behind")
+    behind = "never compared" if view.lag_seconds is None else f"{duration(view.lag_seconds)} behind"
+    say(f"healthy: {view.mode.value}, epoch {view.epoch}, mirror {behind}")
+    for problem in view.degraded:
+        say(f"degraded: the last configuration that was in order runs: {problem}")
     return Exit.OK
 
 
@@ -139,14 +145,14 @@ def device(arguments: argparse.Namespace) -> int:
     view = _client().act(ApprovalView, f"/modalities/{arguments.verb}", body)
     called = f", calling {view.called_ae_title}" if view.called_ae_title else ""
     word = "on the allow-list" if arguments.verb == "approve" else "approved no more"
-    print(f"{view.calling_ae_title} from {view.network}{called} is {word}")
+    say(f"{view.calling_ae_title} from {view.network}{called} is {word}")
     if not view.live:
-        print("the edge does not run, or did not take it yet: it does so by itself", file=sys.stderr)
+        tell("the edge does not run, or did not take it yet: it does so by itself")
     return Exit.OK
 
 
 def _say_mode(view: ModeView) -> int:
-    print(f"the mode is {view.mode.value}, epoch {view.epoch}, since {view.since}")
+    say(f"the mode is {view.mode.value}, epoch {view.epoch}, since {view.since}")
     return Exit.OK
 
 
@@ -166,9 +172,10 @@ def failback(arguments: argparse.Namespace) -> int:
     """Show the plan, or begin to give back."""
     client = _client()
     if arguments.dry_run:
+        _ended(client, client.act(OperationView, "/failback", {"dry_run": True}))
         from understudy.cli import show
 
-        show.plan(client.act(PlanView, "/failback", {"dry_run": True}))
+        show.plan(client.read(PlanView, "/failback/plan"))
         return Exit.OK
     return _begun(
         client, client.act(OperationView, "/failback", {"epoch": _epoch(client, arguments)}), arguments
@@ -179,7 +186,10 @@ def settle(arguments: argparse.Namespace) -> int:
     """End the failback."""
     client = _client()
     body: dict[str, object] = {"epoch": _epoch(client, arguments), "override_quiet": arguments.override_quiet}
-    return _say_mode(client.act(ModeView, "/failback/settle", body))
+    view = _ended(client, client.act(OperationView, "/failback/settle", body))
+    if view.report:
+        tell(f"report: {view.report}")
+    return _say_mode(client.read(ModeView, "/mode"))
 
 
 def change(arguments: argparse.Namespace) -> int:
@@ -188,6 +198,14 @@ def change(arguments: argparse.Namespace) -> int:
     path = "/failback/interrupt" if arguments.verb == "interrupt" else f"/{arguments.verb}"
     body: dict[str, object] = {"reason": arguments.reason, "epoch": _epoch(client, arguments)}
     return _say_mode(client.act(ModeView, path, body))
+
+
+def accept_recipients(arguments: argparse.Namespace) -> int:
+    """Accept that a vault's recipients were changed."""
+    content = _client().post("/vaults/recipients", {"vault": arguments.vault, "reason": arguments.reason})
+    told = TypeAdapter(dict[str, str]).validate_json(content)["fingerprint"]
+    say(f"packs for {arguments.vault} open with the key {told} from now on")
+    return Exit.OK
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -217,7 +235,7 @@ def damages(arguments: argparse.Namespace) -> int:
 def cancel(arguments: argparse.Namespace) -> int:
     """Stop a running operation."""
     view = _client().act(OperationView, f"/operations/{arguments.operation}/cancel", {})
-    print(f"operation {view.operation} ({view.kind}) is {view.state.value}")
+    say(f"operation {view.operation} ({view.kind}) is {view.state.value}")
     return Exit.OK
 
 
@@ -225,7 +243,7 @@ def _changed(content: bytes, word: str) -> int:
     from pydantic import TypeAdapter
 
     count = TypeAdapter(dict[str, int]).validate_json(content)["changed"]
-    print(f"{count} instance{'' if count == 1 else 's'} {word}")
+    say(f"{count} instance{'' if count == 1 else 's'} {word}")
     return Exit.OK
 
 
@@ -233,6 +251,22 @@ def replay(arguments: argparse.Namespace) -> int:
     """Owe refused instances again."""
     words = f"owed to {arguments.holder} again" if arguments.holder else "owed again"
     return _changed(_client().post("/obligations/replay", _selected(arguments)), words)
+
+
+def delete(arguments: argparse.Namespace) -> int:
+    """Delete a study here."""
+    body = {
+        "study_instance_uid": arguments.study,
+        "series_instance_uid": arguments.series,
+        "sop_instance_uids": arguments.uids or None,
+        "reason": arguments.reason,
+        "force": arguments.force,
+    }
+    view = _client().act(DeletionView, "/deletions", body)
+    say(f"deleted here: {view.instances} instances of {view.study_instance_uid}")
+    for holder, number in sorted(view.proven.items()):
+        say(f"{holder} is proven to have {number} of them")
+    return Exit.OK
 
 
 def waive(arguments: argparse.Namespace) -> int:
@@ -253,17 +287,41 @@ def _selected(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _begun(client: Client, view: OperationView, arguments: argparse.Namespace) -> int:
     if not arguments.wait:
-        print(f"operation {view.operation} ({view.kind}) has begun; watch it: understudy operations")
+        say(f"operation {view.operation} ({view.kind}) has begun; watch it: understudy operations")
         return Exit.OK
+    view = _watched(client, view)
+    say(f"{view.kind} {view.operation} is {view.state.value}: {view.message}")
+    if view.report:
+        tell(f"report: {view.report}")
+    return Exit.OK if view.state is OperationState.DONE else Exit.REFUSED
+
+
+def _ended(client: Client, view: OperationView) -> OperationView:
+    """Wait for an operation that has to be done before the command goes on."""
+    view = _watched(client, view)
+    if view.state is not OperationState.DONE:
+        hint = "each line says what to fix" if view.details else "understudy operations shows more"
+        raise CommandError(
+            f"{view.kind} {view.operation} {view.state.value}: {view.message}", hint, view.details
+        )
+    return view
+
+
+def _watched(client: Client, view: OperationView) -> OperationView:
+    """Show an operation until it ends; a person who breaks off leaves it running, and may watch it again."""
     from understudy.cli.progress import Bar
 
-    with Bar(f"{view.kind} {view.operation}", view.unit) as bar:
-        while view.state is OperationState.RUNNING:
+    try:
+        with Bar(f"{view.kind} {view.operation}", view.unit) as bar:
+            while view.state is OperationState.RUNNING:
+                bar.show(view.done, view.total, view.rate, view.eta_seconds, view.message)
+                time.sleep(_POLL)
+                view = client.read(OperationView, f"/operations/{view.operation}")
             bar.show(view.done, view.total, view.rate, view.eta_seconds, view.message)
-            time.sleep(_POLL)
-            view = client.read(OperationView, f"/operations/{view.operation}")
-        bar.show(view.done, view.total, view.rate, view.eta_seconds, view.message)
-    print(f"{view.kind} {view.operation} is {view.state.value}: {view.message}")
-    if view.report:
-        print(f"report: {view.report}", file=sys.stderr)
-    return Exit.OK if view.state is OperationState.DONE else Exit.REFUSED
+    except KeyboardInterrupt:
+        tell(
+            f"{view.kind} {view.operation} goes on; the same command watches it again, and "
+            f"`understudy cancel {view.operation}` stops it"
+        )
+        raise
+    return view

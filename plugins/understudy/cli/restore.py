@@ -1,8 +1,12 @@
 """`understudy restore`: brings studies back out of a vault, without the agent."""
 
 import argparse
+import re
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,36 +16,72 @@ from understudy.cli.client import Client
 from understudy.cli.errors import CommandError, Exit, telling
 from understudy.cli.local import configuration
 from understudy.cli.places import Places, places
+from understudy.cli.plain import say, tell
 from understudy.config import S3Vault, Vault
+from understudy.core.signature import is_writer, writers_in
 from understudy.core.views import DamageState, DamageView
 
 if TYPE_CHECKING:
     from understudy.adapters.orthanc import Orthanc
+    from understudy.adapters.spool import Spool
     from understudy.core.ports import ObjectStore, Opener, RestoreTarget
-    from understudy.flow.restore import Catalog, RestoreResult
+    from understudy.flow.contents import Trust
+    from understudy.flow.restore import Catalog, Choice, RestoreResult
+
+_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+
+
+def moment(text: str) -> float:
+    """Return a time as ISO 8601 writes it, in UTC where it names no zone; raises ValueError."""
+    read = datetime.fromisoformat(text)
+    return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+
+
+def digest(text: str) -> str:
+    """Return a SHA-256 or its beginning, or raise ValueError."""
+    if _DIGEST.fullmatch(text.lower()) is None:
+        raise ValueError
+    return text.lower()
+
+
+def writer(text: str) -> str:
+    """Return a writer's public key, or raise ValueError."""
+    if not is_writer(text):
+        raise ValueError
+    return text
 
 
 def restore(arguments: argparse.Namespace) -> int:
     """List a vault, or restore one study or everything; exit 1 where anything did not come back."""
     from understudy.adapters.encryption import AgeOpener
     from understudy.core.ports import HolderUnavailableError, SealError
-    from understudy.flow.restore import RestoreError, catalog
+    from understudy.flow.contents import RestoreError
+    from understudy.flow.restore import Choice, catalog
 
     vault = _vault(arguments.vault)
     with telling(RestoreError, SealError, HolderUnavailableError):
-        opener = AgeOpener(_identity(arguments.identity_file))
+        identity = _identity(arguments.identity_file)
+        opener = AgeOpener(identity)
         store = _store(vault, arguments.credentials_file)
+        trust = _trust(identity, arguments.writer, unsigned=arguments.accept_unsigned, as_of=arguments.as_of)
+        if arguments.as_of is not None and not store.retained:
+            tell("understudy: in a directory whoever writes chooses the time that --as-of goes by")
         if arguments.list:
-            return _list(catalog(store, opener))
-        result = _bring_back(store, opener, _target(places(), arguments.to), arguments.study)
-    print(
+            return _list(catalog(store, opener, spool=_spool(places(), None), trust=trust))
+        chosen = tuple(arguments.version)
+        choice = Choice(lambda member: member.sha256.startswith(chosen), newest=arguments.newest)
+        spool = _spool(places(), arguments.to)
+        target = _target(places(), arguments.to, spool)
+        result = _bring_back(store, opener, target, spool, arguments.study, trust, choice)
+    say(
         f"{result.restored} restored, {result.skipped} there already, "
-        f"{result.superseded} older versions left, {len(result.failed)} failed"
+        f"{result.superseded} other contents left, {result.failures} failed"
     )
+    _tell_unsigned(result.unsigned)
     if not result.complete:
         packs = [f"{pack}: it has no manifest, and was not opened" for pack in result.unlisted_packs]
         raise CommandError(
-            f"{len(result.failed)} did not come back, and {len(packs)} packs were not opened",
+            f"{result.failures} did not come back, and {len(packs)} packs were not opened",
             "run it again: what is there is skipped; a pack without a manifest opens by age, zstd and tar",
             [*(f"{failure.what}: {failure.reason}" for failure in result.failed), *packs],
         )
@@ -57,7 +97,7 @@ def heal(arguments: argparse.Namespace) -> int:
         _heal_from(client, arguments)
         content = client.post("/heal", {})
     number = TypeAdapter(dict[str, int]).validate_json(content)["changed"]
-    print(f"{number} stored file{'' if number == 1 else 's'} to heal: watch understudy damages")
+    say(f"{number} stored file{'' if number == 1 else 's'} to heal: watch understudy damages")
     return Exit.OK
 
 
@@ -65,8 +105,10 @@ def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
     """Put what a vault has in the place of every file that is open, study by study."""
     from understudy.adapters.encryption import AgeOpener
     from understudy.adapters.healing import HealingTarget
+    from understudy.adapters.spool import IN_MEMORY, Spool
     from understudy.core.ports import HolderUnavailableError, SealError
-    from understudy.flow.restore import RestoreError
+    from understudy.flow.contents import RestoreError
+    from understudy.flow.restore import Choice
     from understudy.flow.restore import restore as bring_back
 
     if arguments.identity_file is None:
@@ -77,17 +119,23 @@ def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
     where = places()
     failed: list[str] = []
     with telling(SealError, HolderUnavailableError):
-        opener = AgeOpener(_identity(arguments.identity_file))
+        identity = _identity(arguments.identity_file)
+        opener = AgeOpener(identity)
         store = _store(vault, arguments.credentials_file)
-        target = HealingTarget(_orthanc(where), where.state / "heal", wanted)
-        for study in sorted({view.study_instance_uid for view in wanted}):
-            try:
-                result = bring_back(store, opener, target, study)
-            except RestoreError as error:
-                failed.append(f"{study}: {error}")
-                continue
-            failed += [f"{failure.what}: {failure.reason}" for failure in result.failed]
-    print(f"{target.put} of {len(wanted)} files were put in place from {vault.name}")
+        spool = Spool(where.state, IN_MEMORY)
+        target = HealingTarget(_orthanc(where), where.state / "heal", wanted, spool)
+        # The ledger knows the MD5 of each: whoever packed it, no other content is put in its place.
+        digests = {view.md5 for view in wanted}
+        choice = Choice(lambda member: member.md5 in digests)
+        studies = {view.study_instance_uid for view in wanted}
+        try:
+            if studies:
+                trust = _trust(identity, (), unsigned=True)
+                result = bring_back(store, opener, target, studies, spool=spool, trust=trust, choice=choice)
+                failed += [f"{failure.what}: {failure.reason}" for failure in result.failed]
+        except RestoreError as error:
+            failed.append(str(error))
+    say(f"{target.put} of {len(wanted)} files were put in place from {vault.name}")
     if failed:
         raise CommandError(
             f"{len(failed)} did not come back", "see another vault, or send them again", failed
@@ -122,11 +170,21 @@ def _identity(source: str) -> str:
         ) from None
 
 
+def _trust(identity: str, given: Sequence[str], *, unsigned: bool, as_of: float | None = None) -> "Trust":
+    """Return whom to believe: this appliance, and the writers from the safe."""
+    from understudy.adapters.writer import known_writers
+    from understudy.flow.contents import Trust
+
+    writers = known_writers(places().keys) | writers_in(identity) | frozenset(given)
+    return Trust(writers, unsigned, as_of)
+
+
 def _store(vault: Vault, credentials_file: Path | None) -> "ObjectStore":
     if isinstance(vault, S3Vault):
         from understudy.adapters.s3 import CredentialsError, S3Store, read_credentials
+        from understudy.adapters.secret_files import file_of
 
-        path = credentials_file or vault.credentials_file
+        path = credentials_file or file_of(places().configuration, vault.credentials_file)
         with telling(CredentialsError):
             credentials = read_credentials(path)
         return S3Store(vault.name, vault.endpoint, vault.bucket, vault.region, lambda: credentials)
@@ -135,7 +193,20 @@ def _store(vault: Vault, credentials_file: Path | None) -> "ObjectStore":
     return DirectoryStore(vault.name, vault.directory)
 
 
-def _target(where: Places, folder: Path | None) -> "RestoreTarget":
+def _spool(where: Places, folder: Path | None) -> "Spool":
+    """Return where packs wait that are fetched: beside what comes out of them."""
+    from understudy.adapters.spool import IN_MEMORY, Spool
+
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(f"{folder}: {error.strerror}", "give a folder that can be written") from error
+        return Spool(folder, IN_MEMORY)
+    return Spool(where.state if where.state.is_dir() else Path(tempfile.gettempdir()), IN_MEMORY)
+
+
+def _target(where: Places, folder: Path | None, spool: "Spool") -> "RestoreTarget":
     if folder is not None:
         from understudy.adapters.targets import FolderTarget
 
@@ -152,11 +223,17 @@ def _target(where: Places, folder: Path | None) -> "RestoreTarget":
             "run this in the agent's container, or restore into a folder with --to",
         ) from error
     # A large series takes Orthanc a while to write; silence of a minute is a fault.
-    return OrthancTarget(httpx.Client(base_url=where.orthanc, auth=("agent", password), timeout=60))
+    return OrthancTarget(httpx.Client(base_url=where.orthanc, auth=("agent", password), timeout=60), spool)
 
 
 def _bring_back(
-    store: "ObjectStore", opener: "Opener", target: "RestoreTarget", study: str | None
+    store: "ObjectStore",
+    opener: "Opener",
+    target: "RestoreTarget",
+    spool: "Spool",
+    study: str | None,
+    trust: "Trust",
+    choice: "Choice",
 ) -> "RestoreResult":
     from understudy.cli.progress import Bar
     from understudy.cli.words import size
@@ -175,14 +252,14 @@ def _bring_back(
             text = f"{size(progress.bytes_done)} of {size(progress.bytes_total)}"
             bar.show(progress.instances_done, progress.instances_total, rate, left, text)
 
-        return bring_back(store, opener, target, study, show)
+        return bring_back(store, opener, target, study, show, spool=spool, trust=trust, choice=choice)
 
 
 def _list(found: "Catalog") -> int:
-    from understudy.cli.show import new_console, new_table
+    from understudy.cli.screen import Rows, Screen
     from understudy.cli.words import count, size
 
-    table = new_table("Studies", "Study Instance UID", "date", "modality", "patient", ">instances", ">size")
+    table = Rows("Studies", "Study Instance UID", "date", "modality", "patient", ">instances", ">size")
     for study in found.studies:
         table.add_row(
             study.study_instance_uid,
@@ -192,17 +269,26 @@ def _list(found: "Catalog") -> int:
             count(study.instances),
             size(study.size),
         )
-    new_console().print(table)
+    Screen().print(table)
     _tell_unlisted(found.unlisted_packs)
+    _tell_unsigned(found.unsigned)
     if found.failed:
         raise CommandError(
-            f"{len(found.failed)} manifests cannot be read",
-            "their packs can be opened by age, zstd and tar",
+            f"{len(found.failed)} entries of the vault cannot be read or are not believed",
+            "each line says why; every pack can be opened by age, zstd and tar",
             [f"{failure.what}: {failure.reason}" for failure in found.failed],
         )
     return Exit.OK
 
 
+def _tell_unsigned(number: int) -> None:
+    if number:
+        tell(
+            f"understudy: WARNING: nobody has signed {number} of the packs: whoever could write into the "
+            "vault may have made them. Packs of earlier versions of Understudy carry no signature"
+        )
+
+
 def _tell_unlisted(packs: tuple[str, ...]) -> None:
     for pack in packs:
-        print(f"understudy: {pack} has no manifest; open it by age, zstd and tar", file=sys.stderr)
+        tell(f"understudy: {pack} has no manifest; open it by age, zstd and tar")

@@ -1,13 +1,10 @@
 """Shows views as tables for people; units stand in the words and in the headings."""
 
-import os
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from understudy.cli.screen import Facts, Rows, Screen, lines, styled
 from understudy.cli.words import between, count, counted, duration, moment, size
 from understudy.core.modes import Mode
 from understudy.core.views import (
@@ -18,7 +15,6 @@ from understudy.core.views import (
     DiskView,
     ExplainedView,
     Fullness,
-    GapsView,
     HolderView,
     LaneState,
     ModalityView,
@@ -27,6 +23,7 @@ from understudy.core.views import (
     OperationView,
     PlanView,
     Status,
+    Tone,
 )
 
 _MODE_STYLE = {
@@ -35,7 +32,18 @@ _MODE_STYLE = {
     Mode.RETURNING: "bold white on purple4",
     Mode.MAINTENANCE: "bold white on grey37",
 }
-_CONDITION_STYLE = {Condition.UP: "green", Condition.DOWN: "bold red", Condition.UNKNOWN: "yellow"}
+_CONDITION_STYLE = {
+    Condition.UP: "green",
+    Condition.DOWN: "bold red",
+    Condition.REFUSES: "yellow",
+    Condition.BUSY: "yellow",
+    Condition.UNKNOWN: "yellow",
+}
+_CONDITION_WORDS = {
+    Condition.REFUSES: "up, refuses this standby",
+    Condition.BUSY: "up, busy",
+}
+_TONE_STYLE = {Tone.WARN: "bold black on yellow", Tone.BAD: "bold white on red3"}
 _OPERATION_STYLE = {
     OperationState.RUNNING: "cyan",
     OperationState.DONE: "green",
@@ -44,64 +52,38 @@ _OPERATION_STYLE = {
 }
 
 
-_WIDTH = 160
-"""Columns where the output is no terminal and nobody says how wide it may be."""
-
-
-def new_console() -> Console:
-    """Return the console for tables."""
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _WIDTH
-    return console
-
-
-def new_table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        name = column.removeprefix(">")
-        if column.startswith(">"):
-            table.add_column(name, justify="right", no_wrap=True)
-        else:
-            # A UID that is broken into five pieces cannot be compared by eye.
-            table.add_column(name, overflow="fold", min_width=33 if name.endswith("UID") else None)
-    return table
-
-
 def status(view: Status) -> None:
     """Print the whole appliance."""
-    console = new_console()
+    console = Screen()
     since = duration(between(view.mode_since, view.now))
     console.print(
-        Text.assemble(
-            (f" {view.mode.value.upper()} ", _MODE_STYLE[view.mode]),
+        styled(
+            (f" {view.mode.value.upper()} ", _TONE_STYLE.get(view.tone, _MODE_STYLE[view.mode])),
             f"  epoch {view.epoch}, for {since}; ",
             f"site {view.site}, AE title {view.ae_title}, version {view.version}",
         )
     )
     for alarm in view.alarms:
-        console.print(Text.assemble(("ALARM ", "bold red"), f"{alarm.what} (since {moment(alarm.since)})"))
-        console.print(Text(f"      {alarm.hint}", "dim"))
+        console.print(styled(("ALARM ", "bold red"), f"{alarm.what} (since {moment(alarm.since)})"))
+        console.print(styled((f"      {alarm.hint}", "dim")))
     console.print(_facts(view))
     console.print(_holders(view.holders, view.now))
     for holder in view.holders:
         told = f"{holder.name} is proven by {holder.proof.kind.value}: {holder.proof.because}"
-        console.print(Text(told, "dim"))
+        if holder.altered:
+            told += f"; stored with a warning, or in another encoding, {count(holder.altered)} times"
+        console.print(styled((told, "dim")))
     if view.operations:
         console.print(_operations(view.operations))
 
 
-def _facts(view: Status) -> Table:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column(overflow="fold")
+def _facts(view: Status) -> Rows:
+    facts = Facts()
     facts.add_row("", "")
     facts.add_row("primary", _primary(view))
-    if view.horizon is None:
-        facts.add_row("complete up to", "not known yet: no comparison with the primary is done")
-    else:
-        facts.add_row("complete up to", f"{moment(view.horizon)}, {duration(view.lag_seconds)} ago")
-    facts.add_row("missing here", _gaps(view.gaps))
+    facts.add_row("complete up to", _horizon(view))
+    facts.add_row("missing here", _gaps(view))
+    facts.add_row("new images", f"REFUSED: {view.intake_refused}" if view.intake_refused else "are taken")
     facts.add_row("vault behind by", duration(view.rpo_seconds))
     facts.add_row("disks", _disks(view.disk))
     facts.add_row("held here", f"{counted(view.instances, 'instance')} of {counted(view.studies, 'study')}")
@@ -112,18 +94,38 @@ _FULLNESS_STYLE = {Fullness.FINE: "", Fullness.WARN: "yellow", Fullness.REFUSE: 
 
 
 def _disks(disk: DiskView) -> Text:
-    text = Text.assemble(("FULL, new images are refused; " if disk.refusing else "", "bold red"))
+    parts = [("FULL, new images are refused; " if disk.refusing else "", "bold red")]
     for number, volume in enumerate(disk.volumes):
         left = "" if volume.days_left is None else f", about {volume.days_left:.0f} days left"
-        text.append("; " if number else "")
         told = f"{volume.name} {volume.used_percent:.0f} % used, {size(volume.free_bytes)} free{left}"
-        text.append(told, _FULLNESS_STYLE[volume.state])
+        parts += [("; " if number else "", ""), (told, _FULLNESS_STYLE[volume.state])]
+    for lost in disk.unknown:
+        told = f"{lost.name} does not answer since {moment(lost.since)}"
+        parts += [("; " if len(parts) > 1 else "", ""), (told, "bold red")]
+    return styled(*parts)
+
+
+def _horizon(view: Status) -> str:
+    """Say both how old the horizon is and how long the primary lived after it."""
+    if view.primary is None:
+        return "no primary is configured"
+    if view.horizon is None or view.lag_seconds is None:
+        return "not known: no comparison with the primary has come to its end"
+    text = f"{moment(view.horizon)}, {duration(view.lag_seconds)} ago"
+    seen = view.primary.last_seen
+    if view.primary.condition is Condition.DOWN and seen is not None:
+        # Both are ISO 8601 in UTC, to the millisecond.
+        after = f"{duration(between(view.horizon, seen))} later" if seen > view.horizon else "before that"
+        text += f"; the primary was last seen {after}"
     return text
 
 
-def _gaps(gaps: GapsView) -> str:
+def _gaps(view: Status) -> str:
+    gaps = view.gaps
     if not gaps.instances and not gaps.studies:
-        return "nothing, as far as known"
+        if view.horizon is None:
+            return "not known: nothing was compared yet"
+        return f"nothing at the last comparison that was complete, {moment(view.horizon)}"
     amount = f"{counted(gaps.instances, 'instance')} of {counted(gaps.studies, 'study')}"
     return f"{amount}, oldest {duration(gaps.oldest_seconds)}"
 
@@ -131,33 +133,37 @@ def _gaps(gaps: GapsView) -> str:
 def _primary(view: Status) -> Text:
     primary = view.primary
     if primary is None:
-        return Text("none is configured")
-    text = Text.assemble(
-        (primary.condition.value, _CONDITION_STYLE[primary.condition]),
-        f" for {duration(between(primary.since, view.now))}: ",
-        f"{primary.ae_title} at {primary.host}, port {primary.port}",
-    )
+        return styled("none is configured")
+    told = ""
     if primary.evidence:
         probe = primary.evidence[0]
-        text.append(f"; at {moment(probe.at)} C-ECHO {probe.echo}, C-FIND {probe.find}", "dim")
-    return text
+        told = f"; at {moment(probe.at)} C-ECHO {probe.echo}, C-FIND {probe.find}"
+    return styled(
+        (
+            _CONDITION_WORDS.get(primary.condition, primary.condition.value),
+            _CONDITION_STYLE[primary.condition],
+        ),
+        f" for {duration(between(primary.since, view.now))}: ",
+        f"{primary.ae_title} at {primary.host}, port {primary.port}",
+        (told, "dim"),
+    )
 
 
-def _holders(views: Sequence[HolderView], now: str) -> Table:
+def _holders(views: Sequence[HolderView], now: str) -> Rows:
     # The two that are empty on a good day are shown only on a bad one: 80 columns are few.
     refused, waived = any(view.refused for view in views), any(view.waived for view in views)
     columns = ["holder", "kind", ">proven", ">owed", ">on the way"]
     columns += [">refused"] * refused + [">waived"] * waived + [">oldest", "lane"]
-    table = new_table("Holders (instances)", *columns)
+    table = Rows("Holders (instances)", *columns)
     for view in views:
         unsettled = view.owed + view.in_flight + view.sent + view.refused
         table.add_row(
             view.name,
             view.kind.value,
-            Text(count(view.proven), "" if unsettled else "green"),
+            styled((count(view.proven), "" if unsettled else "green")),
             count(view.owed),
             count(view.in_flight + view.sent),
-            *[Text(count(view.refused), "bold red" if view.refused else "")] * refused,
+            *[styled((count(view.refused), "bold red" if view.refused else ""))] * refused,
             *[count(view.waived)] * waived,
             duration(view.oldest_owed_seconds) if unsettled else "",
             _lane(view, now),
@@ -168,21 +174,21 @@ def _holders(views: Sequence[HolderView], now: str) -> Table:
 def _lane(view: HolderView, now: str) -> Text:
     lane = view.lane
     if lane.state is LaneState.WORKING:
-        return Text(f"sending, {lane.rate:.1f} instances/s", "cyan")
+        return styled((f"sending, {lane.rate:.1f} instances/s", "cyan"))
     reason = f": {lane.reason}" if lane.reason else ""
     if lane.state is LaneState.WAITING:
         again = f"; tries again in {duration(between(now, lane.until))}" if lane.until else ""
-        return Text(f"does not answer{reason}{again}", "red")
-    return Text(f"{lane.state.value}{reason}", "dim")
+        return styled((f"waits{reason}{again}", "red"))
+    return styled((f"{lane.state.value}{reason}", "dim"))
 
 
 def operations(views: Sequence[OperationView]) -> None:
     """Print operations."""
-    new_console().print(_operations(views) if views else "no operation so far")
+    Screen().print(_operations(views) if views else "no operation so far")
 
 
-def _operations(views: Sequence[OperationView]) -> Table:
-    table = new_table("Operations", ">number", "kind", "state", "progress", "started", "message")
+def _operations(views: Sequence[OperationView]) -> Rows:
+    table = Rows("Operations", ">number", "kind", "state", "progress", "started", "message")
     for view in views:
         progress = (
             f"{count(view.done)} of {count(view.total)} {view.unit}"
@@ -195,7 +201,7 @@ def _operations(views: Sequence[OperationView]) -> Table:
         table.add_row(
             str(view.operation),
             view.kind,
-            Text(view.state.value, _OPERATION_STYLE[view.state]),
+            styled((view.state.value, _OPERATION_STYLE[view.state])),
             progress,
             moment(view.started),
             f"{view.message} Report: {view.report}" if view.report else view.message,
@@ -206,11 +212,9 @@ def _operations(views: Sequence[OperationView]) -> Table:
 def obligations(views: Sequence[ObligationView], limit: int) -> None:
     """Print obligations, with what a person can do; at `limit` say that there may be more."""
     if not views:
-        new_console().print("nothing matches")
+        Screen().print("nothing matches")
         return
-    table = new_table(
-        "Obligations", "holder", "state", "SOP Instance UID", ">attempts", "next", "reason", "hint"
-    )
+    table = Rows("Obligations", "holder", "state", "SOP Instance UID", ">attempts", "next", "reason", "hint")
     for view in views:
         table.add_row(
             view.holder,
@@ -221,18 +225,18 @@ def obligations(views: Sequence[ObligationView], limit: int) -> None:
             view.reason,
             view.hint,
         )
-    new_console().print(table)
+    Screen().print(table)
     if len(views) >= limit:
-        new_console().print(f"These are the first {count(limit)}; --limit shows more, --state fewer.")
+        Screen().print(f"These are the first {count(limit)}; --limit shows more, --state fewer.")
 
 
 def dead_letters(views: Sequence[DeadLetterView]) -> None:
     """Print refused obligations by holder and reason."""
     if not views:
-        new_console().print("nothing is refused")
+        Screen().print("nothing is refused")
         return
     columns = ("holder", ">instances", ">studies", "since", "reason", "hint", "such as SOP Instance UID")
-    table = new_table("Dead letters", *columns)
+    table = Rows("Dead letters", *columns)
     for view in views:
         table.add_row(
             view.holder,
@@ -243,77 +247,110 @@ def dead_letters(views: Sequence[DeadLetterView]) -> None:
             view.hint,
             view.sop_instance_uid,
         )
-    new_console().print(table)
+    Screen().print(table)
 
 
 def explained(view: ExplainedView) -> None:
     """Print which routes match a study and why, condition by condition."""
-    console = new_console()
+    console = Screen()
     console.print(f"{counted(view.instances, 'instance')} of study {view.study_instance_uid}")
     for one in view.explanations:
         owed = ", ".join(one.owed) or "nobody"
         like = f"{counted(one.instances, 'instance')}, such as {one.sop_instance_uid}"
-        console.print(Text.assemble("\n", (like, "bold"), f"\n  owed to {owed}"))
+        console.print("")
+        console.print(styled((like, "bold")))
+        console.print(f"  owed to {owed}")
         if one.unread:
             told = f"  {one.unread}: attributes that routes ask for count as absent"
-            console.print(Text(told, "bold red"))
+            console.print(styled((told, "bold red")))
         for route in one.routes:
             mark = ("matches", "green") if route.matches else ("does not match", "yellow")
-            console.print(Text.assemble(f"  route {route.name} ", mark, f": {route.because}"))
+            console.print(styled(f"  route {route.name} ", mark, f": {route.because}"))
             for condition in route.conditions:
                 word = ("yes", "green") if condition.holds else ("no ", "yellow")
                 met = ", ".join(condition.values) or "absent"
-                console.print(Text.assemble("    ", word, f"  {condition.asks} (found: {met})"))
+                console.print(styled("    ", word, f"  {condition.asks} (found: {met})"))
             for destination in route.destinations:
                 if route.matches and not destination.owed:
                     told = f"    not sent to {destination.name}: {destination.because}"
-                    console.print(Text(told, "yellow"))
+                    console.print(styled((told, "yellow")))
 
 
 def modalities(views: Sequence[ModalityView]) -> None:
     """Print who sends here, and who tried."""
     if not views:
-        new_console().print("nobody has sent here yet")
+        Screen().print("nobody has sent here yet")
         return
-    table = new_table("Devices", "device", "", ">associations", ">refused", ">instances", "last")
+    table = Rows("Devices", "device", "", ">associations", ">refused by edge", ">instances", "last")
     for view in views:
         outcome = view.outcome.replace("_", " ") + (f": {view.reason}" if view.reason else "")
         table.add_row(
-            f"{view.calling_ae_title} to {view.called_ae_title}\n"
-            + view.remote_address
-            + (" TLS" if view.tls else ""),
+            lines(
+                " to ".join(filter(None, (view.calling_ae_title, view.called_ae_title)))
+                or "without AE title",
+                view.remote_address + (" TLS" if view.tls else ""),
+            ),
             "known" if view.known else "stranger",
             count(view.associations),
             count(view.refused),
             count(view.instances),
-            f"{moment(view.last_seen)}\n{outcome}",
+            lines(moment(view.last_seen), outcome),
         )
-    new_console().print(table)
+    Screen().print(table)
+    if any(view.hint for view in views):
+        _refused_at_the_edge(views)
+    if any(view.refusals for view in views):
+        _refused_inside(views)
+
+
+def _refused_at_the_edge(views: Sequence[ModalityView]) -> None:
+    """Print what to do about each kind of refusal; the table above says whom it met."""
+    table = Rows("Refused by the edge", "outcome", "what to do")
+    for outcome, hint in sorted({(view.outcome, view.hint) for view in views if view.hint}):
+        table.add_row(outcome.replace("_", " "), hint)
+    Screen().print(table)
+
+
+def _refused_inside(views: Sequence[ModalityView]) -> None:
+    """Print what Orthanc refused from devices that the edge had let in."""
+    table = Rows(
+        "Refused after the edge let the device in", "device", "refused", ">times", "last", "what to do"
+    )
+    for view in views:
+        for refusal in view.refusals:
+            table.add_row(
+                view.calling_ae_title,
+                styled((refusal.what, "bold red" if refusal.keeps_images_out else "")),
+                count(refusal.count),
+                moment(refusal.last),
+                refusal.hint,
+            )
+    Screen().print(table)
 
 
 def damages(views: Sequence[DamageView]) -> None:
     """Print stored files that were missing or changed."""
     if not views:
-        new_console().print("no stored file was found missing or changed")
+        Screen().print("no stored file was found missing or changed")
         return
     columns = ("SOP Instance UID", "state", "found by", "since", ">attempts", "what", "file")
-    table = new_table("Damages", *columns)
+    table = Rows("Damages", *columns)
     for view in views:
         table.add_row(
             view.sop_instance_uid,
-            Text(view.state.value, "bold red" if view.state is DamageState.OPEN else ""),
+            styled((view.state.value, "bold red" if view.state is DamageState.OPEN else "")),
             view.found_by,
             moment(view.since),
             str(view.attempts),
             view.reason,
             view.file,
         )
-    new_console().print(table)
+    Screen().print(table)
 
 
 def plan(view: PlanView) -> None:
     """Print what a failback would do."""
-    console = new_console()
+    console = Screen()
     send, pull = sum(view.to_send.values()), sum(view.to_pull.values())
     console.print(
         f"Failback at epoch {view.epoch}; the primary holds {counted(view.primary_studies, 'study')}."
@@ -328,7 +365,7 @@ def plan(view: PlanView) -> None:
         console.print(f"{count(number):>10}  {text}")
     for title, studies in (("To be sent", view.to_send), ("To be fetched", view.to_pull)):
         if studies:
-            table = new_table(title, "Study Instance UID", ">instances")
+            table = Rows(title, "Study Instance UID", ">instances")
             for uid, number in studies.items():
                 table.add_row(uid, count(number))
             console.print(table)

@@ -1,6 +1,6 @@
 """Says numbers, ages and sizes as people do."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 
 def duration(seconds: float) -> str:
@@ -34,9 +34,10 @@ def size(number: int) -> str:
     return f"{value:.1f} TiB"
 
 
-def moment(text: str) -> str:
-    """Return an ISO moment as the local day and time."""
-    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def moment(at: str | float) -> str:
+    """Return a moment, in ISO's words or in seconds since 1970, as the local day and time."""
+    when = datetime.fromisoformat(at) if isinstance(at, str) else datetime.fromtimestamp(at, UTC)
+    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def between(earlier: str, later: str) -> float:

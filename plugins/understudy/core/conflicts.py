@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from understudy.core.views import Moment
+
 
 class ConflictKind(Enum):
     """In what the two differ."""
@@ -24,7 +26,7 @@ class VersionView:
     orthanc_id: str
     md5: str
     size: int
-    received: str
+    received: Moment
     sender: str
     address: str
     study_instance_uid: str
@@ -39,29 +41,32 @@ class ConflictView:
     conflict: int
     kind: ConflictKind
     sop_instance_uid: str
-    at: str
+    at: Moment
     earlier: VersionView
     later: VersionView
     unresolved: bool
-    acknowledged: str | None
+    acknowledged: Moment | None
     acknowledged_by: str
     reason: str
 
 
-_DATASET_AT = 144
+def is_unresolved(kind: ConflictKind, acknowledged: float | None) -> bool:
+    """Say whether a person has to look at a conflict."""
+    return acknowledged is None and kind is not ConflictKind.HEAD
+
+
+HEAD_BYTES = 144
 """Offset of what the group length of the file meta information counts (DICOM PS3.10 7.1)."""
 
 
-def dataset_of(content: bytes) -> bytes | None:
-    """Return what follows the file meta information, None where the file does not say where that ends."""
-    head = content[:_DATASET_AT]
-    if len(head) < _DATASET_AT or head[128:132] != b"DICM" or head[132:140] != b"\2\0\0\0UL\4\0":
+def dataset_at(head: bytes) -> int | None:
+    """Return where the data set begins, None where the first bytes of the file do not say so."""
+    if len(head) < HEAD_BYTES or head[128:132] != b"DICM" or head[132:140] != b"\2\0\0\0UL\4\0":
         return None
-    return content[_DATASET_AT + int.from_bytes(head[140:144], "little") :] or None
+    return HEAD_BYTES + int.from_bytes(head[140:144], "little")
 
 
-def judge(earlier: bytes, later: bytes, *, same_syntax: bool) -> ConflictKind:
-    """Say in what two files of one instance differ."""
-    first, second = dataset_of(earlier), dataset_of(later)
-    same = same_syntax and first is not None and first == second
+def judge(earlier: str | None, later: str | None, *, same_syntax: bool) -> ConflictKind:
+    """Say in what two files of one instance differ, by the digests of their data sets; None is of none."""
+    same = same_syntax and earlier is not None and earlier == later
     return ConflictKind.HEAD if same else ConflictKind.CONTENT

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from understudy.core.model import Timestamp
-from understudy.core.views import Alarm, DiskView, Fullness, VolumeView
+from understudy.core.views import Alarm, DiskView, Fullness, Urgency, VolumeView
 
 DAY = 86_400.0
 FORECAST_DAYS = 7
@@ -58,6 +58,15 @@ def alarms(view: DiskView, since: Callable[[str], str]) -> list[Alarm]:
                 since("intake"),
                 "a disk is full: new images are refused for now, and senders keep them",
                 "make room or enlarge the volume named in the status; intake resumes by itself",
+                Urgency.NOW,
+            )
+        )
+    for lost in view.unknown:
+        found.append(
+            Alarm(
+                lost.since,
+                f"the volume {lost.name} does not answer: how full it is, is not known since then",
+                "look at its disk or network share on the host: `df` hangs there, too; all else goes on",
             )
         )
     for volume in view.volumes:

@@ -1,10 +1,14 @@
-"""The health of the primary from its probes, with hysteresis: one lost probe moves nothing."""
+"""The health of the primary from its probes, with hysteresis: one lost probe moves nothing.
+
+Rule 1: only silence is evidence of an outage. A primary that refuses or is busy lives, and so does one that
+answers other requests of ours while the probe gets no turn.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from understudy.core.model import Timestamp
-from understudy.core.views import Condition, Probe
+from understudy.core.views import Condition, Probe, Sign
 
 KEPT = 20
 """Probes kept as evidence."""
@@ -12,27 +16,49 @@ KEPT = 20
 GOOD_PROBES_FOR_UP = 2
 """Good probes in a row after which a primary that was down counts as up again."""
 
+_CONDITIONS = {Sign.REFUSES: Condition.REFUSES, Sign.BUSY: Condition.BUSY, Sign.SILENT: Condition.DOWN}
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the probes say so far; `evidence` holds the newest first."""
+    """What the probes say so far; `evidence` holds the newest first.
+
+    `seen` is when the primary last gave a sign of life, None where it never did.
+    """
 
     condition: Condition
     since: Timestamp
-    streak: int = 0
-    """Good probes in a row, or bad ones as a negative number."""
     evidence: Sequence[Probe] = ()
+    seen: Timestamp | None = None
 
 
 def after_probe(health: Health, probe: Probe, *, at: Timestamp, failures_for_down: int) -> Health:
     """Return the health after one more probe."""
-    good = probe.echo == "ok" and probe.find == "ok"
-    streak = max(health.streak, 0) + 1 if good else min(health.streak, 0) - 1
-    condition = health.condition
-    if good and (condition is Condition.UNKNOWN or streak >= GOOD_PROBES_FOR_UP):
-        condition = Condition.UP
-    elif not good and -streak >= failures_for_down:
-        condition = Condition.DOWN
-    since = health.since if condition is health.condition else at
-    evidence = (probe, *health.evidence)[:KEPT]
-    return replace(health, condition=condition, since=since, streak=streak, evidence=evidence)
+    evidence = (probe, *health.evidence)[: max(KEPT, failures_for_down)]
+    condition = _condition(health.condition, [one.sign for one in evidence], failures_for_down)
+    return replace(
+        health,
+        condition=condition,
+        since=health.since if condition is health.condition else at,
+        evidence=evidence,
+        seen=health.seen if probe.sign is Sign.SILENT else at,
+    )
+
+
+def _condition(before: Condition, signs: Sequence[Sign], failures: int) -> Condition:
+    """Return the condition after these signs, the newest first."""
+    newest, last = signs[0], signs[:failures]
+    steady = len(signs) >= GOOD_PROBES_FOR_UP and len({one.serves or one for one in signs[:2]}) == 1
+    if newest.serves:
+        return Condition.UP if before is Condition.UNKNOWN or steady else before
+    if before is Condition.DOWN or before in _CONDITIONS.values():
+        lives = newest is not Sign.SILENT
+        if lives and steady:
+            return _CONDITIONS[newest]
+    if len(last) < failures or any(one.serves for one in last):
+        return before
+    if all(one is Sign.SILENT for one in last):
+        return Condition.DOWN
+    if before in (Condition.UP, Condition.UNKNOWN):
+        return _CONDITIONS[next(one for one in last if one is not Sign.SILENT)]
+    return before

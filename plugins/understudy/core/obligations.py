@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from understudy.core.model import HolderName, Timestamp
+
 
 class ObligationState(Enum):
     """Where an instance stands on its way to one holder."""
@@ -83,3 +85,31 @@ class Selection:
     holder: str | None = None
     sop_instance_uids: Sequence[str] | None = None
     study_instance_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Obligation:
+    """One obligation with what is known of it; `due` is when it is tried next."""
+
+    holder: HolderName
+    state: ObligationState
+    sop_instance_uid: str
+    study_instance_uid: str
+    attempts: int
+    due: Timestamp
+    changed: Timestamp
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """Refused obligations that share holder and reason; `since` is when the first of them was refused."""
+
+    holder: HolderName
+    reason: str
+    instances: int
+    studies: int
+    since: Timestamp
+    latest: Timestamp
+    sop_instance_uid: str
+    """One of them."""

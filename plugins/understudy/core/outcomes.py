@@ -74,7 +74,7 @@ class Row:
 _DELIVERED, _ALTERED, _CONFLICT = Outcome.DELIVERED, Outcome.DELIVERED_ALTERED, Outcome.CONFLICT
 _RETRY, _REFUSED, _UNKNOWN = Outcome.RETRY, Outcome.REFUSED, Outcome.UNKNOWN
 
-_OBJECT = "look for this SOP Instance UID in its log, mend the receiver or the object, then replay"
+_OBJECT = "look for this SOP Instance UID in its log, fix the receiver or the object, then replay"
 _CLASS = "let the receiver accept this SOP class, then replay; or waive"
 _SYNTAX = "let the receiver accept this transfer syntax, or let the route transcode, then replay"
 _RIGHTS = "let the receiver take images from our AE title, then replay"

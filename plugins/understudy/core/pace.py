@@ -1,11 +1,9 @@
-"""How fast: a token bucket whose rate may change from hour to hour."""
+"""How fast: a token bucket whose rate may change from hour to hour, and the slowest that counts as alive."""
 
 from dataclasses import dataclass
 
-from understudy.core.model import Timestamp
-
 _SHORTEST_WAIT = 0.001
-"""Seconds that are not worth a wait: a clock that counts from 1970 hardly tells less."""
+"""Seconds that are not worth a wait."""
 
 
 @dataclass(slots=True)
@@ -15,10 +13,11 @@ class TokenBucket:
     One instance may be larger than that: it is let through when nothing is overdrawn, and paid off after.
     """
 
-    at: Timestamp
+    at: float
+    """By the monotonic clock, as all moments here."""
     level: float = 0.0
 
-    def take(self, size: int, now: Timestamp, rate: int | None) -> float:
+    def take(self, size: int, now: float, rate: int | None) -> float:
         """Take the bytes and return 0, or return the seconds after which to ask again.
 
         `rate` is in bytes a second, None without a limit.
@@ -33,3 +32,28 @@ class TokenBucket:
             return seconds
         self.level -= size
         return 0.0
+
+
+FLOOR = 256
+"""Bytes a second below which what arrives counts as stopped: no line in use is that slow."""
+
+
+class Progress:
+    """How long bytes are waited for that a peer sends: silence ends it, and a drip does, but no length.
+
+    Every FLOOR bytes allow one second more, so many seconds ahead at most. What arrives faster takes as long
+    as it takes.
+    """
+
+    def __init__(self, patience: float, now: float) -> None:
+        """`patience` is in seconds; `now`, as all moments, by the monotonic clock."""
+        self.patience = patience
+        self._until = now + patience
+
+    def took(self, size: int, now: float) -> None:
+        """Take note of bytes that have arrived."""
+        self._until = min(self._until + size / FLOOR, now + self.patience)
+
+    def left(self, now: float) -> float:
+        """Return the seconds that more may be waited; none are left where it is not above 0."""
+        return self._until - now

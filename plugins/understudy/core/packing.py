@@ -63,6 +63,8 @@ class PackIntent:
     manifest: bytes
     """The encrypted manifest: it cannot be made again, because encryption differs each time."""
     manifest_digests: Digests
+    locked_until: Timestamp | None = None
+    """Until when the store is asked to lock the pack, None where it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class Manifest:
         "STUDY/SERIES/SOP.dcm by UID; a UID that is not in standard form (DICOM PS3.5 9.1) is replaced by "
         "sha256- and the SHA-256 of its UTF-8; a hyphen and a number tell versions of an instance apart"
     )
+    writer: str = ""
+    """The public key that its signature is checked by; empty where it has none."""
 
 
 _MANIFEST = TypeAdapter(Manifest)

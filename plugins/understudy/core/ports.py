@@ -3,9 +3,11 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from understudy.core.commitment import Report
+from understudy.core.due import Clock as Clock
+from understudy.core.inventory import Image, StudyList
 from understudy.core.model import (
     Delivery,
     HolderKind,
@@ -19,8 +21,22 @@ from understudy.core.model import (
     Timestamp,
 )
 from understudy.core.outcomes import Verdict
-from understudy.core.packing import Member, PackIntent, StudyFacts
+from understudy.core.packing import Digests, Member, StudyFacts
 from understudy.core.views import ProofView
+
+
+class Reads(Protocol):
+    """A source of bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`, empty at the end."""
+        ...
+
+
+class Writes(Protocol):
+    """Takes bytes."""
+
+    def write(self, content: bytes, /) -> object: ...
 
 
 class HolderUnavailableError(Exception):
@@ -37,6 +53,22 @@ class UnansweredError(HolderUnavailableError):
     """The holder is there and has no usable answer to a question; it may take instances all the same."""
 
 
+class BusyError(HolderUnavailableError):
+    """The holder is there and takes no further association for now."""
+
+
+class RejectedError(HolderUnavailableError):
+    """The holder is there and rejects our association for good."""
+
+
+class NoImagesError(UnansweredError):
+    """The holder lists a study, and no image of it: nothing can be concluded; `counted` is what it counts."""
+
+    def __init__(self, holder: str, reason: str, hint: str, counted: int | None) -> None:
+        super().__init__(holder, reason, hint)
+        self.counted = counted
+
+
 class NotGivenError(HolderUnavailableError):
     """The holder was asked to give one instance back and failed; it may give back others."""
 
@@ -45,9 +77,14 @@ class CappedError(UnansweredError):
     """The holder lists fewer instances of a study than it counts: what it lists it has, of others it tells
     nothing."""
 
-    def __init__(self, holder: str, reason: str, hint: str, listed: Set[SopInstanceUid]) -> None:
+    def __init__(self, holder: str, reason: str, hint: str, listed: Set[Image]) -> None:
         super().__init__(holder, reason, hint)
         self.listed = listed
+
+    @property
+    def uids(self) -> Set[SopInstanceUid]:
+        """The SOP Instance UIDs of what it lists."""
+        return {uid for _, uid in self.listed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +116,6 @@ class Answers:
     """Reports that came in, of these instances or of others."""
     denied: Mapping[InstanceNumber, str] = field(default_factory=dict)
     """Why one more copy could not be proven either."""
-
-
-class CommitmentBook(Protocol):
-    """The ledger's record of storage commitment: intent before the act."""
-
-    def begin_commitment(
-        self, holder: HolderName, transaction_uid: str, numbers: Sequence[InstanceNumber], now: Timestamp
-    ) -> None:
-        """Write down durably that the holder is about to be asked."""
-        ...
-
-    def open_commitments(self, holder: HolderName) -> Sequence[OpenCommitment]:
-        """Return the holder's transactions without a report, the oldest first."""
-        ...
-
-    def end_commitment(self, transaction_uid: str) -> None:
-        """Forget a transaction that will have no report."""
-        ...
 
 
 class CommitmentRefusedError(Exception):
@@ -184,12 +203,14 @@ MAX_CONTEXTS = 128
 
 @dataclass(frozen=True, slots=True)
 class FileToSend:
-    """One stored file: `content` is the whole of it, with its file meta information."""
+    """One stored file: `content` is the whole of it, with its file meta information, and is read once."""
 
     sop_instance_uid: str
     sop_class_uid: str
     transfer_syntax_uid: str
-    content: bytes
+    content: BinaryIO
+    size: int
+    """Bytes of the content."""
 
 
 class Storing(Protocol):
@@ -233,7 +254,7 @@ class Receiver(Protocol):
         ...
 
     def instances(self, study: StudyInstanceUid) -> Set[SopInstanceUid]:
-        """Return the SOP Instance UIDs that it lists for a study."""
+        """Return the SOP Instance UIDs that it lists for a study; a study without any counts as absent."""
         ...
 
     def storing(self, pairs: Collection[tuple[str, str]]) -> AbstractContextManager[Storing]:
@@ -254,8 +275,15 @@ class Peer(Receiver, Protocol):
         """Ask whether it answers (C-ECHO)."""
         ...
 
-    def studies(self, study: StudyInstanceUid | None = None) -> Mapping[StudyInstanceUid, int | None]:
-        """Return every study, or the one asked for, with its count of instances, None if it has no count."""
+    def studies(self, study: StudyInstanceUid | None = None) -> StudyList:
+        """Return every study, or the one asked for, the newest first."""
+        ...
+
+    def images(self, study: StudyInstanceUid) -> Set[Image]:
+        """Return the images that it lists for a study.
+
+        Raises CappedError where it counts more than it lists, NoImagesError where it lists the study alone.
+        """
         ...
 
     def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
@@ -263,16 +291,10 @@ class Peer(Receiver, Protocol):
         ...
 
     def move_instances(
-        self, study: StudyInstanceUid, instances: Collection[SopInstanceUid], destination: str
+        self, study: StudyInstanceUid, images: Collection[Image], destination: str
     ) -> MoveResult:
-        """Ask it for instances of a study one by one, and wait for the end of each."""
+        """Ask it for images of a study one by one, and wait for the end of each."""
         ...
-
-
-class Clock(Protocol):
-    """Time as an argument."""
-
-    def now(self) -> Timestamp: ...
 
 
 class OrthancUnavailableError(Exception):
@@ -323,6 +345,10 @@ class Feed(Protocol):
         ...
 
 
+LARGEST_SMALL = 2**26
+"""Bytes of an object beyond which `ObjectStore.get` returns its beginning alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredObject:
     """One version of one object, as the store itself tells of it."""
@@ -335,6 +361,10 @@ class StoredObject:
     """Empty where the store tells none."""
     sha256: str | None = None
     """Only where `stat` told it; a listing has none."""
+    stored_at: float | None = None
+    """When the store took it, by its own clock, in seconds since 1970; None where it was not told.
+
+    A store that is not `retained` lets whoever writes choose this time."""
 
 
 class ObjectStore(Protocol):
@@ -348,19 +378,34 @@ class ObjectStore(Protocol):
         """Whether the store itself refuses to delete or change an object until its retention ends."""
         ...
 
-    def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
-        """Store the content durably; a key that holds the same bytes already is left as it is.
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest object that it takes."""
+        ...
+
+    def put_file(
+        self, key: str, file: BinaryIO, digests: Digests, retain_until: Timestamp | None
+    ) -> StoredObject:
+        """Store the whole file, of these digests, durably; a key that holds the same bytes is left as it is.
 
         What is returned names the version; only `stat` tells what the store has.
         """
+        ...
+
+    def put(self, key: str, content: bytes, retain_until: Timestamp | None) -> StoredObject:
+        """Store small content as `put_file` does."""
         ...
 
     def stat(self, key: str) -> StoredObject | None:
         """Return what the store shows under the key: the version that was written first, or None."""
         ...
 
+    def open(self, key: str, version: str = "") -> AbstractContextManager[Reads]:
+        """Give the bytes of the version, or of the one that `stat` shows; raises KeyError if absent."""
+        ...
+
     def get(self, key: str, version: str = "") -> bytes:
-        """Return the bytes of the version, or of the one that `stat` shows; raises KeyError if absent."""
+        """Return the bytes of a small object as `open` gives them."""
         ...
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
@@ -368,24 +413,8 @@ class ObjectStore(Protocol):
         ...
 
 
-class PackBook(Protocol):
-    """The ledger's record of packs: intent before the act."""
-
-    def plan(self, holder: HolderName, intent: PackIntent) -> None:
-        """Write the intent down durably before anything is uploaded."""
-        ...
-
-    def open(self, holder: HolderName, numbers: Sequence[InstanceNumber]) -> Sequence[PackIntent]:
-        """Return every pack of this holder that was planned and not closed and has any of these instances.
-
-        Proven instances count: a pack stays open for as long as it is in the store, since verification asks
-        for it.
-        """
-        ...
-
-    def close(self, holder: HolderName, key: str) -> None:
-        """Forget the pack: the store does not have it."""
-        ...
+class UntoldError(Exception):
+    """A store does not tell this user of an object's lock."""
 
 
 class UnreadableFileError(Exception):
@@ -400,11 +429,14 @@ class UnreadableFileError(Exception):
 class StoredFiles(Protocol):
     """Orthanc's stored files, read only."""
 
-    def read(self, instance: Instance) -> bytes:
-        """Return the file's bytes, of the size and MD5 that the ledger has, or raise UnreadableFileError."""
+    def open(self, instance: Instance) -> AbstractContextManager[BinaryIO]:
+        """Give the file, which has the size and MD5 that the ledger has, or raise UnreadableFileError.
+
+        Reading the last of it raises UnreadableFileError too, where it changed meanwhile.
+        """
         ...
 
-    def study_facts(self, content: bytes, transfer_syntax_uid: str) -> StudyFacts | None:
+    def study_facts(self, file: BinaryIO, transfer_syntax_uid: str) -> StudyFacts | None:
         """Return what the file says of its study, or None where it cannot be parsed."""
         ...
 
@@ -416,6 +448,21 @@ class Sealer(Protocol):
     def recipients(self) -> Sequence[str]: ...
 
     def seal(self, plain: bytes) -> bytes: ...
+
+    def seal_stream(self, plain: Reads, sealed: Writes) -> None:
+        """Write what the reader gives, sealed; raises what either end raises."""
+        ...
+
+
+class Signer(Protocol):
+    """Signs what this appliance writes, so that a reader tells it from what anybody else wrote."""
+
+    @property
+    def writer(self) -> str:
+        """The public key that the signatures are checked by."""
+        ...
+
+    def sign(self, content: bytes) -> bytes: ...
 
 
 class SealError(Exception):
@@ -431,6 +478,10 @@ class Opener(Protocol):
 
     def open(self, sealed: bytes) -> bytes:
         """Return the plain bytes, or raise SealError."""
+        ...
+
+    def opened(self, sealed: Reads) -> AbstractContextManager[BinaryIO]:
+        """Give the plain bytes as a stream, whose reading raises SealError."""
         ...
 
 
@@ -449,6 +500,10 @@ class RestoreTarget(Protocol):
         """Say whether exactly these bytes are there already, or raise TargetError where other bytes are."""
         ...
 
-    def keep(self, member: Member, content: bytes) -> None:
-        """Put the file there durably, or raise TargetError."""
+    def keep(self, member: Member, content: Reads) -> None:
+        """Put the file there durably, or raise TargetError.
+
+        The content is read to its end before the file counts as there: reading the end raises where the
+        bytes are not the member's.
+        """
         ...

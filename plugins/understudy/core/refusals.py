@@ -1,6 +1,7 @@
 """Why an obligation is refused or given up, and what a person can do about it."""
 
 from understudy.core import outcomes
+from understudy.core.obligations import ObligationState
 
 FILE = "its stored file "
 """How every reason begins that blames the stored file; once that reads well, it is owed again."""
@@ -8,24 +9,56 @@ FILE = "its stored file "
 DELETED = "it was deleted here"
 """How the reason begins where the instance is not in Orthanc any more; stored again, it is owed again."""
 
+TOO_LARGE = "it is too large: "
+"""How the reason begins where the agent has not the memory to hold the instance."""
+
+PACK_TOO_LARGE = "its pack is too large: "
+"""How the reason begins where the store takes no object of that size."""
+
+NO_ROOM = "the volume `state` has no room for its pack, which may take half of what is free"
+"""Of an instance that is tried again: a large pack is written there before it is sent."""
+
+ENDED_US = "the agent ended twice while it held it"
+"""Of an instance that the agent was working on, alone, when it was killed for the second time."""
+
 UNPROVEN = "unproven: "
 """How the reason begins where the holder acknowledged the instance again and again and never showed it."""
 
 UNASKABLE = "its Study Instance UID is no UID: nobody can be asked whether they have it"
 """Of an instance that could be sent and never be proven."""
 
+_MORE_MEMORY = "raise UNDERSTUDY_AGENT_MEMORY in docker/.env and restart the agent, then replay; or waive it"
+
 _HINTS = {
-    UNASKABLE: "mend the UID at its device and send it again; waive this one, which stays here and in vaults",
+    TOO_LARGE: _MORE_MEMORY,
+    PACK_TOO_LARGE: "keep it in a vault in a directory as well; or waive it",
+    ENDED_US: _MORE_MEMORY,
+    UNASKABLE: "fix the UID at its device and send it again; waive this one, which stays here and in vaults",
     FILE: "send it here again, or heal it from a vault: it is owed again by itself; or waive it",
     DELETED: "send it here again, or restore it from a vault: it is owed again by itself; or waive it",
     UNPROVEN: "look for its study there: a receiver that gives it another SOP Instance UID, or that puts it "
-    "aside, never shows it; mend that, then replay; or waive it",
+    "aside, never shows it; fix that, then replay; or waive it",
 }
 
 
 def deleted(held_by: list[str]) -> str:
     """Return the reason for an instance that Orthanc lost to a deletion, with who is proven to have it."""
     return f"{DELETED}; " + (f"{', '.join(held_by)} has it" if held_by else "nobody is proven to have it")
+
+
+def too_large(size: int, largest: int, limit: int, needed: int) -> str:
+    """Return the reason for an instance that cannot be held; all in bytes."""
+    mega = 2**20
+    return (
+        f"{TOO_LARGE}{-(-size // mega)} MiB, and the agent holds {largest // mega} MiB at most within its "
+        f"limit of {limit // mega} MiB; it needs a limit of {-(-needed // mega)} MiB"
+    )
+
+
+def pack_too_large(size: int, largest: int) -> str:
+    """Return the reason for an instance whose pack no store of this kind takes; both in bytes."""
+    mega = 2**20
+    return f"{PACK_TOO_LARGE}{-(-size // mega)} MiB, and the store takes {largest // mega} MiB in one put"
 
 
 def replaced(successor: int) -> str:
@@ -43,4 +76,16 @@ def hint_of(reason: str) -> str:
     for beginning, hint in _HINTS.items():
         if reason.startswith(beginning):
             return hint
-    return outcomes.hint_of(reason) or "mend the cause, then replay; or waive it with a reason"
+    return outcomes.hint_of(reason) or "fix the cause, then replay; or waive it with a reason"
+
+
+_NOTHING_TO_DO = {
+    ObligationState.OWED: "nothing to do: it is tried again by itself",
+    ObligationState.IN_FLIGHT: "nothing to do: it is being sent",
+    ObligationState.SENT: "nothing to do: its proof is awaited",
+}
+
+
+def advice(state: ObligationState, reason: str) -> str:
+    """Return what a person can do about an obligation, empty where it is settled."""
+    return hint_of(reason) if state is ObligationState.REFUSED else _NOTHING_TO_DO.get(state, "")

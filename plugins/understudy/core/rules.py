@@ -12,7 +12,8 @@ from enum import Enum, IntEnum
 from functools import partial
 from itertools import chain
 
-from understudy.core.model import HolderName, NewInstance
+from understudy.core.model import HolderName, NewInstance, Timestamp
+from understudy.core.retry import head_start
 from understudy.core.schedule import Hours
 
 SOURCE_ADDRESS, WEEKDAY, TIME_OF_DAY = "SourceAddress", "Weekday", "TimeOfDay"
@@ -165,6 +166,16 @@ class Debt:
     priority: Priority = Priority.LOW
     when_stable: bool = False
     """Whether it waits for its study; then it has no head start over others, whatever its priority."""
+
+
+def first_due(debt: Debt, now: Timestamp, *, primary_grace: float | None, stable_age: float) -> Timestamp:
+    """Return when a holder may first be given what it is owed now: in the past, where that comes first.
+
+    `primary_grace` are the seconds that the primary has to get it in another way, None for other holders.
+    """
+    if primary_grace is not None:
+        return Timestamp(now + primary_grace)
+    return Timestamp(now + stable_age) if debt.when_stable else Timestamp(now - head_start(debt.priority))
 
 
 @dataclass(frozen=True, slots=True)

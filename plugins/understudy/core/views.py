@@ -1,9 +1,12 @@
 """What people and monitors are shown, as types: the status of the appliance and its operations."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from understudy.core.model import HolderKind, HolderName, ProofKind, Timestamp
 from understudy.core.modes import Mode
@@ -15,26 +18,66 @@ def iso(at: Timestamp) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
+def moment_of(text: str) -> Timestamp:
+    """Return the moment that `iso` wrote."""
+    return Timestamp(datetime.fromisoformat(text).timestamp())
+
+
+Moment = Annotated[
+    Timestamp,
+    PlainSerializer(iso, return_type=str, when_used="json"),
+    BeforeValidator(moment_of),
+    WithJsonSchema({"type": "string"}),
+]
+"""A moment that REST writes as `iso` does, and that its callers read back."""
+
+
 class Condition(Enum):
     """The health of the primary after hysteresis."""
 
     UP = "up"
     DOWN = "down"
+    """No connection, no association or no C-ECHO, for as many probes in a row as the policy says."""
+    REFUSES = "refuses"
+    """It answers, and refuses us: our association or our queries."""
+    BUSY = "busy"
+    """It answers that it takes no further association for now."""
     UNKNOWN = "unknown"
+
+
+class Sign(Enum):
+    """What one probe of the primary showed."""
+
+    ANSWERS = "answers"
+    """C-ECHO and C-FIND."""
+    WORKS = "works"
+    """The probe failed, and meanwhile the primary answered other requests of ours or sent images."""
+    REFUSES = "refuses"
+    BUSY = "busy"
+    SILENT = "silent"
+
+    @property
+    def serves(self) -> bool:
+        """Whether the primary served us."""
+        return self in (Sign.ANSWERS, Sign.WORKS)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One look at the primary: C-ECHO and C-FIND, each `ok` or the reason why not."""
+    """One look at the primary: C-ECHO and C-FIND, each `ok` or the reason why not, and what that shows."""
 
     at: str
     echo: str
     find: str
+    sign: Sign
 
 
 @dataclass(frozen=True, slots=True)
 class PrimaryView:
-    """The primary as the probes see it; `evidence` holds the last probes, newest first."""
+    """The primary as the probes see it; `evidence` holds the last probes, newest first.
+
+    `last_seen` is when it last gave any sign of life, None where it never did.
+    """
 
     ae_title: str
     host: str
@@ -42,6 +85,7 @@ class PrimaryView:
     condition: Condition
     since: str
     evidence: Sequence[Probe]
+    last_seen: str | None = None
 
 
 class LaneState(Enum):
@@ -97,6 +141,8 @@ class HolderView:
     refused_since: str | None = None
     owed_limit_seconds: float = 900.0
     """Age of the oldest at which an alarm is raised."""
+    altered: int = 0
+    """How often it stored an instance with a warning, coerced for one, or got another encoding of it."""
 
 
 class OperationState(Enum):
@@ -115,8 +161,8 @@ class OperationView:
     operation: int
     kind: str
     state: OperationState
-    started: str
-    updated: str
+    started: Moment
+    updated: Moment
     message: str
     done: int
     total: int
@@ -124,6 +170,18 @@ class OperationView:
     rate: float
     eta_seconds: float | None
     report: str | None
+    details: Sequence[str] = ()
+    """Where it failed, every reason, a line each."""
+
+
+class Urgency(Enum):
+    """How soon a person has to act on an alarm."""
+
+    NOW = "now"
+    """The clinic is without its PACS, or this standby refuses images."""
+    SOON = "soon"
+    LATER = "later"
+    """Upkeep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +191,7 @@ class Alarm:
     since: str
     what: str
     hint: str
+    urgency: Urgency = Urgency.SOON
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +226,7 @@ class DamageView:
     """Of the content that it has to have."""
     found_by: str
     """The verb that found it: recover or scrub."""
-    since: str
+    since: Moment
     attempts: int
     reason: str
 
@@ -183,6 +242,8 @@ class FilesView:
     quarantined: int = 0
     parked: int = 0
     """Instances that are refused because Orthanc ended on them twice."""
+    ended: int = 0
+    """Unwanted ends of Orthanc in the last 24 h."""
     damaged: int = 0
     """Missing or changed, and not healed."""
     healed: int = 0
@@ -194,6 +255,16 @@ class FilesView:
     scrub_began: str | None = None
     scrub_ended: str | None = None
     """When the last whole scrub ended."""
+    unknown_since: str | None = None
+    """Since when the storage area does not tell what starts of Orthanc left, None where it does."""
+
+
+class Tone(Enum):
+    """How well the appliance is, in one word: that of its most urgent alarm."""
+
+    GOOD = "good"
+    WARN = "warn"
+    BAD = "bad"
 
 
 class Fullness(Enum):
@@ -217,11 +288,20 @@ class VolumeView:
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownVolume:
+    """A volume that nobody could measure since then: its disk hangs, or it is gone."""
+
+    name: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiskView:
     """The volumes, and whether new images are refused because one of them is full."""
 
     volumes: Sequence[VolumeView] = ()
     refusing: bool = False
+    unknown: Sequence[UnknownVolume] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +323,8 @@ class Status:
     primary: PrimaryView | None
     horizon: str | None
     rpo_seconds: float
-    lag_seconds: float
-    """Seconds since the horizon, or the age of the appliance's ledger before the first inventory diff."""
+    lag_seconds: float | None
+    """Seconds since the horizon, whatever the primary does; None where there is no horizon."""
     gaps: GapsView
     instances: int
     studies: int
@@ -255,6 +335,34 @@ class Status:
     disk: DiskView = DiskView()
     departed: int = 0
     """Instances that the primary was proven to have and does not list any more."""
+    loss_seconds: float | None = 0.0
+    """Seconds that the primary lived after the horizon, of whose images a promotion now may lack some; None
+    where there is no horizon. Once the primary is down it receives nothing, and this grows no more."""
+    intake_refused: str = ""
+    """Why new images are refused here, empty where they are taken."""
+    tone: Tone = Tone.GOOD
+    """The colour of the banner."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """How often Orthanc's reception refused something, by reason."""
+    configuration_problems: Sequence[str] = ()
+    """What is wrong with the configuration in the folder, where the last one in order runs instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What is told without a look at any disk; all but the mode was seen by the last look at the ledger."""
+
+    mode: Mode
+    epoch: int
+    since: str
+    lag_seconds: float | None
+    loss_seconds: float | None
+    rpo_seconds: float
+    intake_refused: str = ""
+    unknown_since: str | None = None
+    """Since when the ledger does not answer, None while it does; lag and RPO are not known then."""
+    configuration_problems: Sequence[str] = ()
+    """As in `Status`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +383,22 @@ class ObligationView:
     sop_instance_uid: str
     study_instance_uid: str
     attempts: int
-    due: str
-    changed: str
+    due: Moment
+    changed: Moment
     reason: str
     hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionView:
+    """What was deleted here, and how it stood with the holders: instances by holder."""
+
+    study_instance_uid: str
+    instances: int
+    proven: Mapping[HolderName, int]
+    """Who has it."""
+    unsettled: Mapping[HolderName, int]
+    """Who was owed it or not proven to have it: by force alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +413,8 @@ class DeadLetterView:
     hint: str
     instances: int
     studies: int
-    since: str
-    latest: str
+    since: Moment
+    latest: Moment
     sop_instance_uid: str
 
 
@@ -353,8 +473,12 @@ class ExplainedView:
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """What a failback would do, in instances: `to_send` by study, `to_pull` what the primary got alone."""
+    """What a failback would do, in instances: `to_send` by study, `to_pull` what the primary got alone.
 
+    `at` is when the comparison with the primary began.
+    """
+
+    at: str
     epoch: int
     primary_studies: int
     found_at_primary: int
@@ -366,20 +490,36 @@ class PlanView:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusalView:
+    """What Orthanc's reception refused from one device for one reason and one SOP class, in words."""
+
+    reason: str
+    """A word of the table in docs/intake.md."""
+    what: str
+    hint: str
+    count: int
+    last: str
+    sop_class_uid: str = ""
+    keeps_images_out: bool = True
+    """Whether images do not arrive by it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModalityView:
     """A device that asked for an association, or an attempt without AE titles; addresses are the network's.
 
     `known` is what the allow-list says now. `instances` counts what came under the pair of AE titles, from
-    any address. `outcome` is that of the last attempt: accepted, refused_calling, refused_called,
-    refused_limit, refused_full, no_association or tls_failed; empty where the edge reported nothing.
+    any address. `outcome` is that of the last attempt, in the words of `core.gate.GateOutcome`:
+    accepted, refused_ with what was wrong, no_association or tls_failed; empty where the edge counted
+    nothing. `reason` says more where there is more to say.
     """
 
     calling_ae_title: str
     called_ae_title: str
     remote_address: str
     instances: int
-    first_seen: str
-    last_seen: str
+    first_seen: Moment
+    last_seen: Moment
     known: bool = False
     tls: bool = False
     associations: int = 0
@@ -387,6 +527,10 @@ class ModalityView:
     refused: int = 0
     outcome: str = ""
     reason: str = ""
+    hint: str = ""
+    """What to do about the outcome, empty where nothing is wrong."""
+    refusals: Sequence[RefusalView] = ()
+    """What Orthanc refused behind the edge: first what keeps images out, and the latest first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,59 +1,114 @@
--- The parts of the association gate that HAProxy's own rules cannot say: does an entry of the allow-list hold, and
--- what hears a device that is refused. Orthanc never sees a refused association.
+-- Joins HAProxy to the two modules that decide: association.lua examines a request, admission.lua asks the allow-list and
+-- counts. Orthanc never sees a refused association.
+local association = require("association")
+local admission = require("admission")
 
--- DICOM pads AE titles with blanks (PS3.8 9.3.2); some devices pad with zeros.
-core.register_converters("ae_title", function(bytes)
-    return (bytes:gsub("[\0 ]+$", ""):gsub("^ +", ""))
-end)
+-- The file that says that a volume is full to its last mark, the allow-list, whether strangers may store, and the file of
+-- the certificates that are revoked.
+local mark, list, strangers, revocations = ...
+local devices = Map.new(list, Map._str)
 
--- For logs and reports: what is no printable ASCII, or would have to be escaped, becomes a question mark.
-core.register_converters("printable", function(text)
-    return (text:gsub("[^ -~]", "?"):gsub('["\\]', "?"))
-end)
+-- Lines of counts that are kept until the agent takes them, of listed devices and of the others each.
+local MOST_LINES = 2000
+local counter = admission.counter(MOST_LINES)
+-- Numbers of batches are not used twice, after a restart of the edge either.
+counter.batch = os.time() * 1000000
 
--- While this file is there, a volume is full to its last mark. It is looked for here, so that neither the agent nor
--- Orthanc has to run for the gate to be shut.
-local mark = ...
+-- It is looked for here, so that neither the agent nor Orthanc has to run for the gate to be shut.
 local full = false
+-- SHA-256 fingerprints, in hexadecimal. Likewise looked for here; a file that cannot be read changes nothing.
+local revoked = {}
+local function look_for_revocations()
+    local file = io.open(revocations, "r")
+    local lines = file and file:read("a")
+    if file then file:close() end
+    if lines then revoked = admission.revoked(lines) end
+end
+look_for_revocations()
 core.register_task(function()
     while true do
         local file = io.open(mark, "r")
         full = file ~= nil
         if file then file:close() end
+        look_for_revocations()
         core.msleep(500)
     end
 end)
 
--- txn.allowed holds what the allow-list says of the calling AE title: NETWORK|CALLED,NETWORK|CALLED and so on, where
--- CALLED is a called AE title in hexadecimal or * for any. Sets txn.verdict to `known`, or to what does not match, and
--- txn.full to whether nobody is let in.
-core.register_action("gate", {"tcp-req"}, function(txn)
-    local source = core.parse_addr(txn.f:src())
-    local called = txn:get_var("txn.called_hex") or ""
-    local verdict = "calling"
-    for network, wanted in (txn:get_var("txn.allowed") or ""):gmatch("([^|,]+)|([^|,]+)") do
-        if core.match_addr(source, core.parse_addr(network)) then
-            if wanted == "*" or wanted == called then
-                verdict = "known"
-                break
-            end
-            verdict = "called"
+local ANSWERS = {
+    refused_calling = association.CALLING_NOT_RECOGNISED,
+    refused_address = association.CALLING_NOT_RECOGNISED,
+    refused_certificate = association.CALLING_NOT_RECOGNISED,
+    refused_called = association.CALLED_NOT_RECOGNISED,
+    refused_limit = association.LIMIT_EXCEEDED,
+    refused_full = association.LIMIT_EXCEEDED,
+}
+
+-- Sets txn.calling and txn.called for log and report, txn.known, and txn.outcome as far as request and allow-list decide.
+core.register_action("examine", {"tcp-req"}, function(txn)
+    -- Asked for what is there: without a length, HAProxy would wait for more of a caller that is silent or gone.
+    local length = txn.f:req_len() or 0
+    local bytes = length > 0 and txn.req:data(0, length) or ""
+    local found = bytes == "" and {calling = "", called = ""} or association.examine(bytes)
+    local outcome, known = "accepted", false
+    if bytes == "" then
+        outcome, found.reason = "no_association", "no word within two seconds"
+    elseif found.answer then
+        outcome = bytes:byte(1) == 1 and "refused_request" or "no_association"
+    else
+        local source = core.parse_addr(txn.f:src())
+        local verdict = admission.verdict(
+            devices:lookup(admission.key(found.calling)), found.calling, found.called,
+            function(network) return core.match_addr(source, core.parse_addr(network)) end,
+            function(certificate)
+                return certificate == "F" .. (txn:get_var("txn.fingerprint") or "")
+                    or certificate == "C" .. (txn:get_var("txn.subject") or "")
+            end)
+        known = verdict == "known"
+        local refused = verdict == "address" or verdict == "certificate"
+        if refused or (not known and strangers == "refused") then outcome = "refused_" .. verdict end
+        if revoked[txn:get_var("txn.fingerprint") or ""] then
+            known, outcome, found.reason = false, "refused_certificate", "its certificate is revoked"
         end
     end
-    txn:set_var("txn.verdict", verdict)
+    txn:set_var("txn.calling", association.printable(found.calling))
+    txn:set_var("txn.called", association.printable(found.called))
+    txn:set_var("txn.known", known)
     txn:set_var("txn.full", full)
+    txn:set_var("txn.outcome", outcome)
+    if found.answer then txn:set_var("txn.answer", found.answer) end
+    txn:set_var("txn.reason", found.reason or "")
 end, 0)
 
--- A-ASSOCIATE-RJ: type 3, length 4, result, source, reason (PS3.8 9.3.4).
-local function refusal(name, result, source, reason)
-    local pdu = string.char(3, 0, 0, 0, 0, 4, 0, result, source, reason)
-    core.register_service(name, "tcp", function(applet)
-        applet:send(pdu)
-    end)
-end
+-- Counts the final outcome, and lays the answer to a refused association ready.
+core.register_action("conclude", {"tcp-req"}, function(txn)
+    local function text(name) return txn:get_var("txn." .. name) or "" end
+    local outcome, tls = text("outcome"), txn.f:ssl_fc() and "1" or "0"
+    -- Whatever kept `examine` from its end: the caller is not let in, and is counted.
+    if outcome == "" then outcome = "no_association" end
+    local line = {txn.f:src(), tls, outcome, text("calling"), text("called"), text("reason")}
+    local rest = {"", "0", outcome, "", "", "callers beyond those that are told apart"}
+    local book = txn:get_var("txn.known") and "known" or "others"
+    admission.count(counter, book, table.concat(line, "\t"), table.concat(rest, "\t"))
+    if ANSWERS[outcome] then txn:set_var("txn.answer", ANSWERS[outcome]) end
+end, 0)
 
--- Rejected for good by the service user: calling or called AE title not recognised.
-refusal("refuse_calling", 1, 1, 3)
-refusal("refuse_called", 1, 1, 7)
--- Rejected for now by the presentation service: local limit exceeded. Modalities keep the images and try again.
-refusal("refuse_for_now", 2, 3, 2)
+-- Counts an upload by HTTP that is refused for its length; its caller has no AE title. Only users come as far.
+core.register_action("count_upload", {"http-req"}, function(txn)
+    local line = {txn.f:src(), "1", "refused_upload", "", "", "larger than an upload by HTTP may be"}
+    local rest = {"", "1", "refused_upload", "", "", "callers beyond those that are told apart"}
+    admission.count(counter, "known", table.concat(line, "\t"), table.concat(rest, "\t"))
+end, 0)
+
+-- Sends the answer that was laid ready, and closes.
+core.register_service("answer", "tcp", function(applet)
+    applet:send(applet:get_var("txn.answer") or "")
+end)
+
+-- `show associations NUMBER`: the counts since the batch of that number, which the agent has written down. The first line
+-- is the batch's number, the last one says that the answer is whole.
+local USAGE = "show associations NUMBER : the counts since the batch of that number"
+core.register_cli({"show", "associations"}, USAGE, function(applet, _, _, noted)
+    local number, lines = admission.take(counter, math.tointeger(tonumber(noted)))
+    applet:send(string.format("%d\n%s\nend\n", number, table.concat(lines, "\n")))
+end)

@@ -1,46 +1,55 @@
 """The appliance: its parts wired together, and every verb that the REST API and the console ask for."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from understudy import __version__
-from understudy.adapters.ledger import Ledger, ModeRecord
 from understudy.config import Understudy
-from understudy.core.errors import RefusedError
-from understudy.core.gate import Allowed
+from understudy.core.deletion import Deletion
+from understudy.core.errors import NotFoundError, RefusedError
 from understudy.core.health import Health
-from understudy.core.model import StudyInstanceUid, Timestamp
+from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
 from understudy.core.modes import ModeEvent, WrongModeError
-from understudy.core.obligations import ObligationState, Selection
 from understudy.core.ports import Clock
+from understudy.core.readiness import tone
 from understudy.core.views import (
     Alarm,
     DamageView,
-    DeadLetterView,
+    DeletionView,
     ExplainedView,
-    ModalityView,
+    Glance,
     ModeView,
-    ObligationView,
     OperationState,
     OperationView,
     PlanView,
     Status,
+    Urgency,
     iso,
 )
 from understudy.flow import promote, status
+from understudy.flow.board import Watch
 from understudy.flow.conflicts import Conflicts
 from understudy.flow.courier import Lane
+from understudy.flow.delete import Deleter
+from understudy.flow.devices import Devices
 from understudy.flow.disk import DiskWatch
 from understudy.flow.failback import KIND as FAILBACK
 from understudy.flow.failback import Failback
-from understudy.flow.gate import Gate
+from understudy.flow.holding import Memory
+from understudy.flow.intake import IntakeWatch
+from understudy.flow.letters import Letters
 from understudy.flow.mirror import Mirror
+from understudy.flow.plan import Planner
 from understudy.flow.probe import Prober
+from understudy.flow.reception import ReceptionWatch
+from understudy.flow.recipients import PinnedSealer
 from understudy.flow.recover import Recovery
 from understudy.flow.route import Router
 from understudy.flow.scrub import Scrubber
+from understudy.flow.suspects import Suspects
 from understudy.flow.verify import Verifier
+from understudy.ledger import Ledger, ModeRecord
 
 _SHOWN_OPERATIONS = 10
 
@@ -52,6 +61,7 @@ class PrimaryParts:
     prober: Prober
     mirror: Mirror
     failback: Failback
+    planner: Planner
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,37 +75,96 @@ class Appliance:
     primary: PrimaryParts | None
     verifier: Verifier
     router: Router
-    gate: Gate
+    devices: Devices
+    letters: Letters
+    reception: ReceptionWatch
     scrubber: Scrubber
+    deleter: Deleter
     recovery: Recovery
     disk: DiskWatch
+    intake: IntakeWatch
     reports: Path
     faults: Callable[[], Sequence[Alarm]]
     upkeep: Callable[[], Sequence[Alarm]]
     """What a person has to do soon, and not now."""
     conflicts: Conflicts
+    recipients: Mapping[HolderName, PinnedSealer]
+    suspects: Suspects
+    memory: Memory
     look_for_new: Callable[[], None]
     wake_all: Callable[[], None]
+    configuration_problems: Sequence[str] = ()
+    """What is wrong with the configuration in the folder, where the last good one runs in its place."""
+    pulse: Watch[Status] = field(init=False)
+    """The status as a worker saw it last."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pulse", Watch(self.status, self.clock))
+
+    def glance(self) -> Glance:
+        """Return what is known without waiting for any disk, the ledger's included."""
+        mode, seen = self.ledger.modes.known, self.pulse.value
+        unknown = None if seen is not None else self.pulse.unknown_since or self.clock.now()
+        return Glance(
+            mode.mode,
+            mode.epoch,
+            iso(mode.since),
+            None if seen is None else seen.lag_seconds,
+            None if seen is None else seen.loss_seconds,
+            0.0 if seen is None else seen.rpo_seconds,
+            self.intake.refused_because,
+            None if unknown is None else iso(unknown),
+            self.configuration_problems,
+        )
 
     def status(self) -> Status:
         """Return the whole appliance at one moment."""
         now = self.clock.now()
-        mode = self.ledger.mode()
+        mode = self.ledger.modes.current()
         disk = self.disk.view()
-        instances, studies = self.ledger.counts()
+        instances, studies = self.ledger.instances.counts()
         limit = self.configuration.owed_limit
+        waiting = self.memory.waiting()
         holders = [
-            status.holder_view(self.ledger, lane.holder, lane.view, now, owed_limit=limit(lane.holder.name))
+            status.holder_view(
+                self.ledger,
+                lane.holder,
+                lane.view,
+                self.clock.waited,
+                owed_limit=limit(lane.holder.name),
+                awaited_bytes=waiting.get(lane.holder.name, 0),
+            )
             for lane in self.lanes
         ]
-        gaps = status.gaps_view(self.ledger.tally_gaps(), now)
-        departures = self.ledger.read_departures()
+        gaps = status.gaps_view(self.ledger.gaps.tally(), self.clock.waited)
+        departures = self.ledger.gaps.read_departures()
         configured = self.configuration.primary
         primary = None
         if configured is not None and self.primary is not None:
             health = self.primary.prober.health
             primary = status.primary_view(configured.ae_title, configured.host, configured.port, health)
-        horizon = None if self.primary is None else self.primary.mirror.horizon
+        horizon, loss = self._horizon(), self._loss(now)
+        began = self.ledger.modes.began()
+        alarms = [
+            *status.alarms(
+                mode=mode.mode,
+                primary=primary,
+                holders=holders,
+                gaps=gaps,
+                departures=departures,
+                faults=[
+                    *self.intake.alarms(),
+                    *self.reception.alarms(),
+                    *self.faults(),
+                    *status.clock_alarms(self.ledger.obligations.newest(), now),
+                    *self.disk.alarms(disk),
+                    *self.recovery.alarms(),
+                ],
+                began=began,
+                copy=status.Copy(horizon, loss, self.configuration.policy.max_lag, self.clock.waited(began)),
+            ),
+            *(replace(alarm, urgency=Urgency.LATER) for alarm in self.upkeep()),
+        ]
         return Status(
             site=self.configuration.site,
             version=__version__,
@@ -107,32 +176,21 @@ class Appliance:
             primary=primary,
             horizon=None if horizon is None else iso(horizon),
             rpo_seconds=status.rpo_seconds(holders),
-            lag_seconds=self._lag(now),
+            lag_seconds=promote.lag(horizon, now),
+            loss_seconds=loss,
+            intake_refused=self.intake.refused_because,
+            configuration_problems=self.configuration_problems,
+            tone=tone(alarms),
             gaps=gaps,
             instances=instances,
             studies=studies,
             holders=holders,
-            operations=self.ledger.operations(_SHOWN_OPERATIONS),
-            alarms=[
-                *status.alarms(
-                    mode=mode.mode,
-                    primary=primary,
-                    holders=holders,
-                    gaps=gaps,
-                    departures=departures,
-                    faults=[
-                        *self.faults(),
-                        *status.clock_alarms(self.ledger.newest_unsettled(), now),
-                        *self.disk.alarms(disk),
-                        *self.recovery.alarms(),
-                    ],
-                    began=self.ledger.began(),
-                ),
-                *self.upkeep(),
-            ],
+            operations=self.ledger.operations.newest(_SHOWN_OPERATIONS),
+            alarms=alarms,
             files=self.recovery.files(),
             disk=disk,
             departed=sum(departure.instances for departure in departures),
+            refused=self.reception.counts(),
         )
 
     def promote(self, who: str, *, reason: str, force: bool, accept_loss: bool, epoch: int) -> ModeView:
@@ -146,7 +204,8 @@ class Appliance:
             accept_loss=accept_loss,
             epoch=epoch,
             health=self._health(),
-            lag_seconds=self._lag(now),
+            loss_seconds=self._loss(now),
+            doubts=[] if self.primary is None else [one.what for one in self.primary.mirror.alarms()],
             max_lag=self.configuration.policy.max_lag,
             now=now,
         )
@@ -154,17 +213,25 @@ class Appliance:
 
     def hold(self, who: str, *, reason: str, epoch: int) -> ModeView:
         """Keep still during planned work on the primary."""
-        return self._changed(promote.hold(self.ledger, who, reason=reason, epoch=epoch, now=self.clock.now()))
+        return self._changed(
+            promote.hold(self.ledger.modes, who, reason=reason, epoch=epoch, now=self.clock.now())
+        )
 
     def release(self, who: str, *, reason: str, epoch: int) -> ModeView:
         """End the planned work."""
         return self._changed(
-            promote.release(self.ledger, who, reason=reason, epoch=epoch, now=self.clock.now())
+            promote.release(self.ledger.modes, who, reason=reason, epoch=epoch, now=self.clock.now())
         )
 
-    def plan(self) -> PlanView:
-        """Say what a failback would do."""
-        return self._primary(ModeEvent.FAILBACK).failback.plan()
+    def plan(self, who: str) -> OperationView:
+        """Begin to find out what a failback would do."""
+        operation = self._primary(ModeEvent.FAILBACK).planner.begin(who)
+        self.wake_all()
+        return operation
+
+    def last_plan(self) -> PlanView:
+        """Return what a failback would do, as it was found out last."""
+        return self._primary(ModeEvent.FAILBACK).planner.last()
 
     def failback(self, who: str, *, epoch: int) -> OperationView:
         """Begin or continue the way back."""
@@ -172,10 +239,12 @@ class Appliance:
         self.wake_all()
         return operation
 
-    def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> ModeView:
-        """End the failback with a fresh proof of every instance."""
+    def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> OperationView:
+        """Begin to end the failback with a fresh proof of every instance."""
         failback = self._primary(ModeEvent.SETTLE).failback
-        return self._changed(failback.settle(who, epoch=epoch, override_quiet=override_quiet))
+        operation = failback.settle(who, epoch=epoch, override_quiet=override_quiet)
+        self.wake_all()
+        return operation
 
     def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeView:
         """Go back from returning to active."""
@@ -199,87 +268,51 @@ class Appliance:
 
         Where `missed`, also what a rescan did not find in Orthanc.
         """
-        number = self.ledger.heal_now(who, self.clock.now(), missed=missed)
+        number = self.ledger.files.heal_now(who, self.clock.now(), missed=missed)
         self.wake_all()
         return number
 
+    def delete(self, who: str, what: Deletion, *, reason: str, force: bool) -> DeletionView:
+        """Delete instances here, as one act with its event."""
+        return self.deleter.delete(who, what, reason=reason, force=force)
+
     def damages(self, limit: int) -> Sequence[DamageView]:
         """Return stored files that were found missing or changed."""
-        return self.ledger.damages(limit=limit)
+        return self.ledger.files.damages(limit=limit)
 
     def operations(self, limit: int) -> Sequence[OperationView]:
         """Return the newest operations."""
-        return self.ledger.operations(limit)
+        return self.ledger.operations.newest(limit)
 
     def operation(self, number: int) -> OperationView:
         """Return one operation."""
-        return self.ledger.operation(number)
+        return self.ledger.operations.get(number)
 
     def cancel(self, who: str, number: int) -> OperationView:
         """Cancel a running operation; a failback is interrupted instead, which changes the mode."""
-        operation = self.ledger.operation(number)
+        operation = self.ledger.operations.get(number)
         if operation.kind == FAILBACK:
             raise RefusedError(
                 "a failback is not cancelled but interrupted",
                 "`understudy interrupt --reason ...`, or POST /understudy/failback/interrupt",
             )
         now = self.clock.now()
-        self.ledger.log(who, "cancel", {"operation": number}, now)
-        return self.ledger.update_operation(
+        self.ledger.events.log(who, "cancel", {"operation": number}, now)
+        return self.ledger.operations.update(
             number, now=now, state=OperationState.CANCELLED, message=f"cancelled by {who}"
-        )
-
-    def obligations(
-        self, selection: Selection, state: ObligationState | None, limit: int
-    ) -> Sequence[ObligationView]:
-        """Return obligations."""
-        return self.ledger.obligations(selection.holder, state, limit, study=selection.study_instance_uid)
-
-    def dead_letters(self, selection: Selection) -> Sequence[DeadLetterView]:
-        """Return refused obligations by holder and reason."""
-        return self.ledger.dead_letters(selection)
-
-    def replay(self, who: str, selection: Selection, *, reason: str, epoch: int | None) -> int:
-        """Owe refused instances again."""
-        number = self.ledger.replay(
-            selection.holder,
-            selection.sop_instance_uids,
-            who,
-            self.clock.now(),
-            study=selection.study_instance_uid,
-            reason=reason,
-            epoch=epoch,
-        )
-        self.wake_all()
-        return number
-
-    def waive(self, who: str, holder: str, selection: Selection, *, reason: str, epoch: int | None) -> int:
-        """Give up for one holder what is selected, with a reason."""
-        return self.ledger.waive(
-            holder,
-            selection.sop_instance_uids,
-            reason,
-            who,
-            self.clock.now(),
-            study=selection.study_instance_uid,
-            epoch=epoch,
         )
 
     def explain(self, study_instance_uid: str) -> ExplainedView:
         """Say which routes match the instances of a study that is here, and why."""
         return self.router.explain(StudyInstanceUid(study_instance_uid))
 
-    def modalities(self) -> Sequence[ModalityView]:
-        """Return every device that was seen at the edge."""
-        return self.gate.modalities()
-
-    def approve(self, who: str, entry: Allowed) -> bool:
-        """Let a device in, and say whether the running edge does so already."""
-        return self.gate.approve(who, entry)
-
-    def revoke(self, who: str, entry: Allowed) -> bool:
-        """Take an approval back, and say whether the running edge knows already."""
-        return self.gate.revoke(who, entry)
+    def accept_recipients(self, who: str, vault: HolderName, reason: str) -> str:
+        """Pin the recipients that a vault is given now, and return their fingerprint."""
+        if vault not in self.recipients:
+            raise NotFoundError(f"there is no vault {vault}", "`understudy status` shows which there are")
+        told = self.recipients[vault].accept(who, reason)
+        self.wake_all()
+        return told
 
     def wake(self) -> None:
         """Look for new instances now."""
@@ -288,15 +321,16 @@ class Appliance:
     def _health(self) -> Health | None:
         return None if self.primary is None else self.primary.prober.health
 
-    def _lag(self, now: Timestamp) -> float:
-        if self.primary is None:
-            return 0.0
-        began = self.ledger.began()
-        return promote.lag(self.primary.mirror.horizon, self._health(), began, now)
+    def _horizon(self) -> Timestamp | None:
+        return None if self.primary is None else self.primary.mirror.horizon
+
+    def _loss(self, now: Timestamp) -> float | None:
+        """Return the seconds of the primary's work that may be missing here; without a primary none."""
+        return 0.0 if self.primary is None else promote.loss(self._horizon(), self._health(), now)
 
     def _primary(self, event: ModeEvent) -> PrimaryParts:
         if self.primary is None:
-            raise WrongModeError(self.ledger.mode().mode, event)
+            raise WrongModeError(self.ledger.modes.current().mode, event)
         return self.primary
 
     def _changed(self, record: ModeRecord) -> ModeView:

@@ -5,14 +5,15 @@ what came into the place of the ledger must not come into the place of its copy.
 """
 
 import logging
+import math
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from understudy.adapters.ledger import DamagedLedgerError, Ledger
 from understudy.core.model import Timestamp
 from understudy.core.ports import Clock
 from understudy.core.views import Alarm, iso
+from understudy.ledger import DamagedLedgerError, Ledger, ModeRecord
 
 _log = logging.getLogger(__name__)
 
@@ -39,15 +40,17 @@ class Backup:
         self._path = path
         self._clock = clock
         self._unchecked = not ledger.database.checked
-        self._not_before = Timestamp(0.0)
+        self._not_before = -math.inf
+        self._mode: ModeRecord | None = None
+        """The mode that the last copy of this process has."""
         self._alarms: list[Alarm] = []
 
     def step(self) -> bool:
         """Make the copy, if it is due."""
-        now = self._clock.now()
-        if not self._is_due(now):
+        if not self._is_due():
             return False
-        self._not_before = Timestamp(now + _HOUR)
+        now = self._clock.now()
+        self._not_before = self._clock.monotonic() + _HOUR
         found = self._broken() or self._copied(now)
         self._alarms = [Alarm(iso(now), what, hint) for what, hint in found]
         for what, hint in found:
@@ -58,30 +61,32 @@ class Backup:
         """Return what the last copy found."""
         return self._alarms
 
-    def _is_due(self, now: Timestamp) -> bool:
-        # A moment further ahead than its pause is of a clock that was set back.
-        if 0 < self._not_before - now <= _HOUR:
+    def _is_due(self) -> bool:
+        if self._clock.monotonic() < self._not_before:
             return False
-        kept = self._ledger.fact(KIND)
+        kept = self._ledger.facts.read(KIND)
         if self._unchecked or kept is None or not self._path.exists():
             return True
-        return not 0 <= now - float(kept) < _DAY or self._ledger.mode().since > float(kept)
+        mode = self._ledger.modes.current()
+        changed = mode.since > float(kept) if self._mode is None else mode != self._mode
+        return changed or self._clock.is_due(Timestamp(float(kept)), _DAY)
 
     def _copied(self, now: Timestamp) -> list[tuple[str, str]]:
         try:
+            mode = self._ledger.modes.current()
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             self._ledger.back_up(self._path)
         except DamagedLedgerError as error:
             return [(str(error), _DAMAGED_HINT)]
         except (OSError, sqlite3.Error) as error:
             return [(f"the ledger has no new backup: {error}", _NO_COPY_HINT)]
-        self._unchecked, self._not_before = False, Timestamp(0.0)
-        self._ledger.write_fact(KIND, repr(float(now)))
+        self._unchecked, self._not_before, self._mode = False, -math.inf, mode
+        self._ledger.facts.write(KIND, repr(float(now)))
         _log.info("backup done file=%s", self._path.name)
         return []
 
     def _broken(self) -> list[tuple[str, str]]:
-        broken = self._ledger.broken_event()
+        broken = self._ledger.events.broken()
         if broken is None:
             return []
         return [(f"the event log is broken at event {broken}: the ledger is not backed up", _BROKEN_HINT)]

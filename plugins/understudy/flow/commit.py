@@ -3,19 +3,23 @@
 Rule 1: a transaction is in the ledger before the request leaves, so that its report has an effect whenever it
 comes: over the same association, over another one, after a restart.
 Rule 2: silence is no proof. What is not reported on in time is asked for in the weaker way.
-Rule 3: unless the site decides, commitment is relied on once a report has come, and no longer than they come.
+Rule 3: nothing waits for the answer to a request, nor for a report. Beyond what may be under way, instances
+are asked for in the weaker way, so that nothing piles up where a party is slow or silent.
+Rule 4: unless the site decides, commitment is relied on once a report has come, and no longer than they come.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from understudy.core.commitment import MOST_REFERENCES, Report, denial, is_committed, words_of
-from understudy.core.model import HolderName, Instance, InstanceNumber, Proof, ProofKind, Timestamp
+from understudy.core.model import HolderName, Instance, InstanceNumber, Proof, ProofKind
 from understudy.core.ports import (
     Answers,
     Clock,
-    CommitmentBook,
     CommitmentRefusedError,
     Committer,
     HolderUnavailableError,
@@ -26,11 +30,25 @@ from understudy.core.ports import (
 )
 from understudy.core.proving import pause_before_look
 from understudy.core.views import ProofView
+from understudy.flow.beside import Beside
+from understudy.ledger import CommitmentBook
 
 _log = logging.getLogger(__name__)
 
 _EXPIRES = 86_400.0
 """Seconds after which a transaction without a report is forgotten."""
+
+_MOST_REQUESTS = 2
+"""On their way at a time, each of which may linger for its report."""
+_MOST_LINGERS = 3
+"""Associations that stay open in vain for their report; those after them are released at once."""
+_MOST_AWAITED = 10
+"""Transactions, the newest, whose reports are awaited with patience: 2,000 instances."""
+_MOST_OPEN = 100
+"""Transactions without a report at which no further one is begun."""
+
+_REFUSED = 10.0
+"""Seconds after a refusal in which nothing is asked for: what was refused is proven in the weaker way."""
 
 Weaker = Callable[[Sequence[Instance]], Mapping[InstanceNumber, Proof]]
 """The proof that is asked for where there is no commitment."""
@@ -64,6 +82,7 @@ class Commitment:
         policy: CommitmentPolicy,
         *,
         new_uid: Callable[[], str],
+        beside: Beside | None = None,
     ) -> None:
         self._holder = HolderName(peer.name)
         self._peer = peer
@@ -72,14 +91,21 @@ class Commitment:
         self._clock = clock
         self._policy = policy
         self._new_uid = new_uid
+        self._beside = beside or Beside(clock, in_turn=True)
+        self._requests: dict[str, Future[Report | None]] = {}
+        """By transaction, those that are on their way."""
         self._works = False
         self._reason = "storage commitment was not tried yet"
-        self._tried: Timestamp | None = None
+        self._tried = -math.inf
+        self._refused = -math.inf
+        """When it refused a request last; this and its like by the monotonic clock."""
         self._reported_here: dict[str, Report] = {}
         """Reports that came over the association of their request."""
         self._elsewhere = False
         """Whether reports come over other associations."""
-        self._looked: dict[str, Timestamp] = {}
+        self._in_vain = 0
+        """Requests over whose association no report came."""
+        self._looked: dict[str, float] = {}
         self._overdue: set[str] = set()
         """Transactions that were waited for in vain."""
 
@@ -94,14 +120,16 @@ class Commitment:
 
     def prove(self, instances: Sequence[Instance], weaker: Weaker) -> Answers:
         """Ask for commitment where that is relied on or due to be tried; see which reports came."""
-        known = self._book.open_commitments(self._holder)
+        self._hear()
+        known = self._book.open(self._holder)
         settlements = self._collect(known)
         waiting = _without(instances, settlements)
         if waiting and (self._relied_on or self._is_due):
             asked = {number for one in known for number in one.members}
-            self._ask([instance for instance in waiting if instance.number not in asked])
+            fresh = [instance for instance in waiting if instance.number not in asked]
+            self._ask(fresh, most=_MOST_OPEN - len(known))
             seen = {one.transaction_uid for one in known}
-            present = self._book.open_commitments(self._holder)
+            present = self._book.open(self._holder)
             settlements += self._collect([one for one in present if one.transaction_uid not in seen])
             waiting = _without(waiting, settlements)
         pending = self._pending(settlements) if waiting and self._relied_on else frozenset()
@@ -119,74 +147,105 @@ class Commitment:
         return self._policy.always or self._works
 
     @property
+    def _lingers(self) -> bool:
+        """Whether a report may come over the association of its request: that takes one from the sending."""
+        return not self._elsewhere and self._in_vain < _MOST_LINGERS
+
+    @property
     def _is_due(self) -> bool:
         """Whether the party is to be tried."""
-        return self._tried is None or self._clock.now() - self._tried >= self._policy.try_again
+        return self._clock.monotonic() - self._tried >= self._policy.try_again
 
     def _pending(self, settled: Sequence[Settlement]) -> frozenset[InstanceNumber]:
         """Return what a report is awaited for with patience."""
-        now = self._clock.now()
         ended = {settlement.transaction_uid for settlement in settled}
         return frozenset(
             number
-            for one in self._book.open_commitments(self._holder)
-            if one.transaction_uid not in ended and now - one.requested <= self._policy.patience
+            for one in self._book.open(self._holder)[-_MOST_AWAITED:]
+            if one.transaction_uid not in ended and not self._is_overdue(one)
             for number in one.members
         )
 
-    def _ask(self, instances: Sequence[Instance]) -> None:
-        """Ask in transactions of bounded size; a refusal ends it, and is told by the view."""
-        self._tried = self._clock.now()
-        for start in range(0, len(instances), MOST_REFERENCES):
-            part = instances[start : start + MOST_REFERENCES]
-            transaction_uid = self._new_uid()
-            numbers = [instance.number for instance in part]
-            self._book.begin_commitment(self._holder, transaction_uid, numbers, self._clock.now())
-            try:
-                references = [(instance.sop_class_uid, instance.sop_instance_uid) for instance in part]
-                report = self._peer.commit(
-                    transaction_uid, references, 0.0 if self._elsewhere else self._policy.linger
-                )
-            except CommitmentRefusedError as error:
-                self._book.end_commitment(transaction_uid)
-                self._fail(f"no storage commitment: {error}")
+    def _ask(self, instances: Sequence[Instance], *, most: int) -> None:
+        """Ask in at most so many transactions of bounded size, until one is refused."""
+        moment = self._clock.monotonic()
+        if moment - self._refused < _REFUSED:
+            return
+        self._tried = moment
+        for start in range(0, len(instances), MOST_REFERENCES)[: max(0, most)]:
+            if len(self._requests) >= _MOST_REQUESTS:
                 return
+            part = instances[start : start + MOST_REFERENCES]
+            uid = self._new_uid()
+            self._book.begin(self._holder, uid, [one.number for one in part], self._clock.now())
+            references = [(instance.sop_class_uid, instance.sop_instance_uid) for instance in part]
+            linger = self._policy.linger if self._lingers else 0.0
+            request = self._beside(partial(self._peer.commit, uid, references, linger))
+            self._requests[uid] = request
+            request.add_done_callback(lambda _done: self._beside.wake())
+            if not self._hear():
+                return
+
+    def _hear(self) -> bool:
+        """Take what the requests came to that have ended, and return whether all were taken by the party.
+
+        A refusal is told by the view.
+        """
+        all_taken = True
+        for transaction_uid, request in list(self._requests.items()):
+            if not request.done():
+                continue
+            del self._requests[transaction_uid]
+            try:
+                report = request.result()
+            except CommitmentRefusedError as error:
+                all_taken = False
+                self._refused = self._clock.monotonic()
+                self._book.end(transaction_uid)
+                self._fail(f"no storage commitment: {error}")
             except HolderUnavailableError as error:
+                all_taken = False
                 # It may have taken the request: the report of this transaction counts if it comes. Whoever
                 # has reported before is away for a moment, most likely.
                 if not self._works:
                     self._fail(f"no answer to a request for storage commitment: {error.reason}")
-                return
-            if report is not None:
-                # It may be on an earlier transaction.
-                self._reported_here[report.transaction_uid] = report
-            elif not self._works:
-                self._reason = "storage commitment is being tried"
+            else:
+                if report is not None:
+                    # It may be on an earlier transaction.
+                    self._reported_here[report.transaction_uid] = report
+                    continue
+                self._in_vain += 1
+                if not self._works:
+                    self._reason = "storage commitment is being tried"
+        return all_taken
 
     def _collect(self, transactions: Sequence[OpenCommitment]) -> list[Settlement]:
         """Return what the reports come to that have arrived, and let go of what waited for too long."""
         settlements: list[Settlement] = []
-        now = self._clock.now()
         for one in transactions:
-            report = self._report_on(one, now)
+            report = self._report_on(one)
             if report is not None:
                 settlements.append(self._settlement(one, report))
-            elif now - one.requested > _EXPIRES or not one.members:
+            elif self._clock.has_waited(one.requested, _EXPIRES) or not one.members:
                 self._forget(one.transaction_uid)
-                self._book.end_commitment(one.transaction_uid)
-            elif now - one.requested > self._policy.patience and one.transaction_uid not in self._overdue:
+                self._book.end(one.transaction_uid)
+            elif self._is_overdue(one) and one.transaction_uid not in self._overdue:
                 self._overdue.add(one.transaction_uid)
                 self._fail(f"no report within {self._policy.patience:g} s")
         return settlements
 
-    def _report_on(self, transaction: OpenCommitment, now: Timestamp) -> Report | None:
+    def _is_overdue(self, transaction: OpenCommitment) -> bool:
+        return self._clock.has_waited(transaction.requested, self._policy.patience)
+
+    def _report_on(self, transaction: OpenCommitment) -> Report | None:
         uid = transaction.transaction_uid
         if uid in self._reported_here:
             return self._reported_here[uid]
-        pause = pause_before_look(now - transaction.requested, interval=self._policy.interval)
-        if now - self._looked.get(uid, transaction.requested) < pause:
+        waited, moment = self._clock.waited(transaction.requested), self._clock.monotonic()
+        pause = pause_before_look(waited, interval=self._policy.interval)
+        if min(waited, moment - self._looked.get(uid, -math.inf)) < pause:
             return None
-        self._looked[uid] = now
+        self._looked[uid] = moment
         try:
             report = self._reports.commitment_report(uid)
         except OrthancUnavailableError as error:

@@ -5,20 +5,27 @@ deletes it together with its row of the changes feed: one that was replaced with
 until it is found here.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol
 
-from understudy.adapters.ledger import Ledger
-from understudy.core.conflicts import ConflictKind, ConflictView, judge
+from understudy.core.conflicts import HEAD_BYTES, ConflictKind, ConflictView, dataset_at, judge
 from understudy.core.errors import NotFoundError
 from understudy.core.model import HolderName, Instance, NewInstance
 from understudy.core.ports import Clock, HolderUnavailableError, UnreadableFileError
 from understudy.core.uids import shown
 from understudy.core.views import Alarm, iso
+from understudy.flow.holding import BOUNDLESS, Memory
+from understudy.ledger import ConflictBook
 
 _log = logging.getLogger(__name__)
 
+_COPIES = 2
+"""Of a version that is given out, in memory at once: as it is read, and as a whole."""
+_PIECE = 2**18
+"""Bytes that are compared at a time."""
 _BATCH = 100
 """Versions of one step."""
 
@@ -37,6 +44,10 @@ class Kept(Protocol):
 
 class Files(Protocol):
     """The stored files, kept versions among them."""
+
+    def open(self, instance: Instance) -> AbstractContextManager[BinaryIO]:
+        """Give the file, or raise as `read`."""
+        ...
 
     def read(self, instance: Instance) -> bytes:
         """Return the file's bytes, or raise UnreadableFileError or HolderUnavailableError."""
@@ -59,16 +70,18 @@ class Conflicts:
         kept: Kept,
         files: Files,
         orthanc: Present,
-        ledger: Ledger,
+        book: ConflictBook,
         clock: Clock,
         vaults: Callable[[], Sequence[HolderName]],
+        memory: Memory | None = None,
     ) -> None:
         self._kept = kept
         self._files = files
         self._orthanc = orthanc
-        self._ledger = ledger
+        self._book = book
         self._clock = clock
         self._vaults = vaults
+        self._memory = memory or Memory(BOUNDLESS)
         self._known: set[str] = set()
         self._waiting: set[str] = set()
         """Looked at in this round, and not to be recorded yet."""
@@ -88,13 +101,13 @@ class Conflicts:
         if len(unknown) <= _BATCH:
             self._waiting.clear()
         judged = 0
-        for conflict in self._ledger.unjudged(_BATCH):
+        for conflict in self._book.unjudged(_BATCH):
             judged += self._judge(conflict)
         return len(unknown) > _BATCH or judged == _BATCH
 
     def alarms(self) -> list[Alarm]:
         """Return one line while there are conflicts that nobody has acknowledged."""
-        number, since = self._ledger.open_conflicts()
+        number, since = self._book.open()
         if not number:
             return []
         return [
@@ -110,19 +123,25 @@ class Conflicts:
         self, *, everything: bool, sop_instance_uid: str | None, limit: int
     ) -> Sequence[ConflictView]:
         """Return conflicts, the latest first."""
-        return self._ledger.conflicts(everything=everything, sop_instance_uid=sop_instance_uid, limit=limit)
+        return self._book.listed(everything=everything, sop_instance_uid=sop_instance_uid, limit=limit)
 
     def acknowledge(self, who: str, number: int, reason: str) -> ConflictView:
         """Close a conflict; both versions stay."""
-        return self._ledger.acknowledge(number, who, reason, self._clock.now())
+        return self._book.acknowledge(number, who, reason, self._clock.now())
 
     def version(self, number: int, md5: str) -> bytes:
         """Return the file of one of the two versions, bit by bit, or raise NotFoundError."""
-        conflict = self._ledger.conflict(number)
+        conflict = self._book.get(number)
         for side in (conflict.earlier, conflict.later):
             if side.md5 == md5:
+                version = self._book.version(side.orthanc_id, md5)
+                if (refusal := self._memory.refusal(version.size, _COPIES)) is not None:
+                    raise NotFoundError(
+                        f"version {md5} is not given out: {refusal}",
+                        "a vault has it: its pack opens by age, zstd and tar",
+                    )
                 try:
-                    return self._files.read(self._ledger.version(side.orthanc_id, md5))
+                    return self._files.read(version)
                 except UnreadableFileError as error:
                     raise NotFoundError(
                         f"version {md5} cannot be read: {error.reason}",
@@ -134,7 +153,7 @@ class Conflicts:
 
     def _record(self, version: NewInstance) -> bool:
         """Return whether nothing is left to be done for this version."""
-        known = self._ledger.versions_of(version.orthanc_id)
+        known = self._book.versions_of(version.orthanc_id)
         if version.md5 in known:
             # What replaces it is noted with a conflict of its own.
             return True
@@ -144,7 +163,7 @@ class Conflicts:
         if any(instance.md5 == version.md5 for instance in present):
             # It is the one that Orthanc shows: the note is about to bring it.
             return False
-        if self._ledger.keep_version(version, self._vaults(), self._clock.now()):
+        if self._book.keep_version(version, self._vaults(), self._clock.now()):
             _log.warning(
                 "conflict kept sop_instance_uid=%s md5=%s", shown(version.sop_instance_uid), version.md5
             )
@@ -152,18 +171,28 @@ class Conflicts:
 
     def _judge(self, conflict: ConflictView) -> bool:
         """Compare the contents; return whether that could be done."""
-        sides = [
-            self._ledger.version(side.orthanc_id, side.md5) for side in (conflict.earlier, conflict.later)
-        ]
+        sides = [self._book.version(side.orthanc_id, side.md5) for side in (conflict.earlier, conflict.later)]
         try:
-            earlier, later = (self._files.read(side) for side in sides)
+            earlier, later = (self._data_set_digest(side) for side in sides)
         except HolderUnavailableError:
             return False
         except UnreadableFileError as error:
             if not error.permanent:
                 return False
-            self._ledger.judged(conflict.conflict, ConflictKind.CONTENT)
+            self._book.judged(conflict.conflict, ConflictKind.CONTENT)
             return True
         same_syntax = sides[0].transfer_syntax_uid == sides[1].transfer_syntax_uid
-        self._ledger.judged(conflict.conflict, judge(earlier, later, same_syntax=same_syntax))
+        self._book.judged(conflict.conflict, judge(earlier, later, same_syntax=same_syntax))
         return True
+
+    def _data_set_digest(self, instance: Instance) -> str | None:
+        """Return the SHA-256 of what follows the file meta information, None where there is no telling."""
+        with self._files.open(instance) as file:
+            start = dataset_at(file.read(HEAD_BYTES))
+            if start is None or start >= instance.size:
+                return None
+            file.seek(start)
+            sha256 = hashlib.sha256()
+            while piece := file.read(_PIECE):
+                sha256.update(piece)
+            return sha256.hexdigest()

@@ -9,30 +9,44 @@ Rule 4: where what comes first has no usable answer, something of another study 
 first is put off and delays no other; if not, the holder is away, and nothing is blamed or loses its turn.
 Rule 5: a route's destination that answers no question is given one instance. Where it takes that, it gets
 what it is owed, which stays unproven until it answers, and the lane says why; where not, it counts as away.
+Rule 6: one batch is sent while the next one is looked for and earlier ones are proven. The step alone decides
+and writes down what became of an instance, and waits for no question; what goes on beside it only asks. Where
+that fails, and where the holder was away, one thing follows the other: a further association may be too many.
 """
 
 import logging
+import math
 import threading
-from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias, TypeVar
 
-from understudy.adapters.ledger import Ledger
 from understudy.core.model import (
     Delivery,
     HolderKind,
     Instance,
     InstanceNumber,
     Outcome,
+    Proof,
     StudyInstanceUid,
     Timestamp,
 )
-from understudy.core.ports import Clock, Holder, HolderUnavailableError, Settlement, UnansweredError
+from understudy.core.ports import (
+    Answers,
+    Clock,
+    Holder,
+    HolderUnavailableError,
+    Settlement,
+    UnansweredError,
+)
 from understudy.core.proving import Absence, judge_absence, pause_before_question
 from understudy.core.retry import delay_before
 from understudy.core.uids import shown
 from understudy.core.views import LaneState, LaneView, iso
+from understudy.flow.beside import Beside, in_turn
+from understudy.flow.suspects import Suspects
+from understudy.ledger import CommitmentBook, CustodyBook, ObligationBook, QueueBook
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +54,12 @@ _COMPARES_EVERY = 4
 """Of so many failures in a row one is compared with another study, after the first so many: a holder that is
 away is not asked twice as often."""
 _MOST_SUSPECTS = 100
-_LONG_AGO = Timestamp(0.0)
+_MOST_LOOKS = 2
+"""Studies that are looked for at a time."""
+_PATIENCE = 10.0
+"""Seconds that the study whose turn it is waits for this answer before another goes ahead of it."""
+_FRESH = 60.0
+"""Seconds for which an answer is believed that was not needed yet: others send to the holder as well."""
 _ACKNOWLEDGED = (Outcome.DELIVERED, Outcome.DELIVERED_ALTERED)
 
 
@@ -76,12 +95,51 @@ class _Unanswered:
     """How often in a row a destination had no answer to what it was asked, and until when it is not asked."""
 
     times: int = 0
-    until: Timestamp = _LONG_AGO
+    not_before: float = -math.inf
+    """By the monotonic clock."""
+    until: Timestamp | None = None
+    """The same moment, to be shown."""
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Proving:
+    """Acknowledged instances whose proof is asked for, and the answers once they are here."""
+
+    waiting: Sequence[Instance]
+    answers: Future[Answers]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Owed instances of a study that are looked for at the holder."""
+
+    numbers: Set[InstanceNumber]
+    began: float
+    answer: Future[tuple[Mapping[InstanceNumber, Proof], float]]
+    """What the holder has of them, and since when that is known; both moments by the monotonic clock."""
+
+    def is_old(self, moment: float) -> bool:
+        """Whether its answer came too long ago."""
+        if not self.answer.done():
+            return False
+        at = self.began if self.answer.exception() else self.answer.result()[1]
+        return moment - at >= _FRESH
+
+
+T = TypeVar("T")
+
 _Act: TypeAlias = Callable[[Set[StudyInstanceUid]], bool]
 """Does a batch of none of these studies and returns whether there was anything to do."""
+
+
+class LaneBooks(Protocol):
+    """The books of the ledger that a lane uses."""
+
+    commitments: CommitmentBook
+    custody: CustodyBook
+    obligations: ObligationBook
+    queue: QueueBook
 
 
 class Lane:
@@ -90,13 +148,15 @@ class Lane:
     def __init__(
         self,
         holder: Holder,
-        ledger: Ledger,
+        ledger: LaneBooks,
         clock: Clock,
         policy: LanePolicy,
         *,
         is_open: Callable[[], bool],
         fraction: Callable[[], float],
         in_window: Callable[[], bool] = lambda: True,
+        suspects: Suspects | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self.holder = holder
         self._ledger = ledger
@@ -104,6 +164,11 @@ class Lane:
         self._policy = policy
         self._is_open = is_open
         self._in_window = in_window
+        self._suspects_of_kills = suspects
+        self._beside = beside or Beside(clock, in_turn=True)
+        self._proving: _Proving | None = None
+        self._looks: dict[StudyInstanceUid, _Look] = {}
+        """By study, what is looked for or was and had no turn since."""
         self._fraction = fraction
         self._failures = 0
         self._most = policy.batch_instances
@@ -114,7 +179,8 @@ class Lane:
         """Studies that had no answer since the holder last gave one."""
         self._lock = threading.Lock()
         self._view = LaneView(LaneState.IDLE, "", iso(clock.now()), None, 0.0)
-        self._not_before = _LONG_AGO
+        self._not_before = -math.inf
+        """By the monotonic clock."""
         self._unanswered = _Unanswered()
         self._takes = False
         """Whether the destination, which answered no question, took something of what it was given last."""
@@ -126,41 +192,54 @@ class Lane:
             return self._view
 
     def step(self) -> bool:
-        """Ask for proofs and deliver one batch; return whether there was anything to do."""
-        left = self._ledger.in_flight(self.holder.name)
+        """Ask for proofs and deliver one batch; return whether there was anything to do.
+
+        What it began to ask beside and has no answer yet goes on; the next step takes it.
+        """
+        left = self._ledger.queue.in_flight(self.holder.name)
         if left:
             reason = "what became of it could not be written down: outcome unknown"
             self._record([Delivery(number, Outcome.UNKNOWN, reason) for number in left])
         if not self._is_open():
-            self._show(LaneState.PAUSED, "the mode keeps it still")
+            self._pause("the mode keeps it still")
             return False
         if not self._in_window():
-            self._show(LaneState.PAUSED, "it is outside its send window")
+            self._pause("it is outside its send window")
             return False
-        # Further ahead than any wait: the clock was set back.
-        if 0 < self._not_before - self._clock.now() <= self._policy.retry_cap:
+        if self._clock.monotonic() < self._not_before:
             return False
         try:
             worked = self._ask_for_proofs()
             worked = self._fairly(self._deliver, self._deliver) or worked
         except HolderUnavailableError as error:
             self._failures += 1
+            self._beside.end_turns()
+            # Who was away is asked first.
+            self._looks.clear()
             wait = self._delay(self._failures)
-            self._not_before = Timestamp(self._clock.now() + wait)
-            self._show(LaneState.WAITING, f"{error.reason}; {error.hint}", until=self._not_before)
+            self._not_before = self._clock.monotonic() + wait
+            self._show(LaneState.WAITING, f"{error.reason}; {error.hint}", until=self._in(wait))
             _log.warning("lane wait holder=%s seconds=%.1f because=%s", self.holder.name, wait, error.reason)
             return False
         self._failures = 0
         self._suspects.clear()
         if not worked and self._unanswered.times:
             self._show(LaneState.WAITING, self._unanswered.reason, until=self._unanswered.until)
-        elif not worked:
+        elif not worked and (self._proving is None or not self._proving.waiting):
             self._show(LaneState.IDLE, "")
         return worked
 
+    def _pause(self, reason: str) -> None:
+        """Do nothing for now. An answer from before the pause proves nothing after it; a report still counts,
+        because it comes only once."""
+        self._looks.clear()
+        if self._proving is not None:
+            self._proving = replace(self._proving, waiting=())
+        self._show(LaneState.PAUSED, reason)
+
     def _ask_for_proofs(self) -> bool:
         """Ask for proofs, of a route's destination that answers no question at growing intervals."""
-        if 0 < self._unanswered.until - self._clock.now() <= self._policy.retry_cap:
+        if self._clock.monotonic() < self._unanswered.not_before:
             return False
         try:
             worked = self._fairly(self._prove, self._prove, self._deliver)
@@ -170,7 +249,7 @@ class Lane:
             times = self._unanswered.times + 1
             wait = self._delay(times)
             reason = f"what it acknowledges cannot be proven: {error.reason}; {error.hint}"
-            self._unanswered = _Unanswered(times, Timestamp(self._clock.now() + wait), reason)
+            self._unanswered = _Unanswered(times, self._clock.monotonic() + wait, self._in(wait), reason)
             _log.warning(
                 "lane unproven holder=%s seconds=%.1f because=%s", self.holder.name, wait, error.reason
             )
@@ -187,6 +266,13 @@ class Lane:
         try:
             return act(frozenset())
         except HolderUnavailableError as error:
+            if not isinstance(error, UnansweredError) and self._beside.take_turns():
+                # It may bear no further association: then it answers in turn. Nothing else beside counts.
+                _log.info("lane in turn holder=%s because=%s", self.holder.name, error.reason)
+                self._looks.clear()
+                if self._proving is not None and self._proving.answers.exception() is not None:
+                    self._proving = None
+                return True
             if not isinstance(error, UnansweredError):
                 self._most = 1
             first = self._asked
@@ -215,38 +301,80 @@ class Lane:
     def _put_off(self, what: _Asked, error: HolderUnavailableError) -> None:
         """Try later what has no usable answer while the holder has one for others."""
         name = self.holder.name
-        numbers = [what.unsent] if what.unsent is not None else list(self._ledger.states_of(name, what.study))
+        numbers = (
+            [what.unsent]
+            if what.unsent is not None
+            else list(self._ledger.obligations.of_study(name, what.study))
+        )
         reason = f"{error.reason}; {error.hint}"
-        self._ledger.put_off(name, numbers, reason=reason, retry_at=self._retry_at)
+        self._ledger.custody.put_off(name, numbers, reason=reason, retry_at=self._retry_at)
         _log.warning("lane put off holder=%s study=%s because=%s", name, shown(what.study), error.reason)
 
+    def _ask(self, call: Callable[[], T], besides: Set[StudyInstanceUid]) -> Future[T]:
+        """Ask beside the step; in turn where it is a comparison or the holder was away."""
+        return in_turn(call) if besides or self._failures else self._beside(call)
+
     def _prove(self, besides: Set[StudyInstanceUid]) -> bool:
-        now = self._clock.now()
-        waiting = self._ledger.sent(
+        """Take the answers to the last question and ask the next; besides some studies, in turn."""
+        worked = False
+        if self._proving is not None:
+            if not self._proving.answers.done():
+                return False
+            worked = self._take_answers(self._proving)
+        asked = self._proving = self._question(besides)
+        if asked.answers.done():
+            worked = self._take_answers(asked) or worked
+        return worked
+
+    def _take_answers(self, asked: _Proving) -> bool:
+        self._proving = None
+        self._asked = _Asked(asked.waiting[0].study_instance_uid) if asked.waiting else None
+        return self._take(asked.waiting, asked.answers.result())
+
+    def _question(self, besides: Set[StudyInstanceUid]) -> _Proving:
+        waiting = self._ledger.queue.sent(
             self.holder.name,
-            now=now,
+            now=self._clock.now(),
             limit=self._policy.batch_instances,
             longest=self._policy.longest_wait,
             besides=besides,
         )
-        self._asked = _Asked(waiting[0].study_instance_uid) if waiting else None
         if waiting and not self._unanswered.times:
             self._show(LaneState.WORKING, f"asking for {len(waiting)} proofs")
-        answers = self.holder.prove(waiting)
+        answers = self._ask(lambda: self.holder.prove(waiting), besides)
+
+        def wake(done: Future[Answers]) -> None:
+            # Where nothing was asked and nothing came in, the next step has time.
+            if waiting or done.exception() or done.result().settlements:
+                self._beside.wake()
+
+        answers.add_done_callback(wake)
+        return _Proving(waiting, answers)
+
+    def _take(self, waiting: Sequence[Instance], answers: Answers) -> bool:
+        """Write down what is proven, denied and missing, and return whether anything was settled.
+
+        What was claimed since the question is not among `waiting` any more: the answer is older.
+        """
         now = self._clock.now()
+        asked = {instance.number for instance in waiting}
+        found = {number: proof for number, proof in answers.found.items() if number in asked}
+        denied = {number: why for number, why in answers.denied.items() if number in asked}
         settled = sum(self._settle(settlement, now) for settlement in answers.settlements)
-        if answers.found:
-            self._ledger.prove(self.holder.name, answers.found, now=now)
-        if answers.denied:
-            self._ledger.despair(self.holder.name, answers.denied, now=now)
-        asked = {instance.number for instance in waiting} - answers.found.keys() - answers.denied.keys()
+        if found:
+            settled += self._ledger.custody.prove(self.holder.name, found, now=now)
+        if denied:
+            self._ledger.custody.despair(self.holder.name, denied, now=now)
+        asked -= found.keys() | denied.keys()
         self._miss(sorted(asked & answers.pending), now, lambda _waited, _losses: Absence.LATE)
-        judge = partial(judge_absence, patience=self._policy.proof_patience)
-        self._miss(sorted(asked - answers.pending), now, judge)
-        return bool(answers.found or settled)
+        self._miss(sorted(asked - answers.pending), now, self._judge_absence)
+        return bool(settled)
+
+    def _judge_absence(self, waited: float, losses: int) -> Absence:
+        return judge_absence(waited, losses, patience=self._policy.proof_patience)
 
     def _settle(self, settlement: Settlement, now: Timestamp) -> int:
-        settled = self._ledger.settle_commitment(
+        settled = self._ledger.commitments.settle(
             self.holder.name, settlement, now=now, retry_at=self._retry_at
         )
         _log.info(
@@ -266,15 +394,18 @@ class Lane:
     ) -> None:
         if not absent:
             return
-        policy = self._policy
-        taken_for = self._ledger.absent(
+        interval = self._policy.proof_interval
+
+        def waited(shown: float) -> float:
+            """Return for how long it was waited, of what the machine's clock shows of that."""
+            return self._clock.waited(Timestamp(now - shown))
+
+        taken_for = self._ledger.custody.absent(
             self.holder.name,
             absent,
             now=now,
-            judge=judge,
-            ask_again=lambda waited: Timestamp(
-                now + pause_before_question(waited, interval=policy.proof_interval)
-            ),
+            judge=lambda shown, losses: judge(waited(shown), losses),
+            ask_again=lambda shown: self._in(pause_before_question(waited(shown), interval=interval)),
             retry_at=self._retry_at,
         )
         lost, unprovable = taken_for.get(Absence.LOST, 0), taken_for.get(Absence.UNPROVABLE, 0)
@@ -282,32 +413,96 @@ class Lane:
             _log.warning("prove holder=%s lost=%d unprovable=%d", self.holder.name, lost, unprovable)
 
     def _deliver(self, besides: Set[StudyInstanceUid]) -> bool:
-        policy = self._policy
-        batch = self._ledger.due(
+        batch, look = self._looked_for(besides)
+        self._asked = _Asked(batch[0].study_instance_uid) if batch else None
+        if look is None:
+            return False
+        if self._suspects_of_kills is not None:
+            first, is_suspect = self._suspects_of_kills.cut(self.holder.name, batch)
+            if is_suspect:
+                with self._suspects_of_kills.alone(self.holder.name, first[0].number) as may:
+                    if may:
+                        return self._deliver_batch(first, look)
+                batch = self._suspects_of_kills.besides(self.holder.name, batch)
+        return self._deliver_batch(batch, look) if batch else False
+
+    def _due(self, besides: Set[StudyInstanceUid] = frozenset()) -> Sequence[Instance]:
+        return self._ledger.queue.due(
             self.holder.name,
             now=self._clock.now(),
             limit=self._most,
-            max_bytes=policy.batch_bytes,
-            linger=policy.linger,
-            longest=policy.longest_wait,
+            max_bytes=self._policy.batch_bytes,
+            linger=self._policy.linger,
+            longest=self._policy.longest_wait,
             besides=besides,
         )
-        self._asked = _Asked(batch[0].study_instance_uid) if batch else None
-        if not batch:
-            return False
-        began = self._clock.now()
+
+    def _looked_for(self, besides: Set[StudyInstanceUid]) -> tuple[Sequence[Instance], _Look | None]:
+        """Return the batch whose turn it is, as far as it was looked for; none while the answer is awaited.
+
+        Where the answer is slow to come the next study has its turn meanwhile.
+        """
+        passed = set(besides)
+        for _ in range(_MOST_LOOKS):
+            batch, moment = self._due(passed), self._clock.monotonic()
+            if not batch:
+                break
+            study = batch[0].study_instance_uid
+            look = None if besides else self._looks.pop(study, None)
+            if look is None or look.is_old(moment) or not look.numbers & {one.number for one in batch}:
+                if self._looks_out >= _MOST_LOOKS:
+                    break
+                self._show(LaneState.WORKING, f"looking for {len(batch)} instances there")
+                look = self._look_for(batch, besides)
+            if look.answer.done():
+                return [one for one in batch if one.number in look.numbers], look
+            self._looks[study] = look
+            if moment - look.began < _PATIENCE:
+                break
+            passed.add(study)
+        return [], None
+
+    @property
+    def _looks_out(self) -> int:
+        """How many studies are looked for now."""
+        return sum(not look.answer.done() for look in self._looks.values())
+
+    def _look_for(self, batch: Sequence[Instance], besides: Set[StudyInstanceUid] = frozenset()) -> _Look:
+        answer = self._ask(lambda: (self.holder.find(batch), self._clock.monotonic()), besides)
+        answer.add_done_callback(lambda _: self._beside.wake())
+        return _Look(frozenset(one.number for one in batch), self._clock.monotonic(), answer)
+
+    def _look_ahead(self) -> None:
+        """Look for what comes after what is claimed, so that it can be sent next."""
+        if self._beside.in_turn or self._failures:
+            return
+        moment = self._clock.monotonic()
+        self._looks = {study: look for study, look in self._looks.items() if not look.is_old(moment)}
+        batch = self._due()
+        if batch and batch[0].study_instance_uid not in self._looks and self._looks_out < _MOST_LOOKS:
+            self._looks[batch[0].study_instance_uid] = self._look_for(batch)
+
+    def _deliver_batch(self, batch: Sequence[Instance], look: _Look) -> bool:
+        began = self._clock.monotonic()
         try:
-            rest = self._find(batch)
+            found, _ = look.answer.result()
         except UnansweredError as error:
             if self.holder.kind is not HolderKind.ROUTE:
                 raise
             self._deliver_unasked(batch, error)
             return True
+        except HolderUnavailableError:
+            raise
+        except Exception as error:
+            self._blame({instance.number for instance in self._claim(batch)}, error)
+            raise
+        proven = self._ledger.custody.find(self.holder.name, found, now=self._clock.now())
+        rest = [instance for instance in batch if instance.number not in proven]
         if rest:
             self._show(LaneState.WORKING, f"sending {len(rest)} instances")
-            self._send(rest)
-        self._most = min(2 * self._most, policy.batch_instances)
-        elapsed = self._clock.now() - began
+            self._send(rest, looks_ahead=True)
+        self._most = min(2 * self._most, self._policy.batch_instances)
+        elapsed = self._clock.monotonic() - began
         self._show(LaneState.WORKING, "", rate=len(batch) / elapsed if elapsed > 0 else 0.0)
         return True
 
@@ -326,20 +521,7 @@ class Lane:
         # It took something, and answered nothing: that shows nothing of what it would say of another study.
         self._asked = None
 
-    def _find(self, batch: Sequence[Instance]) -> list[Instance]:
-        """Find out what the holder has already and return the rest."""
-        self._show(LaneState.WORKING, f"looking for {len(batch)} instances there")
-        try:
-            found = self.holder.find(batch)
-        except HolderUnavailableError:
-            raise
-        except Exception as error:
-            self._blame({instance.number for instance in self._claim(batch)}, error)
-            raise
-        proven = self._ledger.find(self.holder.name, found, now=self._clock.now())
-        return [instance for instance in batch if instance.number not in proven]
-
-    def _send(self, batch: Sequence[Instance], *, trial: bool = False) -> bool:
+    def _send(self, batch: Sequence[Instance], *, trial: bool = False, looks_ahead: bool = False) -> bool:
         """Hand the instances over and return whether one was acknowledged.
 
         In a trial what is not taken is owed as before.
@@ -349,6 +531,8 @@ class Lane:
         unsent = {instance.number for instance in claimed}
         pending: list[Delivery] = []
         try:
+            if looks_ahead:
+                self._look_ahead()
             for delivery in self.holder.deliver(claimed):
                 if trial and delivery.outcome in (Outcome.REFUSED, Outcome.RETRY):
                     continue
@@ -375,18 +559,21 @@ class Lane:
 
     def _claim(self, batch: Sequence[Instance]) -> list[Instance]:
         numbers = [instance.number for instance in batch]
-        claimed = self._ledger.claim(
+        claimed = self._ledger.custody.claim(
             self.holder.name,
             numbers,
             now=self._clock.now(),
             keeps_versions=self.holder.kind is HolderKind.VAULT,
         )
+        if self._proving is not None:
+            waiting = [one for one in self._proving.waiting if one.number not in claimed]
+            self._proving = replace(self._proving, waiting=waiting)
         return [instance for instance in batch if instance.number in claimed]
 
     def _give_back(self, numbers: Set[InstanceNumber]) -> None:
         """Owe these as before the claim: they were not sent, and not for a fault of theirs."""
         if numbers:
-            self._ledger.give_back(self.holder.name, sorted(numbers), now=self._clock.now())
+            self._ledger.custody.give_back(self.holder.name, sorted(numbers), now=self._clock.now())
 
     def _blame(self, numbers: Set[InstanceNumber], error: Exception) -> None:
         """Owe these again after an error that nobody foresaw; who runs the lane tells of the error."""
@@ -396,7 +583,7 @@ class Lane:
 
     def _record(self, deliveries: Sequence[Delivery]) -> None:
         now = self._clock.now()
-        self._ledger.record(self.holder.name, deliveries, now=now, retry_at=self._retry_at)
+        self._ledger.custody.record(self.holder.name, deliveries, now=now, retry_at=self._retry_at)
         counts: dict[str, int] = {}
         for delivery in deliveries:
             counts[delivery.outcome.value] = counts.get(delivery.outcome.value, 0) + 1
@@ -405,7 +592,10 @@ class Lane:
         )
 
     def _retry_at(self, attempt: int) -> Timestamp:
-        return Timestamp(self._clock.now() + self._delay(attempt))
+        return self._in(self._delay(attempt))
+
+    def _in(self, seconds: float) -> Timestamp:
+        return Timestamp(self._clock.now() + seconds)
 
     def _delay(self, attempt: int) -> float:
         return delay_before(

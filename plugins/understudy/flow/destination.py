@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from io import BytesIO
 from queue import SimpleQueue
 
 from understudy.core.model import (
@@ -35,7 +36,9 @@ from understudy.core.ports import (
 from understudy.core.refusals import UNASKABLE
 from understudy.core.uids import can_be_asked_for
 from understudy.core.views import ProofView
+from understudy.flow.beside import Beside
 from understudy.flow.commit import Commitment
+from understudy.flow.holding import BOUNDLESS, Memory
 from understudy.flow.readback import Contents, ReadBack
 
 _WORTH_AN_ASSOCIATION = 4
@@ -47,6 +50,9 @@ nothing at all (DICOM PS3.5 10.1)."""
 
 Transcode = Callable[[Instance, str], bytes]
 """Returns the instance's file in another transfer syntax, or raises UnreadableFileError."""
+
+_COPIES = 2
+"""Of a file that is transcoded, in memory at once: as it comes from Orthanc, in parts and as a whole."""
 
 _MOST_LOSSES = 3
 """Associations that end in a row, without an answer to any instance, before the peer is left alone."""
@@ -68,6 +74,9 @@ class DicomDestination:
         commitment: Commitment | None = None,
         read_back: ReadBack | None = None,
         contents: Contents | None = None,
+        memory: Memory | None = None,
+        beside: Beside | None = None,
+        thread: type[threading.Thread] = threading.Thread,
     ) -> None:
         self.name = HolderName(peer.name)
         self.kind = kind
@@ -82,6 +91,11 @@ class DicomDestination:
         self._commitment = commitment
         self._read_back = read_back
         self._contents = contents
+        self.beside = beside or Beside(clock, in_turn=True)
+        """By which its lane asks while it sends."""
+        self._memory = memory or Memory(BOUNDLESS)
+        self._thread = thread
+        """What runs each association; in turn where a test wants no threads."""
 
     @property
     def proof(self) -> ProofView:
@@ -151,8 +165,8 @@ class DicomDestination:
         try:
             return self._peer.instances(study)
         except CappedError as error:
-            if wanted <= error.listed:
-                return error.listed
+            if wanted <= error.uids:
+                return error.uids
             raise
 
     def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
@@ -180,7 +194,7 @@ class DicomDestination:
         """Yield the outcomes; instances whose refusal is doubted come into the list, where there is one."""
         number = min(self._associations, math.ceil(parcel.size / _WORTH_AN_ASSOCIATION))
         workers = [
-            threading.Thread(target=self._work, args=(parcel,), name=f"{self.name}-{one}", daemon=True)
+            self._thread(target=self._work, args=(parcel,), name=f"{self.name}-{one}", daemon=True)
             for one in range(number)
         ]
         left, ended = parcel.size, 0
@@ -234,18 +248,29 @@ class DicomDestination:
 
     def _store(self, association: Storing, instance: Instance) -> "_Told":
         syntax = self._syntax(association, instance)
+        if syntax == instance.transfer_syntax_uid:
+            # It is sent in pieces.
+            return self._store_as(syntax, association, instance)
+        if (refusal := self._memory.refusal(instance.size, _COPIES)) is not None:
+            return _Told(instance, Delivery(instance.number, Outcome.REFUSED, refusal))
+        with self._memory.holding(_COPIES * instance.size):
+            return self._store_as(syntax, association, instance)
+
+    def _store_as(self, syntax: str, association: Storing, instance: Instance) -> "_Told":
         stored = syntax == instance.transfer_syntax_uid
         try:
             # What is stored is looked at in any case: a copy of a damaged file would hide the damage.
-            content = self._files.read(instance)
-            if self._transcode is not None and not stored:
-                content = self._transcode(instance, syntax)
+            with self._files.open(instance) as file:
+                size = instance.size
+                if self._transcode is not None and not stored:
+                    copy = self._transcode(instance, syntax)
+                    file, size = BytesIO(copy), len(copy)
+                verdict = association.store(
+                    FileToSend(instance.sop_instance_uid, instance.sop_class_uid, syntax, file, size)
+                )
         except UnreadableFileError as error:
             outcome = Outcome.REFUSED if error.permanent else Outcome.RETRY
             return _Told(instance, Delivery(instance.number, outcome, error.reason))
-        verdict = association.store(
-            FileToSend(instance.sop_instance_uid, instance.sop_class_uid, syntax, content)
-        )
         outcome, reason = verdict.outcome, verdict.reason
         if outcome is Outcome.DELIVERED and not stored:
             outcome = Outcome.DELIVERED_ALTERED

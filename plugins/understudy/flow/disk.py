@@ -2,32 +2,29 @@
 
 Whether intake is refused is decided where images are stored, in Orthanc's process (plugin/volumes.py), and
 the edge sees it by the same file as we do: neither needs the agent for it. Here people are told, in time.
+
+Rule 1: each volume is measured by a worker of its own. A mount that hangs holds that worker and nobody else;
+people read that the volume is not known since then.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from understudy.core.disk import DAY, FORECAST_DAYS, VolumeSpace, alarms, bytes_a_day, volume_view
 from understudy.core.model import Timestamp
 from understudy.core.ports import Clock
-from understudy.core.views import Alarm, DiskView, iso
+from understudy.core.views import Alarm, DiskView, UnknownVolume, iso
+from understudy.flow.board import Watch
 from understudy.plugin.volumes import Space, Volume, measure
 
 _log = logging.getLogger(__name__)
 
 _FORECAST_INTERVAL = 3600.0
 """Seconds between two sums over the instances: a day's intake does not change faster."""
-
-
-class Received(Protocol):
-    """What the forecast asks of the ledger."""
-
-    def began(self) -> Timestamp: ...
-
-    def bytes_by_day(self, since: Timestamp) -> Mapping[int, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,70 +36,110 @@ class WatchedVolume:
     takes_intake: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The space of one volume, and the number of the file system that it lies on."""
+
+    space: Space
+    device: int
+
+
 class DiskWatch:
-    """Measures the volumes and keeps the ballast of the state volume; `flag` is there while it refuses."""
+    """Measures the volumes and keeps the ballast of the state volume; `flag` is there while it refuses.
+
+    `received` tells the bytes by day since 1970, from the day of a moment on; nothing came before `began`.
+    """
 
     def __init__(
         self,
         volumes: tuple[WatchedVolume, ...],
         own: Volume,
         flag: Path,
-        ledger: Received,
         clock: Clock,
         *,
+        received: Callable[[Timestamp], Mapping[int, int]],
+        began: Timestamp,
         warn_percent: float,
         refuse_percent: float,
         measure: Callable[[Path], Space] = measure,
     ) -> None:
-        self._volumes = volumes
+        def look(volume: WatchedVolume) -> _Measured:
+            return _Measured(measure(volume.folder), volume.folder.stat().st_dev)
+
+        self._measured = [(volume, Watch(partial(look, volume), clock)) for volume in volumes]
+        self._flag = Watch(flag.exists, clock)
         self._own = own
-        self._flag = flag
-        self._ledger = ledger
+        self._received = received
+        self._began = began
         self._clock = clock
         self._marks = {"warn_percent": warn_percent, "refuse_percent": refuse_percent}
-        self._measure = measure
         self._told = False
         self._since: dict[str, Timestamp] = {}
         """When what is wrong began, as `alarms` names it."""
         self._a_day = 0.0
-        self._next_forecast = 0.0
+        self._foreseen = -math.inf
+        """When the forecast was made, by the monotonic clock."""
 
-    def step(self) -> bool:
-        """Look once."""
-        self._own.look()
-        full = self._flag.exists()
+    def steps(self) -> Iterator[tuple[str, Callable[[], bool]]]:
+        """Yield every look with its name; each needs a worker of its own, since each can hang."""
+        for volume, watch in self._measured:
+            yield f"volume-{volume.name}", partial(_measured, watch, volume.name)
+        yield "intake", self._look_at_intake
+        yield "ballast", self._keep_ballast
+        yield "forecast", self._foresee
+
+    def _look_at_intake(self) -> bool:
+        self._flag.step()
+        full = bool(self._flag.value)
         if full is not self._told:
             _log.info("intake %s", "refused because=volume_full" if full else "accepted again")
             self._told = full
-        now = self._clock.now()
-        if now >= self._next_forecast:
-            began = self._ledger.began()
-            self._a_day = bytes_a_day(
-                self._ledger.bytes_by_day(Timestamp(now - (FORECAST_DAYS + 1) * DAY)), now, began
-            )
-            self._next_forecast = now + _FORECAST_INTERVAL
         return False
 
+    def _keep_ballast(self) -> bool:
+        self._own.look()
+        return False
+
+    def _foresee(self) -> bool:
+        moment = self._clock.monotonic()
+        if moment - self._foreseen >= _FORECAST_INTERVAL:
+            now = self._clock.now()
+            received = self._received(Timestamp(now - (FORECAST_DAYS + 1) * DAY))
+            self._a_day = bytes_a_day(received, now, self._began)
+            self._foreseen = moment
+        return False
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether images are refused because a volume is full."""
+        return bool(self._flag.value)
+
     def view(self) -> DiskView:
-        """Return the volumes as they are now; one that is not there is left out."""
-        measured = []
-        for volume in self._volumes:
-            try:
-                measured.append((volume, self._measure(volume.folder), volume.folder.stat().st_dev))
-            except OSError as error:
-                _log.warning("volume not measured name=%s because=%s", volume.name, error.strerror)
+        """Return the volumes as they were seen last; those that nobody sees are named apart."""
+        seen = [(volume, watch.value, watch.unknown_since) for volume, watch in self._measured]
         growth: dict[int, float] = {}
-        for volume, _, device in measured:
-            growth[device] = growth.get(device, 0.0) + (self._a_day if volume.takes_intake else 0.0)
+        for volume, measured, _ in seen:
+            if measured is not None and volume.takes_intake:
+                growth[measured.device] = growth.get(measured.device, 0.0) + self._a_day
+        unknown = [(volume.name, since) for volume, _, since in seen]
+        unknown.append(("sockets", self._flag.unknown_since))
         return DiskView(
             volumes=[
                 volume_view(
-                    VolumeSpace(volume.name, space.total, space.free, space.used, growth[device]),
+                    VolumeSpace(
+                        volume.name,
+                        measured.space.total,
+                        measured.space.free,
+                        measured.space.used,
+                        growth.get(measured.device, 0.0),
+                    ),
                     **self._marks,
                 )
-                for volume, space, device in measured
+                for volume, measured, _ in seen
+                if measured is not None
             ],
-            refusing=self._flag.exists(),
+            refusing=bool(self._flag.value),
+            unknown=[UnknownVolume(name, iso(since)) for name, since in unknown if since is not None],
         )
 
     def alarms(self, view: DiskView) -> list[Alarm]:
@@ -116,3 +153,13 @@ class DiskWatch:
         found = alarms(view, since)
         self._since = present
         return found
+
+
+def _measured(watch: Watch[_Measured], name: str) -> bool:
+    """Look once; an error is as good as no look, and not worth a worker's growing pauses."""
+    try:
+        return watch.step()
+    except OSError as error:
+        if watch.value is None:
+            _log.warning("volume not measured name=%s because=%s", name, error.strerror)
+        return False

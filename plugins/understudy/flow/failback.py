@@ -9,30 +9,51 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from understudy.adapters.ledger import Ledger, ModeRecord, Transaction, unsettled_to
-from understudy.core.errors import RefusedError
+from understudy.core.errors import PreconditionError, RefusedError
 from understudy.core.health import GOOD_PROBES_FOR_UP
 from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
 from understudy.core.modes import Mode, ModeEvent
 from understudy.core.obligations import ObligationState
-from understudy.core.ports import Clock
+from understudy.core.ports import Clock, HolderUnavailableError
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.uids import can_be_asked_for, shown
-from understudy.core.views import Condition, OperationState, OperationView, PlanView, iso
-from understudy.flow.mirror import Comparison, Mirror
+from understudy.core.views import Alarm, Condition, OperationState, OperationView, PlanView, Sign, iso
+from understudy.engine.operations import Result, Runner, Running
+from understudy.flow.mirror import Comparison, Mirror, Progress, untold
 from understudy.flow.probe import Prober
 from understudy.flow.readback import UNCOMPARED
+from understudy.ledger import (
+    ConflictBook,
+    CustodyBook,
+    EventBook,
+    FactBook,
+    GapBook,
+    InstanceBook,
+    IntakeBook,
+    ModeBook,
+    ModeRecord,
+    ObligationBook,
+    OperationBook,
+    Transaction,
+    unsettled_to,
+)
 
 _log = logging.getLogger(__name__)
 
-KIND = "failback"
+KIND, SETTLE = "failback", "settle"
 _UNDERWAY = (ObligationState.OWED, ObligationState.IN_FLIGHT, ObligationState.SENT)
+_DOES = {Sign.SILENT: "does not answer", Sign.REFUSES: "refuses this standby"}
 _NOTHING_TO_DO = {ObligationState.PROVEN, ObligationState.WAIVED}
 _PAUSE = 30.0
-"""Seconds between two comparisons while nothing changes here: whoever mends the primary waits for no more."""
+"""Seconds between two comparisons while nothing changes here: whoever fixes the primary waits for no more."""
+_PATIENCE = 900.0
+"""Seconds without progress after which a person is told what is waited for, and how to decide."""
 _NAMED = 50
 """Instances named one by one in a refusal."""
+_POINT_BACK = "To settle, first point every modality back to the primary."
+_SERVES = "the primary has everything of this outage and serves again"
 _LOOK_FIRST = "A SOP Instance UID of it names two patients: settle waits until a person has looked."
 
 
@@ -45,12 +66,27 @@ class FailbackPolicy:
     site: str
 
 
+class FailbackBooks(Protocol):
+    """The books of the ledger that the way back uses."""
+
+    conflicts: ConflictBook
+    custody: CustodyBook
+    events: EventBook
+    facts: FactBook
+    gaps: GapBook
+    instances: InstanceBook
+    intake: IntakeBook
+    modes: ModeBook
+    obligations: ObligationBook
+    operations: OperationBook
+
+
 class Failback:
     """The way back; `step` carries the running operation on, the agent's thread calls it for ever."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: FailbackBooks,
         mirror: Mirror,
         prober: Prober,
         clock: Clock,
@@ -67,26 +103,33 @@ class Failback:
         self._holder = holder
         self._write_report = write_report
         self._one_at_a_time = threading.Lock()
-        self._compared: tuple[int, Timestamp] | None = None
-        """The operation whose inventories this process compared last, and when."""
+        self._settlement = Runner(
+            SETTLE, self._settle, ledger, clock, unit="studies", write_report=write_report
+        )
+        self._compared: tuple[int, float] | None = None
+        """The operation whose inventories this process compared last, and when by the monotonic clock."""
         self._left = (0, 0)
         """Instances under way and refused at the last step."""
+        self._progress: tuple[tuple[int, ...], Timestamp] | None = None
+        """What was left when there was progress last, and when; None while no failback is under way."""
 
-    def plan(self) -> PlanView:
+    def plan(self, progress: Progress = untold) -> PlanView:
         """Compare both inventories and say what a failback would do; changes nothing."""
-        comparison = self._mirror.compare(self._suspects())
+        at = iso(self._clock.now())
+        comparison = self._mirror.compare(self._suspects(), progress=progress)
         to_send: dict[str, int] = {}
         found = 0
         for diff in comparison.diffs:
             # What a UID does not tell from another content is sent although it is listed.
             listed = [instance.number for instance in diff.found]
-            doubtful = len(self._ledger.ambiguous(self._holder, listed))
+            doubtful = len(self._ledger.custody.ambiguous(self._holder, listed))
             found += len(listed) - doubtful
             number = len(diff.to_send) + len(diff.lost) + doubtful
             if number:
                 to_send[diff.study] = number
         return PlanView(
-            epoch=self._ledger.mode().epoch,
+            at=at,
+            epoch=self._ledger.modes.current().epoch,
             primary_studies=comparison.studies,
             found_at_primary=found,
             to_send=to_send,
@@ -101,19 +144,23 @@ class Failback:
         Raises PreconditionError where the primary does not answer C-ECHO and C-FIND now, as often as
         makes one that was down count as up.
         """
-        mode = self._ledger.mode()
+        mode = self._ledger.modes.current()
         if mode.mode is Mode.RETURNING and mode.epoch == epoch:
             return self._running() or self._operation_alone()
         unmet: list[str] = []
         for _ in range(GOOD_PROBES_FOR_UP):
-            last = self._prober.step().evidence[0]
-            if (last.echo, last.find) != ("ok", "ok"):
-                unmet.append(f"the primary does not answer: C-ECHO {last.echo}; C-FIND {last.find}")
+            health = self._prober.step()
+            last = health.evidence[0]
+            if last.sign is not Sign.ANSWERS:
+                does = _DOES.get(last.sign, "is busy")
+                unmet.append(f"the primary {does}: C-ECHO {last.echo}; C-FIND {last.find}")
+                break
+            if health.condition is Condition.UP:
+                # A primary that was up is not asked twice: the caller waits.
                 break
         else:
-            if self._prober.health.condition is Condition.DOWN:
-                # A probe of the loop, which had been waiting, came between ours.
-                unmet.append("the primary did not answer each of the last probes: try again")
+            # A probe of the loop, which had been waiting, came between ours.
+            unmet.append("the primary did not answer each of the last probes: try again")
         evidence = {"evidence": f"{last.at} echo={last.echo} find={last.find}"}
         self._change(ModeEvent.FAILBACK, epoch, who, evidence, lambda _transaction: unmet)
         return self._operation_alone()
@@ -124,50 +171,76 @@ class Failback:
         Returns whether there was anything to do. Raises HolderUnavailableError where the primary does not
         answer.
         """
-        with self._one_at_a_time:
-            mode = self._ledger.mode()
-            if mode.mode is not Mode.RETURNING:
-                return False
-            if self._prober.health.condition is Condition.DOWN:
-                self.interrupt("understudy", reason="the primary is down again", epoch=mode.epoch)
-                return False
-            operation = self._operation()
-            if operation.state is not OperationState.RUNNING:
-                return False
+        mode = self._ledger.modes.current()
+        if mode.mode is Mode.RETURNING and self._prober.health.condition is Condition.DOWN:
+            self.interrupt("understudy", reason="the primary is down again", epoch=mode.epoch)
+            return False
+        if self._settlement.step():
+            return True
+        if mode.mode is not Mode.RETURNING:
+            self._progress = None
+            return False
+        operation = self._operation_alone()
+        if operation.state is not OperationState.RUNNING:
+            return False
+        try:
             return self._carry_on(operation)
+        except HolderUnavailableError as error:
+            message = f"waits for the primary: {error.reason}; it is asked again by itself"
+            self._ledger.operations.update(operation.operation, now=self._clock.now(), message=message)
+            raise
 
-    def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> ModeRecord:
+    def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> OperationView:
+        """Begin to settle, or return the settling that is under way: it asks the primary for everything.
+
+        Raises PreconditionError with each guard that is unmet by what is known here already.
+        """
+        mode = self._ledger.modes.current()
+        if mode.mode is not Mode.RETURNING or mode.epoch != epoch:
+            # Refused by the table, in the same words as every other event in a wrong mode.
+            self._change(ModeEvent.SETTLE, epoch, who, {})
+        if override_quiet is None and (unmet := self._noise()):
+            raise PreconditionError("settle is refused", "each line says what to fix", unmet)
+        arguments = {"epoch": epoch, "override_quiet": override_quiet}
+        return self._settlement.begin(who, arguments, message="asks the primary for every study once more")
+
+    def _settle(self, asked: Running) -> Result:
         """Change returning to standby after asking the primary for every instance of the epoch once more.
 
         Raises PreconditionError naming each instance that the primary does not list, and every other unmet
         guard.
         """
-        mode = self._ledger.mode()
+        epoch, override_quiet = asked.arguments["epoch"], asked.arguments["override_quiet"]
+        mode = self._ledger.modes.current()
+        if mode.mode is Mode.STANDBY and mode.epoch == epoch:
+            # The agent was stopped after the change and before the operation's end.
+            return Result(_SERVES)
         if mode.mode is not Mode.RETURNING or mode.epoch != epoch:
-            # Refused by the table, in the same words as every other event in a wrong mode.
-            return self._change(ModeEvent.SETTLE, epoch, who, {})
-        with self._one_at_a_time:
-            # What is missing here is no condition, and whoever settles waits for the answer.
-            comparison = self._mirror.step(self._suspects(), leave=self._gaps())
-            unmet = [*self._absent(comparison), *self._doubted()]
-            self._owe_lost(comparison)
-            if unmet:
-                # The work goes on under a new operation of the same failback.
-                self._operation()
-            if override_quiet is None:
-                unmet += self._noise()
+            self._change(ModeEvent.SETTLE, epoch, asked.who, {})
+        # What is missing here is no condition: the mirror pulls it afterwards.
+        comparison = self._mirror.step(
+            self._suspects(), leave=self._gaps(), in_rounds=False, progress=asked.tell
+        )
+        unmet = [*self._absent(comparison), *self._doubted()]
+        self._owe_lost(comparison)
+        if unmet:
+            # The work goes on under a new operation of the same failback.
+            self._operation_alone()
+        if override_quiet is None:
+            unmet += self._noise()
 
-            def guard(transaction: Transaction) -> list[str]:
-                unsettled = unsettled_to(transaction, self._holder)
-                told = [f"{unsettled} instances are not proven to be at the primary"] if unsettled else []
-                return unmet + told
+        def guard(transaction: Transaction) -> list[str]:
+            asked.assert_running(transaction)
+            unsettled = unsettled_to(transaction, self._holder)
+            told = [f"{unsettled} instances are not proven to be at the primary"] if unsettled else []
+            return unmet + told
 
-            fields = {} if override_quiet is None else {"override_quiet": override_quiet}
-            record = self._change(ModeEvent.SETTLE, epoch, who, fields, guard)
-            running = self._running()
-            if running is not None:
-                self._finish(running, comparison, running.total)
-            return record
+        fields = {} if override_quiet is None else {"override_quiet": override_quiet}
+        self._change(ModeEvent.SETTLE, epoch, asked.who, fields, guard)
+        running = self._running()
+        if running is not None:
+            self._finish(running, comparison, running.total, f"{self._proven()}, and the failback is settled")
+        return Result(_SERVES, report=self._report(asked.started, comparison, ()))
 
     def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeRecord:
         """Change returning back to active; what was delivered and proven stays so."""
@@ -177,10 +250,37 @@ class Failback:
         record = self._change(ModeEvent.INTERRUPT, epoch, who, {"reason": reason})
         running = self._running()
         if running is not None:
-            self._ledger.update_operation(
+            self._ledger.operations.update(
                 running.operation, now=now, state=OperationState.CANCELLED, message=f"interrupted: {reason}"
             )
+        self._settlement.cancel(f"interrupted: {reason}")
         return record
+
+    def alarms(self) -> list[Alarm]:
+        """Return that the way back makes no progress, what it waits for, and what a person may do."""
+        if (progress := self._progress) is None:
+            return []
+        (_, remaining, gaps, refused), since = progress
+        if not self._clock.has_waited(since, _PATIENCE):
+            return []
+        waits = [
+            words
+            for number, words in (
+                (remaining, f"{remaining} instances are to be delivered to the primary or proven there"),
+                (gaps, f"the primary does not send {gaps} instances that are missing here"),
+                (refused, f"the primary refused {refused} instances"),
+            )
+            if number
+        ]
+        hint = "`understudy interrupt` ends the way back, and what is proven stays so"
+        if remaining or refused:
+            hint = f"`understudy obligations --holder {self._holder}` says why, replay or waive them; {hint}"
+        elif gaps:
+            hint = f"`understudy settle` does not wait for them, and they are pulled afterwards; {hint}"
+        else:
+            hint = f"`understudy settle` names the studies; {hint}"
+        what = f"the failback makes no progress: {'; '.join(waits) or 'the primary gives no usable answer'}"
+        return [Alarm(iso(since), what, hint)]
 
     def _carry_on(self, operation: OperationView) -> bool:
         left = self._still_left()
@@ -189,17 +289,23 @@ class Failback:
                 self._left = left
                 self._show_progress(operation, 0)
             return False
-        history = self._gaps(before=self._ledger.epoch_began(self._ledger.mode().epoch))
+        history = self._gaps(before=self._ledger.modes.epoch_began(self._ledger.modes.current().epoch))
         comparison = self._mirror.step(self._suspects(), leave=history)
         self._owe_lost(comparison)
-        self._compared, self._left = (operation.operation, self._clock.now()), self._still_left()
+        self._compared, self._left = (operation.operation, self._clock.monotonic()), self._still_left()
         gaps = sum(number for study, number in comparison.missing_here().items() if study not in history)
         lost = any(diff.lost for diff in comparison.diffs)
         total = self._show_progress(operation, gaps)
         open_ends = gaps or lost or self._silent_about(comparison)
         if open_ends or self._remaining() > 0 or self._tally().get(ObligationState.REFUSED, 0) > 0:
             return False
-        self._finish(operation, comparison, total)
+        self._finish(
+            operation,
+            comparison,
+            total,
+            f"{self._proven()}; to settle, first point the modalities back to it",
+            (_POINT_BACK,),
+        )
         return True
 
     def _compares_now(self, operation: OperationView, left: tuple[int, int]) -> bool:
@@ -210,41 +316,52 @@ class Failback:
         if self._compared is None or self._compared[0] != operation.operation:
             return True
         remaining, _ = left
-        elapsed = self._clock.now() - self._compared[1]
-        return remaining == 0 and (left != self._left or not 0 <= elapsed < _PAUSE)
+        elapsed = self._clock.monotonic() - self._compared[1]
+        return remaining == 0 and (left != self._left or elapsed >= _PAUSE)
 
     def _still_left(self) -> tuple[int, int]:
         return self._remaining(), self._tally().get(ObligationState.REFUSED, 0)
 
-    def _finish(self, operation: OperationView, comparison: Comparison, total: int) -> None:
-        report = self._write_report(operation.operation, self._report(operation, comparison))
-        self._ledger.update_operation(
+    def _finish(
+        self,
+        operation: OperationView,
+        comparison: Comparison,
+        total: int,
+        message: str,
+        hints: tuple[str, ...] = (),
+    ) -> None:
+        self._progress = None
+        report = self._report(operation.started, comparison, hints)
+        self._ledger.operations.update(
             operation.operation,
             now=self._clock.now(),
             done=total,
             total=total,
             state=OperationState.DONE,
-            message=f"{self._proven()}; to settle, first point the modalities back to it",
-            report=report,
+            message=message,
+            report=self._write_report(operation.operation, report),
         )
         _log.info("failback done operation=%d instances=%d", operation.operation, total)
 
     def _proven(self) -> str:
         """Say what is proven, and what somebody gave up."""
-        waived = self._ledger.waived_of_epoch(self._holder, self._ledger.mode().epoch)
+        waived = self._ledger.obligations.waived_of_epoch(self._holder, self._ledger.modes.current().epoch)
         number = sum(count for _, _, count in waived)
         but = f" but {number} {'instance that was' if number == 1 else 'instances that were'} waived"
         return f"all{but if number else ''} is proven to be at the primary"
 
     def _show_progress(self, operation: OperationView, gaps: int) -> int:
         """Write how far the operation is and return its total in instances."""
-        remaining = self._remaining() + gaps
         refused = self._tally().get(ObligationState.REFUSED, 0)
+        left = (operation.operation, self._remaining(), gaps, refused)
+        if self._progress is None or self._progress[0] != left:
+            self._progress = (left, self._clock.now())
+        remaining = left[1] + gaps
         total = max(operation.total, operation.done + remaining + refused)
         message = f"{remaining} instances to deliver, prove or pull"
         if refused:
             message += f"; {refused} refused by the primary: replay or waive them"
-        self._ledger.update_operation(
+        self._ledger.operations.update(
             operation.operation,
             now=self._clock.now(),
             done=max(operation.done, total - remaining - refused),
@@ -261,13 +378,14 @@ class Failback:
         """Return in words each instance that the primary does not list, and each study it is silent about."""
         missing = [instance for diff in comparison.diffs for instance in (*diff.lost, *diff.to_send)]
         told = [
-            f"instance {one.sop_instance_uid} of study {one.study_instance_uid} is not at the primary"
+            f"instance {shown(one.sop_instance_uid)} of study {shown(one.study_instance_uid)} is not at the "
+            "primary"
             for one in missing[:_NAMED]
         ]
         if len(missing) > _NAMED:
             told.append(f"and {len(missing) - _NAMED} more instances are not at the primary")
         silent = self._silent_about(comparison)
-        told += [f"the primary gives no usable answer about study {one}" for one in silent[:_NAMED]]
+        told += [f"the primary gives no usable answer about study {shown(one)}" for one in silent[:_NAMED]]
         if len(silent) > _NAMED:
             told.append(f"and about {len(silent) - _NAMED} more studies")
         return told
@@ -277,12 +395,12 @@ class Failback:
 
         A PACS that keeps one object a UID has the one that came last, and each was proven in its time.
         """
-        epoch = self._ledger.mode().epoch
+        epoch = self._ledger.modes.current().epoch
         return [
             f"SOP Instance UID {shown(conflict.sop_instance_uid)} names two patients, and a PACS may keep "
             "one image a UID: see that it has both, then "
             f"`understudy conflicts --acknowledge {conflict.conflict} --reason ...`"
-            for conflict in self._ledger.identities_of_epoch(self._holder, epoch)[:_NAMED]
+            for conflict in self._ledger.conflicts.identities_of_epoch(self._holder, epoch)[:_NAMED]
         ]
 
     def _silent_about(self, comparison: Comparison) -> list[StudyInstanceUid]:
@@ -292,7 +410,7 @@ class Failback:
     def _is_wanted(self, study: StudyInstanceUid) -> bool:
         """Whether the primary has to be asked for a study; where it cannot be, what is proven stays so."""
         known = {ObligationState.WAIVED} if can_be_asked_for(study) else _NOTHING_TO_DO
-        return bool(set(self._ledger.states_of(self._holder, study).values()) - known)
+        return bool(set(self._ledger.obligations.of_study(self._holder, study).values()) - known)
 
     def _gaps(self, *, before: Timestamp | None = None) -> set[StudyInstanceUid]:
         """Return the studies that something of is known to be missing here, since before a moment.
@@ -300,19 +418,26 @@ class Failback:
         What was missing before the outage the mirror goes on pulling afterwards: an archive of which half was
         here would else keep the way back from its end.
         """
-        return {gap.study for gap in self._ledger.read_gaps() if before is None or gap.since < before}
+        return {gap.study for gap in self._ledger.gaps.read() if before is None or gap.since < before}
 
     def _owe_lost(self, comparison: Comparison) -> None:
         lost = [instance.number for diff in comparison.diffs for instance in diff.lost]
         now = self._clock.now()
         reason = "the primary was proven to have it and does not list it any more"
-        self._ledger.disprove(self._holder, lost, reason=reason, now=now, due=now)
+        self._ledger.custody.disprove(self._holder, lost, reason=reason, now=now, due=now)
 
     def _noise(self) -> list[str]:
-        last = self._ledger.last_store(except_from=self._policy.primary_ae_title)
+        last = self._ledger.intake.last_store(except_from=self._policy.primary_ae_title)
         if last is None:
             return []
-        quiet = self._clock.now() - last
+        if last > self._clock.now():
+            # Later stores do not show beside it: that nobody has stored since would be believed by mistake.
+            return [
+                f"the last store of a modality here has the date {iso(last)}, which lies ahead: the clock "
+                "was set back, and nobody knows for how long it has been quiet. See that every modality is "
+                "pointed back to the primary, then override the quiet period with a reason"
+            ]
+        quiet = self._clock.waited(last)
         if quiet >= self._policy.quiet_period:
             return []
         return [
@@ -321,13 +446,13 @@ class Failback:
         ]
 
     def _suspects(self) -> set[StudyInstanceUid]:
-        return self._ledger.studies_of_epoch(self._ledger.mode().epoch)
+        return self._ledger.instances.studies_of_epoch(self._ledger.modes.current().epoch)
 
     def _tally(self) -> Mapping[ObligationState, int]:
-        return self._ledger.tally().get(self._holder, {})
+        return self._ledger.obligations.tally().get(self._holder, {})
 
     def _running(self) -> OperationView | None:
-        return self._ledger.latest_operation(KIND, running=True)
+        return self._ledger.operations.latest(KIND, running=True)
 
     def _operation_alone(self) -> OperationView:
         """Return the operation of the present failback, begun by one thread only."""
@@ -338,13 +463,21 @@ class Failback:
     def _drop_stale(self) -> None:
         """End an operation that a crash left running after its failback had ended."""
         running = self._running()
-        if running is not None and running.started < iso(self._ledger.mode().since):
-            self._ledger.update_operation(
+        if running is not None and not self._is_of(self._ledger.modes.current(), running):
+            self._ledger.operations.update(
                 running.operation,
                 now=self._clock.now(),
                 state=OperationState.CANCELLED,
                 message="its failback ended while the appliance stopped",
             )
+
+    def _is_of(self, mode: ModeRecord, operation: OperationView) -> bool:
+        """Say whether an operation was begun since the mode changed: its number alone does not tell.
+
+        Where the mode was changed at a time to come, the clock was set back since, and the operation is taken
+        for one of this failback: a new one would not tell more.
+        """
+        return operation.started >= mode.since or mode.since > self._clock.now()
 
     def _change(
         self,
@@ -354,7 +487,7 @@ class Failback:
         fields: Mapping[str, object],
         guard: Callable[[Transaction], list[str]] | None = None,
     ) -> ModeRecord:
-        return self._ledger.change_mode(
+        return self._ledger.modes.change(
             event, epoch=epoch, who=who, fields=fields, now=self._clock.now(), guard=guard
         )
 
@@ -363,38 +496,38 @@ class Failback:
         running = self._running()
         if running is not None:
             return running
-        mode = self._ledger.mode()
+        mode = self._ledger.modes.current()
         remaining = self._remaining() + self._tally().get(ObligationState.REFUSED, 0)
-        latest = self._ledger.latest_operation(KIND)
+        latest = self._ledger.operations.latest(KIND)
         if (
             latest is not None
             and latest.state is OperationState.DONE
-            and latest.started >= iso(mode.since)
+            and self._is_of(mode, latest)
             and remaining == 0
         ):
             return latest
-        return self._ledger.begin_operation(
+        return self._ledger.operations.begin(
             KIND, total=remaining, unit="instances", message="comparing inventories", now=self._clock.now()
         )
 
-    def _report(self, operation: OperationView, comparison: Comparison) -> Report:
-        epoch = self._ledger.mode().epoch
-        delivered = self._ledger.proofs_of_epoch(self._holder, epoch)
+    def _report(self, started: Timestamp, comparison: Comparison, hints: tuple[str, ...]) -> Report:
+        epoch = self._ledger.modes.current().epoch
+        delivered = self._ledger.obligations.proofs_of_epoch(self._holder, epoch)
         studies = sorted({study for study, _, _ in delivered})
         per_kind: dict[str, int] = {}
         for _, kind, number in delivered:
-            per_kind[kind] = per_kind.get(kind, 0) + number
+            per_kind[kind.value] = per_kind.get(kind.value, 0) + number
         absent = sum(len(diff.lost) + len(diff.to_send) for diff in comparison.diffs)
-        rows = [[study, kind, str(number)] for study, kind, number in delivered]
-        waived = self._ledger.waived_of_epoch(self._holder, epoch)
+        rows = [[study, kind.value, str(number)] for study, kind, number in delivered]
+        waived = self._ledger.obligations.waived_of_epoch(self._holder, epoch)
         given_up = [[study, str(number), reason] for study, reason, number in waived]
         doubted = self._doubted()
-        uncompared = self._ledger.proofs_of_epoch_with(self._holder, epoch, UNCOMPARED)
+        uncompared = self._ledger.obligations.proofs_of_epoch_with(self._holder, epoch, UNCOMPARED)
         return Report(
             title=f"Failback of epoch {epoch}",
             kind=KIND,
             site=self._policy.site,
-            started=operation.started,
+            started=iso(started),
             finished=iso(self._clock.now()),
             succeeded=absent == 0,
             outcome=f"Of this epoch {self._proven()}." + (f" {_LOOK_FIRST}" if doubted else ""),
@@ -418,5 +551,5 @@ class Failback:
                 ),
                 ReportTable("Waived instances", ("Study Instance UID", "Instances", "Reason"), given_up),
             ),
-            hints=(*doubted, "To settle, first point every modality back to the primary."),
+            hints=(*doubted, *hints),
         )

@@ -7,18 +7,23 @@ Rule 2: what cannot be healed stays open, as an alarm, and is tried again for ev
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
-from understudy.adapters.ledger import Ledger
+from understudy.adapters.spool import Spool
 from understudy.core.model import HolderName, Instance, InstanceNumber, Timestamp
 from understudy.core.ports import Clock, HolderUnavailableError
 from understudy.core.retry import delay_before
 from understudy.core.uids import shown
 from understudy.core.views import DamageState
+from understudy.flow.holding import BOUNDLESS, Memory
+from understudy.ledger import DeadLetterBook, FileBook, InstanceBook
 
 _log = logging.getLogger(__name__)
 
+_COPIES = 4
+"""Of an instance that is healed, in memory at once: what came over the network, and the file made of it."""
 _BATCH = 50
 _BASE, _CAP = 30.0, 6 * 3600.0
 """Seconds before the second attempt, and at most between two."""
@@ -50,9 +55,9 @@ class Source(Protocol):
 class Place(Protocol):
     """Where a replacement goes; calls raise OrthancUnavailableError."""
 
-    def offer(self, content: bytes) -> None: ...
+    def offer(self, content: BinaryIO) -> None: ...
 
-    def put(self, orthanc_id: str, file: str, content: bytes) -> bool: ...
+    def put(self, orthanc_id: str, file: str, content: BinaryIO) -> bool: ...
 
     def resume(self) -> int: ...
 
@@ -61,8 +66,16 @@ class Place(Protocol):
 class Surgery:
     """What only adapters can do with the bytes of a file."""
 
-    whole_file: Callable[[Instance, bytes, Path], bytes]
-    is_same_instance: Callable[[str, str, bytes], bool]
+    write_whole: Callable[[Instance, BinaryIO, Path, BinaryIO], None]
+    is_same_instance: Callable[[str, str, BinaryIO], bool]
+
+
+class HealerBooks(Protocol):
+    """The books of the ledger that the healer uses."""
+
+    dead_letters: DeadLetterBook
+    files: FileBook
+    instances: InstanceBook
 
 
 class Healer:
@@ -70,17 +83,19 @@ class Healer:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: HealerBooks,
         disk: Disk,
         index: Index,
         place: Place,
         sources: Sequence[Source],
         surgery: Surgery,
         clock: Clock,
+        spool: Spool,
         *,
         holders: Sequence[HolderName],
         catch_up: Callable[[], int],
         fraction: Callable[[], float],
+        memory: Memory | None = None,
     ) -> None:
         self._ledger = ledger
         self._disk = disk
@@ -89,27 +104,32 @@ class Healer:
         self._sources = sources
         self._surgery = surgery
         self._clock = clock
+        self._spool = spool
         self._holders = holders
         self._catch_up = catch_up
         self._fraction = fraction
+        self._memory = memory or Memory(BOUNDLESS)
 
     def step(self) -> bool:
         """Try to heal what is due; return whether anything was healed."""
         self._place.resume()
         healed = 0
-        due = self._ledger.to_heal(now=self._clock.now(), cap=_CAP, limit=_BATCH)
+        due = self._ledger.files.to_heal(now=self._clock.now(), cap=_CAP, limit=_BATCH)
         for file, number, attempts, missed in due:
-            instance = self._ledger.present_version(number)
+            instance = self._ledger.instances.present(number)
             if instance is None:
                 self._end(file, DamageState.GONE, "another content took its place")
                 continue
             state, reason = self._look(instance, file, missed=missed)
-            if state is DamageState.OPEN:
-                state, reason = self._replace(instance)
+            if state is DamageState.OPEN and (refusal := self._memory.refusal(instance.size, _COPIES)):
+                reason = refusal
+            elif state is DamageState.OPEN:
+                with self._memory.holding(_COPIES * instance.size):
+                    state, reason = self._replace(instance)
             if state is DamageState.OPEN:
                 pause = delay_before(attempts + 1, base=_BASE, cap=_CAP, fraction=self._fraction())
                 again = Timestamp(self._clock.now() + pause)
-                self._ledger.not_healed(file, reason=reason, due=again)
+                self._ledger.files.not_healed(file, reason=reason, due=again)
                 _log.warning("heal waits file=%s because=%s", file, reason)
                 continue
             self._end(file, state, reason)
@@ -121,20 +141,20 @@ class Healer:
     def _owe_again(self, holder: HolderName) -> None:
         """Look at files that a lane could not read: what reads well is owed again."""
         good: list[InstanceNumber] = []
-        for instance in self._ledger.refused_for_its_file(holder, _BATCH):
+        for instance in self._ledger.files.refused(holder, _BATCH):
             if self._index.file_of(instance.orthanc_id) is None:
                 # A person deleted it, and is not overruled: what it is still owed to has to be waived, or it
                 # has to be stored again.
-                self._ledger.deleted_here(instance.number)
+                self._ledger.dead_letters.deleted_here(instance.number)
                 _log.warning("heal deleted sop_instance_uid=%s", shown(instance.sop_instance_uid))
                 continue
             reason = self._disk.damage(instance, lambda _: True)
             if reason == "":
                 good.append(instance.number)
             elif reason is not None:
-                self._ledger.damaged(instance, found_by="deliver", reason=reason, now=self._clock.now())
+                self._ledger.files.damaged(instance, found_by="deliver", reason=reason, now=self._clock.now())
         if good:
-            self._ledger.file_reads_again(holder, good, now=self._clock.now())
+            self._ledger.files.reads_again(holder, good, now=self._clock.now())
 
     def _look(self, instance: Instance, file: str, *, missed: bool) -> tuple[DamageState, str]:
         """Return what became of the damage meanwhile, OPEN where it is still one."""
@@ -146,7 +166,7 @@ class Healer:
         if listed != instance.attachment_uuid:
             # It was stored again: the ledger learns of the new file.
             self._catch_up()
-            again = self._ledger.present_version(instance.number)
+            again = self._ledger.instances.present(instance.number)
             if again is None or again.attachment_uuid != listed:
                 return DamageState.OPEN, _STORED_AGAIN
             instance = again
@@ -166,25 +186,31 @@ class Healer:
             if dataset is None:
                 reasons.append(f"{source.name} does not give it")
                 continue
-            content = self._surgery.whole_file(instance, dataset, self._disk.path(instance))
-            if not self._surgery.is_same_instance(instance.orthanc_id, instance.md5, content):
-                reasons.append(f"{source.name} has another instance under its UID")
-                continue
-            listed = self._index.file_of(instance.orthanc_id)
-            if listed not in (None, instance.attachment_uuid):
-                return DamageState.OPEN, _STORED_AGAIN
-            # The plugin puts the very bytes that Orthanc lists back into their file: nothing is deleted then.
-            self._place.offer(content)
-            damaged = listed is not None and self._disk.damage(instance, lambda _: True) != ""
-            if damaged and not self._place.put(instance.orthanc_id, instance.attachment_uuid, content):
-                return DamageState.OPEN, _STORED_AGAIN
-            self._catch_up()
-            return self._proved(instance, source.name)
+            with self._spool.file() as content:
+                path = self._disk.path(instance)
+                self._surgery.write_whole(instance, BytesIO(dataset), path, content)
+                if not self._surgery.is_same_instance(instance.orthanc_id, instance.md5, content):
+                    reasons.append(f"{source.name} has another instance under its UID")
+                    continue
+                return self._put(instance, content, source.name)
         return DamageState.OPEN, "; ".join(reasons) or "no holder gives single instances back"
+
+    def _put(self, instance: Instance, content: BinaryIO, source: str) -> tuple[DamageState, str]:
+        """Put a good copy in the place of the damaged file."""
+        listed = self._index.file_of(instance.orthanc_id)
+        if listed not in (None, instance.attachment_uuid):
+            return DamageState.OPEN, _STORED_AGAIN
+        # The plugin puts the very bytes that Orthanc lists back into their file: nothing is deleted then.
+        self._place.offer(content)
+        damaged = listed is not None and self._disk.damage(instance, lambda _: True) != ""
+        if damaged and not self._place.put(instance.orthanc_id, instance.attachment_uuid, content):
+            return DamageState.OPEN, _STORED_AGAIN
+        self._catch_up()
+        return self._proved(instance, source)
 
     def _proved(self, instance: Instance, source: str) -> tuple[DamageState, str]:
         """Return whether what was put in its place is on the disk as it should be."""
-        again = self._ledger.present_version(instance.number)
+        again = self._ledger.instances.present(instance.number)
         if again is None:
             return DamageState.HEALED, f"{source} gave it with other bytes: it is a new version"
         if self._disk.damage(again, lambda _: True) == "":
@@ -192,5 +218,5 @@ class Healer:
         return DamageState.OPEN, f"{source} gave it, and it does not read well"
 
     def _end(self, file: str, state: DamageState, reason: str) -> None:
-        self._ledger.end_damage(file, state, reason=reason, now=self._clock.now())
+        self._ledger.files.end_damage(file, state, reason=reason, now=self._clock.now())
         _log.info("heal file=%s state=%s how=%s", file, state.value, reason)

@@ -2,32 +2,55 @@
 
 Deletions at the primary are recorded and shown, never applied: a standby that repeats a mass deletion is no
 backup.
+
+Rule 1: the horizon moves only where the list of studies was whole, every study has a usable answer and
+nothing is missing. Where counts prove nothing the images are compared, in rounds (core/rounds.py).
+Rule 2: a comparison that failed is an alarm until one succeeds.
 """
 
 import logging
+import math
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol, TypeVar
 
-from understudy.adapters.ledger import Ledger
-from understudy.core.inventory import StudyDiff, compare_study, studies_to_look_into, whole_study
+from understudy.core.inventory import (
+    Image,
+    StudyDiff,
+    StudyList,
+    compare_study,
+    counts_differ,
+    uncompared_study,
+    unlisted_studies,
+    whole_study,
+)
 from understudy.core.model import HolderName, SopInstanceUid, StudyInstanceUid, Timestamp
 from understudy.core.obligations import UNSETTLED, ObligationState
 from understudy.core.ports import (
+    BusyError,
     CappedError,
     Clock,
     HolderUnavailableError,
     MoveResult,
+    NoImagesError,
     Peer,
     UnansweredError,
 )
+from understudy.core.rounds import CHANGED_SECONDS, Rounds
 from understudy.core.uids import can_be_asked_for, shown
 from understudy.core.views import Alarm, iso
 from understudy.flow.destination import inventory_proof
 from understudy.flow.note import Noter
+from understudy.ledger import CustodyBook, FactBook, GapBook, InstanceBook, ObligationBook
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Progress = Callable[[int, int], None]
+"""Is told how many studies were asked for, of how many; whatever it raises ends the comparison."""
 
 _HORIZON = "horizon"
 _SUCCESS = 0x0000
@@ -35,14 +58,24 @@ _SUCCESS = 0x0000
 _PULL_SECONDS, _PULL_SHARE = 60.0, 10.0
 """Seconds for which gaps are pulled between two comparisons, at least; and in times of what one takes."""
 
+_ASK_SECONDS = 60.0
+"""Seconds of one look for which studies are compared whose count proves nothing."""
+
+_RETRY_SECONDS, _BUSY_SECONDS = 60.0, 5.0
+"""Seconds until a comparison that failed is tried again, and where the primary had no association free."""
+
 _FAILURES_IN_A_ROW, _UNANSWERED_IN_A_ROW = 3, 50
 """Studies in a row after which the primary as a whole counts as unavailable: it failed, or was there and had
 no usable answer."""
 
 
+def untold(_done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The inventory diff at one moment: only studies that differ, or that were suspects, are in `diffs`."""
+    """The inventory diff at one moment; `diffs` has the studies that were compared, or are missing here."""
 
     started: Timestamp
     studies: int
@@ -54,43 +87,109 @@ class Comparison:
     """Studies of which the primary lists all that is here, and counts more than it lists."""
     unlisted: tuple[StudyInstanceUid, ...] = ()
     """Studies that the primary has and leaves out of its list, which is cut: it may leave out others, too."""
+    cut: str = ""
+    """Why the primary's list of studies is known to be cut, empty where it is not."""
+    reasons: Mapping[StudyInstanceUid, str] = field(default_factory=dict)
+    """Why there is no usable answer about a study."""
     interrupted: bool = False
-    """Whether the time for pulling was up before every gap had its turn."""
+    """Whether the time was up before every gap, and every study that was never compared, had its turn."""
 
     def missing_here(self) -> dict[StudyInstanceUid, int]:
         """Return the gaps: instances that the primary has and we do not, by study."""
         return {diff.study: diff.missing for diff in self.diffs if diff.missing}
 
 
-class _Patience:
-    """Lets one study fail without stopping the others, until so many in a row fail that it is the primary."""
+class _Answers:
+    """Collects the studies compared at one look, and those without a usable answer.
 
-    def __init__(self) -> None:
+    One study may fail without stopping the others, until so many in a row fail that it is the primary.
+    """
+
+    def __init__(self, rounds: Rounds | None, *, most_unanswered: float = _UNANSWERED_IN_A_ROW) -> None:
+        self._rounds = rounds
+        self._most_unanswered = most_unanswered
         self._failures = self._unanswered = 0
+        self.diffs: dict[StudyInstanceUid, StudyDiff] = {}
+        self.unanswered: dict[StudyInstanceUid, str] = {}
+        self.capped: dict[StudyInstanceUid, str] = {}
 
-    @contextmanager
-    def with_one(self, study: StudyInstanceUid, unanswered: list[StudyInstanceUid]) -> Iterator[None]:
-        """Note a study for which there is no usable answer; raise once too many have none in a row."""
+    def take(self, study: StudyInstanceUid, at: Timestamp, ask: Callable[[], StudyDiff]) -> None:
+        """Keep the answer of `ask`; raise once too many studies in a row have none."""
         try:
-            yield
+            diff = ask()
+        except NoImagesError as error:
+            # As good as any other answer, in a primary that lists no images.
+            self._none(study, at, error.reason)
         except HolderUnavailableError as error:
             if isinstance(error, UnansweredError):
                 self._unanswered += 1
             else:
                 self._failures += 1
-            if self._failures >= _FAILURES_IN_A_ROW or self._unanswered >= _UNANSWERED_IN_A_ROW:
+            self._none(study, at, error.reason)
+            if self._failures >= _FAILURES_IN_A_ROW or self._unanswered >= self._most_unanswered:
                 raise
-            _log.warning("mirror unanswered study=%s because=%s", shown(study), error.reason)
-            unanswered.append(study)
         else:
             self._failures = self._unanswered = 0
+            self.diffs[study] = diff
+            self.unanswered.pop(study, None)
+            if self._rounds is not None:
+                if study in self.capped:
+                    self._rounds.unanswered(study, at, self.capped[study])
+                else:
+                    differs = bool(diff.missing or diff.lost or diff.to_send)
+                    self._rounds.compared(study, at, differs=differs)
+
+    def _none(self, study: StudyInstanceUid, at: Timestamp, why: str) -> None:
+        _log.warning("mirror unanswered study=%s because=%s", shown(study), why)
+        self.unanswered[study] = why
+        if self._rounds is not None:
+            self._rounds.unanswered(study, at, why)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A comparison that failed: since when none succeeded, when it was tried last, and why it failed."""
+
+    since: Timestamp
+    at: float
+    """By the monotonic clock."""
+    error: HolderUnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """What the ledger holds, by study."""
+
+    proven: Mapping[StudyInstanceUid, int]
+    """SOP Instance UIDs that the primary is proven to have."""
+    wanted: Set[StudyInstanceUid]
+    """Studies that are compared by images whatever the counts say."""
+    all: Set[StudyInstanceUid]
+    """Studies of which anything is here that the primary was ever asked for."""
+
+
+class MirrorBooks(Protocol):
+    """The books of the ledger that the mirror uses."""
+
+    custody: CustodyBook
+    facts: FactBook
+    gaps: GapBook
+    instances: InstanceBook
+    obligations: ObligationBook
 
 
 class Mirror:
     """Keeps the standby's copy complete; one comparison at a time."""
 
     def __init__(
-        self, peer: Peer, ledger: Ledger, noter: Noter, clock: Clock, *, holder: HolderName, destination: str
+        self,
+        peer: Peer,
+        ledger: MirrorBooks,
+        noter: Noter,
+        clock: Clock,
+        *,
+        holder: HolderName,
+        destination: str,
     ) -> None:
         self._peer = peer
         self._ledger = ledger
@@ -99,15 +198,24 @@ class Mirror:
         self._holder = holder
         self._destination = destination
         self._one_at_a_time = threading.Lock()
-        self._looked: Timestamp | None = None
+        self._rounds = Rounds()
+        self._looked: float | None = None
+        """When it looked last, by the monotonic clock."""
+        self._failure: _Failure | None = None
         self._interrupted = False
-        """Whether the last look left gaps to the next for its time alone."""
+        """Whether the last look left gaps or studies to the next for its time alone."""
         self._had_turn: set[StudyInstanceUid] = set()
         """Gaps that were tried since all were: one that takes all the time holds up no other."""
-        self._cut: tuple[Timestamp, int] | None = None
-        """Since when the primary's list of studies is cut, and how many of ours the last one left out."""
-        self._vague: tuple[Timestamp, Sequence[StudyInstanceUid]] | None = None
-        """Since when there are studies of which the primary does not say what it has, and which."""
+        self._moved_blindly: dict[StudyInstanceUid, int] = {}
+        """Studies whose images the primary does not list, and how many were missing when they were moved."""
+        self._cut: tuple[Timestamp, str] | None = None
+        """Since when the primary's list of studies is cut, and how that shows."""
+        self._vague: tuple[Timestamp, Mapping[StudyInstanceUid, str]] | None = None
+        """Since when there are studies of which the primary does not say what it has, and why."""
+        self._twins: tuple[Timestamp, Mapping[StudyInstanceUid, SopInstanceUid]] | None = None
+        """Since when there are studies with one SOP Instance UID in two series, each with one such UID."""
+        self._listed = 0
+        """Studies that the primary listed last."""
         self._unsent: dict[StudyInstanceUid, int] = {}
         """Gaps that the primary did not send when it was asked to last, with its status."""
         self._unsent_since = Timestamp(0.0)
@@ -118,99 +226,224 @@ class Mirror:
 
         None, too, where it lies ahead: the clock was set back, and it tells nothing.
         """
-        value = self._ledger.fact(_HORIZON)
+        value = self._ledger.facts.read(_HORIZON)
         moment = None if value is None else Timestamp(float(value))
         return None if moment is None or moment > self._clock.now() else moment
 
     def is_due(self, *, interval: float, patience: float) -> bool:
         """Say whether to look now: first, after `interval` seconds, or when a gap was given its patience.
 
-        Where the clock was set back nobody knows how long ago the last look was: it is due.
+        After a failure it is due again within a minute.
         """
+        moment = self._clock.monotonic()
+        if self._failure is not None:
+            pause = _BUSY_SECONDS if isinstance(self._failure.error, BusyError) else _RETRY_SECONDS
+            return moment - self._failure.at >= min(pause, interval)
         if self._looked is None or self._interrupted:
             return True
-        elapsed = self._clock.now() - self._looked
-        if not 0 <= elapsed < interval:
-            return True
-        return elapsed >= patience and self._ledger.tally_gaps().studies > 0
+        elapsed = moment - self._looked
+        return elapsed >= interval or (elapsed >= patience and self._ledger.gaps.tally().studies > 0)
 
     def forget_look(self) -> None:
         """Look again as soon as the primary answers: it was away, and may have changed."""
-        self._looked = None
+        self._looked = self._failure = None
 
     def alarms(self) -> list[Alarm]:
         """Return what is known of answers of the primary that cannot be relied on."""
-        found: list[Alarm] = []
+        return [
+            *self._failure_alarm(),
+            *self._cut_alarm(),
+            *self._vague_alarm(),
+            *self._twins_alarm(),
+            *self._unsent_alarm(),
+        ]
+
+    def doubt(self, study: StudyInstanceUid) -> str:
+        """Return why the primary may have lost images of a study that it was proven to have, empty where the
+        last comparison found them there."""
+        if (failure := self._failure) is not None:
+            return f"the primary cannot be compared: {failure.error.reason}"
+        if self._looked is None:
+            return "the primary was not compared since it answers, or since this start"
+        if (cut := self._cut) is not None:
+            return f"the primary's list of studies is cut: {cut[1]}"
+        if (vague := self._vague) is not None and study in vague[1]:
+            return f"the primary gives no usable answer about the study: {vague[1][study]}"
+        lost = sum(found.instances for found in self._ledger.gaps.read_departures() if found.study == study)
+        return f"the primary no longer lists {lost} instances of the study" if lost else ""
+
+    def _failure_alarm(self) -> Iterator[Alarm]:
+        failure = self._failure
+        if failure is None:
+            return
+        busy = isinstance(failure.error, BusyError)
+        if busy and self._clock.waited(failure.since) < _RETRY_SECONDS:
+            # It may be our own probe that has its only association.
+            return
+        what = f"the primary cannot be compared with this standby: {failure.error.reason}"
+        yield Alarm(iso(failure.since), what, f"newer images may be missing here; {failure.error.hint}")
+
+    def _cut_alarm(self) -> Iterator[Alarm]:
         if self._cut is not None:
-            since, number = self._cut
-            what = f"the primary's list of studies leaves out {number} that it has"
-            hint = "raise the limit of query results at this PACS: others may be missing here"
-            found.append(Alarm(iso(since), what, hint))
+            since, how = self._cut
+            hint = "raise the limit of query results at this PACS: other studies may be missing here"
+            yield Alarm(iso(since), f"the primary's list of studies is cut: {how}", hint)
+
+    def _vague_alarm(self) -> Iterator[Alarm]:
         if self._vague is not None:
             since, studies = self._vague
-            what = f"the primary has no usable answer about the images of {len(studies)} studies"
-            hint = (
-                f"the standby may lack some of them; look there for study {shown(studies[0])}, and at its log"
+            study, why = next(iter(studies.items()))
+            what = (
+                f"this standby cannot compare {len(studies)} of the {self._listed} studies that the primary "
+                f"lists: {why}"
             )
-            found.append(Alarm(iso(since), what, hint))
+            hint = f"images of them may be missing here; look at this PACS for study {shown(study)}"
+            yield Alarm(iso(since), what, hint)
+
+    def _twins_alarm(self) -> Iterator[Alarm]:
+        if self._twins is not None:
+            since, twins = self._twins
+            study, uid = next(iter(twins.items()))
+            what = f"the primary has one SOP Instance UID in two series, in {len(twins)} studies"
+            hint = (
+                f"both images are kept here; look at study {shown(study)} for {shown(uid)}: "
+                "other systems may show one of the two alone"
+            )
+            yield Alarm(iso(since), what, hint)
+
+    def _unsent_alarm(self) -> Iterator[Alarm]:
         if unsent := dict(self._unsent):
             study, status = next(iter(unsent.items()))
             what = (
                 f"the primary does not send what is missing here of {len(unsent)} studies: "
-                f"C-MOVE ended with status 0x{status:04X}"
+                f"it answered C-MOVE with status 0x{status:04X}"
             )
             hint = (
                 f"see that it knows the AE title {self._destination} at this host's address and port, and "
                 f"reaches them; for study {shown(study)} its log says why"
             )
-            found.append(Alarm(iso(self._unsent_since), what, hint))
-        return found
+            yield Alarm(iso(self._unsent_since), what, hint)
 
     def compare(
-        self, suspects: Collection[StudyInstanceUid] = (), *, believe_departures: bool = False
+        self, suspects: Collection[StudyInstanceUid] = (), *, progress: Progress = untold
     ) -> Comparison:
-        """Compare both inventories; `suspects` are compared by instance whatever the counts say.
+        """Compare both inventories by their counts, and by images where these differ and for `suspects`.
 
         What the list of studies leaves out is asked for: a list can be cut and say nothing of it. Of a study
         of which nothing is here the list's count suffices, so that a large archive is not asked for every
-        image before the first is pulled. With `believe_departures` a whole study that is known to have
-        departed is not asked for again, which would be a question for every study that the primary ever
-        deleted. Changes nothing.
+        image before the first is pulled. Changes nothing.
+        """
+        return self._compare(suspects, believe_departures=False, rounds=None, progress=progress)
+
+    def _compare(
+        self,
+        suspects: Collection[StudyInstanceUid],
+        *,
+        believe_departures: bool,
+        rounds: Rounds | None,
+        progress: Progress,
+    ) -> Comparison:
+        """Compare; with `rounds` also, for a limited time, the studies whose count proves nothing.
+
+        With `believe_departures` a whole study that is known to have departed is not asked for again, which
+        would be a question for every study that the primary ever deleted.
         """
         self._noter.catch_up()
         started = self._clock.now()
         theirs = self._peer.studies()
-        proven = self._ledger.studies_with(self._holder, ObligationState.PROVEN)
-        unsettled: set[StudyInstanceUid] = set()
-        for state in UNSETTLED:
-            unsettled |= self._ledger.studies_with(self._holder, state).keys()
-        departed = self._departed(proven) - theirs.keys() if believe_departures else frozenset()
-        waived = self._ledger.studies_with(self._holder, ObligationState.WAIVED)
-        here = {*proven, *unsettled, *waived, *suspects}
-        diffs: list[StudyDiff] = []
-        unanswered: list[StudyInstanceUid] = []
-        capped: list[StudyInstanceUid] = []
-        patience = _Patience()
-        for study in studies_to_look_into(theirs, proven, {*unsettled, *suspects}):
-            count = theirs.get(study)
+        here = self._here(suspects)
+        if rounds is not None:
+            numbers = {study: here.proven.get(study, 0) for study in here.all}
+            rounds.begin(theirs.studies, numbers, self._changed_lately(), started)
+        departed = self._departed(here.proven) - theirs.studies.keys() if believe_departures else frozenset()
+        answers = _Answers(rounds)
+        wanted = here.wanted | self._known_to_differ(theirs)
+        listed = [
+            study
+            for study, told in theirs.studies.items()
+            if study in wanted
+            or (counts_differ(told, here.proven.get(study, 0)) and not (rounds and rounds.is_clean(study)))
+        ]
+        unlisted_here = list(unlisted_studies(theirs.studies, here.proven, wanted))
+        # An upper limit: some are not asked for below.
+        to_ask = {study: None for study in (*listed, *unlisted_here) if study in here.all}
+        total = len(to_ask)
+
+        def ask(study: StudyInstanceUid) -> None:
+            to_ask.pop(study, None)
+            progress(total - len(to_ask), total)
+            answers.take(study, self._clock.now(), partial(self._ask, study, answers))
+
+        for study, told in theirs.studies.items():
             if not can_be_asked_for(study):
-                # Of ours none could be sent either: they are refused.
-                unanswered += [study] if study in theirs else []
-            elif count and study not in here:
-                diffs.append(whole_study(study, count))
-            elif study in departed:
-                diffs.append(self._compare_study(study, frozenset()))
-            else:
-                with patience.with_one(study, unanswered):
-                    diffs.append(self._ask(study, capped))
-        unlisted = [diff.study for diff in diffs if diff.listed and diff.study not in theirs]
+                answers.unanswered[study] = "its Study Instance UID is not in standard form"
+            elif study not in here.all:
+                answers.diffs[study] = whole_study(study, told.count)
+            elif study in to_ask:
+                ask(study)
+        for study in unlisted_here:
+            # Of ours none with an odd UID could be sent either: they are refused.
+            if study in departed:
+                answers.diffs[study] = self._compare_study(study, frozenset())
+            elif can_be_asked_for(study):
+                ask(study)
+        interrupted = False if rounds is None else self._go_round(rounds, answers)
+        unlisted = [
+            study for study, diff in answers.diffs.items() if diff.listed and study not in theirs.studies
+        ]
         if unlisted:
             # Once more: a study may have come since the list was asked for.
-            listed_since = self._peer.studies()
+            listed_since = self._peer.studies().studies
             unlisted = [study for study in unlisted if study not in listed_since]
         return Comparison(
-            started, len(theirs), tuple(diffs), tuple(unanswered), tuple(capped), tuple(unlisted)
+            started,
+            len(theirs.studies),
+            tuple(answers.diffs.values()),
+            tuple(answers.unanswered),
+            tuple(answers.capped),
+            tuple(unlisted),
+            theirs.cut,
+            {**answers.capped, **answers.unanswered},
+            interrupted,
         )
+
+    def _here(self, suspects: Collection[StudyInstanceUid]) -> "_Here":
+        proven = self._ledger.obligations.studies_with(self._holder, ObligationState.PROVEN)
+        unsettled: set[StudyInstanceUid] = set()
+        for state in UNSETTLED:
+            unsettled |= self._ledger.obligations.studies_with(self._holder, state).keys()
+        waived = self._ledger.obligations.studies_with(self._holder, ObligationState.WAIVED)
+        wanted = {*unsettled, *suspects}
+        return _Here(proven, wanted, {*proven, *wanted, *waived})
+
+    def _known_to_differ(self, theirs: StudyList) -> set[StudyInstanceUid]:
+        """Return the listed studies that the last look found to differ: equal counts may hide it."""
+        known = {gap.study for gap in self._ledger.gaps.read()}
+        known |= {departure.study for departure in self._ledger.gaps.read_departures()}
+        return known & theirs.studies.keys()
+
+    def _changed_lately(self) -> Set[StudyInstanceUid]:
+        """Return the studies that changed here before this process looked at all."""
+        if self._rounds.begun:
+            return frozenset()
+        since = Timestamp(self._clock.now() - CHANGED_SECONDS)
+        return self._ledger.instances.studies_since(since)
+
+    def _go_round(self, rounds: Rounds, answers: "_Answers") -> bool:
+        """Compare by images what the rounds want, for a limited time; say whether some never had a turn."""
+        had_turn = answers.diffs.keys() | answers.unanswered.keys()
+        required = [study for study in rounds.required() if study not in had_turn]
+        began = self._clock.monotonic()
+        turns = [*required, *(study for study in rounds.slow() if study not in had_turn)]
+        for number, study in enumerate(turns):
+            if self._clock.monotonic() - began >= _ASK_SECONDS:
+                return rounds.never_tried(required[number:])
+            try:
+                answers.take(study, self._clock.now(), partial(self._ask, study, answers))
+            except UnansweredError:
+                # It may answer nothing about images at all: what is missing is pulled all the same.
+                return rounds.never_tried(required[number:])
+        return False
 
     def step(
         self,
@@ -219,109 +452,180 @@ class Mirror:
         patience: float = 0.0,
         believe_departures: bool = False,
         leave: Collection[StudyInstanceUid] = (),
+        in_rounds: bool = True,
+        progress: Progress = untold,
     ) -> Comparison:
         """Compare, record what the primary turned out to have, pull the gaps and move the horizon.
 
         A gap that is known for less than `patience` seconds is left to the primary's own forwarding, those of
         the studies in `leave` to another time. What cannot be pulled within a minute, or ten times as long as
-        the comparison took, is left to the next step. Returns the comparison as it is after the pull.
+        the comparison took, is left to the next step. Studies whose count proves nothing have their turns
+        where `in_rounds`. Returns the comparison as it is after the pull.
         """
         with self._one_at_a_time:
-            self._looked = began = self._clock.now()
-            self._interrupted = False
-            comparison = self.compare(suspects, believe_departures=believe_departures)
-            self._note_cut(comparison)
-            self._settle_found(comparison)
-            self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
-            now = self._clock.now()
-            gaps = {
-                gap.study: gap.instances
-                for gap in self._ledger.read_gaps()
-                if not 0 <= now - gap.since < patience and gap.study not in leave
-            }
-            if gaps:
-                _log.info("mirror gaps studies=%d instances=%d", len(gaps), sum(gaps.values()))
-                comparison = self._close(gaps, comparison, max(_PULL_SECONDS, _PULL_SHARE * (now - began)))
-                self._ledger.write_gaps(comparison.missing_here(), self._clock.now())
-            self._interrupted = comparison.interrupted
-            missing = comparison.missing_here()
-            self._unsent = {study: status for study, status in self._unsent.items() if study in missing}
-            vague = (*comparison.unanswered, *comparison.capped)
-            since = comparison.started if self._vague is None else self._vague[0]
-            self._vague = (since, vague) if vague else None
-            if not (missing or vague or comparison.unlisted):
-                self._ledger.write_fact(_HORIZON, repr(float(comparison.started)))
-            lost = {diff.study: len(diff.lost) for diff in comparison.diffs if diff.lost}
-            self._ledger.write_departures(lost, self._clock.now())
+            began = self._clock.monotonic()
+            try:
+                comparison = self._compare(
+                    suspects,
+                    believe_departures=believe_departures,
+                    rounds=self._rounds if in_rounds else None,
+                    progress=progress,
+                )
+                comparison = self._record(comparison, began, patience, leave)
+            except HolderUnavailableError as error:
+                now = self._clock.now()
+                since = now if self._failure is None else self._failure.since
+                self._failure = _Failure(since, self._clock.monotonic(), error)
+                _log.warning("mirror failed because=%s", error.reason)
+                raise
+            self._failure = None
+            self._looked = began
             return comparison
+
+    def _record(
+        self,
+        comparison: Comparison,
+        began: float,
+        patience: float,
+        leave: Collection[StudyInstanceUid],
+    ) -> Comparison:
+        """Write down what was found, pull the gaps and move the horizon."""
+        self._note_cut(comparison)
+        self._settle_found(comparison)
+        self._ledger.gaps.write(comparison.missing_here(), self._clock.now())
+        gaps = {
+            gap.study: gap.instances
+            for gap in self._ledger.gaps.read()
+            if self._clock.is_due(gap.since, patience) and gap.study not in leave
+        }
+        if gaps:
+            _log.info("mirror gaps studies=%d instances=%d", len(gaps), sum(gaps.values()))
+            took = self._clock.monotonic() - began
+            comparison = self._close(gaps, comparison, max(_PULL_SECONDS, _PULL_SHARE * took))
+            self._ledger.gaps.write(comparison.missing_here(), self._clock.now())
+        self._interrupted = comparison.interrupted
+        missing = comparison.missing_here()
+        self._unsent = {study: status for study, status in self._unsent.items() if study in missing}
+        self._listed = comparison.studies
+        vague = {**self._rounds.silent(), **comparison.reasons}
+        self._vague = self._lasting(self._vague, comparison.started, vague)
+        self._twins = self._lasting(self._twins, comparison.started, self._twins_now(comparison))
+        if not (missing or vague or comparison.unlisted or comparison.cut):
+            horizon = self._rounds.complete_up_to(comparison.started)
+            if horizon is not None and horizon > (self.horizon or 0.0):
+                self._ledger.facts.write(_HORIZON, repr(float(horizon)))
+        # About a study without a usable answer the last one stands.
+        lost = {
+            known.study: known.instances
+            for known in self._ledger.gaps.read_departures()
+            if known.study in comparison.unanswered
+        }
+        lost |= {diff.study: len(diff.lost) for diff in comparison.diffs if diff.lost}
+        self._ledger.gaps.write_departures(lost, self._clock.now())
+        return comparison
+
+    @staticmethod
+    def _lasting(
+        before: tuple[Timestamp, Mapping[StudyInstanceUid, T]] | None,
+        now: Timestamp,
+        found: Mapping[StudyInstanceUid, T],
+    ) -> tuple[Timestamp, Mapping[StudyInstanceUid, T]] | None:
+        """Return what is found with the moment since when something was, None where nothing is."""
+        return (now if before is None else before[0], found) if found else None
+
+    def _twins_now(self, comparison: Comparison) -> Mapping[StudyInstanceUid, SopInstanceUid]:
+        known = {} if self._twins is None else dict(self._twins[1])
+        for diff in comparison.diffs:
+            known.pop(diff.study, None)
+            if diff.twins:
+                known[diff.study] = diff.twins[0]
+        return known
 
     def _close(
         self, gaps: Collection[StudyInstanceUid], comparison: Comparison, seconds: float
     ) -> Comparison:
         """Pull the gaps and return the comparison as it is then; one that cannot be pulled stops no other."""
-        unanswered, capped = list(comparison.unanswered), list(comparison.capped)
-        diffs: list[StudyDiff] = []
+        # What has no usable answer after it was pulled is no reason to pull no other.
+        answers = _Answers(self._rounds, most_unanswered=math.inf)
+        answers.unanswered = {study: comparison.reasons[study] for study in comparison.unanswered}
+        answers.capped = {study: comparison.reasons[study] for study in comparison.capped}
         interrupted = False
-        patience = _Patience()
-        began = self._clock.now()
+        began = self._clock.monotonic()
         for diff in comparison.diffs:
-            after = diff
+            answers.diffs[diff.study] = diff
             if diff.study not in gaps or diff.study in self._had_turn:
-                pass
-            elif not 0 <= self._clock.now() - began < seconds:
+                continue
+            if self._clock.monotonic() - began >= seconds:
                 interrupted = True
-            else:
-                self._had_turn.add(diff.study)
-                with patience.with_one(diff.study, unanswered):
-                    self._pull(diff)
-                    self._noter.catch_up()
-                    after = self._ask(diff.study, capped)
-                if not after.missing:
-                    # It may grow.
-                    self._had_turn.discard(diff.study)
-            diffs.append(after)
+                continue
+            self._had_turn.add(diff.study)
+            answers.take(diff.study, self._clock.now(), partial(self._pulled, diff, answers))
+            if not answers.diffs[diff.study].missing:
+                # It may grow.
+                self._had_turn.discard(diff.study)
         if not interrupted:
             self._had_turn.clear()
         return replace(
             comparison,
-            diffs=tuple(diffs),
-            unanswered=tuple(unanswered),
-            capped=tuple(dict.fromkeys(capped)),
-            interrupted=interrupted,
+            diffs=tuple(answers.diffs.values()),
+            unanswered=tuple(answers.unanswered),
+            capped=tuple(answers.capped),
+            reasons={**answers.capped, **answers.unanswered},
+            interrupted=comparison.interrupted or interrupted,
         )
+
+    def _pulled(self, diff: StudyDiff, answers: "_Answers") -> StudyDiff:
+        """Pull what is missing of a study and return the difference after it."""
+        try:
+            self._pull(diff, answers)
+            self._noter.catch_up()
+            return self._ask(diff.study, answers)
+        except UnansweredError:
+            if diff.unasked == diff.listed:
+                # All of it was missing: what has come since is known all the same.
+                self._noter.catch_up()
+                here = len(self._ledger.instances.of_study(diff.study))
+                answers.diffs[diff.study] = uncompared_study(diff.study, diff.listed, here)
+            raise
 
     def _departed(self, proven: Mapping[StudyInstanceUid, int]) -> Set[StudyInstanceUid]:
         """Return the studies of which the last look found nothing at the primary."""
-        departures = self._ledger.read_departures()
+        departures = self._ledger.gaps.read_departures()
         return {found.study for found in departures if found.instances == proven.get(found.study)}
 
     def _note_cut(self, comparison: Comparison) -> None:
-        number = len(comparison.unlisted)
+        how = comparison.cut
+        if number := len(comparison.unlisted):
+            how = how or f"it leaves out {number} studies that it has"
         since = comparison.started if self._cut is None else self._cut[0]
-        self._cut = (since, number) if number else None
-        if number:
-            _log.warning(
-                "mirror list_is_cut studies=%d unlisted=%d first=%s",
-                comparison.studies,
-                number,
-                shown(comparison.unlisted[0]),
-            )
+        self._cut = (since, how) if how else None
+        if how:
+            _log.warning("mirror list_is_cut studies=%d unlisted=%d how=%s", comparison.studies, number, how)
 
-    def _ask(self, study: StudyInstanceUid, capped: list[StudyInstanceUid]) -> StudyDiff:
+    def _ask(self, study: StudyInstanceUid, answers: "_Answers") -> StudyDiff:
         """Compare a study by what the primary lists of it, which has to be all that we ask for."""
+        answers.capped.pop(study, None)
         try:
-            return self._compare_study(study, self._peer.instances(study))
+            return self._compare_study(study, self._peer.images(study))
         except CappedError as error:
             diff = self._compare_study(study, error.listed)
             if diff.lost or diff.to_send:
                 # Whether it has these is not known.
                 raise
-            capped.append(study)
+            answers.capped[study] = error.reason
             return diff
+        except NoImagesError as error:
+            # What is here, by whatever way it came, tells more than what the primary lists.
+            here = len(self._ledger.instances.of_study(study))
+            answers.diffs[study] = uncompared_study(study, error.counted, here)
+            raise
 
-    def _compare_study(self, study: StudyInstanceUid, listed: Set[SopInstanceUid]) -> StudyDiff:
+    def _compare_study(self, study: StudyInstanceUid, listed: Set[Image]) -> StudyDiff:
         return compare_study(
-            study, listed, self._ledger.instances_of(study), self._ledger.states_of(self._holder, study)
+            study,
+            listed,
+            self._ledger.instances.of_study(study),
+            self._ledger.obligations.of_study(self._holder, study),
         )
 
     def _settle_found(self, comparison: Comparison) -> None:
@@ -329,21 +633,27 @@ class Mirror:
             if diff.found:
                 proof = inventory_proof(self._peer.ae_title, diff.study, diff.listed, self._clock)
                 found = {instance.number: proof for instance in diff.found}
-                self._ledger.find(self._holder, found, now=self._clock.now())
+                self._ledger.custody.find(self._holder, found, now=self._clock.now())
 
-    def _pull(self, diff: StudyDiff) -> None:
+    def _pull(self, diff: StudyDiff, answers: "_Answers") -> None:
         """Pull a study at once where all of it is missing, else what is missing of it, instance by instance.
 
         Moving a whole study again would overwrite what is here with what the primary makes of it on the way:
-        another transfer syntax, for one.
+        another transfer syntax, for one. It is done only where the primary counts more than is here and lists
+        no image, and once for each count.
         """
-        if diff.unasked and self._ledger.instances_of(diff.study):
+        if diff.unasked and self._ledger.instances.of_study(diff.study):
             # Something has come since the list was asked for.
-            diff = self._ask(diff.study, [])
-        if diff.missing == diff.listed:
+            try:
+                diff = self._ask(diff.study, answers)
+            except NoImagesError:
+                if self._moved_blindly.get(diff.study) == diff.unasked:
+                    raise
+                self._moved_blindly[diff.study] = diff.unasked
+        if diff.missing and diff.missing >= diff.listed:
             self._tell(diff, self._peer.move(diff.study, self._destination))
             self._noter.catch_up()
-            diff = self._ask(diff.study, [])
+            diff = self._ask(diff.study, answers)
         if diff.missing_here:
             self._tell(diff, self._peer.move_instances(diff.study, diff.missing_here, self._destination))
 

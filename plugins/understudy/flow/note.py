@@ -7,13 +7,14 @@ that it holds is compared by a rescan (flow/rescan.py): what comes now does not 
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from understudy.adapters.ledger import Ledger
 from understudy.core.model import Instance, NewInstance, Proof, ProofKind, Timestamp
 from understudy.core.ports import Clock, Feed
 from understudy.core.rules import Debt
 from understudy.core.uids import shown
 from understudy.flow.route import Router
+from understudy.ledger import EventBook, FactBook, IntakeBook
 
 _log = logging.getLogger(__name__)
 
@@ -24,13 +25,21 @@ _INDEX = "index"
 """The fact that keeps the name of the index that is followed."""
 
 
+class NoterBooks(Protocol):
+    """The books of the ledger that the noter uses."""
+
+    events: EventBook
+    facts: FactBook
+    intake: IntakeBook
+
+
 class Noter:
     """Writes every stored instance into the ledger; a crash repeats the last page, which changes nothing."""
 
     def __init__(
         self,
         feed: Feed,
-        ledger: Ledger,
+        ledger: NoterBooks,
         router: Router,
         clock: Clock,
         *,
@@ -84,9 +93,9 @@ class Noter:
         position, 0 after the last."""
         held = self._feed.identifiers(position, _PAGE)
         hidden = 0
-        if unknown := self._ledger.unknown(held):
+        if unknown := self._ledger.intake.unknown(held):
             with self._one_at_a_time:
-                hidden = self._write(self._feed.describe(unknown), self._ledger.cursor("changes"))
+                hidden = self._write(self._feed.describe(unknown), self._ledger.intake.cursor("changes"))
             _log.warning("note reconcile because=not_in_the_feed instances=%d", hidden)
         return hidden, position + len(held) if held else 0
 
@@ -101,30 +110,37 @@ class Noter:
                 if (one.orthanc_id, one.attachment_uuid, one.md5) not in as_known
             ]
             if others:
-                self._write(others, self._ledger.cursor("changes"))
+                self._write(others, self._ledger.intake.cursor("changes"))
         return [one for one in known if one.orthanc_id not in found]
+
+    @property
+    def follows_the_index(self) -> bool:
+        """Whether the index that Orthanc was started with last is the one whose feed is followed."""
+        return self._known is not None and self._index() == self._known
 
     def _recognise(self) -> None:
         """Look, after each start of Orthanc and of ours, whether the index is the one that was followed."""
         index = self._index()
         if index == self._known:
             return
-        name, known = index[1], self._ledger.fact(_INDEX)
-        mark = self._ledger.mark("changes")
+        name, known = index[1], self._ledger.facts.read(_INDEX)
+        mark = self._ledger.intake.mark("changes")
         if name and known is not None and name != known:
             self._follow_another("it has another name", self._feed.end())
         elif mark and self._feed.contradicts(mark):
             self._follow_another("another change has the number of the one that was seen", self._feed.end())
         if name and name != known:
-            self._ledger.write_fact(_INDEX, name)
+            self._ledger.facts.write(_INDEX, name)
         self._known = index
 
     def _follow_another(self, because: str, end: int) -> None:
-        _log.error("note rescan because=%s cursor=%d end=%d", because, self._ledger.cursor("changes"), end)
-        self._ledger.begin_rescan(because, cursor=end, now=self._clock.now())
+        _log.error(
+            "note rescan because=%s cursor=%d end=%d", because, self._ledger.intake.cursor("changes"), end
+        )
+        self._ledger.intake.begin_rescan(because, cursor=end, now=self._clock.now())
 
     def _page(self) -> tuple[int, bool]:
-        since = self._ledger.cursor("changes")
+        since = self._ledger.intake.cursor("changes")
         page = self._feed.changes(since, _PAGE)
         if page.was_reset:
             self._follow_another("its changes end before the cursor", page.last)
@@ -139,7 +155,7 @@ class Noter:
 
     def _write(self, described: Sequence[NewInstance], cursor: int, mark: str = "") -> int:
         now = self._clock.now()
-        return self._ledger.note(
+        return self._ledger.intake.note(
             [(instance, self._owed(instance, now), self._received(instance, now)) for instance in described],
             primary=self._rules.primary,
             primary_grace=self._primary_grace,
@@ -152,10 +168,10 @@ class Noter:
 
     def _owed(self, instance: NewInstance, now: Timestamp) -> list[Debt]:
         debts, unread = self._router.owed(instance)
-        if unread and self._ledger.unknown([instance.orthanc_id]):
+        if unread and self._ledger.intake.unknown([instance.orthanc_id]):
             # A route that asks for an attribute of its file does not match: that has to be found in the log.
             fields = {"sop_instance_uid": instance.sop_instance_uid, "because": unread}
-            self._ledger.log("understudy", "unread", fields, now)
+            self._ledger.events.log("understudy", "unread", fields, now)
             _log.warning(
                 "route unread sop_instance_uid=%s because=%s", shown(instance.sop_instance_uid), unread
             )

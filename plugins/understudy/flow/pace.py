@@ -17,14 +17,14 @@ class Pacer:
         self._rate = rate
         self._clock = clock
         self._wait = wait
-        self._bucket = TokenBucket(at=clock.now())
+        self._bucket = TokenBucket(at=clock.monotonic())
         self._lock = threading.Lock()
 
     def __call__(self, size: int) -> bool:
         """Wait until `size` bytes may be sent; return False where nothing more is to be sent at all."""
         while self._wait(0.0):
             with self._lock:
-                seconds = self._bucket.take(size, self._clock.now(), self._rate())
+                seconds = self._bucket.take(size, self._clock.monotonic(), self._rate())
             if seconds == 0:
                 return True
             self._wait(min(seconds, _LONGEST_WAIT))

@@ -2,27 +2,51 @@
 
 import logging
 import threading
+from collections.abc import Callable
 
 from understudy.core.health import Health, after_probe
-from understudy.core.model import StudyInstanceUid
-from understudy.core.ports import Clock, HolderUnavailableError, Peer
-from understudy.core.views import Condition, Probe, iso
+from understudy.core.model import StudyInstanceUid, Timestamp
+from understudy.core.ports import (
+    BusyError,
+    Clock,
+    HolderUnavailableError,
+    Peer,
+    RejectedError,
+    UnansweredError,
+)
+from understudy.core.views import Condition, Probe, Sign, iso
 
 _log = logging.getLogger(__name__)
 
 _NO_STUDY = StudyInstanceUid("1.2.826.0.1.3680043.8.498.0")
 """A study that nobody has: the probe asks whether queries are answered, not what there is."""
 
+OwnWork = Callable[[], tuple[int, Timestamp | None]]
+"""Returns how many requests of ours the primary has answered so far, and when an image of it last arrived."""
+
 
 class Prober:
-    """The primary's health; `step` makes one probe."""
+    """The primary's health; `step` makes one probe.
 
-    def __init__(self, peer: Peer, clock: Clock, *, failures_for_down: int) -> None:
+    Some primaries take one association at a time. While one of ours is at work the probe gets no turn: then
+    what that work brings is the sign of life.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        clock: Clock,
+        *,
+        failures_for_down: int,
+        own_work: OwnWork = lambda: (0, None),
+    ) -> None:
         self._peer = peer
         self._clock = clock
         self._failures_for_down = failures_for_down
+        self._own_work = own_work
         self._lock = threading.Lock()
         self._health = Health(Condition.UNKNOWN, clock.now())
+        self._seen = own_work()
 
     @property
     def health(self) -> Health:
@@ -32,21 +56,16 @@ class Prober:
 
     def step(self) -> Health:
         """Probe once and return the health after it."""
-        echo = find = "ok"
-        try:
-            self._peer.echo()
-        except HolderUnavailableError as error:
-            echo, find = error.reason, "not asked"
-        else:
-            try:
-                self._peer.studies(_NO_STUDY)
-            except HolderUnavailableError as error:
-                find = error.reason
-        at = self._clock.now()
+        echo, find, sign = self._look()
+        work = self._own_work()
         with self._lock:
-            before = self._health
+            before, seen = self._health, self._seen
+            if sign in (Sign.SILENT, Sign.BUSY) and self._is_newer(work, seen):
+                sign = Sign.WORKS
+            self._seen = work
+            at = self._clock.now()
             self._health = after_probe(
-                before, Probe(iso(at), echo, find), at=at, failures_for_down=self._failures_for_down
+                before, Probe(iso(at), echo, find, sign), at=at, failures_for_down=self._failures_for_down
             )
             after = self._health
         if after.condition is not before.condition:
@@ -54,3 +73,26 @@ class Prober:
                 "primary %s -> %s echo=%s find=%s", before.condition.value, after.condition.value, echo, find
             )
         return after
+
+    def _look(self) -> tuple[str, str, Sign]:
+        """Return what C-ECHO and C-FIND brought, in words, and what it shows."""
+        try:
+            self._peer.echo()
+        except HolderUnavailableError as error:
+            return error.reason, "not asked", _sign(error, Sign.SILENT)
+        try:
+            self._peer.studies(_NO_STUDY)
+        except HolderUnavailableError as error:
+            # It has just answered: whatever it does with a query is no silence.
+            return "ok", error.reason, _sign(error, Sign.REFUSES)
+        return "ok", "ok", Sign.ANSWERS
+
+    @staticmethod
+    def _is_newer(work: tuple[int, Timestamp | None], seen: tuple[int, Timestamp | None]) -> bool:
+        return work[0] != seen[0] or (work[1] is not None and (seen[1] is None or work[1] > seen[1]))
+
+
+def _sign(error: HolderUnavailableError, otherwise: Sign) -> Sign:
+    if isinstance(error, BusyError):
+        return Sign.BUSY
+    return Sign.REFUSES if isinstance(error, UnansweredError | RejectedError) else otherwise

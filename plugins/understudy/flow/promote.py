@@ -1,27 +1,56 @@
 """Promote: the standby takes over, guarded by evidence; hold and release frame planned work."""
 
-from understudy.adapters.ledger import Ledger, ModeRecord
+from collections.abc import Sequence
+from typing import Protocol
+
 from understudy.core.errors import RefusedError
 from understudy.core.health import Health
 from understudy.core.model import Timestamp
 from understudy.core.modes import ModeEvent
 from understudy.core.views import Condition
+from understudy.ledger import GapBook, ModeBook, ModeRecord
+
+_ACCEPT = "accept the loss (accept_loss, --accept-loss) if nobody can wait"
+
+_SEEN = {
+    Condition.UP: "the primary is up",
+    Condition.DOWN: "the primary is down",
+    Condition.REFUSES: "the primary answers and refuses this standby, so it may serve others",
+    Condition.BUSY: "the primary answers that it is busy, so it serves others",
+    Condition.UNKNOWN: "whether the primary is up is unknown",
+}
 
 
-def lag(horizon: Timestamp | None, health: Health | None, began: Timestamp, now: Timestamp) -> float:
-    """Return the seconds of the primary's work that the standby may lack.
+def lag(horizon: Timestamp | None, now: Timestamp) -> float | None:
+    """Return the seconds since the horizon, None where there is none.
 
-    It is the time from the horizon (or, before the first inventory diff, from `began`) to now, or to the
-    moment since when the primary is down: what is down receives nothing. A moment that lies ahead is of a
-    clock that was set back and counts as none: the lag is that to now, or to the beginning of time.
+    A horizon that lies ahead is of a clock that was set back, and tells nothing.
     """
-    down_since = health.since if health is not None and health.condition is Condition.DOWN else now
-    known = (moment for moment in (horizon, began) if moment is not None and moment <= now)
-    return max(0.0, min(down_since, now) - next(known, 0.0))
+    return None if horizon is None or horizon > now else now - horizon
+
+
+def loss(horizon: Timestamp | None, health: Health | None, now: Timestamp) -> float | None:
+    """Return the seconds of the primary's work that the standby may lack, None where nobody can say.
+
+    It is the time from the horizon to now, or to the moment since when the primary is down: what is down
+    receives nothing.
+    """
+    if lag(horizon, now) is None or horizon is None:
+        return None
+    down = health is not None and health.condition is Condition.DOWN
+    until = min(health.since, now) if down and health is not None else now
+    return max(0.0, until - horizon)
+
+
+class PromoteBooks(Protocol):
+    """The books of the ledger that a promotion uses."""
+
+    gaps: GapBook
+    modes: ModeBook
 
 
 def promote(
-    ledger: Ledger,
+    ledger: PromoteBooks,
     who: str,
     *,
     reason: str,
@@ -29,31 +58,40 @@ def promote(
     accept_loss: bool,
     epoch: int,
     health: Health | None,
-    lag_seconds: float,
+    loss_seconds: float | None,
     max_lag: float,
+    doubts: Sequence[str] = (),
     now: Timestamp,
 ) -> ModeRecord:
     """Change standby to active in one durable transaction.
 
+    `loss_seconds` is what `loss` says, `doubts` why a comparison could not conclude.
+
     Raises PreconditionError with every unmet precondition: the primary is down by evidence, or `force` with a
-    reason; nothing is known to be missing and the lag is within `max_lag`, or `accept_loss`.
+    reason; nothing is known to be missing and the loss is known and within `max_lag`, or `accept_loss`.
     """
     _need_reason(reason)
     unmet: list[str] = []
     down = health is not None and health.condition is Condition.DOWN
     if not down and not force:
-        seen = "there is no primary" if health is None else f"the primary is {health.condition.value}"
+        seen = "there is no primary" if health is None else _SEEN[health.condition]
         unmet.append(f"{seen}: promote with force (--force) and a reason if you know better")
-    gaps = ledger.tally_gaps()
+    gaps = ledger.gaps.tally()
     if not accept_loss and gaps.instances:
         unmet.append(
-            f"{gaps.instances} instances of {gaps.studies} studies are known to be missing here: "
-            "accept_loss is needed"
+            f"{gaps.instances} instances of {gaps.studies} studies are known to be missing here: {_ACCEPT}"
         )
-    if not accept_loss and health is not None and lag_seconds > max_lag:
-        unmet.append(
-            f"the standby lags {lag_seconds:.0f} s, over the limit of {max_lag:.0f} s: accept_loss is needed"
-        )
+    if not accept_loss and health is not None:
+        if loss_seconds is None:
+            because = "; ".join(doubts) or "no comparison with the primary has come to its end"
+            unmet.append(
+                f"nobody knows how many images of the primary are missing here ({because}): {_ACCEPT}"
+            )
+        elif loss_seconds > max_lag:
+            unmet.append(
+                f"this standby may lack what the primary received in {loss_seconds:.0f} s, over the limit of "
+                f"{max_lag:.0f} s: {_ACCEPT}"
+            )
     evidence = (
         []
         if health is None
@@ -63,25 +101,25 @@ def promote(
         "reason": reason,
         "force": force,
         "accept_loss": accept_loss,
-        "lag_seconds": round(lag_seconds, 1),
+        "loss_seconds": None if loss_seconds is None else round(loss_seconds, 1),
         "missing": gaps.instances,
         "evidence": evidence,
     }
-    return ledger.change_mode(
+    return ledger.modes.change(
         ModeEvent.PROMOTE, epoch=epoch, who=who, fields=fields, now=now, guard=lambda _connection: unmet
     )
 
 
-def hold(ledger: Ledger, who: str, *, reason: str, epoch: int, now: Timestamp) -> ModeRecord:
+def hold(modes: ModeBook, who: str, *, reason: str, epoch: int, now: Timestamp) -> ModeRecord:
     """Keep the appliance still during planned work on the primary."""
     _need_reason(reason)
-    return ledger.change_mode(ModeEvent.HOLD, epoch=epoch, who=who, fields={"reason": reason}, now=now)
+    return modes.change(ModeEvent.HOLD, epoch=epoch, who=who, fields={"reason": reason}, now=now)
 
 
-def release(ledger: Ledger, who: str, *, reason: str, epoch: int, now: Timestamp) -> ModeRecord:
+def release(modes: ModeBook, who: str, *, reason: str, epoch: int, now: Timestamp) -> ModeRecord:
     """End the planned work."""
     _need_reason(reason)
-    return ledger.change_mode(ModeEvent.RELEASE, epoch=epoch, who=who, fields={"reason": reason}, now=now)
+    return modes.change(ModeEvent.RELEASE, epoch=epoch, who=who, fields={"reason": reason}, now=now)
 
 
 def _need_reason(reason: str) -> None:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from understudy.core.model import Instance, InstanceNumber, Proof, ProofKind, Timestamp
+from understudy.core.model import Instance, InstanceNumber, Proof, ProofKind
 from understudy.core.ports import (
     Answers,
     Clock,
@@ -18,12 +18,17 @@ from understudy.core.ports import (
     UnansweredError,
     UnreadableFileError,
 )
+from understudy.flow.holding import BOUNDLESS, Memory
 
 DIFFERS = "what it gives back differs from what was sent"
+_NOT_FETCHED = "it cannot be fetched to be compared"
 
 UNCOMPARED = "uncompared"
 """Key of the evidence of a proof that cannot tell this content from another under the same UID; the value
 says why it was not compared."""
+
+COPIES = 3
+"""Of an instance that is compared, in memory at once: what came over the network, as a whole and in parts."""
 
 _SECONDS = 30.0
 """For which one question compares contents: the lane has others to ask for."""
@@ -38,30 +43,45 @@ class ReadBack:
     """Compares what one holder has; raises HolderUnavailableError where it does not answer."""
 
     source: InstanceSource
-    data_set: Callable[[Instance], bytes]
-    """Returns the data set of the file that is stored here, or raises UnreadableFileError."""
+    digest_here: Callable[[Instance], str]
+    """Returns the SHA-256 of the data set that is stored here, or raises UnreadableFileError."""
     clock: Clock
+    memory: Memory = field(default_factory=lambda: Memory(BOUNDLESS))
+    failing: dict[InstanceNumber, float] = field(default_factory=dict)
+    """Since when those cannot be fetched that could not be when they were asked for last, by the monotonic
+    clock."""
 
     def compare(self, instances: Sequence[Instance]) -> Answers:
-        """Return a proof for each that comes back as it was sent; what differs is denied."""
+        """Return a proof for each that comes back as it was sent; what differs is denied.
+
+        So is what cannot be fetched for long: it would wait for ever, and a person could do nothing about it.
+        """
         found: dict[InstanceNumber, Proof] = {}
         denied: dict[InstanceNumber, str] = {}
         for instance in instances:
-            try:
-                sent = self.digest_here(instance)
-                returned = self.source.fetch(instance)
-            except (UnreadableFileError, NotGivenError):
-                # It proves nothing.
+            if (refusal := self.memory.refusal(instance.size, COPIES)) is not None:
+                denied[instance.number] = refusal
                 continue
-            if returned is not None and (proof := self.judge(sent, returned)) is not None:
-                found[instance.number] = proof
-            elif returned is not None:
-                denied[instance.number] = DIFFERS
+            with self.memory.holding(COPIES * instance.size):
+                try:
+                    sent = self.digest_here(instance)
+                    returned = self.source.fetch(instance)
+                except (UnreadableFileError, NotGivenError):
+                    # It proves nothing.
+                    continue
+                except UnansweredError:
+                    raise
+                except HolderUnavailableError as error:
+                    if not self.is_given_up(instance.number):
+                        raise
+                    denied[instance.number] = f"{_NOT_FETCHED}: {error.reason}"
+                    continue
+                self.failing.pop(instance.number, None)
+                if returned is not None and (proof := self.judge(sent, returned)) is not None:
+                    found[instance.number] = proof
+                elif returned is not None:
+                    denied[instance.number] = DIFFERS
         return Answers(found, denied=denied)
-
-    def digest_here(self, instance: Instance) -> str:
-        """Return the digest of what is stored here, or raise UnreadableFileError."""
-        return hashlib.sha256(self.data_set(instance)).hexdigest()
 
     def judge(self, sent: str, returned: bytes) -> Proof | None:
         """Return the proof, None where what came back has another digest than what was sent."""
@@ -69,6 +89,15 @@ class ReadBack:
             return None
         evidence = {"peer": self.source.ae_title, "data_set_sha256": sent}
         return Proof(ProofKind.READBACK, self.clock.now(), evidence)
+
+    def is_given_up(self, number: InstanceNumber) -> bool:
+        """Note that an instance could not be fetched, and say whether it has been so for long."""
+        moment = self.clock.monotonic()
+        if moment - self.failing.setdefault(number, moment) < _PATIENCE:
+            return False
+        # A person who replays it begins anew.
+        del self.failing[number]
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +111,6 @@ class Contents:
     read_back: ReadBack
     ambiguous: Callable[[Sequence[InstanceNumber]], Set[InstanceNumber]]
     """Returns those of which a UID proves nothing."""
-    failing: dict[InstanceNumber, Timestamp] = field(default_factory=dict)
-    """Since when those cannot be fetched that could not be when they were asked for last."""
 
     def judge(self, instances: Sequence[Instance], listed: Mapping[InstanceNumber, Proof]) -> Answers:
         """Return what is fetched again of those that are listed: the same, or denied.
@@ -96,48 +123,41 @@ class Contents:
         denied: dict[InstanceNumber, str] = {}
         pending: set[InstanceNumber] = set()
         why = ""
-        began = self.read_back.clock.now()
+        began = self.read_back.clock.monotonic()
         for instance in instances:
             number = instance.number
             if number not in listed:
                 continue
-            late = not 0 <= self.read_back.clock.now() - began < _SECONDS
+            late = self.read_back.clock.monotonic() - began >= _SECONDS
             if late and not why:
                 pending.add(number)
                 continue
-            returned = None
-            try:
-                sent = self.read_back.digest_here(instance)
-                returned = None if why else self.read_back.source.fetch(instance)
-            except UnreadableFileError as error:
-                if not error.permanent:
-                    pending.add(number)
+            if (refusal := self.read_back.memory.refusal(instance.size, COPIES)) is not None:
+                denied[number] = refusal
                 continue
-            except UnansweredError as error:
-                why = error.reason
-            except HolderUnavailableError as error:
-                if self._is_given_up(number):
-                    denied[number] = f"it cannot be fetched to be compared: {error.reason}"
+            with self.read_back.memory.holding(COPIES * instance.size):
+                returned = None
+                try:
+                    sent = self.read_back.digest_here(instance)
+                    returned = None if why else self.read_back.source.fetch(instance)
+                except UnreadableFileError as error:
+                    if not error.permanent:
+                        pending.add(number)
+                    continue
+                except UnansweredError as error:
+                    why = error.reason
+                except HolderUnavailableError as error:
+                    if self.read_back.is_given_up(number):
+                        denied[number] = f"{_NOT_FETCHED}: {error.reason}"
+                    else:
+                        pending.add(number)
+                    continue
+                self.read_back.failing.pop(number, None)
+                if returned is None:
+                    doubt = {UNCOMPARED: why or "it does not give this instance out"}
+                    found[number] = replace(listed[number], evidence={**listed[number].evidence, **doubt})
+                elif (proof := self.read_back.judge(sent, returned)) is not None:
+                    found[number] = proof
                 else:
-                    pending.add(number)
-                continue
-            self.failing.pop(number, None)
-            if returned is None:
-                doubt = {UNCOMPARED: why or "it does not give this instance out"}
-                found[number] = replace(listed[number], evidence={**listed[number].evidence, **doubt})
-            elif (proof := self.read_back.judge(sent, returned)) is not None:
-                found[number] = proof
-            else:
-                denied[number] = DIFFERS
+                    denied[number] = DIFFERS
         return Answers(found, pending, denied=denied)
-
-    def _is_given_up(self, number: InstanceNumber) -> bool:
-        """Note that an instance could not be fetched, and say whether it has been so for long."""
-        now = self.read_back.clock.now()
-        # Where the clock was set back it begins anew.
-        since = self.failing[number] = min(self.failing.get(number, now), now)
-        if now - since < _PATIENCE:
-            return False
-        # A person who replays it begins anew.
-        del self.failing[number]
-        return True

@@ -3,13 +3,15 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from understudy.adapters.ledger import Ledger
 from understudy.core.model import Timestamp
 from understudy.core.ports import Clock
 from understudy.core.views import Alarm, DamageState, FilesView, iso
+from understudy.flow.board import Watch
 from understudy.flow.scrub import Scrubber
+from understudy.ledger import EventBook, FactBook, FileBook, InstanceBook
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +63,9 @@ class Boot(Protocol):
     def parked(self) -> int: ...
 
     @property
+    def ended(self) -> str: ...
+
+    @property
     def listed(self) -> Sequence[Row]: ...
 
 
@@ -79,16 +84,40 @@ class Reports(Protocol):
 
     def parked(self) -> int: ...
 
+    def ends(self) -> Sequence[tuple[float, str]]: ...
+
     def waiting(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What the storage area told at one look; no report before the first start."""
+
+    boot: Boot | None = None
+    result: dict[str, int] = field(default_factory=dict)
+    quarantined: int = 0
+    parked: int = 0
+    waiting: int = 0
+    ends: Sequence[tuple[float, str]] = ()
+    """Unwanted ends of Orthanc in the last 24 h: when it was started again, and its work."""
+
+
+class RecoveryBooks(Protocol):
+    """The books of the ledger that the recovery uses."""
+
+    events: EventBook
+    facts: FactBook
+    files: FileBook
+    instances: InstanceBook
+
+
 class Recovery:
-    """Follows the reports; `files` is what a person is shown of them."""
+    """Follows the reports; `files` is what a person is shown of them, from the last look."""
 
     def __init__(
         self,
         reports: Reports,
-        ledger: Ledger,
+        ledger: RecoveryBooks,
         scrubber: Scrubber,
         clock: Clock,
         *,
@@ -99,16 +128,33 @@ class Recovery:
         self._scrubber = scrubber
         self._clock = clock
         self._on_damage = on_damage
+        self._left = Watch(self._look, clock)
+
+    def _look(self) -> _Left:
+        reports = self._reports
+        return _Left(
+            reports.boot(),
+            reports.result(),
+            reports.in_quarantine(),
+            reports.parked(),
+            reports.waiting(),
+            [
+                (at, doing)
+                for at, doing in reports.ends()
+                if not self._clock.has_waited(Timestamp(at), _REMEMBERED)
+            ],
+        )
 
     def step(self) -> bool:
         """Take note of a start, and of the end of its recovery, once each."""
-        boot = self._reports.boot()
-        if boot is None:
+        self._left.step()
+        left = self._left.value
+        if left is None or left.boot is None:
             return False
-        result = self._reports.result()
+        boot, result = left.boot, left.result
         finished = boot.recoverable == 0 or (bool(result) and result.get("waiting", 0) == 0)
         state = json.dumps([boot.at, finished])
-        if self._ledger.fact(_TOLD) == state:
+        if self._ledger.facts.read(_TOLD) == state:
             return False
         if not self._note_damage(boot):
             # The ledger does not know every instance yet: the note is behind.
@@ -118,15 +164,16 @@ class Recovery:
             "quarantined": boot.quarantined,
             "unreadable": boot.unreadable,
             "parked": boot.parked,
+            "ended": boot.ended,
             "folders_left": boot.folders_left,
             "statistics_in_force": boot.statistics_in_force,
             "finished": finished,
             **result,
         }
-        if boot.recoverable or boot.quarantined or boot.unreadable or boot.parked or boot.problem:
-            self._ledger.log("understudy", KIND, fields, self._clock.now())
+        if any((boot.recoverable, boot.quarantined, boot.unreadable, boot.parked, boot.ended, boot.problem)):
+            self._ledger.events.log("understudy", KIND, fields, self._clock.now())
             _log.warning("recover %s", " ".join(f"{name}={value}" for name, value in fields.items()))
-        self._ledger.write_fact(_TOLD, state)
+        self._ledger.facts.write(_TOLD, state)
         return False
 
     def _note_damage(self, boot: Boot) -> bool:
@@ -134,26 +181,28 @@ class Recovery:
         for row in boot.listed:
             if not row.is_dicom:
                 continue
-            instance = self._ledger.instance_of_file(row.orthanc_id, row.file)
+            instance = self._ledger.instances.of_file(row.orthanc_id, row.file)
             if instance is None:
                 known = False
                 continue
             what = "is gone" if row.found_size < 0 else f"has {row.found_size} bytes, not {instance.size}"
             now = self._clock.now()
-            if self._ledger.damaged(instance, found_by=KIND, reason=f"its stored file {what}", now=now):
+            if self._ledger.files.damaged(instance, found_by=KIND, reason=f"its stored file {what}", now=now):
                 self._on_damage()
-        return known or self._clock.now() > boot.at + _PATIENCE
+        return known or self._clock.has_waited(Timestamp(boot.at), _PATIENCE)
 
     def files(self) -> FilesView:
-        """Return everything about the stored files at this moment."""
-        boot, result = self._reports.boot(), self._reports.result()
-        counts = self._ledger.damage_counts()
+        """Return everything about the stored files, without a look at them."""
+        left, unknown = self._left.value or _Left(), self._left.unknown_since
+        boot, result = left.boot, left.result
+        counts = self._ledger.files.counts()
         present, last = self._scrubber.present, self._scrubber.last
         return FilesView(
-            recovering=self._reports.waiting(),
+            recovering=left.waiting,
             recovered=result.get("stored", 0) + result.get("already_there", 0),
-            quarantined=self._reports.in_quarantine(),
-            parked=self._reports.parked(),
+            quarantined=left.quarantined,
+            parked=left.parked,
+            ended=len(left.ends),
             damaged=counts.get(DamageState.OPEN, 0),
             healed=counts.get(DamageState.HEALED, 0),
             statistics_in_force=boot is None or boot.statistics_in_force,
@@ -161,18 +210,23 @@ class Recovery:
             scrubbed=0 if present is None else present.files,
             scrub_began=None if present is None else iso(Timestamp(present.began)),
             scrub_ended=None if last is None or last.ended is None else iso(Timestamp(last.ended)),
+            unknown_since=None if unknown is None else iso(unknown),
         )
 
     def alarms(self) -> Sequence[Alarm]:
         """Return what a person has to look at."""
-        boot, view = self._reports.boot(), self.files()
+        left, view = self._left.value or _Left(), self.files()
+        boot = left.boot
         at = iso(Timestamp(self._clock.now() if boot is None else boot.at))
         found: list[Alarm] = []
+        if view.unknown_since is not None:
+            what = "the storage volume does not answer: what starts of Orthanc left there is not known"
+            found.append(Alarm(view.unknown_since, what, "look at its disk or network share on the host"))
         if boot is not None and boot.problem:
             found.append(
                 Alarm(at, f"the last start of Orthanc was not prepared: {boot.problem}", _PROBLEM_HINT)
             )
-        damaged_since = self._ledger.damaged_since()
+        damaged_since = self._ledger.files.damaged_since()
         if view.damaged and damaged_since is not None:
             found.append(
                 Alarm(
@@ -187,6 +241,16 @@ class Recovery:
                     at,
                     f"{view.quarantined} files are in quarantine",
                     "`understudy quarantine` says which and why; the manual (intake) what to do with them",
+                )
+            )
+        if deaths := left.ends:
+            latest, doing = deaths[-1]
+            times = "once" if len(deaths) == 1 else f"{len(deaths)} times"
+            found.append(
+                Alarm(
+                    iso(Timestamp(latest)),
+                    f"Orthanc ended by a fault {times} in the last 24 h, the last time during: {doing}",
+                    "Orthanc was started again by itself; the manual (intake) says what to look at",
                 )
             )
         if view.parked:
@@ -208,6 +272,9 @@ class Recovery:
             )
         return found
 
+
+_REMEMBERED = 24 * 3600.0
+"""Seconds for which an unwanted end of Orthanc is an alarm."""
 
 _PATIENCE = 3600.0
 """Seconds after a start for which its unreadable rows are waited for in the ledger."""

@@ -7,13 +7,14 @@ Rule 2: a missing instance is not brought back by itself: a person may have dele
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from understudy.adapters.ledger import RESCAN, Ledger
 from understudy.core.model import InstanceNumber
 from understudy.core.ports import Clock
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.views import Alarm, OperationState, OperationView, iso
 from understudy.flow.note import Noter
+from understudy.ledger import RESCAN, EventBook, FileBook, InstanceBook, OperationBook
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,15 @@ _HINT = (
 )
 
 
+class RescanBooks(Protocol):
+    """The books of the ledger that a rescan uses."""
+
+    events: EventBook
+    files: FileBook
+    instances: InstanceBook
+    operations: OperationBook
+
+
 class Rescanner:
     """Does the running rescan, a page a step, half of the time.
 
@@ -37,7 +47,7 @@ class Rescanner:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: RescanBooks,
         noter: Noter,
         clock: Clock,
         *,
@@ -58,13 +68,13 @@ class Rescanner:
 
     def step(self) -> bool:
         """Compare a page, if a rescan is under way; return whether there is more to do now."""
-        operation = self._ledger.latest_operation(RESCAN, running=True)
+        operation = self._ledger.operations.latest(RESCAN, running=True)
         if operation is None or not self._is_read_in():
             return False
-        began = self._clock.now()
+        began = self._clock.monotonic()
         if operation.done == 0:
             self._noter.reconcile()
-        page = self._ledger.stored_after(InstanceNumber(operation.done), _PAGE)
+        page = self._ledger.instances.after(InstanceNumber(operation.done), _PAGE, with_gone=True)
         if not page:
             self._finish(operation)
             return False
@@ -72,27 +82,27 @@ class Rescanner:
         missing = {instance.number for instance in gone}
         there = [instance.attachment_uuid for instance in page if instance.number not in missing]
         now = self._clock.now()
-        self._ledger.compared(there, gone, now)
-        self._ledger.update_operation(operation.operation, now=now, done=page[-1].number)
-        return self._wait(max(0.0, now - began))
+        self._ledger.files.compared(there, gone, now)
+        self._ledger.operations.update(operation.operation, now=now, done=page[-1].number)
+        return self._wait(self._clock.monotonic() - began)
 
     def alarms(self) -> Sequence[Alarm]:
         """Return that a rescan is under way, and for a week what was missed."""
-        running = self._ledger.latest_operation(RESCAN, running=True)
+        running = self._ledger.operations.latest(RESCAN, running=True)
         if running is not None:
             what = (
                 f"Orthanc's index was replaced or restored ({running.message}): everything is compared anew"
             )
-            return (Alarm(running.started, what, _HINT),)
-        number, since = self._ledger.gone()
-        if since is None or self._clock.now() > since + _TOLD_FOR:
+            return (Alarm(iso(running.started), what, _HINT),)
+        number, since = self._ledger.files.gone()
+        if since is None or self._clock.has_waited(since, _TOLD_FOR):
             return ()
         what = f"Orthanc's index was replaced or restored and lacks {number} instances that were here"
         return (Alarm(iso(since), what, _HINT),)
 
     def _finish(self, operation: OperationView) -> None:
         now = self._clock.now()
-        number, _ = self._ledger.gone()
+        number, _ = self._ledger.files.gone()
         outcome = (
             f"{number} instances that were here are not in Orthanc's index any more"
             if number
@@ -102,24 +112,24 @@ class Rescanner:
             title="Rescan of Orthanc's index",
             kind=RESCAN,
             site=self._site,
-            started=operation.started,
+            started=iso(operation.started),
             finished=iso(now),
             succeeded=not number,
             outcome=outcome,
             summary=(
                 ReportRow("Why", operation.message),
-                ReportRow("Instances in Orthanc", str(self._ledger.counts()[0] - number)),
+                ReportRow("Instances in Orthanc", str(self._ledger.instances.counts()[0])),
                 ReportRow("Missing", str(number)),
             ),
             tables=(
                 ReportTable(
                     "Missing, by study",
                     ("Study Instance UID", "Instances"),
-                    [(study, str(count)) for study, count in self._ledger.gone_by_study(_SHOWN)],
+                    [(study, str(count)) for study, count in self._ledger.files.gone_by_study(_SHOWN)],
                 ),
             ),
         )
-        self._ledger.update_operation(
+        self._ledger.operations.update(
             operation.operation,
             now=now,
             total=operation.done,
@@ -127,5 +137,5 @@ class Rescanner:
             message=outcome,
             report=self._write_report(operation.operation, report),
         )
-        self._ledger.log("understudy", RESCAN, {"missing": number}, now)
+        self._ledger.events.log("understudy", RESCAN, {"missing": number}, now)
         _log.warning("rescan done operation=%d missing=%d", operation.operation, number)

@@ -1,48 +1,55 @@
 """Restore: brings DICOM files back out of a vault, from identity and store alone, every digest checked.
 
-Rule 1: what comes out of a store is believed only as far as its digests go. A recipient is public, so a
-manifest may be anybody's: names are checked before they are used, and sizes bound what is unpacked.
+Rule 1: what comes out of a store is believed only as far as its signature and digests go (flow/contents.py).
+Names are checked before they are used, and sizes bound what is unpacked.
+Rule 2: a vault may have millions of instances. What its manifests say is in a file, and read once.
+Rule 3: of several contents of one instance a person chooses. Nothing that a manifest says of itself decides.
 """
 
 import hashlib
-import io
 import tarfile
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import BinaryIO, TypeAlias
 
 import zstandard
 
-from understudy.core.packing import (
-    MANIFEST_PREFIX,
-    PACK_PREFIX,
-    Manifest,
-    ManifestError,
-    Member,
-    StudyFacts,
-    manifest_from_json,
-    pack_key_of,
+from understudy.adapters.spool import Spool
+from understudy.adapters.vault_index import IndexedContent, IndexedManifest, VaultIndex
+from understudy.core.model import Timestamp
+from understudy.core.packing import Manifest, Member, StudyFacts
+from understudy.core.ports import (
+    ObjectStore,
+    Opener,
+    Reads,
+    RestoreTarget,
+    SealError,
+    TargetError,
 )
-from understudy.core.ports import ObjectStore, Opener, RestoreTarget, SealError, StoredObject, TargetError
-
-Identity = tuple[str, str, str, str]
-"""Study, series and SOP Instance UID, and Orthanc's identifier, in which the patient's is."""
-
-
-class RestoreError(Exception):
-    """The vault as a whole cannot be read."""
-
-    def __init__(self, reason: str, hint: str) -> None:
-        super().__init__(reason)
-        self.hint = hint
+from understudy.core.views import iso
+from understudy.flow.contents import NOBODY, Failure, RestoreError, Trust, read_contents
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """One thing that did not come back, and why; `what` is a key or a SOP Instance UID."""
+class Choice:
+    """Which of several contents of an instance a person wants."""
 
-    what: str
-    reason: str
+    wants: Callable[[Member], bool] = lambda _: False
+    newest: bool = False
+    """Whether the one that was packed last is wanted, where all are signed."""
+
+
+_UNDECIDED = Choice()
+_PIECE = 2**18
+"""Bytes that are read at a time."""
+_MANIFESTS = 8
+"""That are kept while contents of one instance are compared: those of a study are in few packs."""
+_MOST_NAMED = 10_000
+"""Instances whose failures are told one by one."""
+_NAMED = 5
+"""Entries of a vault that are named where none of it can be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +70,16 @@ class RestoreResult:
     skipped: int
     """Instances of which the target had exactly these bytes already."""
     superseded: int
-    """Older versions of instances that the vault has in a newer one; they stay in the vault."""
+    """Contents of instances that were not chosen; they stay in the vault."""
     failed: tuple[Failure, ...]
+    """What did not come back; of instances the first 10,000."""
+    failures: int
+    """How many that are in all."""
     unlisted_packs: tuple[str, ...]
     """Packs without a manifest: to be looked into by age, zstd and tar."""
+
+    unsigned: int
+    """Manifests that were believed although nobody signed them."""
 
     whole: bool
     """Whether the whole vault was asked for."""
@@ -101,139 +114,227 @@ class Catalog:
     studies: tuple[CatalogStudy, ...]
     failed: tuple[Failure, ...]
     unlisted_packs: tuple[str, ...]
+    unsigned: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Contents:
-    manifests: tuple[Manifest, ...]
-    failed: tuple[Failure, ...]
-    unlisted_packs: tuple[str, ...]
-    versions: dict[str, list[StoredObject]]
-
-
-def catalog(store: ObjectStore, opener: Opener) -> Catalog:
+def catalog(store: ObjectStore, opener: Opener, *, spool: Spool, trust: Trust = NOBODY) -> Catalog:
     """Return the studies in the vault, or raise RestoreError."""
-    contents = _read_manifests(store, opener)
-    by_study: dict[str, list[Manifest]] = defaultdict(list)
-    for manifest in contents.manifests:
-        by_study[manifest.study_instance_uid].append(manifest)
-    studies = tuple(_catalog_study(uid, manifests) for uid, manifests in by_study.items())
-    return Catalog(studies, contents.failed, contents.unlisted_packs)
+    with VaultIndex(spool.folder) as index:
+        contents = read_contents(store, opener, trust, index)
+        studies = tuple(_catalog_study(uid, index) for uid in index.studies())
+        return Catalog(studies, contents.failed, contents.unlisted_packs, index.unsigned())
 
 
 def restore(
     store: ObjectStore,
     opener: Opener,
     target: RestoreTarget,
-    study: str | None = None,
+    study: str | Collection[str] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    spool: Spool,
+    trust: Trust = NOBODY,
+    choice: Choice = _UNDECIDED,
 ) -> RestoreResult:
-    """Bring one study (by Study Instance UID) or everything back, or raise RestoreError.
+    """Bring one study or several (by Study Instance UID) or everything back, or raise RestoreError.
 
     Interrupted, it can be started again: what the target has already with the same bytes is skipped, and a
     pack all of whose instances are there is not fetched.
     """
-    contents = _read_manifests(store, opener)
-    chosen = [item for item in contents.manifests if study is None or item.study_instance_uid == study]
-    if study is not None and not chosen:
-        raise RestoreError(
-            f"no manifest that could be read names the study {study}",
-            "`understudy restore --vault NAME --identity-file FILE --list` shows what is there",
+    studies = {study} if isinstance(study, str) else study
+    with VaultIndex(spool.folder) as index:
+        contents = read_contents(store, opener, trust, index, studies)
+        absent = [one for one in studies or () if not index.has_study(one)]
+        failed = contents.failed + tuple(Failure(one, "no manifest that counts names it") for one in absent)
+        if studies is not None and len(absent) == len(studies):
+            reasons = "; ".join(f"{failure.what}: {failure.reason}" for failure in failed[:_NAMED])
+            raise RestoreError(
+                f"no manifest that counts names the study {', '.join(sorted(studies))}: {reasons}",
+                "`understudy restore --vault NAME --identity-file FILE --list` shows what is there",
+            )
+        run = _Run(store, opener, target, spool, index)
+        run.choose(choice)
+        for found in index.manifests():
+            run.take(found.manifest)
+            progress(run.progress())
+        number, failures = index.failures(_MOST_NAMED)
+        return RestoreResult(
+            run.restored,
+            run.skipped,
+            run.superseded,
+            (*failed, *(Failure(what, reason) for what, reason in failures)),
+            len(failed) + number,
+            contents.unlisted_packs,
+            index.unsigned(),
+            whole=studies is None,
         )
-    newest = _newest(chosen)
-    run = _Run(store, opener, target, contents.versions, newest, _shared_names(newest))
-    for manifest in chosen:
-        run.take(manifest)
-        progress(run.progress())
-    superseded = len({(_identity(m, item), item.sha256) for m in chosen for item in m.members}) - len(newest)
-    failed = contents.failed + tuple(Failure(what[2], reason) for what, reason in run.failures.items())
-    return RestoreResult(
-        run.restored, run.skipped, superseded, failed, contents.unlisted_packs, whole=study is None
+
+
+_Content: TypeAlias = tuple[IndexedManifest, Member]
+"""A content of an instance, and a manifest that names it."""
+
+
+def _undecided(candidates: Sequence[_Content]) -> str:
+    told = "; ".join(
+        f"SHA-256 {member.sha256}, {'signed' if found.signed else 'NOT SIGNED'}, stored "
+        f"{iso(Timestamp(found.counts_at))}, said to be received {iso(Timestamp(member.received_at))}, "
+        f"in {found.manifest.pack_key}"
+        for found, member in sorted(candidates, key=lambda pair: pair[0].counts_at)
+    )
+    return (
+        f"the vault has {len(candidates)} contents of it, and a person has to choose: {told}. "
+        "`--version SHA256` takes one; `--newest` takes the one that was stored last where all are signed; "
+        "`--as-of TIME` leaves out what was stored later"
     )
 
 
-@dataclass(slots=True)
 class _Run:
-    store: ObjectStore
-    opener: Opener
-    target: RestoreTarget
-    versions: dict[str, list[StoredObject]]
-    newest: dict[Identity, Member]
-    shared: Set[str]
-    """Names in the packs that several instances have."""
-    done: set[Identity] = field(default_factory=set)
-    failures: dict[Identity, str] = field(default_factory=dict)
-    restored: int = 0
-    skipped: int = 0
-    bytes_done: int = 0
+    """One restore: what is wanted, and how far it is."""
+
+    def __init__(
+        self, store: ObjectStore, opener: Opener, target: RestoreTarget, spool: Spool, index: VaultIndex
+    ) -> None:
+        self._store = store
+        self._opener = opener
+        self._target = target
+        self._spool = spool
+        self._index = index
+        self._manifest = lru_cache(_MANIFESTS)(index.manifest)
+        self.restored = self.skipped = self.superseded = 0
+        self._done = self._bytes_done = self._total = self._bytes_total = 0
+
+    def choose(self, choice: Choice) -> None:
+        """Find out which contents there are, and which of them are wanted."""
+        if self._index.unsigned():
+            for found in self._index.manifests():
+                if not found.signed:
+                    # Nothing else that it says of them is believed.
+                    self._index.add_unsigned(member.sop_instance_uid for member in found.manifest.members)
+        for found in self._index.manifests():
+            self._index.add_contents(
+                found,
+                [
+                    (self._identity(found.manifest, member), member.sha256, member.name, member.size)
+                    for member in found.manifest.members
+                ],
+            )
+        for identity, contents in self._index.with_several_contents():
+            candidates = [self._candidate(content) for content in contents]
+            chosen = [member for _, member in candidates if choice.wants(member)]
+            if not chosen and choice.newest and all(found.signed for found, _ in candidates):
+                chosen = [max(candidates, key=lambda pair: pair[0].counts_at)[1]]
+            if len(chosen) == 1:
+                self.superseded += len(candidates) - 1
+                self._index.choose(identity, chosen[0].sha256)
+            else:
+                self._index.choose(identity, "")
+                self._look(identity, candidates)
+        self._total, self._bytes_total = self._index.wanted()
 
     def take(self, manifest: Manifest) -> None:
         """Bring back what is wanted of one pack; an instance that fails may still come from another one."""
         wanted: dict[str, Member] = {}
         for member in manifest.members:
-            identity = _identity(manifest, member)
-            if identity in self.done or self.newest[identity].sha256 != member.sha256:
+            identity = self._identity(manifest, member)
+            if not self._index.is_wanted(identity, member.sha256):
                 continue
             try:
-                if self.target.has(self._named(member)):
+                if self._target.has(self._named(member)):
                     self.skipped += 1
                     self._finish(identity, member)
                 else:
                     wanted[member.name] = member
             except TargetError as error:
-                self.failures[identity] = str(error)
+                self._fail(identity, member, str(error))
         if not wanted:
             return
         try:
-            for member, content in _unpack(self._fetch(manifest), wanted):
-                self._keep(_identity(manifest, member), member, content)
-                del wanted[member.name]
+            with self._fetched(manifest) as sealed, self._opener.opened(sealed) as plain:
+                for member, content in _unpack(plain, wanted):
+                    self._keep(self._identity(manifest, member), member, content)
+                    del wanted[member.name]
             reason = "its pack does not have it"
         except (SealError, RestoreError) as error:
             reason = str(error)
         for member in wanted.values():
-            self.failures[_identity(manifest, member)] = f"{manifest.pack_key}: {reason}"
+            self._fail(self._identity(manifest, member), member, f"{manifest.pack_key}: {reason}")
 
     def progress(self) -> Progress:
-        total = sum(member.size for member in self.newest.values())
-        return Progress(len(self.done), len(self.newest), self.bytes_done, total)
+        """Return how far it is."""
+        return Progress(self._done, self._total, self._bytes_done, self._bytes_total)
 
-    def _keep(self, identity: Identity, member: Member, content: bytes) -> None:
-        if hashlib.sha256(content).hexdigest() != member.sha256:
-            self.failures[identity] = "its bytes differ from the SHA-256 in the manifest"
-            return
+    def _candidate(self, content: IndexedContent) -> _Content:
+        found = self._manifest(content.manifest)
+        return found, next(one for one in found.manifest.members if one.name == content.name)
+
+    def _look(self, identity: bytes, candidates: Sequence[_Content]) -> None:
+        """Leave an instance alone of which nobody has chosen a content; the target may have one already."""
+        for _, member in candidates:
+            try:
+                if self._target.has(self._named(member)):
+                    self.skipped += 1
+                    return
+            except TargetError:
+                # It has other bytes than these.
+                continue
+        self._fail(identity, candidates[0][1], _undecided(candidates))
+
+    def _identity(self, manifest: Manifest, member: Member) -> bytes:
+        """Return what tells instances apart: the UIDs, and Orthanc's identifier, in which the patient's is.
+
+        Where nobody has signed what the others are it is the SOP Instance UID alone.
+        """
+        if self._index.is_unsigned(member.sop_instance_uid):
+            return _digest("", "", member.sop_instance_uid, "")
+        return _identity(manifest, member)
+
+    def _fail(self, identity: bytes, member: Member, reason: str) -> None:
+        self._index.fail(identity, member.sop_instance_uid, reason)
+
+    def _keep(self, identity: bytes, member: Member, content: Reads) -> None:
         try:
-            self.target.keep(self._named(member), content)
-        except TargetError as error:
-            self.failures[identity] = str(error)
+            self._target.keep(self._named(member), _Checked(content, member.sha256))
+        except (TargetError, _WrongBytesError) as error:
+            self._fail(identity, member, str(error))
             return
         self.restored += 1
         self._finish(identity, member)
 
     def _named(self, member: Member) -> Member:
         """Return the member with a name that no other instance has; in its pack it keeps the other."""
-        if member.name not in self.shared:
+        if not self._index.is_shared(member.name):
             return member
         apart = hashlib.sha256(member.orthanc_id.encode()).hexdigest()[:8]
         return replace(member, name=f"{member.name.removesuffix('.dcm')}-{apart}.dcm")
 
-    def _finish(self, identity: Identity, member: Member) -> None:
-        self.done.add(identity)
-        self.failures.pop(identity, None)
-        self.bytes_done += member.size
+    def _finish(self, identity: bytes, member: Member) -> None:
+        self._index.finish(identity, member.sha256)
+        self._done += 1
+        self._bytes_done += member.size
 
-    def _fetch(self, manifest: Manifest) -> bytes:
-        """Return the decrypted pack: of the versions under its key the one with the manifest's digest."""
-        versions = self.versions.get(manifest.pack_key, [])
+    @contextmanager
+    def _fetched(self, manifest: Manifest) -> Iterator[Reads]:
+        """Give the sealed pack: of the versions under its key the one with the manifest's digest.
+
+        It is fetched whole before any of it is opened, so that nothing is unpacked that is not ours.
+        """
+        versions = self._index.versions(manifest.pack_key)
         for version in versions:
             if version.size != manifest.pack_size:
                 continue
-            try:
-                content = self.store.get(version.key, version.version)
-            except KeyError:
-                continue
-            if hashlib.sha256(content).hexdigest() == manifest.pack_sha256:
-                return self.opener.open(content)
+            with self._spool.file() as file:
+                sha256 = hashlib.sha256()
+                try:
+                    with self._store.open(version.key, version.version) as content:
+                        while piece := content.read(_PIECE):
+                            sha256.update(piece)
+                            file.write(piece)
+                except KeyError:
+                    continue
+                if sha256.hexdigest() == manifest.pack_sha256:
+                    file.seek(0)
+                    yield file
+                    return
         reason = (
             "no version of it has the size and SHA-256 of the manifest"
             if versions
@@ -242,72 +343,55 @@ class _Run:
         raise RestoreError(reason, "look for another copy of the vault")
 
 
-def _read_manifests(store: ObjectStore, opener: Opener) -> _Contents:
-    """Read all manifests, the newest first; of several versions under one key the first that opens."""
-    manifests: dict[str, Manifest] = {}
-    failures: dict[str, str] = {}
-    locked: SealError | None = None
-    objects = sorted(store.list(MANIFEST_PREFIX), key=lambda item: item.key, reverse=True)
-    for stored in objects:
-        if stored.key in manifests:
-            continue
-        try:
-            plain = opener.open(store.get(stored.key, stored.version))
-            manifests[stored.key] = manifest_from_json(plain, stored.key)
-            failures.pop(stored.key, None)
-        except SealError as error:
-            locked = error
-            failures.setdefault(stored.key, str(error))
-        except ManifestError as error:
-            failures.setdefault(stored.key, str(error))
-        except KeyError:
-            failures.setdefault(stored.key, "it vanished from the store")
-    if locked is not None and not manifests:
-        raise RestoreError(f"none of {len(failures)} manifests can be decrypted", locked.hint)
-    versions: dict[str, list[StoredObject]] = defaultdict(list)
-    for stored in store.list(PACK_PREFIX):
-        versions[stored.key].append(stored)
-    listed = {pack_key_of(stored.key) for stored in objects}
-    failed = tuple(Failure(what, reason) for what, reason in failures.items())
-    ordered = tuple(sorted(manifests.values(), key=lambda manifest: manifest.created, reverse=True))
-    return _Contents(ordered, failed, tuple(sorted(versions.keys() - listed)), versions)
+class _WrongBytesError(Exception):
+    pass
 
 
-def _newest(manifests: Iterable[Manifest]) -> dict[Identity, Member]:
-    """Return the version of each instance that was received last."""
-    newest: dict[Identity, Member] = {}
-    for manifest in manifests:
-        for member in manifest.members:
-            present = newest.get(_identity(manifest, member))
-            if present is None or member.received_at > present.received_at:
-                newest[_identity(manifest, member)] = member
-    return newest
+class _Checked:
+    """A member's bytes, the end of which is reached only where they have its SHA-256."""
+
+    def __init__(self, content: Reads, sha256: str) -> None:
+        self._content = content
+        self._sha256 = sha256
+        self._digest = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        with _unpacking():
+            piece = self._content.read(size)
+        self._digest.update(piece)
+        if not piece and self._digest.hexdigest() != self._sha256:
+            raise _WrongBytesError("its bytes differ from the SHA-256 in the manifest")
+        return piece
 
 
-def _unpack(plain: bytes, wanted: dict[str, Member]) -> Iterator[tuple[Member, bytes]]:
+def _unpack(plain: BinaryIO, wanted: dict[str, Member]) -> Iterator[tuple[Member, Reads]]:
     """Yield the wanted members; raises RestoreError where the tar is broken or one has another size."""
+    with (
+        _unpacking(),
+        zstandard.ZstdDecompressor().stream_reader(plain) as stream,
+        tarfile.open(mode="r|", fileobj=stream, bufsize=_PIECE) as archive,
+    ):
+        for entry in archive:
+            member = wanted.get(entry.name)
+            if member is None or not entry.isfile():
+                continue
+            if entry.size != member.size:
+                raise RestoreError(f"{entry.name} has another size than in the manifest", "use another copy")
+            file = archive.extractfile(entry)
+            assert file is not None, "a regular file can be extracted"
+            yield member, file
+
+
+@contextmanager
+def _unpacking() -> Iterator[None]:
     try:
-        with (
-            zstandard.ZstdDecompressor().stream_reader(io.BytesIO(plain)) as stream,
-            tarfile.open(mode="r|", fileobj=stream) as archive,
-        ):
-            for entry in archive:
-                member = wanted.get(entry.name)
-                if member is None or not entry.isfile():
-                    continue
-                if entry.size != member.size:
-                    raise RestoreError(
-                        f"{entry.name} has another size than in the manifest", "use another copy"
-                    )
-                file = archive.extractfile(entry)
-                assert file is not None, "a regular file can be extracted"
-                yield member, file.read()
+        yield
     except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
         raise RestoreError(f"it cannot be unpacked: {error}", "use another copy of the vault") from error
 
 
-def _identity(manifest: Manifest, member: Member) -> Identity:
-    return (
+def _identity(manifest: Manifest, member: Member) -> bytes:
+    return _digest(
         manifest.study_instance_uid,
         member.series_instance_uid,
         member.sop_instance_uid,
@@ -315,21 +399,19 @@ def _identity(manifest: Manifest, member: Member) -> Identity:
     )
 
 
-def _shared_names(newest: Mapping[Identity, Member]) -> set[str]:
-    """Return the names that more than one instance has: such as name different patients, for one."""
-    counts = Counter(member.name for member in newest.values())
-    return {name for name, number in counts.items() if number > 1}
+def _digest(*parts: str) -> bytes:
+    """Return few bytes for the parts: millions of them are kept."""
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
-def _catalog_study(uid: str, manifests: Sequence[Manifest]) -> CatalogStudy:
-    newest = _newest(manifests)
-    known = [manifest.study for manifest in manifests if manifest.study != StudyFacts()]
-    return CatalogStudy(
-        uid,
-        known[0] if known else StudyFacts(),
-        len(newest),
-        sum(member.size for member in newest.values()),
-        len(manifests),
-        min(manifest.created for manifest in manifests),
-        max(manifest.created for manifest in manifests),
-    )
+def _catalog_study(uid: str, index: VaultIndex) -> CatalogStudy:
+    facts = StudyFacts()
+    # The same instance may be in several packs, and in several contents.
+    sizes: dict[bytes, int] = {}
+    created: list[float] = []
+    for found in index.manifests(uid):
+        facts = found.manifest.study if facts == StudyFacts() else facts
+        created.append(found.manifest.created)
+        sizes |= {_identity(found.manifest, member): member.size for member in found.manifest.members}
+    return CatalogStudy(uid, facts, len(sizes), sum(sizes.values()), len(created), min(created), max(created))

@@ -5,12 +5,12 @@ from dataclasses import replace
 from datetime import datetime, tzinfo
 from typing import Protocol
 
-from understudy.adapters.ledger import Ledger
 from understudy.core.errors import NotFoundError
 from understudy.core.model import NewInstance, StudyInstanceUid
 from understudy.core.ports import UnreadableFileError
 from understudy.core.rules import Asked, Debt, Judged, Rules, Subject
 from understudy.core.views import ConditionView, DestinationView, ExplainedView, ExplanationView, RouteView
+from understudy.ledger import DeviceBook, InstanceBook
 
 _LONGEST_VALUE = 64
 """Characters of a value that are shown."""
@@ -27,13 +27,20 @@ class Attributes(Protocol):
         ...
 
 
+class RouterBooks(Protocol):
+    """The books of the ledger that the router uses."""
+
+    devices: DeviceBook
+    instances: InstanceBook
+
+
 class Router:
     """The rules with all that they look at."""
 
     def __init__(
         self,
         rules: Rules,
-        ledger: Ledger,
+        ledger: RouterBooks,
         files: Attributes,
         *,
         zone: tzinfo,
@@ -54,7 +61,7 @@ class Router:
 
     def explain(self, study: StudyInstanceUid) -> ExplainedView:
         """Say for a study that is here which routes match its instances and why, or raise NotFoundError."""
-        instances = self._ledger.instances_of(study)
+        instances = self._ledger.instances.of_study(study)
         if not instances:
             raise NotFoundError(
                 "no instance of that study is here",
@@ -87,7 +94,7 @@ class Router:
                 unread = error.reason
         address = ""
         if self._asks_address:
-            address = self._ledger.last_address(instance.calling_ae_title, instance.called_ae_title)
+            address = self._ledger.devices.last_address(instance.calling_ae_title, instance.called_ae_title)
         received = datetime.fromtimestamp(instance.received_at, self._zone)
         return Subject(instance, address, received, attributes), unread
 

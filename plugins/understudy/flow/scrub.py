@@ -8,13 +8,14 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
-from understudy.adapters.ledger import Ledger
 from understudy.core.model import Instance, InstanceNumber, Timestamp
 from understudy.core.ports import Clock
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.views import OperationState, OperationView, iso
 from understudy.flow.heal import Disk, Index
+from understudy.ledger import EventBook, FactBook, FileBook, InstanceBook, OperationBook
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _SECONDS_OF_A_STEP = 5.0
 class Round:
     """One reading of everything, as far as it is; `after` is the last instance that was read."""
 
-    began: float
+    began: Timestamp
     after: int = 0
     files: int = 0
     size: int = 0
@@ -38,12 +39,22 @@ class Round:
     ended: float | None = None
 
 
+class ScrubBooks(Protocol):
+    """The books of the ledger that the scrub uses."""
+
+    events: EventBook
+    facts: FactBook
+    files: FileBook
+    instances: InstanceBook
+    operations: OperationBook
+
+
 class Scrubber:
     """Reads at a pace by `step`, and at full speed where a person asked for it."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: ScrubBooks,
         disk: Disk,
         index: Index,
         clock: Clock,
@@ -73,9 +84,9 @@ class Scrubber:
         if running is not None:
             return running
         now = self._clock.now()
-        self._ledger.log(who, KIND, {}, now)
-        total, _ = self._ledger.counts()
-        return self._ledger.begin_operation(
+        self._ledger.events.log(who, KIND, {}, now)
+        total, _ = self._ledger.instances.counts()
+        return self._ledger.operations.begin(
             KIND, total=total, unit="files", message="reading every stored file", now=now
         )
 
@@ -95,13 +106,12 @@ class Scrubber:
         if operation is not None:
             self._do(operation)
             return True
-        now = self._clock.now()
         known = self.present
-        if known is None or (known.ended is not None and now >= known.began + self._interval):
-            known = Round(now)
+        if known is None or (known.ended is not None and self._clock.is_due(known.began, self._interval)):
+            known = Round(self._clock.now())
         if known.ended is not None:
             return False
-        known, more = self._page(known, self._paced, until=Timestamp(now + _SECONDS_OF_A_STEP))
+        known, more = self._page(known, self._paced, until=self._clock.monotonic() + _SECONDS_OF_A_STEP)
         if not more:
             known = replace(known, ended=self._clock.now())
             self._write(_LAST, known)
@@ -113,10 +123,13 @@ class Scrubber:
         return self._wait(size / self._rate)
 
     def _page(
-        self, done: Round, paced: Callable[[int], bool], *, until: Timestamp | None = None
+        self, done: Round, paced: Callable[[int], bool], *, until: float | None = None
     ) -> tuple[Round, bool]:
-        """Read one page further; return how far it is and whether there is more."""
-        page = self._ledger.stored_after(InstanceNumber(done.after), _PAGE)
+        """Read one page further; return how far it is and whether there is more.
+
+        `until` is a moment of the monotonic clock.
+        """
+        page = self._ledger.instances.after(InstanceNumber(done.after), _PAGE)
         for instance in page:
             found = self._disk.damage(instance, paced)
             if found is None:
@@ -129,7 +142,7 @@ class Scrubber:
                 size=done.size + instance.size,
                 damaged=done.damaged + damaged,
             )
-            if until is not None and self._clock.now() >= until:
+            if until is not None and self._clock.monotonic() >= until:
                 return done, True
         return done, len(page) == _PAGE
 
@@ -139,7 +152,7 @@ class Scrubber:
             # Deleted, or stored anew while it was read: the note tells the ledger of the new file.
             return False
         now = self._clock.now()
-        if self._ledger.damaged(instance, found_by=KIND, reason=reason, now=now):
+        if self._ledger.files.damaged(instance, found_by=KIND, reason=reason, now=now):
             _log.error("scrub damage file=%s because=%s", instance.attachment_uuid, reason)
         self._on_damage()
         return True
@@ -150,7 +163,7 @@ class Scrubber:
         while more:
             before = done.after
             done, more = self._page(done, lambda _: self._wait(0.0))
-            view = self._ledger.update_operation(
+            view = self._ledger.operations.update(
                 operation.operation,
                 now=self._clock.now(),
                 done=done.files,
@@ -165,7 +178,7 @@ class Scrubber:
         self._write(_LAST, done)
         rows = [
             (view.file, view.sop_instance_uid, view.state.value, view.reason)
-            for view in self._ledger.damages(limit=_SHOWN_PROBLEMS)
+            for view in self._ledger.files.damages(limit=_SHOWN_PROBLEMS)
             if view.since >= operation.started
         ]
         outcome = (
@@ -177,7 +190,7 @@ class Scrubber:
             title="Scrub of every stored file",
             kind=KIND,
             site=self._site,
-            started=operation.started,
+            started=iso(operation.started),
             finished=iso(self._clock.now()),
             succeeded=not done.damaged,
             outcome=outcome,
@@ -188,7 +201,7 @@ class Scrubber:
             ),
             tables=(ReportTable("Found by this scrub", ("File", "SOP Instance UID", "State", "What"), rows),),
         )
-        self._ledger.update_operation(
+        self._ledger.operations.update(
             operation.operation,
             now=self._clock.now(),
             done=done.files,
@@ -200,11 +213,11 @@ class Scrubber:
         _log.info("scrub done operation=%d files=%d", operation.operation, done.files)
 
     def _running(self) -> OperationView | None:
-        return self._ledger.latest_operation(KIND, running=True)
+        return self._ledger.operations.latest(KIND, running=True)
 
     def _read(self, name: str) -> Round | None:
-        text = self._ledger.fact(name)
+        text = self._ledger.facts.read(name)
         return None if text is None else Round(**json.loads(text))
 
     def _write(self, name: str, value: Round) -> None:
-        self._ledger.write_fact(name, json.dumps(asdict(value)))
+        self._ledger.facts.write(name, json.dumps(asdict(value)))

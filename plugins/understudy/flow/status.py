@@ -1,13 +1,15 @@
 """Status: everything that a person or a monitor asks about the appliance, at one moment."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from understudy.adapters.ledger import Finding, GapsTally, Ledger
 from understudy.core.health import Health
 from understudy.core.model import HolderKind, Timestamp
 from understudy.core.modes import Mode
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import Holder
+from understudy.core.readiness import by_urgency
 from understudy.core.views import (
     Alarm,
     Condition,
@@ -16,21 +18,53 @@ from understudy.core.views import (
     LaneState,
     LaneView,
     PrimaryView,
+    Urgency,
     iso,
 )
+from understudy.ledger import DeadLetterBook, Finding, GapsTally, ObligationBook
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """How complete the copy is known to be; `age_seconds` is how long ago the ledger was begun."""
+
+    horizon: Timestamp | None = None
+    loss_seconds: float | None = 0.0
+    max_lag: float = 900.0
+    age_seconds: float = 0.0
+
 
 _CLOCK_TOLERANCE = 5.0
 _OLD = 900.0
 """Seconds after which a gap is an alarm."""
 
 
+class HolderBooks(Protocol):
+    """The books of the ledger that the view of a holder uses."""
+
+    dead_letters: DeadLetterBook
+    obligations: ObligationBook
+
+
 def holder_view(
-    ledger: Ledger, holder: Holder, lane: LaneView, now: Timestamp, *, owed_limit: float = 900.0
+    ledger: HolderBooks,
+    holder: Holder,
+    lane: LaneView,
+    waited: Callable[[Timestamp], float],
+    *,
+    owed_limit: float = 900.0,
+    awaited_bytes: int = 0,
 ) -> HolderView:
-    """Return one holder with its numbers; `owed_limit` are seconds that it may be owed anything."""
-    tally = ledger.tally().get(holder.name, {})
-    oldest = ledger.oldest_unsettled(holder.name)
-    refused = ledger.refused_since(holder.name)
+    """Return one holder with its numbers; `waited` returns the seconds since a moment.
+
+    `owed_limit` are seconds that it may be owed anything, `awaited_bytes` the memory that its lane waits for.
+    """
+    if awaited_bytes:
+        waits = f"waiting for {-(-awaited_bytes // 2**20)} MiB of memory that other lanes hold"
+        lane = replace(lane, reason="; ".join(filter(None, (lane.reason, waits))))
+    tally = ledger.obligations.tally().get(holder.name, {})
+    oldest = ledger.obligations.oldest(holder.name)
+    refused = ledger.dead_letters.since(holder.name)
     return HolderView(
         name=holder.name,
         kind=holder.kind,
@@ -40,23 +74,25 @@ def holder_view(
         proven=tally.get(ObligationState.PROVEN, 0),
         refused=tally.get(ObligationState.REFUSED, 0),
         waived=tally.get(ObligationState.WAIVED, 0),
-        oldest_owed_seconds=0.0 if oldest is None else max(0.0, now - oldest),
+        oldest_owed_seconds=0.0 if oldest is None else waited(oldest),
         lane=lane,
         proof=holder.proof,
         owed_since=None if oldest is None else iso(oldest),
         refused_since=None if refused is None else iso(refused),
         owed_limit_seconds=owed_limit,
+        altered=ledger.obligations.altered(holder.name),
     )
 
 
 def primary_view(ae_title: str, host: str, port: int, health: Health) -> PrimaryView:
     """Return the primary with the evidence of its probes."""
-    return PrimaryView(ae_title, host, port, health.condition, iso(health.since), health.evidence)
+    seen = None if health.seen is None else iso(health.seen)
+    return PrimaryView(ae_title, host, port, health.condition, iso(health.since), health.evidence, seen)
 
 
-def gaps_view(gaps: GapsTally, now: Timestamp) -> GapsView:
-    """Return the known gaps with the age of the oldest."""
-    age = 0.0 if gaps.since is None else max(0.0, now - gaps.since)
+def gaps_view(gaps: GapsTally, waited: Callable[[Timestamp], float]) -> GapsView:
+    """Return the known gaps with the age of the oldest; `waited` returns the seconds since a moment."""
+    age = 0.0 if gaps.since is None else waited(gaps.since)
     return GapsView(gaps.studies, gaps.instances, age, None if gaps.since is None else iso(gaps.since))
 
 
@@ -76,6 +112,7 @@ def alarms(
     departures: Sequence[Finding],
     faults: Sequence[Alarm],
     began: Timestamp,
+    copy: Copy = Copy(),
 ) -> list[Alarm]:
     """Return what a person has to know now, the most urgent first; `began` is when the ledger was begun.
 
@@ -90,22 +127,10 @@ def alarms(
                 "name it in orthanc-config/understudy.json and restart",
             )
         )
-    elif primary.condition is Condition.DOWN and mode is Mode.STANDBY:
-        found.append(
-            Alarm(
-                primary.since,
-                "the primary is down",
-                "promote: `understudy promote --reason ...`, then repoint",
-            )
-        )
-    elif primary.condition is Condition.UP and mode is Mode.ACTIVE:
-        found.append(
-            Alarm(
-                primary.since,
-                "the primary answers again while this standby is active: two systems may be receiving",
-                "keep the modalities here until the failback; what the primary receives is pulled",
-            )
-        )
+    else:
+        found += _of_primary(primary, mode)
+        if mode is Mode.STANDBY:
+            found += _of_copy(copy, began)
     for holder in holders:
         found += _of_holder(holder)
     if gaps.since is not None and gaps.oldest_seconds > _OLD:
@@ -120,7 +145,51 @@ def alarms(
                 "nothing was deleted here; a failback would give them back",
             )
         )
-    return found
+    return list(by_urgency(found))
+
+
+def _of_primary(primary: PrimaryView, mode: Mode) -> list[Alarm]:
+    """Return what the condition of the primary asks of a person; each names its evidence."""
+    probe = primary.evidence[0] if primary.evidence else None
+    asked = "" if probe is None else f": C-ECHO {probe.echo}, C-FIND {probe.find}"
+    if mode is Mode.STANDBY and primary.condition is Condition.DOWN:
+        what = f"the primary is down{asked}"
+        hint = "on this host type: understudy promote --reason WHY; then point the modalities here"
+        return [Alarm(primary.since, what, hint, Urgency.NOW)]
+    if mode is Mode.STANDBY and primary.condition is Condition.REFUSES:
+        what = f"the primary serves and refuses this standby{asked}"
+        hint = (
+            "allow this standby's AE title and address at the PACS to query and retrieve (Study Root); until "
+            "then images are copied only if the PACS forwards them. It is no outage if modalities can store"
+        )
+        return [Alarm(primary.since, what, hint)]
+    if mode is Mode.STANDBY and primary.condition is Condition.BUSY:
+        what = f"the primary serves and has no association free for this standby{asked}"
+        hint = (
+            "allow this standby more associations at the PACS; images that the PACS does not forward are "
+            "copied later. It is no outage if modalities can store"
+        )
+        return [Alarm(primary.since, what, hint)]
+    if mode is Mode.ACTIVE and primary.condition is Condition.UP:
+        what = "the primary answers again while this standby is active: two systems may be receiving"
+        hint = "keep the modalities here until the failback; what the primary receives is pulled"
+        return [Alarm(primary.since, what, hint)]
+    return []
+
+
+def _of_copy(copy: Copy, began: Timestamp) -> list[Alarm]:
+    """Return the alarm on a copy that is not known to be complete, or was so too long ago."""
+    if copy.loss_seconds is None:
+        if copy.age_seconds <= copy.max_lag:
+            return []
+        what = "this standby has never been known to be complete: no comparison has come to its end"
+        hint = "see the other alarms for why; a promotion now may lack any number of images"
+        return [Alarm(iso(began), what, hint)]
+    if copy.loss_seconds <= copy.max_lag or copy.horizon is None:
+        return []
+    what = "this standby is not known to be complete for longer than Policy.MaxLag"
+    hint = "images of the primary since then may be missing here; see the other alarms for why"
+    return [Alarm(iso(copy.horizon), what, hint)]
 
 
 def clock_alarms(newest: Timestamp | None, now: Timestamp) -> list[Alarm]:
@@ -140,7 +209,7 @@ def _of_holder(holder: HolderView) -> list[Alarm]:
         what = f"{holder.name} refused {holder.refused} instances"
         found.append(Alarm(holder.refused_since, what, hint))
     if lane.state is LaneState.WAITING:
-        found.append(Alarm(lane.since, f"{holder.name} does not answer", lane.reason))
+        found.append(Alarm(lane.since, f"nothing can be delivered to {holder.name} for now", lane.reason))
     waiting = holder.owed + holder.in_flight + holder.sent
     too_old = holder.oldest_owed_seconds > holder.owed_limit_seconds and lane.state is not LaneState.PAUSED
     if waiting and too_old and holder.owed_since is not None:

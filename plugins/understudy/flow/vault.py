@@ -3,17 +3,21 @@
 Rule 1: intent before the act. A pack is in the ledger before it is uploaded, so that after a crash it is
 looked for and never uploaded twice.
 Rule 2: nothing is believed that the store itself does not show afterwards.
+Rule 3: a large file is never held whole. Its pack is written to a file without a name and sent in pieces.
 """
 
 import hashlib
-import io
 import secrets
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BytesIO
+from typing import BinaryIO, cast
 
 import zstandard
 
+from understudy.adapters.spool import Spool
 from understudy.core.model import (
     Delivery,
     HolderKind,
@@ -42,17 +46,39 @@ from understudy.core.ports import (
     Clock,
     HolderUnavailableError,
     ObjectStore,
-    PackBook,
+    Reads,
     Sealer,
+    Signer,
     StoredFiles,
     StoredObject,
     UnreadableFileError,
 )
-from understudy.core.views import ProofView
+from understudy.core.refusals import NO_ROOM, pack_too_large
+from understudy.core.signature import bytes_to_sign, fingerprint, with_signature
+from understudy.core.views import Alarm, ProofView
+from understudy.flow.holding import BOUNDLESS, Memory, Room
+from understudy.flow.immutability import LockWatch
+from understudy.ledger import PackBook
 
+WORKING = 16 * 2**20
+"""Bytes that packing takes besides the pack: a file that is held, and the pieces on their way."""
 _DAY = 86_400.0
+_LATEST_LISTING = 600.0
+"""Seconds after which a store that does not list what it took has lost it."""
+_HELD = 72 * 2**20
+"""Bytes up to which a pack is held in memory; one of Policy.PackBytes fits where nothing compresses."""
+_PIECE = 2**18
+"""Bytes of a file that are read at a time."""
 _LEVEL = 1
 """Of zstd: higher levels cost much time on noisy images and save little."""
+
+
+def held_in_memory(most: int, vaults: int) -> int:
+    """Return up to how many bytes a pack is held in memory, so that each vault has room beside all others.
+
+    `most` are the bytes that all together may hold. A larger pack is in a file.
+    """
+    return min(_HELD, max(1, most // vaults - WORKING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +102,12 @@ class Vault:
         sealer: Sealer,
         book: PackBook,
         clock: Clock,
+        spool: Spool,
         token: Callable[[], str] = lambda: secrets.token_hex(16),
+        *,
+        signer: Signer | None = None,
+        watch: LockWatch | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._settings = settings
         self._files = files
@@ -84,7 +115,13 @@ class Vault:
         self._sealer = sealer
         self._book = book
         self._clock = clock
+        self._spool = spool
         self._token = token
+        self._signer = signer
+        self._watch = watch
+        self._put_at: dict[str, float] = {}
+        """When each object was put that the store did not show at once, by the monotonic clock."""
+        self._memory = memory or Memory(BOUNDLESS)
 
     @property
     def name(self) -> HolderName:
@@ -97,7 +134,15 @@ class Vault:
     @property
     def proof(self) -> ProofView:
         """By what it is proven to have what was packed."""
-        return ProofView(ProofKind.CHECKSUM, "the store shows size and digest of what it has")
+        opened = f"packs open with the key {fingerprint(self._sealer.recipients)}"
+        lock = "" if self._watch is None else f"; the lock is {self._watch.lock.value}"
+        return ProofView(
+            ProofKind.CHECKSUM, f"the store shows size and digest of what it has; {opened}{lock}"
+        )
+
+    def alarms(self) -> Sequence[Alarm]:
+        """Return what a person has to know of this vault, besides what its lane says."""
+        return () if self._watch is None else self._watch.alarms()
 
     def prove(self, instances: Sequence[Instance]) -> Answers:
         """Return a proof for each instance that lies in a pack which the store shows."""
@@ -113,12 +158,14 @@ class Vault:
         proofs: dict[InstanceNumber, Proof] = {}
         for intent in self._book.open(self.name, sorted(wanted)):
             shown = self._store.stat(intent.key)
+            if shown is None:
+                self._refuse_while_fresh(intent.key)
             if shown is None or not self._equal(shown, intent.pack):
                 self._book.close(self.name, intent.key)
                 continue
             manifest = self._store.stat(intent.manifest_key)
             if manifest is None:
-                self._put(intent.manifest_key, intent.manifest)
+                self._store.put(intent.manifest_key, intent.manifest, self._lock_from_now())
                 manifest = self._store.stat(intent.manifest_key)
             if manifest is not None and self._equal(manifest, intent.manifest_digests):
                 proofs |= {number: proof for number, proof in self._proofs(intent, shown) if number in wanted}
@@ -132,30 +179,54 @@ class Vault:
         found = self.find(instances)
         for number, proof in found.items():
             yield Delivery(number, Outcome.DELIVERED, "found in the vault already", proof)
-        usable: list[Instance] = []
-        builder = _PackBuilder()
         absent = [instance for instance in instances if instance.number not in found]
-        for instance, name in zip(absent, member_names(absent), strict=True):
-            try:
-                content = self._files.read(instance)
-            except UnreadableFileError as error:
-                yield Delivery(
-                    instance.number, Outcome.REFUSED if error.permanent else Outcome.RETRY, error.reason
-                )
-                continue
-            if builder.facts is None:
-                builder.facts = self._files.study_facts(content, instance.transfer_syntax_uid)
-            builder.add(name, instance, content)
-            usable.append(instance)
-        if usable:
-            yield from self._store_pack(usable, builder)
+        if not absent:
+            return
+        size = sum(instance.size for instance in absent)
+        if self._spool.lacks_room(size):
+            for instance in absent:
+                yield Delivery(instance.number, Outcome.RETRY, NO_ROOM)
+            return
+        with self._memory.holding(min(size, self._spool.in_memory) + WORKING) as room:
+            yield from self._pack(absent, room)
 
-    def _store_pack(self, usable: Sequence[Instance], builder: "_PackBuilder") -> Iterator[Delivery]:
-        pack = self._sealer.seal(builder.finish())
-        intent = self._intent(usable, builder, digests(pack))
+    def _pack(self, absent: Sequence[Instance], room: Room) -> Iterator[Delivery]:
+        with self._spool.file() as file:
+            contents = _Contents(self._files, absent)
+            pack = _Digested(file)
+            try:
+                self._sealer.seal_stream(contents.compressed(), pack)
+            except UnreadableFileError as error:
+                for instance in absent:
+                    yield Delivery(instance.number, Outcome.RETRY, error.reason)
+                return
+            except OSError as error:
+                raise HolderUnavailableError(
+                    self.name,
+                    f"a pack cannot be written on the volume `state`: {error.strerror}",
+                    "make room on that volume",
+                ) from error
+            for instance, why in contents.unreadable:
+                yield Delivery(
+                    instance.number, Outcome.REFUSED if why.permanent else Outcome.RETRY, why.reason
+                )
+            if contents.packed:
+                # A store that hangs keeps nobody from more than this.
+                room.shrink(min(pack.digests.size, self._spool.in_memory) + WORKING)
+                file.seek(0)
+                yield from self._store_pack(contents, file, pack.digests)
+
+    def _store_pack(self, contents: "_Contents", file: BinaryIO, pack: Digests) -> Iterator[Delivery]:
+        if pack.size > self._store.largest:
+            for instance in contents.packed:
+                yield Delivery(
+                    instance.number, Outcome.REFUSED, pack_too_large(pack.size, self._store.largest)
+                )
+            return
+        intent = self._intent(contents, pack)
         self._book.plan(self.name, intent)
-        self._put(intent.key, pack)
-        self._put(intent.manifest_key, intent.manifest)
+        self._store.put_file(intent.key, file, pack, intent.locked_until)
+        self._store.put(intent.manifest_key, intent.manifest, intent.locked_until)
         shown, manifest = self._store.stat(intent.key), self._store.stat(intent.manifest_key)
         if (
             shown is not None
@@ -163,13 +234,17 @@ class Vault:
             and manifest is not None
             and self._equal(manifest, intent.manifest_digests)
         ):
+            if self._watch is not None:
+                self._watch.look(shown.key, shown.version, intent.locked_until)
             for number, proof in self._proofs(intent, shown):
                 yield Delivery(number, Outcome.DELIVERED, "stored and shown by the store", proof)
             return
+        if shown is None:
+            self._put_at[intent.key] = self._clock.monotonic()
         for number in intent.numbers:
             yield Delivery(number, Outcome.UNKNOWN, "the store does not show the pack as it was sent")
 
-    def _intent(self, usable: Sequence[Instance], builder: "_PackBuilder", pack: Digests) -> PackIntent:
+    def _intent(self, contents: "_Contents", pack: Digests) -> PackIntent:
         created = self._clock.now()
         key, manifest_key = keys_for(created, self._token())
         manifest = Manifest(
@@ -180,19 +255,35 @@ class Vault:
             recipients=tuple(self._sealer.recipients),
             pack_size=pack.size,
             pack_sha256=pack.sha256,
-            study_instance_uid=usable[0].study_instance_uid,
-            study=builder.facts or StudyFacts(),
-            members=tuple(builder.members),
+            study_instance_uid=contents.packed[0].study_instance_uid,
+            study=contents.facts or StudyFacts(),
+            members=tuple(contents.members),
+            writer="" if self._signer is None else self._signer.writer,
         )
-        sealed = self._sealer.seal(manifest_to_json(manifest))
-        numbers = tuple(instance.number for instance in usable)
-        file_sha256 = tuple(member.sha256 for member in builder.members)
-        return PackIntent(key, manifest_key, numbers, file_sha256, pack, sealed, digests(sealed))
+        document = manifest_to_json(manifest)
+        if self._signer is not None:
+            document = with_signature(document, self._signer.sign(bytes_to_sign(document)))
+        sealed = self._sealer.seal(document)
+        numbers = tuple(instance.number for instance in contents.packed)
+        file_sha256 = tuple(member.sha256 for member in contents.members)
+        until = self._lock_from_now()
+        return PackIntent(key, manifest_key, numbers, file_sha256, pack, sealed, digests(sealed), until)
 
-    def _put(self, key: str, content: bytes) -> None:
+    def _refuse_while_fresh(self, key: str) -> None:
+        """Raise HolderUnavailableError for what was put just now: a listing may be late."""
+        moment = self._clock.monotonic()
+        self._put_at = {put: at for put, at in self._put_at.items() if moment - at < _LATEST_LISTING}
+        if key in self._put_at:
+            raise HolderUnavailableError(
+                self.name,
+                f"the store took {key} and does not list it yet",
+                f"a listing may be late: it is asked again, and stored anew after {_LATEST_LISTING:.0f} s",
+            )
+
+    def _lock_from_now(self) -> Timestamp | None:
+        """Return until when an object is to be locked that is put now."""
         days = self._settings.retention_days
-        until = None if days is None else Timestamp(self._clock.now() + days * _DAY)
-        self._store.put(key, content, until)
+        return None if days is None else Timestamp(self._clock.now() + days * _DAY)
 
     def _equal(self, shown: StoredObject, digest: Digests) -> bool:
         """Return whether the store shows the size and the SHA-256, or the MD5 where it tells no SHA-256.
@@ -222,44 +313,108 @@ class Vault:
                 "pack_sha256": intent.pack.sha256,
                 "file_sha256": file_sha256,
             }
+            if self._watch is not None:
+                evidence["lock"] = self._watch.lock.value
             if shown.md5 == intent.pack.md5:
                 evidence["pack_md5"] = shown.md5
             yield number, Proof(ProofKind.CHECKSUM, now, evidence)
 
 
-class _PackBuilder:
-    """Writes a tar through zstd, a file at a time: one file and the compressed pack are all it holds."""
+class _Digested:
+    """Writes to a file, and digests what is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = 0
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    def write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._sha256.update(content)
+        self._md5.update(content)
+        self._size += len(content)
+
+    @property
+    def digests(self) -> Digests:
+        """Size and digests of what was written."""
+        return Digests(self._size, self._sha256.hexdigest(), self._md5.hexdigest())
+
+
+class _Contents:
+    """What a pack is made of, as a stream that is read once; the rest is known after that."""
+
+    def __init__(self, files: StoredFiles, instances: Sequence[Instance]) -> None:
+        self.packed: list[Instance] = []
         self.members: list[Member] = []
+        """Of the packed instances, in the same order."""
+        self.unreadable: list[tuple[Instance, UnreadableFileError]] = []
         self.facts: StudyFacts | None = None
-        self._output = io.BytesIO()
-        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).stream_writer(
-            self._output, closefd=False
-        )
-        self._tar = tarfile.TarFile.open(mode="w|", fileobj=self._compressor, format=tarfile.PAX_FORMAT)
+        self._files = files
+        self._instances = instances
 
-    def add(self, name: str, instance: Instance, content: bytes) -> None:
-        """Add a file; what tar tells of it depends on the instance alone."""
-        entry = tarfile.TarInfo(name)
-        entry.size, entry.mtime, entry.mode = len(content), int(instance.received_at), 0o644
-        self._tar.addfile(entry, io.BytesIO(content))
-        member = Member(
-            name=name,
-            sop_instance_uid=instance.sop_instance_uid,
-            series_instance_uid=instance.series_instance_uid,
-            sop_class_uid=instance.sop_class_uid,
-            transfer_syntax_uid=instance.transfer_syntax_uid,
-            size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            md5=instance.md5,
-            received_at=instance.received_at,
-            orthanc_id=instance.orthanc_id,
-        )
-        self.members.append(member)
+    def compressed(self) -> Reads:
+        """Return the tar through zstd."""
+        compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+        return compressor.stream_reader(cast(BinaryIO, _Joined(self._tar())))
 
-    def finish(self) -> bytes:
-        """Return the compressed tar."""
-        self._tar.close()
-        self._compressor.flush(zstandard.FLUSH_FRAME)
-        return self._output.getvalue()
+    def _tar(self) -> Iterator[bytes]:
+        length = 0
+        for instance, name in zip(self._instances, member_names(self._instances), strict=True):
+            for piece in self._member(instance, name):
+                length += len(piece)
+                yield piece
+        yield bytes(2 * tarfile.BLOCKSIZE + -(length + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE)
+
+    def _member(self, instance: Instance, name: str) -> Iterator[bytes]:
+        """Yield a file's part of the tar, nothing where it is not as the ledger has it."""
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(self._files.open(instance))
+            except UnreadableFileError as error:
+                self.unreadable.append((instance, error))
+                return
+            if self.facts is None:
+                self.facts = self._files.study_facts(file, instance.transfer_syntax_uid)
+                file.seek(0)
+            # What tar tells of it depends on the instance alone.
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime, entry.mode = instance.size, int(instance.received_at), 0o644
+            yield entry.tobuf(tarfile.PAX_FORMAT)
+            sha256 = hashlib.sha256()
+            while piece := file.read(_PIECE):
+                sha256.update(piece)
+                yield piece
+            yield bytes(-instance.size % tarfile.BLOCKSIZE)
+        self.packed.append(instance)
+        self.members.append(
+            Member(
+                name=name,
+                sop_instance_uid=instance.sop_instance_uid,
+                series_instance_uid=instance.series_instance_uid,
+                sop_class_uid=instance.sop_class_uid,
+                transfer_syntax_uid=instance.transfer_syntax_uid,
+                size=instance.size,
+                sha256=sha256.hexdigest(),
+                md5=instance.md5,
+                received_at=instance.received_at,
+                orthanc_id=instance.orthanc_id,
+            )
+        )
+
+
+class _Joined:
+    """Pieces as one stream."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._piece = BytesIO()
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most `size`, empty at the end."""
+        while not (part := self._piece.read(size)):
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._piece = BytesIO(piece)
+        return part

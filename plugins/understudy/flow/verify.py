@@ -1,16 +1,19 @@
-"""Verify: ask every holder again for all that it was proven to have, and the event log for its chain."""
+"""Verify: ask every holder again for all that it was proven to have, and the event log for its chain.
 
-import logging
+A restart goes on after the last page that had an answer.
+"""
+
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
-from understudy.adapters.ledger import Ledger
 from understudy.core.model import InstanceNumber
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock, Holder, HolderUnavailableError
 from understudy.core.report import Report, ReportRow, ReportTable
-from understudy.core.views import OperationState, OperationView, iso
-
-_log = logging.getLogger(__name__)
+from understudy.core.views import OperationView, iso
+from understudy.engine.operations import Result, Runner, Running
+from understudy.ledger import CustodyBook, EventBook, FactBook, ObligationBook, OperationBook
 
 KIND = "verify"
 _PAGE = 500
@@ -18,12 +21,47 @@ _UNANSWERED_IN_A_ROW = 3
 """Pages without an answer after which the holder counts as away."""
 
 
+class VerifierBooks(Protocol):
+    """The books of the ledger that the verification uses."""
+
+    custody: CustodyBook
+    events: EventBook
+    facts: FactBook
+    obligations: ObligationBook
+    operations: OperationBook
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What one holder answered so far; `after` is the last instance that it was asked for."""
+
+    after: int = 0
+    asked: int = 0
+    """Instances with an answer."""
+    lost: int = 0
+    unanswered: int = 0
+    in_a_row: int = 0
+    """Pages without an answer since the last one that had one."""
+    why: str = ""
+    """Why the first page without an answer had none."""
+    ended: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why some have no answer, empty where all have one."""
+        if not self.unanswered:
+            return ""
+        away = self.in_a_row >= _UNANSWERED_IN_A_ROW
+        left_out = f"; nothing after instance {self.after} was asked for" if away else ""
+        return f"{self.why}{left_out}; no answer for {self.unanswered} instances"
+
+
 class Verifier:
-    """One verification at a time; `step` does the running one whole, and after a crash from the start."""
+    """One verification at a time; `step` does the running one whole."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: VerifierBooks,
         holders: Sequence[Holder],
         clock: Clock,
         *,
@@ -34,107 +72,88 @@ class Verifier:
         self._holders = holders
         self._clock = clock
         self._site = site
-        self._write_report = write_report
+        self._runner = Runner(KIND, self._verify, ledger, clock, unit="proofs", write_report=write_report)
 
     def begin(self, who: str) -> OperationView:
         """Start a verification, or return the running one."""
-        running = self._running()
-        if running is not None:
-            return running
-        now = self._clock.now()
-        self._ledger.log(who, KIND, {}, now)
-        tally = self._ledger.tally()
-        total = sum(tally.get(holder.name, {}).get(ObligationState.PROVEN, 0) for holder in self._holders)
-        return self._ledger.begin_operation(
-            KIND, total=total, unit="proofs", message="asking the holders", now=now
-        )
+        return self._runner.begin(who, total=self._proofs(), message="asking the holders")
 
     def step(self) -> bool:
         """Do the running verification, if there is one; return whether there was."""
-        operation = self._running()
-        if operation is None:
-            return False
-        rows: list[Sequence[str]] = []
-        problems: list[str] = []
-        done = 0
-        for holder in self._holders:
-            asked, lost, reason = self._ask(holder, operation.operation, done)
-            done += asked
-            rows.append((holder.name, str(asked), str(asked - lost), str(lost), reason))
-            if reason:
-                problems.append(f"{holder.name}: {reason}")
-            if lost:
-                problems.append(f"{holder.name}: {lost} instances are gone and are owed again")
-            if self._ledger.operation(operation.operation).state is not OperationState.RUNNING:
-                return True
-        problems += self._ledger.contradictions()
-        self._finish(operation, done, rows, problems)
-        return True
+        return self._runner.step()
 
-    def _ask(self, holder: Holder, operation: int, done: int) -> tuple[int, int, str]:
-        """Return for how many instances there was an answer, how many are lost, and why others had none.
+    def _proofs(self) -> int:
+        tally = self._ledger.obligations.tally()
+        return sum(tally.get(holder.name, {}).get(ObligationState.PROVEN, 0) for holder in self._holders)
+
+    def _verify(self, asked: Running) -> Result:
+        known = {name: _Answers(**answers) for name, answers in asked.kept.items()}
+        for holder in self._holders:
+            answers = known.get(holder.name, _Answers())
+            while not answers.ended:
+                answers = known[holder.name] = self._ask(holder, answers)
+                asked.keep({name: asdict(one) for name, one in known.items()})
+                done = sum(one.asked for one in known.values())
+                asked.tell(done, max(done, self._proofs()), f"asking {holder.name}")
+        return self._ended(asked, known)
+
+    def _ask(self, holder: Holder, known: _Answers) -> _Answers:
+        """Ask for one more page and owe again what is gone.
 
         A page without an answer, for a bad sector or a study listed in part, ends nothing; some in a row do.
         """
-        asked = lost = unanswered = in_a_row = 0
-        why = ""
-        after = InstanceNumber(0)
-        while page := self._ledger.proven(holder.name, after=after, limit=_PAGE):
-            after = page[-1].number
-            try:
-                found = holder.find(page)
-            except HolderUnavailableError as error:
-                why = why or error.reason
-                unanswered += len(page)
-                in_a_row += 1
-                if in_a_row == _UNANSWERED_IN_A_ROW:
-                    why = f"{why}; nothing after instance {after} was asked for"
-                    break
-                continue
-            in_a_row = 0
-            gone = [instance.number for instance in page if instance.number not in found]
-            now = self._clock.now()
-            self._ledger.disprove(holder.name, gone, reason="verify did not find it there", now=now, due=now)
-            asked += len(page)
-            lost += len(gone)
-            view = self._ledger.update_operation(
-                operation, now=now, done=done + asked, message=f"asking {holder.name}"
+        page = self._ledger.obligations.proven(holder.name, after=InstanceNumber(known.after), limit=_PAGE)
+        if not page:
+            return replace(known, ended=True)
+        after = int(page[-1].number)
+        try:
+            found = holder.find(page)
+        except HolderUnavailableError as error:
+            in_a_row = known.in_a_row + 1
+            return replace(
+                known,
+                after=after,
+                unanswered=known.unanswered + len(page),
+                in_a_row=in_a_row,
+                why=known.why or error.reason,
+                ended=in_a_row == _UNANSWERED_IN_A_ROW,
             )
-            if view.state is not OperationState.RUNNING:
-                break
-        return asked, lost, f"{why}; no answer for {unanswered} instances" if unanswered else ""
-
-    def _finish(
-        self, operation: OperationView, done: int, rows: Sequence[Sequence[str]], problems: Sequence[str]
-    ) -> None:
+        gone = [instance.number for instance in page if instance.number not in found]
         now = self._clock.now()
-        last = self._ledger.last_event()
+        self._ledger.custody.disprove(
+            holder.name, gone, reason="verify did not find it there", now=now, due=now
+        )
+        return replace(
+            known, after=after, asked=known.asked + len(page), lost=known.lost + len(gone), in_a_row=0
+        )
+
+    def _ended(self, asked: Running, known: dict[str, _Answers]) -> Result:
+        problems: list[str] = []
+        rows: list[Sequence[str]] = []
+        for name, one in known.items():
+            rows.append((name, str(one.asked), str(one.asked - one.lost), str(one.lost), one.reason))
+            if one.reason:
+                problems.append(f"{name}: {one.reason}")
+            if one.lost:
+                problems.append(f"{name}: {one.lost} instances are gone and are owed again")
+        problems += self._ledger.events.contradictions()
+        last = self._ledger.events.last()
         report = Report(
             title="Verification of every proof",
             kind=KIND,
             site=self._site,
-            started=operation.started,
-            finished=iso(now),
+            started=iso(asked.started),
+            finished=iso(self._clock.now()),
             succeeded=not problems,
             outcome="; ".join(problems) or "Every holder shows every instance that it was proven to have.",
             summary=(
-                ReportRow("Instances asked for, over all holders", str(done)),
+                ReportRow(
+                    "Instances asked for, over all holders", str(sum(one.asked for one in known.values()))
+                ),
                 ReportRow("Last event, and its hash", "" if last is None else f"{last.event} {last.chain}"),
             ),
             tables=(
                 ReportTable("Holders", ("Holder", "Asked for", "Found", "Lost", "Not asked because"), rows),
             ),
         )
-        self._ledger.update_operation(
-            operation.operation,
-            now=now,
-            done=done,
-            total=done,
-            state=OperationState.FAILED if problems else OperationState.DONE,
-            message=report.outcome,
-            report=self._write_report(operation.operation, report),
-        )
-        _log.info("verify done operation=%d proofs=%d problems=%d", operation.operation, done, len(problems))
-
-    def _running(self) -> OperationView | None:
-        return self._ledger.latest_operation(KIND, running=True)
+        return Result(report.outcome, succeeded=not problems, report=report)

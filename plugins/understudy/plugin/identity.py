@@ -1,6 +1,6 @@
 """Tells who is calling Orthanc's REST from the headers of a request that Orthanc has authenticated already.
 
-Rule 1: only the edge may speak for a person. Its headers are believed because it alone knows its password,
+Rule 1: only the edge may speak for a person. Its headers are believed because it alone can read its password,
 and it overwrites them; from any other caller they mean nothing.
 """
 

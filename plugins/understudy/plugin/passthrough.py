@@ -1,4 +1,8 @@
-"""Passes `/understudy/...` from Orthanc's REST to the agent over its Unix socket."""
+"""Passes `/understudy/...` from Orthanc's REST to the agent over the socket that is Orthanc's own.
+
+Rule 1: nothing here vouches for anybody. The edge's signature goes on as it came, and the agent judges it:
+whoever takes over Orthanc's process cannot act as a person.
+"""
 
 import http.client
 import json
@@ -7,14 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from understudy.plugin.identity import ROLE_HEADER, USER_HEADER, Identity
-from understudy.plugin.roles import Role
 from understudy.plugin.unix_http import UnixConnection
 
 TIMEOUT_SECONDS = 60.0
 """Long actions answer 202 at once; this bounds the HTTP thread of Orthanc that waits."""
 
-_PASSED_ON = ("accept", "content-type")
+_PASSED_ON = (
+    "accept",
+    "content-type",
+    # Who the edge says is calling, and its signature (web/identity.py).
+    "x-understudy-user",
+    "x-understudy-role",
+    "x-understudy-time",
+    "x-understudy-nonce",
+    "x-understudy-signature",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +58,11 @@ def _unavailable(error: Exception) -> Answer:
     return Answer(503, "application/json", json.dumps(document).encode())
 
 
-def call(socket_path: Path, identity: Identity, request: Request, timeout: float = TIMEOUT_SECONDS) -> Answer:
-    """Return the agent's answer, or 503 with a hint where there is none.
-
-    The identity headers are made from `identity`; of the caller's own only the content negotiation goes on.
-    """
-    headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
-    # The agent knows the three roles of people; its own process stands above them.
-    role = Role.ADMIN if identity.role is Role.AGENT else identity.role
-    headers |= {USER_HEADER: identity.user, ROLE_HEADER: role.value}
+def call(socket_path: Path, request: Request, timeout: float = TIMEOUT_SECONDS) -> Answer:
+    """Return the agent's answer, or 503 with a hint where there is none."""
+    headers = {
+        name: value for name, value in request.headers.items() if name in _PASSED_ON and value.isprintable()
+    }
     target = "/understudy/" + quote(request.path, safe="/")
     if request.query:
         target += "?" + urlencode(request.query)

@@ -107,7 +107,7 @@ class Recovery:
         """Begin; where there is nothing to do the thread ends at once."""
         self._thread.start()
 
-    def stop(self, timeout: float = 1.0) -> None:
+    def stop(self, timeout: float = 10.0) -> None:
         """End after the present file."""
         self._stopping.set()
         if self._thread.is_alive():

@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class Role(Enum):
-    """What a person may do, as the edge says; `agent` is our own process."""
+    """What a person may do, as the edge says; `agent` is our own process, which is no administrator."""
 
     READER = "reader"
     OPERATOR = "operator"
@@ -48,11 +48,25 @@ _STORES = (
 
 _EVERYTHING = tuple((method, r"/.*") for method in Method)
 
+_AGENT = (
+    # It reads the stored files from their volume too, so that no reading call gives it more.
+    (Method.GET, r"/(patients|studies|series|instances)(/.*)?"),
+    (Method.GET, r"/(system|statistics|changes|tools/metrics-prometheus)"),
+    (Method.GET, r"/storage-commitment/[^/]+"),
+    (Method.POST, r"/tools/(bulk-content|lookup)"),
+    # Restore and heal put files back.
+    (Method.POST, r"/instances"),
+    # Heal replaces a damaged file. A person's deletion goes through the agent, which notes who and what.
+    (Method.DELETE, r"/(patients|studies|series|instances)/[^/]+"),
+    (Method.POST, r"/tools/bulk-delete"),
+)
+"""The calls that the agent makes (adapters/orthanc.py), and no other: it is the account of a program."""
+
 _TABLE = {
     Role.READER: _READS,
     Role.OPERATOR: _READS + _STORES,
     Role.ADMIN: _EVERYTHING,
-    Role.AGENT: _EVERYTHING,
+    Role.AGENT: _AGENT,
 }
 
 _NEVER_FOR_PEOPLE = (
@@ -68,6 +82,15 @@ _NEVER_FOR_PEOPLE = (
     (Method.DELETE, r"/dicom-web/servers/[^/]+"),
     # The agent follows this feed.
     (Method.DELETE, r"/changes"),
+    # A deletion is an act with a reason and an event: POST /understudy/deletions, `understudy delete`.
+    (Method.DELETE, r"/(patients|studies|series|instances)/[^/]+"),
+    (Method.DELETE, r"/dicom-web/.*"),
+    (Method.POST, r"/tools/bulk-delete"),
+    # These can take the original away, or change a stored file, past the ledger.
+    (Method.POST, r"/(patients|studies|series)/[^/]+/(modify|anonymize|split|merge|reconstruct)"),
+    (Method.POST, r"/instances/[^/]+/reconstruct"),
+    (Method.POST, r"/tools/(bulk-modify|bulk-anonymize|reconstruct)"),
+    (Method.POST, r"/(patients|studies|series|instances)/[^/]+/attachments/[^/]+/(compress|uncompress)"),
 )
 
 
@@ -75,7 +98,7 @@ def _matches(lines: tuple[tuple[Method, str], ...], method: Method, path: str) -
     return any(method is line_method and re.fullmatch(pattern, path) for line_method, pattern in lines)
 
 
-def _canonical(path: str) -> str | None:
+def canonical_path(path: str) -> str | None:
     """Return the path as Orthanc resolves it, or None where the two could be understood differently."""
     if not path.startswith("/") or "//" in path or not path.isprintable():
         return None
@@ -86,7 +109,7 @@ def _canonical(path: str) -> str | None:
 
 def allowed(role: Role, method: Method, path: str) -> bool:
     """Return whether the role may call the path (decoded, without its query) by the effective method."""
-    canonical = _canonical(path)
+    canonical = canonical_path(path)
     if canonical is None:
         return False
     if role is not Role.AGENT and _matches(_NEVER_FOR_PEOPLE, method, canonical):
@@ -96,5 +119,5 @@ def allowed(role: Role, method: Method, path: str) -> bool:
 
 def stores(method: Method, path: str) -> bool:
     """Return whether the call adds instances, which is refused while an answer would not be durable."""
-    canonical = _canonical(path)
+    canonical = canonical_path(path)
     return canonical is not None and _matches(_STORES, method, canonical)

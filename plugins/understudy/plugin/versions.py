@@ -35,6 +35,9 @@ everybody else's store waits meanwhile."""
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS})
 """What file systems without hard links answer."""
 _ATTEMPTS = 3
+_MOST_NAMED = 16
+"""Instances of other patients, studies or series that one SOP Instance UID may name: a faulty device makes
+two or three. Each store of a UID looks at all of them, and each is a conflict with every other one."""
 _NAME = re.compile(r"[0-9a-f-]{1,64}")
 
 
@@ -113,6 +116,8 @@ class Versions:
         self._begin(uid)
         try:
             known = self._index.instances(uid)
+            if len(known) > _MOST_NAMED:
+                raise NotKeptError(f"{len(known)} instances have its SOP Instance UID already")
             for orthanc_id in known:
                 self._keep_stored(orthanc_id, content)
         except (OSError, NotKeptError) as error:
@@ -208,11 +213,9 @@ class Versions:
                     aside.with_name(aside.name + NOTE_SUFFIX),
                     {"reason": reason, "size": path.stat().st_size},
                 )
-                os.link(path, aside)
-                sync_folder(self._quarantine)
+                self._link(path, aside)
         # Orthanc takes a folder away with its last file.
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._write(path, content)
         for folder in (path.parent.parent, self._storage):
             sync_folder(folder)
@@ -247,9 +250,10 @@ class Versions:
                 raise
             self._write(target, source.read_bytes())
             return
-        sync_folder(self._folder)
+        sync_folder(target.parent)
 
     def _write(self, target: Path, content: bytes) -> None:
+        self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         temporary = self._folder / f".{threading.get_ident()}.part"
         try:
             with temporary.open("wb") as file:

@@ -10,13 +10,15 @@ Rule 3: whoever cannot measure does not refuse: a store on a disk that is really
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 BALLAST_FILE = ".understudy-ballast"
-FLAG_FILE = "refuse-intake"
-"""In the sockets volume; while it is there the edge rejects new associations as transient (PS3.8 9.3.4)."""
+FLAG = Path("/run/understudy-intake/refuse-intake")
+"""While it is there the edge rejects new associations as transient (PS3.8 9.3.4). Orthanc writes it, on a
+volume that edge and agent only read."""
 LOOK_SECONDS = 1.0
 _WAY_BACK = 0.01
 _BALLAST_SHARE = 20
@@ -110,7 +112,7 @@ class Volume:
 
     def look(self) -> bool:
         """Measure, keep the ballast as the volume needs it, and return whether it is full."""
-        self.problem = ""
+        problem = ""
         try:
             space = measure(self._folder)
             missing = self._ballast.missing(space) if self._ballast else 0
@@ -121,12 +123,14 @@ class Volume:
             elif self._ballast is not None:
                 self._ballast.make(space)
         except OSError as error:
-            self.problem = error.strerror or type(error).__name__
+            problem = error.strerror or type(error).__name__
+        # Set once: another thread may read it at any moment.
+        self.problem = problem
         return self.full
 
 
 class IntakeGuard:
-    """Says whether intake is refused because a volume is full; a thread looks once a second.
+    """Says whether intake is refused because a volume is full; a thread for each volume looks once a second.
 
     `volumes` are looked at by name; `flag` tells the edge; `log` takes one line.
     """
@@ -137,8 +141,13 @@ class IntakeGuard:
         self._log = log
         self._told: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._full: tuple[str, ...] = ()
+        self._telling = threading.Lock()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="understudy-volumes", daemon=True)
+        # A volume that hangs keeps no other from being measured.
+        self._threads = [
+            threading.Thread(target=self._run, args=(volume,), name=f"understudy-{name}", daemon=True)
+            for name, volume in volumes.items()
+        ]
 
     @property
     def full(self) -> tuple[str, ...]:
@@ -146,36 +155,48 @@ class IntakeGuard:
         return self._full
 
     def start(self) -> None:
-        """Look now, then from a thread of its own."""
+        """Look now, then from threads of its own."""
         self.look()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
-    def stop(self, timeout: float = 1.0) -> None:
-        """End the thread."""
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the threads."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def look(self) -> None:
         """Look at every volume once, and tell the edge and the log what changed."""
-        full = tuple(name for name, volume in self._volumes.items() if volume.look())
-        problems = tuple(
-            f"{name}: {volume.problem}" for name, volume in self._volumes.items() if volume.problem
-        )
-        self._full = full
-        try:
-            if full:
-                self._flag.touch()
-            else:
-                self._flag.unlink(missing_ok=True)
-        except OSError as error:
-            problems += (f"{self._flag.name}: {error.strerror}",)
-        if (full, problems) != self._told:
-            told = f" problems={list(problems)}" if problems else ""
-            state = f"refused because=full volumes={','.join(full)}" if full else "accepted"
-            self._log(f"intake {state}{told}")
-            self._told = (full, problems)
+        for volume in self._volumes.values():
+            volume.look()
+        self._tell()
 
-    def _run(self) -> None:
+    def _tell(self) -> None:
+        with self._telling:
+            full = tuple(name for name, volume in self._volumes.items() if volume.full)
+            problems = tuple(
+                f"{name}: {volume.problem}" for name, volume in self._volumes.items() if volume.problem
+            )
+            self._full = full
+            try:
+                if full:
+                    self._flag.touch()
+                    # The edge has to open it: another user of the same group.
+                    self._flag.chmod(0o640)
+                else:
+                    self._flag.unlink(missing_ok=True)
+            except OSError as error:
+                problems += (f"{self._flag.name}: {error.strerror}",)
+            if (full, problems) != self._told:
+                told = f" problems={list(problems)}" if problems else ""
+                state = f"refused because=full volumes={','.join(full)}" if full else "accepted"
+                self._log(f"intake {state}{told}")
+                self._told = (full, problems)
+
+    def _run(self, volume: Volume) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
-            self.look()
+            volume.look()
+            self._tell()

@@ -26,8 +26,11 @@ class Waker:
         """Say that something arrived; never blocks."""
         self._noticed.set()
 
-    def stop(self, timeout: float = 1.0) -> None:
-        """End the thread, waiting at most `timeout` seconds for a wake that is under way."""
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the thread, waiting at most `timeout` seconds for a wake that is under way.
+
+        A thread that came back after Orthanc has ended Python would end the process by a fault.
+        """
         self._stopping.set()
         self._noticed.set()
         if self._thread.is_alive():

@@ -7,11 +7,12 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 
 from understudy.web.errors import ApiError
-from understudy.web.identity import PREFIX, Identity, Role, identity_of
+from understudy.web.identity import PREFIX, Identity, Role
 
 ROLES: Mapping[tuple[str, str], Role] = {
     ("GET", "/health"): Role.NOBODY,
     ("GET", "/status"): Role.READER,
+    ("GET", "/mode"): Role.READER,
     ("GET", "/metrics"): Role.READER,
     ("GET", "/operations"): Role.READER,
     ("GET", "/operations/{operation}"): Role.READER,
@@ -32,10 +33,12 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("GET", "/docs"): Role.READER,
     ("GET", "/docs/{name}"): Role.READER,
     ("GET", "/openapi.json"): Role.READER,
-    # It makes the agent look at the changes feed now instead of a moment later; nothing else.
-    ("POST", "/wake"): Role.READER,
+    # It makes the agent look at the changes feed now instead of a moment later, nothing else. Orthanc's
+    # plugin calls it, which is no person; at the edge it needs a password like every other path.
+    ("POST", "/wake"): Role.NOBODY,
     ("POST", "/promote"): Role.OPERATOR,
     ("POST", "/failback"): Role.OPERATOR,
+    ("GET", "/failback/plan"): Role.READER,
     ("POST", "/failback/settle"): Role.OPERATOR,
     ("POST", "/failback/interrupt"): Role.OPERATOR,
     ("POST", "/hold"): Role.OPERATOR,
@@ -47,18 +50,24 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("POST", "/obligations/replay"): Role.OPERATOR,
     ("POST", "/modalities/approve"): Role.ADMIN,
     ("POST", "/modalities/revoke"): Role.ADMIN,
+    # Who is accepted reads all that is packed from then on.
+    ("POST", "/vaults/recipients"): Role.ADMIN,
+    # Only an administrator takes images away.
+    ("POST", "/deletions"): Role.ADMIN,
     # Giving up an instance for good is the one act that no later act can undo.
     ("POST", "/obligations/waive"): Role.ADMIN,
 }
 
 
-def authorise(request: Request) -> None:
-    """Let the request pass if the table allows it, or raise 401, 403 or 415."""
+async def authorise(request: Request) -> None:
+    """Let the request pass if the table allows it, or raise 401, 403 or 415.
+
+    Not in the server's threads: where all of them wait for a disk, health and mode go on.
+    """
     route = request.scope.get("route")
     path = route.path.removeprefix(PREFIX) if isinstance(route, APIRoute) else ""
     needed = ROLES.get((request.method, path))
-    identity = identity_of(request.headers)
-    request.state.identity = identity
+    identity: Identity | None = request.state.identity
     if identity is None and needed is not Role.NOBODY:
         raise ApiError(
             401, "unauthenticated", "nobody is signed in", "sign in at the HTTPS port of the appliance"
@@ -85,7 +94,7 @@ def authorise(request: Request) -> None:
         )
 
 
-def who(request: Request) -> str:
+async def who(request: Request) -> str:
     """Return the name of the person for the event log; `authorise` has run before."""
     identity = request.state.identity
     if not isinstance(identity, Identity):

@@ -7,12 +7,16 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 
-from understudy.core.views import ApprovalView, ModeView, OperationView, PlanView
+from understudy.core.model import HolderName
+from understudy.core.views import ApprovalView, DeletionView, ModeView, OperationView
 from understudy.web.access import who
 from understudy.web.bodies import (
+    AcceptRecipients,
     Changed,
+    Delete,
     Device,
     Failback,
+    Fingerprint,
     Heal,
     Nothing,
     Promote,
@@ -32,7 +36,7 @@ Who = Annotated[str, Depends(who)]
 def router(facade: Facade) -> APIRouter:
     """Return the routes that act; one long function because each route is a closure over the one façade."""
     routes = APIRouter(tags=["act"])
-    plan_adapter, operation_adapter = TypeAdapter(PlanView), TypeAdapter(OperationView)
+    operation_adapter = TypeAdapter(OperationView)
 
     def accepted(view: OperationView) -> Response:
         return JSONResponse(
@@ -45,9 +49,10 @@ def router(facade: Facade) -> APIRouter:
     def promote(body: Promote, name: Who) -> ModeView:
         """Turn standby into active; the epoch grows by one, and the answer comes after it is on disk.
 
-        412 names every unmet precondition at once: a primary that is not down by evidence (`force` with a
-        reason), a mirror that lags more than Policy.MaxLag seconds (`accept_loss`). 409 is another mode or
-        another epoch.
+        412 names every unmet precondition at once. The probes have to show that the primary is down, or
+        `force` is set. No image may be known to be missing here, and the seconds of the primary's work that
+        may be missing have to be known and at most Policy.MaxLag, or `accept_loss` is set. 409 is another
+        mode or another epoch.
         """
         return facade.promote(
             name, reason=body.reason, force=body.force, accept_loss=body.accept_loss, epoch=body.epoch
@@ -55,33 +60,37 @@ def router(facade: Facade) -> APIRouter:
 
     @routes.post(
         "/failback",
-        summary="Give back to the repaired primary, or show what that would be",
-        response_model=PlanView,
-        responses={
-            202: {"description": "Begun: the operation.", "model": OperationView},
-            **errors(409, 412, 503),
-        },
+        summary="Give back to the repaired primary, or find out what that would be",
+        status_code=202,
+        response_model=OperationView,
+        responses=errors(409, 412),
     )
     def failback(body: Failback, name: Who) -> Response:
         """Turn active into returning and deliver what the primary is owed; progress is in the operation.
 
-        With `dry_run` answer 200 and the plan, counted in instances, and change nothing. 412 names what the
-        primary does not answer yet, 503 says that it cannot be asked now.
+        With `dry_run` nothing changes: the operation compares both inventories, and `GET /failback/plan`
+        answers what it found. 412 names what the primary does not answer yet.
         """
         if body.dry_run or body.epoch is None:
-            return JSONResponse(plan_adapter.dump_python(facade.plan(), mode="json"))
+            return accepted(facade.plan(name))
         return accepted(facade.failback(name, epoch=body.epoch))
 
     @routes.post(
-        "/failback/settle", summary="End the failback: the primary serves again", responses=errors(409, 412)
+        "/failback/settle",
+        summary="End the failback: the primary serves again",
+        status_code=202,
+        response_model=OperationView,
+        responses=errors(409, 412),
     )
-    def settle(body: Settle, name: Who) -> ModeView:
-        """Turn returning into standby, after nothing is owed to the primary and no modality has stored here
-        lately.
+    def settle(body: Settle, name: Who) -> Response:
+        """Ask the primary once more for every instance of the outage, then turn returning into standby.
 
-        `override_quiet` is the reason to skip Policy.QuietPeriod; nothing skips the proof of what is owed.
+        The operation says how far it is. It is done once the mode has changed; where it failed, `details`
+        names every reason. 412 is answered at once where a modality has stored here within
+        Policy.QuietPeriod. `override_quiet` is the reason to skip that period; nothing skips the proof of
+        what is owed.
         """
-        return facade.settle(name, epoch=body.epoch, override_quiet=body.override_quiet)
+        return accepted(facade.settle(name, epoch=body.epoch, override_quiet=body.override_quiet))
 
     @routes.post(
         "/failback/interrupt",
@@ -145,7 +154,7 @@ def router(facade: Facade) -> APIRouter:
 
         What is owed already is left alone, so that a call may be repeated; 404 is for what nobody was owed.
         """
-        changed = facade.replay(name, body.selection, reason=body.reason or "", epoch=body.epoch)
+        changed = facade.letters.replay(name, body.selection, reason=body.reason or "", epoch=body.epoch)
         return Changed(changed=changed)
 
     @routes.post(
@@ -156,8 +165,19 @@ def router(facade: Facade) -> APIRouter:
 
         What is waived already is left alone; 404 is for what the holder was never owed.
         """
-        changed = facade.waive(name, body.holder, body.selection, reason=body.reason, epoch=body.epoch)
+        changed = facade.letters.waive(
+            name, body.holder, body.selection, reason=body.reason, epoch=body.epoch
+        )
         return Changed(changed=changed)
+
+    @routes.post("/deletions", summary="Delete instances here, for good", responses=errors(404, 412, 503))
+    def delete(body: Delete, name: Who) -> DeletionView:
+        """Delete a study, a series or instances from this standby, with one event; administrators only.
+
+        412 names what speaks against it: what is owed or not proven yet, and what is proven at no other
+        holder. `force` deletes it all the same, and gives up what it is owed. No holder loses anything.
+        """
+        return facade.delete(name, body.what, reason=body.reason, force=body.force)
 
     @routes.post("/modalities/approve", summary="Put a device on the allow-list", responses=errors())
     def approve(body: Device, name: Who) -> ApprovalView:
@@ -165,13 +185,24 @@ def router(facade: Facade) -> APIRouter:
 
         `live` says whether the running edge acts by it already; if not, it does within seconds of its start.
         """
-        return body.view(live=facade.approve(name, body.entry))
+        return body.view(live=facade.devices.approve(name, body.entry))
 
     @routes.post("/modalities/revoke", summary="Take an approval back", responses=errors(404))
     def revoke(body: Device, name: Who) -> ApprovalView:
         """Take back what was approved; associations that run go on to their end. What the configuration lists
         is no approval and answers 404."""
-        return body.view(live=facade.revoke(name, body.entry))
+        return body.view(live=facade.devices.revoke(name, body.entry))
+
+    @routes.post(
+        "/vaults/recipients",
+        summary="Accept that a vault's recipients were changed",
+        responses=errors(404, 409),
+    )
+    def accept_recipients(body: AcceptRecipients, name: Who) -> Fingerprint:
+        """Pin the recipients that the vault is given now, with the reason in the event log; administrators
+        only. What is packed from then on opens with their keys. 409 is for recipients that are pinned."""
+        told = facade.accept_recipients(name, HolderName(body.vault), body.reason)
+        return Fingerprint(fingerprint=told)
 
     @routes.post("/wake", summary="Look for new instances now", status_code=204, responses=errors())
     def wake() -> None:

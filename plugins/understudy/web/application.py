@@ -8,7 +8,7 @@ from understudy.web import acting, conflicts, errors, pages, reading
 from understudy.web.access import authorise
 from understudy.web.boundary import Boundary
 from understudy.web.facade import Facade
-from understudy.web.identity import PREFIX
+from understudy.web.identity import PREFIX, Identify
 
 SWAGGER = Path("/opt/understudy/www/swagger")
 
@@ -26,8 +26,8 @@ The standby PACS appliance: look at it, promote it when the PACS fails, and give
 """
 
 
-def application(facade: Facade, version: str, swagger: Path = SWAGGER) -> FastAPI:
-    """Return the ASGI application, with every route under /understudy."""
+def application(facade: Facade, version: str, identify: Identify, swagger: Path = SWAGGER) -> FastAPI:
+    """Return the ASGI application, with every route under /understudy; `identify` says who asks."""
     app = FastAPI(
         title="Understudy",
         version=version,
@@ -39,7 +39,7 @@ def application(facade: Facade, version: str, swagger: Path = SWAGGER) -> FastAP
         # It would answer an absolute address made of what the client calls us.
         redirect_slashes=False,
     )
-    app.add_middleware(Boundary)
+    app.add_middleware(Boundary, identify=identify)
     errors.install(app)
     routes = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise)])
     routes.include_router(reading.router(facade))

@@ -5,7 +5,9 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from understudy.config import AeTitle, Network
+from understudy.core.deletion import Deletion
 from understudy.core.gate import Allowed
+from understudy.core.model import StudyInstanceUid
 from understudy.core.modes import Mode
 from understudy.core.obligations import ObligationState, Selection
 from understudy.core.views import ApprovalView
@@ -45,6 +47,14 @@ StudyText = Annotated[
 ]
 
 
+SeriesText = Annotated[
+    str,
+    Field(
+        min_length=1, max_length=256, description="Series Instance UID (0020,000E).", examples=["1.2.840.2"]
+    ),
+]
+
+
 class _Body(BaseModel):
     # Strict: the string "false" is no boolean, and taking it for true would promote by force.
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -52,6 +62,25 @@ class _Body(BaseModel):
 
 class Nothing(_Body):
     """An empty object."""
+
+
+class Delete(_Body):
+    """Delete a study here, or of it a series or some instances."""
+
+    study_instance_uid: StudyText
+    series_instance_uid: SeriesText | None = Field(default=None)
+    sop_instance_uids: SopInstanceUids | None = Field(default=None)
+    reason: Reason
+    force: bool = Field(
+        default=False, description="Although it is not proven elsewhere, or owed to somebody."
+    )
+
+    @property
+    def what(self) -> Deletion:
+        """What is to be deleted."""
+        return Deletion(
+            StudyInstanceUid(self.study_instance_uid), self.series_instance_uid, self.sop_instance_uids
+        )
 
 
 class Heal(_Body):
@@ -71,7 +100,8 @@ class Promote(_Body):
     force: bool = Field(default=False, description="Promote although the primary is not down by evidence.")
     accept_loss: bool = Field(
         default=False,
-        description="Promote although the mirror lags more than Policy.MaxLag: studies may be missing.",
+        description="Promote although images are known to be missing, the mirror lags more than "
+        "Policy.MaxLag, or nobody knows what is missing.",
     )
     epoch: Epoch
 
@@ -108,6 +138,19 @@ class Reasoned(_Body):
     epoch: Epoch
 
 
+class AcceptRecipients(_Body):
+    """The recipients of a vault were changed on purpose."""
+
+    vault: str = Field(min_length=1, max_length=64, description="The vault's name.", examples=["local"])
+    reason: Reason
+
+
+class Fingerprint(BaseModel):
+    """What a person compares recipients by."""
+
+    fingerprint: str = Field(examples=["1a2b 3c4d 5e6f 7a8b"])
+
+
 class _Selecting(_Body):
     sop_instance_uids: SopInstanceUids | None = Field(default=None, description="Of these instances only.")
     study_instance_uid: StudyText | None = Field(default=None, description="Of this study only.")
@@ -120,7 +163,7 @@ class Replay(_Selecting):
     """Owe refused instances again: all of them, or those that every key agrees on."""
 
     holder: HolderText | None = Field(default=None, description="Of this holder only.")
-    reason: Reason | None = Field(default=None, description="What was mended, for the event log.")
+    reason: Reason | None = Field(default=None, description="What was fixed, for the event log.")
 
     @property
     def selection(self) -> Selection:
@@ -178,9 +221,14 @@ class _Query(BaseModel):
 class HealthQuery(_Query):
     """What the caller takes for healthy."""
 
+    alive: bool = Field(
+        default=False, description="Healthy where the agent itself serves, although images are refused here."
+    )
     role: Mode | None = Field(default=None, description="Healthy only in this mode.")
     max_lag: float | None = Field(
-        default=None, ge=0, description="Healthy only if the mirror lags no more seconds than this."
+        default=None,
+        ge=0,
+        description="Healthy only if a promotion now loses no more seconds of the primary's work than this.",
     )
 
 
@@ -239,9 +287,17 @@ class Health(BaseModel):
     healthy: bool
     mode: Mode
     epoch: int
-    lag_seconds: float
+    lag_seconds: float | None = Field(description="Since the horizon; null where there is none.")
+    loss_seconds: float | None = Field(
+        description="Of the primary's work, that a promotion now may lack; null where nobody knows."
+    )
     rpo_seconds: float
     reasons: list[str] = Field(description="Why it is not healthy; empty where it is.")
+    degraded: list[str] = Field(
+        default=[],
+        description="What is wrong with the configuration, while the last one that was in order runs in its "
+        "place. The appliance is healthy all the same.",
+    )
 
 
 class Changed(BaseModel):

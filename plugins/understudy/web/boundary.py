@@ -1,17 +1,23 @@
-"""The outermost layer of the API: limits what comes in, hardens what goes out, and catches what nobody else
-caught."""
+"""The outermost layer of the API: asks who is calling, limits what comes in, hardens what goes out, and
+catches what nobody else caught."""
 
 import logging
+import math
 import secrets
+import time
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from understudy.web.errors import HEALTH_PATH, unexpected
+from understudy.web.errors import HEALTH_PATH, unexpected, unproven
+from understudy.web.identity import Identify, UnprovenIdentityError
 
 _LOG = logging.getLogger(__name__)
+
+_TOLD_EVERY = 60.0
+"""Seconds between two lines on refused identities: forging them must not wash the rest out of the log."""
 
 BODY_LIMIT = 1 << 20
 """Bytes of a request body: some ten thousand UIDs for a replay; no call needs more."""
@@ -31,8 +37,11 @@ class Boundary:
     """Wraps the application; one of the two places where a broad `except` stands, and it records what it
     caught."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, identify: Identify) -> None:
         self._app = app
+        self._identify = identify
+        self._refused = 0
+        self._told_at = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a fault of ours becomes 500 with an event number, its cause goes to the log
@@ -61,7 +70,12 @@ class Boundary:
             await send(message)
 
         try:
+            # Once for each request, before anything of it is read: a signature is taken once.
+            scope.setdefault("state", {})["identity"] = self._identify(Request(scope))
             await self._app(scope, limited, hardened)
+        except UnprovenIdentityError as error:
+            self._tell(error)
+            await JSONResponse(unproven(error).model_dump(), status_code=401)(scope, receive, hardened)
         except Exception:
             event = secrets.token_hex(4)
             # The path is the template of the route: what a client wrote never reaches the log.
@@ -70,6 +84,13 @@ class Boundary:
             if started:
                 raise
             await _failed(Request(scope), event)(scope, receive, hardened)
+
+    def _tell(self, error: UnprovenIdentityError) -> None:
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._told_at >= _TOLD_EVERY:
+            _LOG.warning("identity refused because=%s since_start=%d", error.error, self._refused)
+            self._told_at = now
 
 
 def _failed(request: Request, event: str) -> Response:

@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from understudy.core.errors import NotFoundError, PreconditionError, RefusedError, StaleEpochError
 from understudy.core.modes import WrongModeError
-from understudy.core.ports import HolderUnavailableError
-from understudy.web.identity import identity_of
+from understudy.core.ports import HolderUnavailableError, OrthancUnavailableError
+from understudy.web.identity import UnprovenIdentityError
 
 HEALTH_PATH = "/understudy/health"
 
@@ -36,7 +36,7 @@ _DESCRIPTIONS = {
     404: "Nothing of that name or number is known.",
     409: "Another mode or another epoch than the caller saw; nothing changed.",
     412: "A precondition is not met; `details` names every one. Nothing changed.",
-    503: "A holder cannot be asked now; nothing changed.",
+    503: "A holder or the ledger cannot be asked now; nothing changed.",
 }
 
 
@@ -77,6 +77,11 @@ def answer(request: Request, status: int, body: ErrorBody) -> Response:
     return JSONResponse(body.model_dump(), status_code=status)
 
 
+def unproven(error: UnprovenIdentityError) -> ErrorBody:
+    """Return the body for a request whose person nobody vouches for."""
+    return ErrorBody(error=error.error, message=str(error), hint=error.hint, details=[])
+
+
 def unexpected(event: str) -> ErrorBody:
     """Return the body for a fault of ours: the event number finds it in the log, the cause stays out of the
     answer."""
@@ -101,10 +106,13 @@ def _location(parts: Sequence[int | str]) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Register the handlers with the application."""
+    """Register the handlers with the application.
+
+    They are `async`: one that is not takes one of the server's threads, which may all wait for a disk.
+    """
 
     @app.exception_handler(ApiError)
-    def api(request: Request, error: ApiError) -> Response:
+    async def api(request: Request, error: ApiError) -> Response:
         return answer(
             request,
             error.status,
@@ -112,7 +120,7 @@ def install(app: FastAPI) -> None:
         )
 
     @app.exception_handler(RefusedError)
-    def refused(request: Request, error: RefusedError) -> Response:
+    async def refused(request: Request, error: RefusedError) -> Response:
         status, word = _refused(error)
         return answer(
             request,
@@ -121,36 +129,39 @@ def install(app: FastAPI) -> None:
         )
 
     @app.exception_handler(WrongModeError)
-    def wrong_mode(request: Request, error: WrongModeError) -> Response:
+    async def wrong_mode(request: Request, error: WrongModeError) -> Response:
         return answer(
             request, 409, ErrorBody(error="wrong_mode", message=str(error), hint=error.hint, details=[])
         )
 
     @app.exception_handler(HolderUnavailableError)
-    def unavailable(request: Request, error: HolderUnavailableError) -> Response:
+    async def unavailable(request: Request, error: HolderUnavailableError) -> Response:
         body = ErrorBody(
             error="holder_unavailable", message=str(error), hint=error.hint, details=[error.reason]
         )
         return answer(request, 503, body)
 
+    @app.exception_handler(OrthancUnavailableError)
+    async def no_orthanc(request: Request, error: OrthancUnavailableError) -> Response:
+        body = ErrorBody(error="orthanc_unavailable", message=str(error), hint=error.hint, details=[])
+        return answer(request, 503, body)
+
     @app.exception_handler(RequestValidationError)
-    def invalid(request: Request, error: RequestValidationError) -> Response:
-        # FastAPI reads the body before it asks who sent it.
-        request.state.identity = identity_of(request.headers)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        # FastAPI reads the body before it asks for the role.
         if request.state.identity is None:
             return answer(request, 400 if request.url.path == HEALTH_PATH else 401, _NOBODY)
         problems = [f"{_location(item['loc'])}: {item['msg']}" for item in error.errors()]
         body = ErrorBody(
             error="invalid_request",
             message=f"the request has {len(problems)} problem{'s' if len(problems) > 1 else ''}",
-            hint="mend what `details` lists; /understudy/docs describes every call",
+            hint="fix what `details` lists; /understudy/docs describes every call",
             details=problems,
         )
         return answer(request, 400, body)
 
     @app.exception_handler(HTTPException)
-    def http(request: Request, error: HTTPException) -> Response:
-        request.state.identity = identity_of(request.headers)
+    async def http(request: Request, error: HTTPException) -> Response:
         if error.status_code in (404, 405) and request.state.identity is None:
             # Whoever is not signed in does not learn which paths exist.
             return answer(request, 401, _NOBODY)

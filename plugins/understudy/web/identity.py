@@ -1,17 +1,30 @@
-"""Who asks: the person as the edge or Orthanc's plugin established it.
+"""Who asks: the person whom the edge has signed for, or this appliance's own command.
 
-Rule 1: the two identity headers are trusted because only the edge and Orthanc's plugin reach this Unix
-socket, and both overwrite what a client sent.
+Rule 1: a signature of the edge is the only evidence of a person. It covers the person, the role, the method
+and the address of one request for a few seconds, so that nobody can use it for another request.
+Rule 2: on the agent's own socket the headers are believed as they stand. Only the agent's container and the
+host's root can reach that socket.
 """
 
+import hashlib
+import hmac
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 
 PREFIX = "/understudy"
 USER_HEADER = "x-understudy-user"
 ROLE_HEADER = "x-understudy-role"
+TIME_HEADER = "x-understudy-time"
+NONCE_HEADER = "x-understudy-nonce"
+SIGNATURE_HEADER = "x-understudy-signature"
+
+FRESH_SECONDS = 30.0
+"""How long a signature is taken. Edge and agent read the same clock, that of their host."""
 
 
 class Role(IntEnum):
@@ -31,6 +44,18 @@ class Identity:
     role: Role
 
 
+class UnprovenIdentityError(Exception):
+    """The request names a person, and nothing proves that the edge let this person in."""
+
+    def __init__(self, error: str, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.error = error
+        self.hint = hint
+
+
+Identify = Callable[[Request], Identity | None]
+
+
 def identity_of(headers: Headers) -> Identity | None:
     """Return who asks, or None where the headers are absent, doubled or not understood."""
     users, roles = headers.getlist(USER_HEADER), headers.getlist(ROLE_HEADER)
@@ -39,3 +64,84 @@ def identity_of(headers: Headers) -> Identity | None:
     known = {role.name.lower(): role for role in Role if role is not Role.NOBODY}
     role = known.get(roles[0])
     return None if role is None else Identity(users[0].strip()[:64], role)
+
+
+def statement(*, moment: str, nonce: str, role: str, user: str, method: str, target: str) -> bytes:
+    """Return what is signed; edge/haproxy.cfg puts the same together."""
+    return " ".join((moment, nonce, role, user, method, target)).encode("latin-1")
+
+
+def sign(key: bytes, statement: bytes) -> str:
+    """Return the signature as it stands in its header."""
+    return hmac.new(key, statement, hashlib.sha256).hexdigest()
+
+
+class Doorkeeper:
+    """Says who asks. `own` is the agent's own socket; on every other socket a signature with `key` counts.
+
+    Each signature is taken once, so that whoever sees one in passing cannot use it again. Calls come from one
+    thread, that of the event loop.
+    """
+
+    def __init__(self, own: Path, key: bytes, now: Callable[[], float]) -> None:
+        self._own = str(own)
+        self._key = key
+        self._now = now
+        self._used: dict[str, float] = {}
+
+    def __call__(self, request: Request) -> Identity | None:
+        """Return the person, or None where none is named; raise UnprovenIdentityError."""
+        identity = identity_of(request.headers)
+        server = request.scope.get("server")
+        if identity is None or (server is not None and server[0] == self._own):
+            return identity
+        self._verify(request)
+        return identity
+
+    def _verify(self, request: Request) -> None:
+        names = (TIME_HEADER, NONCE_HEADER, SIGNATURE_HEADER)
+        found = [request.headers.getlist(name) for name in names]
+        if any(len(values) != 1 for values in found):
+            raise UnprovenIdentityError(
+                "unsigned_identity",
+                "the request names a person, and the edge has not signed for it",
+                "call the HTTPS port of the appliance and sign in there",
+            )
+        moment, nonce, signature = (values[0] for values in found)
+        query = request.scope["query_string"]
+        target = request.scope["raw_path"] + (b"?" + query if query else b"")
+        said = statement(
+            moment=moment,
+            nonce=nonce,
+            role=request.headers[ROLE_HEADER],
+            user=request.headers[USER_HEADER],
+            method=request.method,
+            target=target.decode("latin-1"),
+        )
+        if not hmac.compare_digest(sign(self._key, said).encode(), signature.encode("latin-1").lower()):
+            raise UnprovenIdentityError(
+                "wrong_signature",
+                "the signature is not the edge's, or it was made for another request",
+                "restart the edge: `docker compose restart edge`; it reads its key when it starts",
+            )
+        self._use_once(moment, nonce)
+
+    def _use_once(self, moment: str, nonce: str) -> None:
+        now = self._now()
+        # Its form is the edge's own: the signature has just proven that.
+        if abs(now - float(moment)) > FRESH_SECONDS:
+            raise UnprovenIdentityError(
+                "stale_signature",
+                f"the signature is older than {FRESH_SECONDS:.0f} s, or from the future",
+                "send the request again; if it fails each time, the host's clock was set: restart the edge",
+            )
+        # In the order in which they came: the first that has to be kept ends the look.
+        while self._used and now - self._used[oldest := next(iter(self._used))] > 2 * FRESH_SECONDS:
+            del self._used[oldest]
+        if nonce in self._used:
+            raise UnprovenIdentityError(
+                "used_signature",
+                "the signature was used before",
+                "send the request again through the HTTPS port of the appliance",
+            )
+        self._used[nonce] = now

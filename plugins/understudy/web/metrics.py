@@ -1,6 +1,7 @@
 """Shows the status to Prometheus; units are in the names, and no label holds a UID or a patient's
 attribute."""
 
+import math
 from collections import Counter as Tally
 from collections.abc import Iterator
 
@@ -43,6 +44,15 @@ class _Snapshot(Collector):
         yield from self._scalars()
         yield from self._files()
         yield from self._disk()
+        refused = GaugeMetricFamily(
+            "understudy_refused_instances",
+            "What Orthanc's reception refused: instances, and presentation contexts where the reason is "
+            "alternative, class or syntax, and queries.",
+            labels=["reason"],
+        )
+        for reason, number in sorted(status.refused.items()):
+            refused.add_metric([reason], number)
+        yield refused
         yield from self._primary()
         yield from _holders(list(status.holders))
         running = Tally(view.kind for view in status.operations if view.state is OperationState.RUNNING)
@@ -59,8 +69,14 @@ class _Snapshot(Collector):
             ("epoch", "Number that grows with every promotion.", status.epoch),
             (
                 "lag_seconds",
-                "Seconds since the moment up to which the standby is known to be complete.",
-                status.lag_seconds,
+                "Seconds since the moment up to which the standby is known to be complete, +Inf before there "
+                "is one; it grows while the primary is down.",
+                math.inf if status.lag_seconds is None else status.lag_seconds,
+            ),
+            (
+                "loss_seconds",
+                "Seconds of the primary's work that a promotion now may lack, +Inf where nobody knows.",
+                math.inf if status.loss_seconds is None else status.loss_seconds,
             ),
             (
                 "rpo_seconds",
@@ -100,10 +116,16 @@ class _Snapshot(Collector):
             if volume.days_left is not None:
                 left.add_metric([volume.name], volume.days_left * 86_400)
         yield from (free, used, left)
+        unknown = GaugeMetricFamily(
+            "understudy_volume_unknown", "1 for a volume that does not answer.", labels=["volume"]
+        )
+        for lost in self._status.disk.unknown:
+            unknown.add_metric([lost.name], 1)
+        yield unknown
         yield GaugeMetricFamily(
             "understudy_intake_refused",
-            "1 where new images are refused because a volume is full.",
-            value=int(self._status.disk.refusing),
+            "1 where new images are refused here.",
+            value=int(bool(self._status.intake_refused)),
         )
 
     def _files(self) -> Iterator[GaugeMetricFamily]:
@@ -112,6 +134,7 @@ class _Snapshot(Collector):
             ("files_recovering", "Files without an index row that are being read in.", files.recovering),
             ("files_recovered", "Files that the last start of Orthanc read in.", files.recovered),
             ("files_quarantined", "Files that boot recovery set aside.", files.quarantined),
+            ("orthanc_ended_24h", "Unwanted ends of Orthanc in the last 24 h.", files.ended),
             ("instances_parked", "Instances refused because Orthanc ended on them twice.", files.parked),
             ("files_damaged", "Stored files that are missing or changed and not healed.", files.damaged),
             ("files_healed", "Stored files that were healed, since the ledger began.", files.healed),
@@ -138,9 +161,11 @@ class _Snapshot(Collector):
         yield condition
         if primary.condition is not Condition.UNKNOWN:
             # Absent while unknown: neither 1 nor 0 would be true, and an alert on 0 would be false.
-            up = float(primary.condition is Condition.UP)
+            up = float(primary.condition is not Condition.DOWN)
             yield GaugeMetricFamily(
-                "understudy_primary_up", "1 where the primary answers its probes, else 0.", value=up
+                "understudy_primary_up",
+                "0 where the primary is down, 1 where it lives; understudy_primary_condition says more.",
+                value=up,
             )
 
 
@@ -153,6 +178,11 @@ def _holders(holders: list[HolderView]) -> Iterator[GaugeMetricFamily]:
     oldest = GaugeMetricFamily(
         "understudy_oldest_owed_age_seconds",
         "Age of the oldest unsettled obligation.",
+        labels=["holder", "kind"],
+    )
+    altered = GaugeMetricFamily(
+        "understudy_stored_altered",
+        "How often the holder stored an instance with a warning, or got another encoding of it.",
         labels=["holder", "kind"],
     )
     rate = GaugeMetricFamily(
@@ -168,7 +198,8 @@ def _holders(holders: list[HolderView]) -> Iterator[GaugeMetricFamily]:
         for state in _STATES:
             obligations.add_metric([*labels, state], getattr(holder, state))
         oldest.add_metric(labels, holder.oldest_owed_seconds)
+        altered.add_metric(labels, holder.altered)
         rate.add_metric(labels, holder.lane.rate)
         for known in LaneState:
             lane.add_metric([*labels, known.value], float(known is holder.lane.state))
-    yield from (obligations, oldest, rate, lane)
+    yield from (obligations, oldest, altered, rate, lane)

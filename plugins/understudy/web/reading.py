@@ -1,4 +1,8 @@
-"""Everything that only looks: status, health, metrics, operations, obligations, modalities."""
+"""Everything that only looks: status, health, metrics, operations, obligations, modalities.
+
+Rule 1: what is asked for all the time (status, mode, health, metrics) waits for no disk and takes none of the
+server's threads: it is `async`, and reads memory or shares one computation.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -6,13 +10,16 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from understudy.core.readiness import unready
 from understudy.core.views import (
     DamageView,
     DeadLetterView,
     ExplainedView,
     ModalityView,
+    ModeView,
     ObligationView,
     OperationView,
+    PlanView,
     Status,
 )
 from understudy.web import metrics
@@ -27,6 +34,7 @@ from understudy.web.bodies import (
 )
 from understudy.web.errors import errors
 from understudy.web.facade import Facade
+from understudy.web.present import Shared
 
 Operation = Annotated[int, Path(ge=1, le=2**53, description="Number of the operation.", examples=[3])]
 
@@ -34,16 +42,26 @@ Operation = Annotated[int, Path(ge=1, le=2**53, description="Number of the opera
 def router(facade: Facade) -> APIRouter:
     """Return the routes that read; one long function because each route is a closure over the one façade."""
     routes = APIRouter(tags=["look"])
+    present = Shared(facade.status)
 
-    @routes.get("/status", summary="The whole appliance at one moment", responses=errors())
-    def status() -> Status:
+    @routes.get("/status", summary="The whole appliance at one moment", responses=errors(503))
+    async def status() -> Status:
         """Answer mode, epoch, primary health with evidence, horizon, RPO, holders, operations and alarms.
 
         Moments are ISO 8601 with zone, ages and lags are seconds, rates are instances per second, counts are
-        instances unless the name says studies. `horizon` is null before the first inventory diff, `primary`
-        is null where none is configured. Read-only; costs a few milliseconds, so polling every 2 s is fine.
+        instances unless the name says studies. `horizon`, `lag_seconds` and `loss_seconds` are null before
+        the first inventory diff that came to its end, `primary` is null where none is configured. Read-only;
+        costs a few milliseconds, so polling every 2 s is fine.
+        503 says that the ledger's own disk does not answer.
         """
-        return facade.status()
+        return await present.get()
+
+    @routes.get("/mode", summary="The mode alone, from memory", responses=errors())
+    async def mode() -> ModeView:
+        """Answer mode, epoch and since when; no disk is waited for, so that this may be asked all the
+        time."""
+        seen = facade.glance()
+        return ModeView(seen.mode, seen.epoch, seen.since)
 
     @routes.get(
         "/health",
@@ -54,36 +72,55 @@ def router(facade: Facade) -> APIRouter:
             **errors(anyone=True),
         },
     )
-    def health(request: Request, asked: Annotated[HealthQuery, Query()]) -> Response:
-        """Answer 200 or 503: with `role` only that mode is healthy, with `max_lag` (seconds) only a mirror
-        that close.
+    async def health(request: Request, asked: Annotated[HealthQuery, Query()]) -> Response:
+        """Answer 200 or 503: 503 while new images are refused here; with `role` only that mode is healthy,
+        with `max_lag` only if a promotion now loses at most so many seconds of the primary's work.
 
-        The one call that needs no sign-in: then it answers the bare status code and no body.
+        A mirror that was never known to be complete is not healthy by any `max_lag`. While the primary is
+        down it receives nothing, so `loss_seconds` stands still while `lag_seconds` grows. The one call that
+        needs no sign-in: then it answers the bare status code and no body. It is answered from memory: the
+        numbers are of the last second, and it is not healthy where they are not known.
         """
-        present = facade.status()
-        reasons = []
-        if asked.role is not None and present.mode is not asked.role:
-            reasons.append(f"the mode is {present.mode.value}, not {asked.role.value}")
-        if asked.max_lag is not None and present.lag_seconds > asked.max_lag:
-            reasons.append(f"the mirror lags {present.lag_seconds:.0f} s, more than {asked.max_lag:.0f} s")
+        seen = facade.glance()
+        reasons = unready(
+            mode=seen.mode,
+            loss_seconds=seen.loss_seconds,
+            intake_refused="" if asked.alive else seen.intake_refused,
+            unknown_since=seen.unknown_since,
+            role=asked.role,
+            max_lag=asked.max_lag,
+        )
         code = 503 if reasons else 200
         if request.state.identity is None:
             return Response(status_code=code)
         view = Health(
             healthy=not reasons,
-            mode=present.mode,
-            epoch=present.epoch,
-            lag_seconds=present.lag_seconds,
-            rpo_seconds=present.rpo_seconds,
+            mode=seen.mode,
+            epoch=seen.epoch,
+            lag_seconds=seen.lag_seconds,
+            loss_seconds=seen.loss_seconds,
+            rpo_seconds=seen.rpo_seconds,
             reasons=reasons,
+            degraded=list(seen.configuration_problems),
         )
         return JSONResponse(view.model_dump(mode="json"), status_code=code)
 
-    @routes.get("/metrics", summary="The status for Prometheus", response_class=Response, responses=errors())
-    def metrics_text() -> Response:
+    @routes.get(
+        "/metrics", summary="The status for Prometheus", response_class=Response, responses=errors(503)
+    )
+    async def metrics_text() -> Response:
         """Answer Prometheus' text format; ages and lags in seconds, rates in instances per second, no UID as
         a label."""
-        return Response(metrics.render(facade.status()), media_type=metrics.CONTENT_TYPE)
+        return Response(metrics.render(await present.get()), media_type=metrics.CONTENT_TYPE)
+
+    @routes.get(
+        "/failback/plan",
+        summary="What a failback would do, as it was found out last",
+        responses=errors(404, 409),
+    )
+    def plan() -> PlanView:
+        """Answer the last plan that `POST /failback` with `dry_run` made, counted in instances."""
+        return facade.last_plan()
 
     @routes.get("/operations", summary="The last operations, newest first", responses=errors())
     def operations(asked: Annotated[OperationsQuery, Query()]) -> Sequence[OperationView]:
@@ -99,13 +136,13 @@ def router(facade: Facade) -> APIRouter:
     def obligations(asked: Annotated[ObligationsQuery, Query()]) -> Sequence[ObligationView]:
         """Answer obligations with attempts, reason and what a person can do, unsettled ones first;
         `state=refused` are the dead letters."""
-        return facade.obligations(asked.selection, asked.state, asked.limit)
+        return facade.letters.obligations(asked.selection, asked.state, asked.limit)
 
     @routes.get("/dead-letters", summary="What was refused, and what to do about it", responses=errors())
     def dead_letters(asked: Annotated[LettersQuery, Query()]) -> Sequence[DeadLetterView]:
         """Answer refused obligations counted by holder and reason, with a hint and one example each, the
         longest refused first; `GET /obligations?state=refused` lists them one by one."""
-        return facade.dead_letters(asked.selection)
+        return facade.letters.dead_letters(asked.selection)
 
     @routes.post(
         "/routes/explain", summary="Which routes match a study that is here, and why", responses=errors(404)
@@ -125,6 +162,6 @@ def router(facade: Facade) -> APIRouter:
     def modalities() -> Sequence[ModalityView]:
         """Answer every device that the edge saw, by its true address, with what became of its associations;
         one that is not `known` is a stranger, and can be approved."""
-        return facade.modalities()
+        return facade.devices.modalities()
 
     return routes

@@ -1,6 +1,7 @@
 """What every part of the agent stands on: places, clock, ledger, stored files, Orthanc, workers."""
 
 import random
+import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,14 +10,19 @@ from zoneinfo import ZoneInfo
 
 from understudy import config
 from understudy.adapters import edge_config
-from understudy.adapters.files import write_durably
-from understudy.adapters.ledger import Ledger
+from understudy.adapters.keys import share_of
 from understudy.adapters.orthanc import Orthanc
 from understudy.adapters.storage import StorageArea
-from understudy.core.model import HolderName, Timestamp
+from understudy.core.model import HolderName
 from understudy.core.ports import Clock
 from understudy.core.report import Report
+from understudy.flow.holding import Memory
 from understudy.flow.loop import Workers
+from understudy.flow.suspects import Suspects
+from understudy.ledger import Ledger
+from understudy.plugin.memory import own_limit
+from understudy.plugin.parking import boot_id
+from understudy.system.files import write_durably
 from understudy.web.report import render_report, report_json
 
 PRIMARY = HolderName("primary")
@@ -36,18 +42,22 @@ class Places:
     index: Path = Path("/var/lib/orthanc/index")
     """Only measured: Orthanc alone opens what lies there."""
     socket: Path = Path("/run/understudy/agent.sock")
+    """Its own; each neighbour has another one beside it, see `socket_of`."""
     host: Path = Path("/run/understudy-host")
     """Where the host's own programs leave alarms; there on a host that Ansible made."""
     orthanc: str = "http://orthanc:8042"
     edge: Path = edge_config.SHARED
 
+    def socket_of(self, service: str) -> Path:
+        """Return the socket on which the agent hears this service, and which no other service can reach."""
+        return share_of(self.socket.parent, service) / self.socket.name
 
-class SystemClock:
+
+class SystemClock(Clock):
     """The time of the machine."""
 
-    def now(self) -> Timestamp:
-        """Return seconds since 1970-01-01T00:00:00Z."""
-        return Timestamp(time.time())
+    def __init__(self) -> None:
+        super().__init__(time.time, time.monotonic, threading.Lock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,8 @@ class Base:
     files: StorageArea
     orthanc: Orthanc
     reports: Path
+    memory: Memory
+    suspects: Suspects
 
     @property
     def policy(self) -> config.Policy:
@@ -79,15 +91,16 @@ class Base:
         return f"/understudy/reports/{operation}"
 
 
-def open_base(configuration: config.Understudy, places: Places) -> Base:
+def open_base(configuration: config.Understudy, places: Places, clock: Clock | None = None) -> Base:
     """Open the ledger, take back what the last run had claimed, and return what all parts share.
 
     Raises DamagedLedgerError, LedgerVersionError and MigrationError, each with a hint.
     """
-    clock = SystemClock()
+    clock = clock or SystemClock()
     ledger = Ledger(places.state / "ledger.sqlite", places.keys / "ledger.anchor")
-    ledger.start(clock.now())
-    ledger.release(now=clock.now())
+    ledger.modes.start(clock.now())
+    suspects = Suspects(ledger, clock.now(), boot=boot_id())
+    ledger.custody.release(now=clock.now())
     secret = (places.keys / "service" / "agent").read_text(encoding="ascii").strip()
     reports = places.state / "reports"
     reports.mkdir(mode=0o750, exist_ok=True)
@@ -100,4 +113,6 @@ def open_base(configuration: config.Understudy, places: Places) -> Base:
         StorageArea(places.storage),
         Orthanc(places.orthanc, "agent", secret, timeout=configuration.policy.network_timeout),
         reports,
+        Memory(own_limit()),
+        suspects,
     )

@@ -2,7 +2,7 @@
 
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,23 +14,31 @@ from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer
 from understudy.adapters.healing import GetSource
 from understudy.adapters.s3 import S3Store, read_credentials
+from understudy.adapters.secret_files import file_of
+from understudy.adapters.spool import Spool
 from understudy.adapters.tls import ClientTls
 from understudy.adapters.transcoding import Transcoder
+from understudy.adapters.writer import read_signer
 from understudy.core.model import HolderKind, HolderName
 from understudy.core.modes import delivers_to_primary
 from understudy.core.ports import Holder, InstanceSource, ObjectStore
 from understudy.core.schedule import Hours, Limit, bytes_per_second, in_window
+from understudy.flow.beside import Beside
 from understudy.flow.commit import Commitment, CommitmentPolicy
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination, Transcode
+from understudy.flow.immutability import LockWatch
 from understudy.flow.pace import Pacer
 from understudy.flow.readback import Contents, ReadBack
-from understudy.flow.vault import Vault, VaultSettings
+from understudy.flow.recipients import PinnedSealer
+from understudy.flow.vault import Vault, VaultSettings, held_in_memory
 from understudy.wiring.base import STEP_INTERVAL, Base
 
 _ROUTE_BATCH = 500
 _ROUTE_BATCH_BYTES = 256 * 2**20
 _PACK_INSTANCES = 2000
+_LOCK_INTERVAL = 30.0
+"""Seconds between two looks whether an object's lock is to be read back."""
 
 
 def dicom_peer(
@@ -60,7 +68,7 @@ def _receiver(target: config.Destination, base: Base) -> DicomPeer | DicomWebSer
         target.url,
         timeout=base.policy.network_timeout,
         tls=client_tls(target.tls, folder),
-        credentials=None if target.credentials_file is None else folder / target.credentials_file,
+        credentials=None if target.credentials_file is None else file_of(folder, target.credentials_file),
     )
 
 
@@ -87,9 +95,9 @@ def client_tls(section: config.Tls | None, folder: Path) -> ClientTls | None:
     if section is None:
         return None
     return ClientTls(
-        folder / section.authorities,
-        None if section.certificate is None else folder / section.certificate,
-        None if section.key is None else folder / section.key,
+        file_of(folder, section.authorities),
+        None if section.certificate is None else file_of(folder, section.certificate),
+        None if section.key is None else file_of(folder, section.key),
         section.server_name,
     )
 
@@ -110,12 +118,17 @@ def dicom_destination(
     From `source` everything is read back where that is the proof, else what a UID does not tell apart.
     """
     pace = Pacer(lambda: bytes_per_second(limits, base.local()), base.clock, base.workers.wait)
-    read_back = ReadBack(source, base.files.data_set, base.clock)
-    ambiguous = partial(base.ledger.ambiguous, HolderName(peer.name))
+    read_back = ReadBack(source, base.files.data_set_digest, base.clock, base.memory.of(peer.name))
+    ambiguous = partial(base.ledger.custody.ambiguous, HolderName(peer.name))
+    # A party that takes one association at a time is asked when nothing is sent.
+    wake = partial(base.workers.wake, f"lane-{peer.name}")
+    beside = Beside(base.clock, wake, in_turn=associations == 1)
     commitment = None
     if isinstance(peer, DicomPeer) and proof in ("auto", "commitment"):
         policy = CommitmentPolicy(proof == "commitment", base.policy.commitment_patience)
-        commitment = Commitment(peer, base.orthanc, base.ledger, base.clock, policy, new_uid=_new_uid)
+        commitment = Commitment(
+            peer, base.orthanc, base.ledger.commitments, base.clock, policy, new_uid=_new_uid, beside=beside
+        )
     return DicomDestination(
         kind,
         peer,
@@ -128,6 +141,8 @@ def dicom_destination(
         read_back=read_back if proof == "readback" else None,
         # What is sent as a transcoded copy never comes back as it is here.
         contents=None if proof == "readback" or transcode else Contents(read_back, ambiguous),
+        memory=base.memory.of(peer.name),
+        beside=beside,
     )
 
 
@@ -136,8 +151,33 @@ def _new_uid() -> str:
     return f"2.25.{uuid.uuid4().int}"
 
 
-def configured_holders(base: Base) -> Iterator[Holder]:
-    """Yield the routes' destinations, then the vaults; raises KeysError, with a hint."""
+def pinned_sealers(base: Base, *, from_folder: bool = True) -> Mapping[HolderName, PinnedSealer]:
+    """Return by vault who seals for it; raises SealError, with a hint.
+
+    Only the folder of the configuration, which the agent cannot write, names recipients without a question.
+    """
+    sealers: dict[HolderName, PinnedSealer] = {}
+    for vault in base.configuration.vaults:
+        name = HolderName(vault.name)
+        given = partial(list, vault.recipients) if vault.recipients else partial(_made_recipient, base)
+        configured = from_folder and bool(vault.recipients)
+        sealers[name] = PinnedSealer(name, given, AgeSealer, base.ledger, base.clock, configured=configured)
+    return sealers
+
+
+def _made_recipient(base: Base) -> list[str]:
+    """Return the recipient that the first start made, none where its file is gone or is no text."""
+    try:
+        return [keys_volume.vault_recipient(base.places.keys)]
+    except (keys_volume.KeysError, OSError, ValueError):
+        return []
+
+
+def configured_holders(
+    base: Base, sealers: Mapping[HolderName, PinnedSealer] | None = None
+) -> Iterator[Holder]:
+    """Yield the routes' destinations, then the vaults; raises SealError and WriterError, with a hint."""
+    sealers = pinned_sealers(base) if sealers is None else sealers
     for target in base.configuration.destinations:
         limits = [Limit(Hours.parse(one.hours), one.bytes_per_second) for one in target.bandwidth]
         transcode = Transcoder(base.orthanc) if target.transfer_syntax == "accepted" else None
@@ -153,7 +193,7 @@ def configured_holders(base: Base) -> Iterator[Holder]:
             source=_source(target, receiver, base),
         )
     for vault in base.configuration.vaults:
-        yield _vault(vault, base)
+        yield _vault(vault, base, sealers[HolderName(vault.name)])
 
 
 def wire_lane(holder: Holder, base: Base) -> Lane:
@@ -169,7 +209,7 @@ def wire_lane(holder: Holder, base: Base) -> Lane:
     )
 
     def is_open() -> bool:
-        return holder.kind is not HolderKind.PRIMARY or delivers_to_primary(base.ledger.mode().mode)
+        return holder.kind is not HolderKind.PRIMARY or delivers_to_primary(base.ledger.modes.current().mode)
 
     windows = [
         Hours.parse(window)
@@ -185,20 +225,35 @@ def wire_lane(holder: Holder, base: Base) -> Lane:
         is_open=is_open,
         fraction=random.random,
         in_window=lambda: in_window(windows, base.local()),
+        suspects=base.suspects,
+        beside=holder.beside if isinstance(holder, DicomDestination) else None,
     )
     base.workers.add(f"lane-{holder.name}", lane.step, STEP_INTERVAL)
     return lane
 
 
-def _vault(vault: config.Vault, base: Base) -> Vault:
+def _vault(vault: config.Vault, base: Base, sealer: PinnedSealer) -> Vault:
     name = HolderName(vault.name)
-    recipients = vault.recipients or [keys_volume.vault_recipient(base.places.keys)]
     store: ObjectStore
+    watch: LockWatch | None = None
     if isinstance(vault, config.S3Vault):
-        credentials = partial(read_credentials, base.places.configuration / vault.credentials_file)
+        credentials = partial(read_credentials, file_of(base.places.configuration, vault.credentials_file))
         store = S3Store(name, vault.endpoint, vault.bucket, vault.region, credentials)
+        watch = LockWatch(name, store, partial(base.ledger.packs.newest, name), base.clock)
+        base.workers.add(f"lock-{name}", watch.step, _LOCK_INTERVAL)
         settings = VaultSettings(name, base.configuration.site, vault.retention_days)
     else:
         store = DirectoryStore(name, vault.directory)
         settings = VaultSettings(name, base.configuration.site, None)
-    return Vault(settings, base.files, store, AgeSealer(recipients), base.ledger.packs, base.clock)
+    return Vault(
+        settings,
+        base.files,
+        store,
+        sealer,
+        base.ledger.packs,
+        base.clock,
+        Spool(base.places.state, held_in_memory(base.memory.most, len(base.configuration.vaults))),
+        signer=read_signer(base.places.state),
+        watch=watch,
+        memory=base.memory.of(name),
+    )

@@ -7,25 +7,30 @@ from functools import partial
 
 from understudy import config
 from understudy.adapters.boot import BootReports
-from understudy.adapters.healing import GetSource, Replacement, is_same_instance, whole_file
+from understudy.adapters.healing import GetSource, Replacement, is_same_instance, write_whole
+from understudy.adapters.spool import IN_MEMORY, Spool
 from understudy.core.model import HolderName
 from understudy.flow.disk import DiskWatch, WatchedVolume
 from understudy.flow.heal import Healer, Surgery
+from understudy.flow.intake import IntakeWatch
 from understudy.flow.note import Noter
 from understudy.flow.recover import Recovery
 from understudy.flow.scrub import Scrubber
-from understudy.plugin.volumes import FLAG_FILE, Volume
+from understudy.plugin.volumes import FLAG, Volume
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
 from understudy.wiring.delivery import dicom_peer, get_source
 
 _log = logging.getLogger(__name__)
 
 _FILES_INTERVAL = 5.0
-"""Seconds between two looks at what a start of Orthanc left, and at what is to be healed."""
+"""Seconds between two looks at what is to be healed."""
+
+_LOOK_INTERVAL = 1.0
+"""Seconds between two looks at what a start of Orthanc left, and at the room on a volume."""
 
 
 def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple[Scrubber, Recovery]:
-    """Return who looks for damaged files and who mends what a crash left; healing has its worker, too."""
+    """Return who looks for damaged files and who repairs what a crash left; healing has its worker, too."""
     on_damage = partial(base.workers.wake, "heal")
     healer = Healer(
         base.ledger,
@@ -33,11 +38,13 @@ def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple
         base.orthanc,
         Replacement(base.orthanc, base.places.state / "heal", _log.warning),
         _sources(base),
-        Surgery(whole_file, is_same_instance),
+        Surgery(write_whole, is_same_instance),
         base.clock,
+        Spool(base.places.state, IN_MEMORY),
         holders=holders,
         catch_up=noter.catch_up,
         fraction=random.random,
+        memory=base.memory,
     )
     scrubber = Scrubber(
         base.ledger,
@@ -55,7 +62,7 @@ def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple
     recovery = Recovery(boot_reports, base.ledger, scrubber, base.clock, on_damage=on_damage)
     base.workers.add("heal", healer.step, _FILES_INTERVAL)
     base.workers.add("scrub", scrubber.step, STEP_INTERVAL)
-    base.workers.add("recover", recovery.step, _FILES_INTERVAL)
+    base.workers.add("recover", recovery.step, _LOOK_INTERVAL)
     return scrubber, recovery
 
 
@@ -75,14 +82,23 @@ def wire_disk(base: Base) -> DiskWatch:
             *vaults,
         ),
         Volume(places.state, policy.ballast_bytes, policy.refuse_percent / 100),
-        places.socket.with_name(FLAG_FILE),
-        base.ledger,
+        FLAG,
         base.clock,
+        received=base.ledger.intake.bytes_by_day,
+        began=base.ledger.modes.began(),
         warn_percent=policy.warn_percent,
         refuse_percent=policy.refuse_percent,
     )
-    base.workers.add("disk", disk.step, STEP_INTERVAL)
+    for name, step in disk.steps():
+        base.workers.add(name, step, _LOOK_INTERVAL)
     return disk
+
+
+def wire_intake_watch(base: Base, disk: DiskWatch) -> IntakeWatch:
+    """Return who knows whether images are taken here, and give it its worker."""
+    watch = IntakeWatch(base.orthanc, lambda: disk.is_refusing, base.clock)
+    base.workers.add("intake", watch.step, _FILES_INTERVAL)
+    return watch
 
 
 def _sources(base: Base) -> list[GetSource]:

@@ -1,16 +1,61 @@
-"""Wires the edge's gate: who may associate, and what the edge reports of who tried."""
+"""Wires the edge's gate: who may associate, and what the edge counts and reports of who tried."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
-from understudy.adapters import edge_config
-from understudy.adapters.edge import Edge, EdgeUnavailableError, Reports
-from understudy.core.gate import Seen
+from understudy.adapters import dictionary, edge_config
+from understudy.adapters.edge import Edge, EdgeUnavailableError, Reports, addresses_of_name
+from understudy.adapters.reception import read_refusals
+from understudy.core.gate import Allowed, Seen
 from understudy.flow.gate import Gate
+from understudy.flow.logins import Logins
+from understudy.flow.names import Names
+from understudy.flow.reception import ReceptionWatch
+from understudy.system.files import write_durably
 from understudy.wiring.base import STEP_INTERVAL, Base
 
+_LOGINS_INTERVAL = 10.0
+"""Seconds between two looks at who types wrong passwords."""
 
-def wire_gate(base: Base) -> Gate:
-    """Return the gate and give it its worker."""
+_RECEPTION_INTERVAL = 1.0
+"""Seconds between two looks at what Orthanc's reception refused."""
+
+_NAMES_INTERVAL = 5.0
+"""Seconds between two looks whether a device's name leads to another address."""
+
+
+def wire_logins(base: Base) -> Logins:
+    """Return the look at wrong passwords and give it its worker."""
+    edge = Edge(base.places.edge)
+    logins = Logins(edge.wrong_passwords, base.clock, unavailable=EdgeUnavailableError)
+    base.workers.add("logins", logins.step, _LOGINS_INTERVAL)
+    return logins
+
+
+def wire_reception(base: Base, gate: Gate) -> ReceptionWatch:
+    """Return who knows what Orthanc's reception refused, and give it its worker."""
+    watch = ReceptionWatch(
+        partial(read_refusals, base.places.storage), base.clock, gate.listed, dictionary.name_of_uid
+    )
+    base.workers.add("reception", watch.step, _RECEPTION_INTERVAL)
+    return watch
+
+
+class _NamesFile:
+    """The file of host names in the folder that edge and agent share."""
+
+    def __init__(self, base: Base) -> None:
+        self._path = base.places.edge / edge_config.NAMES
+
+    def read(self) -> Mapping[str, Sequence[str]]:
+        return edge_config.read_names(self._path)
+
+    def write(self, names: Mapping[str, Sequence[str]]) -> None:
+        write_durably(self._path, edge_config.names_json(names), 0o640)
+
+
+def wire_gate(base: Base) -> tuple[Gate, Names]:
+    """Return the gate and what knows the addresses of names, and give them their workers."""
     reports: list[Reports] = []
 
     def read_reports(most: int) -> Sequence[Seen]:
@@ -19,13 +64,20 @@ def wire_gate(base: Base) -> Gate:
             reports.append(Reports(base.places.edge))
         return reports[0].read(most)
 
+    def configured() -> Sequence[Allowed]:
+        return edge_config.listed(base.configuration, names.found)
+
     gate = Gate(
-        base.ledger,
+        base.ledger.devices,
         Edge(base.places.edge),
         base.clock,
-        edge_config.listed(base.configuration),
+        configured,
         unavailable=EdgeUnavailableError,
         read_reports=read_reports,
     )
+    hosts = edge_config.hosts_by_name(base.configuration)
+    names = Names(hosts, addresses_of_name, _NamesFile(base), base.clock, gate.renew)
     base.workers.add("gate", gate.step, STEP_INTERVAL)
-    return gate
+    if hosts:
+        base.workers.add("names", names.step, _NAMES_INTERVAL)
+    return gate, names

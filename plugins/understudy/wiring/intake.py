@@ -58,7 +58,15 @@ def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts, Rescanner]:
     )
     base.workers.add("rescan", rescanner.step, _NOTE_INTERVAL)
     versions = KeptVersions(base.places.storage)
-    conflicts = Conflicts(versions, base.files, base.orthanc, base.ledger, base.clock, lambda: rules.vaults)
+    conflicts = Conflicts(
+        versions,
+        base.files,
+        base.orthanc,
+        base.ledger.conflicts,
+        base.clock,
+        lambda: rules.vaults,
+        base.memory,
+    )
     base.workers.add("conflicts", conflicts.step, _CONFLICTS_INTERVAL)
     return noter, router, conflicts, rescanner
 

@@ -1,17 +1,20 @@
 """Wires the primary PACS: is it up, what does it hold, what is it owed after an outage."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from understudy import config
 from understudy.adapters.dicom import DicomPeer
-from understudy.core.model import HolderKind
+from understudy.core.model import HolderKind, Timestamp
 from understudy.core.modes import Mode
+from understudy.core.ports import HolderUnavailableError
 from understudy.core.views import Condition
 from understudy.flow.appliance import PrimaryParts
 from understudy.flow.destination import DicomDestination
 from understudy.flow.failback import Failback, FailbackPolicy
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
+from understudy.flow.plan import Planner
 from understudy.flow.probe import Prober
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
 from understudy.wiring.delivery import dicom_destination, dicom_peer, get_source
@@ -27,6 +30,7 @@ def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[Dico
     base.workers.add("probe", _probing(base, parts), base.policy.probe_interval)
     base.workers.add("mirror", _mirroring(base, parts), _MIRROR_INTERVAL)
     base.workers.add("failback", parts.failback.step, STEP_INTERVAL)
+    base.workers.add("plan", parts.planner.step, STEP_INTERVAL)
     destination = dicom_destination(
         HolderKind.PRIMARY,
         peer,
@@ -39,7 +43,11 @@ def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[Dico
 
 
 def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) -> PrimaryParts:
-    prober = Prober(peer, base.clock, failures_for_down=base.policy.probe_failures)
+
+    def own_work() -> tuple[int, Timestamp | None]:
+        return peer.heard, base.ledger.intake.last_from(target.ae_title)
+
+    prober = Prober(peer, base.clock, failures_for_down=base.policy.probe_failures, own_work=own_work)
     destination = target.move_destination or base.configuration.ae_title
     mirror = Mirror(peer, base.ledger, noter, base.clock, holder=PRIMARY, destination=destination)
     failback = Failback(
@@ -51,12 +59,12 @@ def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) ->
         holder=PRIMARY,
         write_report=base.write_report,
     )
-    return PrimaryParts(prober, mirror, failback)
+    return PrimaryParts(prober, mirror, failback, Planner(failback, base.ledger, base.clock))
 
 
 def _probing(base: Base, primary: PrimaryParts) -> Callable[[], bool]:
     def step() -> bool:
-        if base.ledger.mode().mode is not Mode.MAINTENANCE:
+        if base.ledger.modes.current().mode is not Mode.MAINTENANCE:
             primary.prober.step()
         return False
 
@@ -65,14 +73,19 @@ def _probing(base: Base, primary: PrimaryParts) -> Callable[[], bool]:
 
 def _mirroring(base: Base, primary: PrimaryParts) -> Callable[[], bool]:
     def step() -> bool:
-        if primary.prober.health.condition is not Condition.UP:
+        mode = base.ledger.modes.current().mode
+        # One that is busy may have an association for us the next time. Planned work is left alone.
+        asked = primary.prober.health.condition in (Condition.UP, Condition.BUSY)
+        if mode is Mode.MAINTENANCE or not asked:
             primary.mirror.forget_look()
             return False
-        # A failback compares by itself, and planned work is left in peace.
-        wanted = base.ledger.mode().mode in (Mode.STANDBY, Mode.ACTIVE)
+        # A failback compares by itself.
+        wanted = mode in (Mode.STANDBY, Mode.ACTIVE)
         patience = base.policy.primary_grace
         if wanted and primary.mirror.is_due(interval=base.policy.inventory_interval, patience=patience):
-            primary.mirror.step(patience=patience, believe_departures=True)
+            # Why a comparison failed is an alarm of the mirror's until one succeeds.
+            with suppress(HolderUnavailableError):
+                primary.mirror.step(patience=patience, believe_departures=True)
         return False
 
     return step

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,16 +28,13 @@ from understudy.core.obligations import ObligationState
 from understudy.core.rules import Debt
 from understudy.flow.appliance import Appliance
 from understudy.flow.courier import Lane
-from understudy.flow.loop import Loop
-from understudy.wiring import Places, SystemClock, wire
+from understudy.flow.loop import Workers
+from understudy.wiring import Places, wire
 
 DATA = Path("/bench")
 STATE = Path("/var/lib/understudy")
 VAULT = Path("/var/lib/understudy-vault")
 STORAGE = Path("/var/lib/orthanc/storage")
-
-_STEP_INTERVAL = 0.5
-"""As the agent's lanes (wiring)."""
 
 
 def arguments() -> Mapping[str, Any]:
@@ -48,15 +44,14 @@ def arguments() -> Mapping[str, Any]:
     return read
 
 
-def wired(section: Mapping[str, object], name: str) -> Appliance:
-    """Return an appliance with an empty ledger; its workers are not started."""
+def wired(section: Mapping[str, object], name: str) -> tuple[Appliance, Workers]:
+    """Return an appliance with an empty ledger, and its workers, which are not started."""
     state, keys = STATE / name, STATE / f"{name}-keys"
     state.mkdir(mode=0o700)
     keys.mkdir(mode=0o700)
     configuration = config.parse(section)
     initialise(keys, state, configuration, os.environ)
-    appliance, _ = wire(configuration, Places(state=state, keys=keys, storage=STORAGE))
-    return appliance
+    return wire(configuration, Places(state=state, keys=keys, storage=STORAGE))
 
 
 def stored(files: Sequence[Path]) -> list[NewInstance]:
@@ -92,7 +87,7 @@ def _stored(file: Path) -> NewInstance:
 def note(appliance: Appliance, instances: Sequence[NewInstance], holders: Sequence[str], cursor: int) -> None:
     """Note instances as owed to the holders, for long enough that no pack waits for more."""
     debts = [Debt(HolderName(holder)) for holder in holders]
-    appliance.ledger.note(
+    appliance.ledger.intake.note(
         [(instance, debts, None) for instance in instances],
         primary=None,
         primary_grace=0,
@@ -104,14 +99,21 @@ def note(appliance: Appliance, instances: Sequence[NewInstance], holders: Sequen
 
 def proven(appliance: Appliance, holder: str) -> int:
     """Return how many instances the holder is proven to have."""
-    return appliance.ledger.tally().get(HolderName(holder), {}).get(ObligationState.PROVEN, 0)
+    return appliance.ledger.obligations.tally().get(HolderName(holder), {}).get(ObligationState.PROVEN, 0)
 
 
-def delivered(appliance: Appliance, holder: str, instances: int, *, deadline: float) -> float:
+def lane_of(appliance: Appliance, holder: str) -> Lane:
+    """Return the lane to a holder."""
+    return next(lane for lane in appliance.lanes if lane.holder.name == holder)
+
+
+def delivered(
+    appliance: Appliance, workers: Workers, holder: str, instances: int, *, deadline: float
+) -> float:
     """Let the holder's lane work in its own loop and return the seconds until all instances are proven."""
-    lane = next(lane for lane in appliance.lanes if lane.holder.name == holder)
+    lane = lane_of(appliance, holder)
     began = time.monotonic()
-    with _running(lane):
+    with _running(workers, holder):
         while proven(appliance, holder) < instances:
             if time.monotonic() - began > deadline:
                 number = proven(appliance, holder)
@@ -121,16 +123,14 @@ def delivered(appliance: Appliance, holder: str, instances: int, *, deadline: fl
 
 
 @contextmanager
-def _running(lane: Lane) -> Iterator[None]:
-    stop = threading.Event()
-    loop = Loop(
-        lane.holder.name, lane.step, SystemClock(), interval=_STEP_INTERVAL, stop=stop, fraction=lambda: 0.5
-    )
+def _running(workers: Workers, holder: str) -> Iterator[None]:
+    """Let this lane's worker alone work: the others ask for neighbours that are not here."""
+    loop = next(loop for loop in workers._loops if loop.name == f"lane-{holder}")
     loop.start()
     try:
         yield
     finally:
-        stop.set()
+        workers._stop.set()
         loop.wake()
         loop.join(60)
 

@@ -35,7 +35,7 @@ def main() -> None:
     """Measure our ledger, then the peer."""
     instances = int(arguments()["instances"])
     holders = [{"Name": name, "AeTitle": name.upper(), "Host": "192.0.2.1", "Port": 104} for name in _HOLDERS]
-    appliance = wired({"Destinations": holders, "Vaults": []}, "ledger")
+    appliance, _ = wired({"Destinations": holders, "Vaults": []}, "ledger")
     ours = _ours(appliance, instances)
     answer({"ours": ours, "peer": _peer(STATE / "plain.sqlite", instances)})
 
@@ -52,9 +52,9 @@ def _ours(appliance: Appliance, instances: int) -> dict[str, float]:
     for _ in range(min(_CLAIMS, instances // _BATCH)):
         now = Timestamp(time.time())
         began = time.monotonic()
-        batch = appliance.ledger.due(holder, now=now, limit=_BATCH, max_bytes=2**40)
+        batch = appliance.ledger.queue.due(holder, now=now, limit=_BATCH, max_bytes=2**40)
         between = time.monotonic()
-        claimed = appliance.ledger.claim(holder, [item.number for item in batch], now=now)
+        claimed = appliance.ledger.custody.claim(holder, [item.number for item in batch], now=now)
         claims.append(time.monotonic() - between)
         looks.append(between - began)
         if len(claimed) != _BATCH:

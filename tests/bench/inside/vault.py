@@ -65,10 +65,10 @@ def _ours(folder: Path, name: str, bucket: str | None) -> float:
             "CredentialsFile": str(_CREDENTIALS),
             "RetentionDays": 1,
         }
-    appliance = wired({"Vaults": [vault]}, name)
+    appliance, workers = wired({"Vaults": [vault]}, name)
     instances = stored(files_of(folder))
     note(appliance, instances, ["vault"], cursor=1)
-    return delivered(appliance, "vault", len(instances), deadline=300)
+    return delivered(appliance, workers, "vault", len(instances), deadline=300)
 
 
 def _pipe(folder: Path, name: str) -> float:

@@ -25,12 +25,14 @@ from enum import Enum
 from pathlib import Path
 
 from understudy_host.alarms import Alarm, tell
-from understudy_host.places import Places
+from understudy_host.places import HostError, Places
 from understudy_host.supervise import notify
+from understudy_host.volumes import connect
 
 AGENT = Path("/srv/understudy/sockets/data/agent.sock")
 HOLDING_MODES = frozenset({"active", "returning"})
 LOOK_SECONDS = 0.3
+_LARGEST_ANSWER = 64 * 2**20
 PROBES = 3
 PROBE_SECONDS = 0.2
 RETRY_SECONDS = 5
@@ -69,20 +71,38 @@ class _Agent(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(2)
-        self.sock.connect(str(AGENT))
+        connect(self.sock, AGENT.parent, AGENT.name)
 
 
 def mode() -> str | None:
-    """Return the appliance's mode, or None where the agent does not answer."""
+    """Return the appliance's mode, or None where the agent does not answer.
+
+    It is asked for alone, which the agent answers from memory. Only an agent that knows no such call, a
+    version that was put back, is asked for the whole status.
+    """
+    try:
+        return _asked("/understudy/mode")
+    except UnknownCallError:
+        with suppress(UnknownCallError):
+            return _asked("/understudy/status")
+    return None
+
+
+class UnknownCallError(Exception):
+    """The agent has no such call."""
+
+
+def _asked(path: str) -> str | None:
     connection = _Agent("localhost")
     try:
         connection.request(
-            "GET",
-            "/understudy/status",
-            headers={"X-Understudy-User": "takeover", "X-Understudy-Role": "reader"},
+            "GET", path, headers={"X-Understudy-User": "takeover", "X-Understudy-Role": "reader"}
         )
-        return str(json.loads(connection.getresponse().read())["mode"])
-    except (OSError, ValueError, KeyError, http.client.HTTPException):
+        answer = connection.getresponse()
+        if answer.status == http.HTTPStatus.NOT_FOUND:
+            raise UnknownCallError
+        return str(json.loads(answer.read(_LARGEST_ANSWER))["mode"])
+    except (OSError, ValueError, KeyError, HostError, http.client.HTTPException):
         return None
     finally:
         connection.close()

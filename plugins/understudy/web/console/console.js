@@ -1,17 +1,21 @@
 // Asks the appliance for its status every two seconds and shows it; it changes nothing.
 
 import { draw, model } from "./flow.js";
-import { between, count, counted, duration, element, moment, rate } from "./words.js";
+import { between, count, counted, duration, element, moment, rate, withCode, visible } from "./words.js";
 
 const EVERY = 2000;
 const PATIENCE = 6000;
+// As many devices, and refusals of one device, as are shown; the command line shows all.
+const REFUSED_DEVICES = 12;
+const REFUSALS = 6;
 const narrow = window.matchMedia("(max-width: 760px)");
 const seen = { status: null, senders: [], answered: null, fault: "" };
 const byId = (name) => document.getElementById(name);
 
 async function ask(path) {
   const response = await fetch(path, { headers: { Accept: "application/json" }, cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
-  if (response.ok) return response.json();
+  // The one place where text from outside comes in.
+  if (response.ok) return JSON.parse(await response.text(), (_, value) => (typeof value === "string" ? visible(value) : value));
   if (response.status === 401 || response.status === 403) throw new Error("you are not signed in any more; reload the page");
   const body = await response.json().catch(() => ({}));
   throw new Error(body.message ?? `it answers with HTTP status ${response.status}`);
@@ -21,6 +25,7 @@ async function ask(path) {
 function headline(status) {
   const { mode, primary } = status;
   const owed = status.holders.filter((holder) => holder.kind === "primary").reduce((sum, holder) => sum + holder.owed + holder.in_flight + holder.sent + holder.refused, 0);
+  if (status.intake_refused && mode !== "standby") return ["This appliance refuses new images.", `${status.intake_refused}: senders keep them; see the first alarm.`];
   if (mode === "active") {
     return primary?.condition === "up"
       ? ["This appliance serves the clinic. The primary answers again.", "Failback can begin when the primary is known to be in order."]
@@ -33,13 +38,25 @@ function headline(status) {
   }
   if (mode === "maintenance") return ["Planned work at the primary.", "Nothing is promoted until the hold is released. Images sent here are kept."];
   if (!primary) return ["No primary is configured. All that is sent here is kept.", "Name the clinic's PACS in the configuration to stand by for it."];
-  if (primary.condition === "down") return ["The primary does not answer.", "This appliance is ready to take its place: understudy promote."];
+  if (primary.condition === "down") {
+    return [
+      "The primary does not answer.",
+      status.horizon
+        ? "This appliance can take its place: IT types understudy promote on this host."
+        : "This appliance was never known to be complete: IT decides whether it takes the primary's place.",
+    ];
+  }
   if (primary.condition === "unknown") return ["Not known yet whether the primary works.", "The first probes are under way."];
-  return ["The primary serves the clinic. This appliance stands by.", status.gaps.instances ? `${counted(status.gaps.instances, "instance")} of the primary are still being fetched.` : "Nothing is known to be missing here."];
+  if (primary.condition === "refuses") return ["The primary serves, and refuses this appliance.", "It is no outage where modalities can store there. The alarm says what IT can do."];
+  if (primary.condition === "busy") return ["The primary serves, and is too busy for this appliance.", "It is no outage where modalities can store there. The alarm says what IT can do."];
+  if (status.intake_refused) return ["The primary serves the clinic. This appliance refuses new images.", `${status.intake_refused}: see the first alarm.`];
+  if (!status.horizon) return ["The primary serves the clinic. This appliance is not complete yet.", "No comparison with the primary has come to its end so far."];
+  return ["The primary serves the clinic. This appliance stands by.", status.gaps.instances ? `${counted(status.gaps.instances, "instance")} of the primary are still being fetched.` : "Nothing was missing here at the last comparison."];
 }
 
+/** The banner has the colour of the worst alarm; without any, that of the mode. */
 function tone(status) {
-  if (status.mode === "standby" && status.primary?.condition === "down") return "bad";
+  if (status.tone !== "good") return status.tone;
   return { standby: "good", active: "active", returning: "returning", maintenance: "muted" }[status.mode];
 }
 
@@ -49,28 +66,32 @@ function fact(name, value, note, mood) {
 
 /** How well the mirror follows; without a primary there is nothing to follow. */
 function mirrorFacts(status) {
-  const { now } = status;
+  const { now, horizon, gaps, primary } = status;
+  const seen = primary.condition === "down" ? primary.last_seen : null;
+  const later = seen === null ? "" : seen > horizon ? `; the primary was last seen ${duration(between(horizon, seen))} later` : "; the primary was last seen before that";
+  const missing = gaps.studies
+    ? [counted(gaps.instances, "instance"), `in ${counted(gaps.studies, "study")}, oldest ${duration(gaps.oldest_seconds)}`, "warn"]
+    : horizon
+      ? ["nothing", "at the last comparison that was complete", "good"]
+      : ["not known", "nothing was compared yet", "warn"];
   return [
     fact(
       "Complete up to",
-      status.horizon ? moment(status.horizon, now) : "not known yet",
-      status.horizon ? `${duration(status.lag_seconds)} ago, by comparison with the primary` : "the first comparison with the primary is not done",
+      horizon ? moment(horizon, now) : "not known yet",
+      horizon ? `${duration(status.lag_seconds)} ago, by comparison with the primary${later}` : "no comparison with the primary has come to its end",
+      horizon ? "" : "warn",
     ),
-    fact(
-      "Missing here",
-      counted(status.gaps.instances, "instance"),
-      status.gaps.instances ? `in ${counted(status.gaps.studies, "study")}, oldest ${duration(status.gaps.oldest_seconds)}` : "the primary has nothing more, as far as known",
-      status.gaps.instances ? "warn" : "good",
-    ),
+    fact("Missing here", ...missing),
   ];
 }
 
 function disks(disk) {
   const fullest = [...disk.volumes].sort((one, other) => other.used_percent - one.used_percent)[0];
-  if (!fullest) return [];
+  const unknown = disk.unknown.map((volume) => fact("Disk", `${volume.name} does not answer`, "how full it is, is not known", "bad"));
+  if (!fullest) return unknown;
   const left = fullest.days_left === null ? "" : `, about ${count(Math.round(fullest.days_left))} days left`;
   const note = disk.refusing ? "new images are refused, senders keep them" : `${(fullest.free_bytes / 2 ** 30).toFixed(1)} GiB free${left}`;
-  return [fact("Fullest disk", `${fullest.name} ${Math.round(fullest.used_percent)} %`, note, { fine: "good", warn: "warn", refuse: "bad" }[fullest.state])];
+  return [...unknown, fact("Fullest disk", `${fullest.name} ${Math.round(fullest.used_percent)} %`, note, { fine: "good", warn: "warn", refuse: "bad" }[fullest.state])];
 }
 
 function facts(status) {
@@ -79,7 +100,7 @@ function facts(status) {
   const vaults = status.holders.some((holder) => holder.kind === "vault");
   const primaryNote = status.primary ? `${status.primary.ae_title} at ${status.primary.host}, for ${duration(between(status.primary.since, now))}` : "stands by for nobody";
   return [
-    fact("Primary", { up: "works", down: "down", unknown: "unknown" }[condition] ?? "none", primaryNote, { up: "good", down: "bad", unknown: "warn" }[condition]),
+    fact("Primary", { up: "works", down: "down", refuses: "refuses us", busy: "busy", unknown: "unknown" }[condition] ?? "none", primaryNote, { up: "good", down: "bad" }[condition] ?? "warn"),
     ...(status.primary ? mirrorFacts(status) : []),
     fact(
       "Vault behind by",
@@ -112,7 +133,7 @@ function bar(holder) {
 function lane(holder, now) {
   const { state, reason, until } = holder.lane;
   if (state === "working") return `sending, ${rate(holder.lane.rate)} instances/s`;
-  if (state === "waiting") return `does not answer${reason ? `: ${reason}` : ""}${until ? `; tries again in ${duration(between(now, until))}` : ""}`;
+  if (state === "waiting") return `waits${reason ? `: ${reason}` : ""}${until ? `; tries again in ${duration(between(now, until))}` : ""}`;
   if (state === "paused") return `still${reason ? `: ${reason}` : ""}`;
   return holder.owed + holder.in_flight + holder.sent ? "about to go on" : "up to date";
 }
@@ -123,6 +144,7 @@ function holder(view, now) {
   const words = [total ? `${count(view.proven)} of ${count(total)} proven` : "nothing owed so far"];
   if (open) words.push(`${count(open)} owed, oldest ${duration(view.oldest_owed_seconds)}`);
   if (view.refused) words.push(`${count(view.refused)} refused`);
+  if (view.altered) words.push(`${count(view.altered)} stored with a warning or in another encoding`);
   if (view.waived) words.push(`${count(view.waived)} given up`);
   const name = element("h3", "", view.name, element("span", "kind", { primary: "the PACS", vault: "vault", route: "route" }[view.kind]));
   return element("article", `holder ${view.lane.state}`, name, element("p", "amount", words.join(" · ")), bar(view), element("p", "lane", lane(view, now)), element("p", "proof", `proven by ${view.proof.kind}: ${view.proof.because}`));
@@ -150,7 +172,8 @@ function operation(view, now) {
     link = element("a", "", "Report");
     link.href = `../reports/${view.operation}.html`;
   }
-  return element("article", "operation", title, running || view.state === "failed" ? track : null, element("p", "amount", words.join(" · "), link ? " · " : null, link), view.message ? element("p", "lane", view.message) : null);
+  const reasons = view.details.length ? element("ul", "lane", ...view.details.map((reason) => element("li", "", reason))) : null;
+  return element("article", "operation", title, running || view.state === "failed" ? track : null, element("p", "amount", words.join(" · "), link ? " · " : null, link), view.message ? element("p", "lane", view.message) : null, reasons);
 }
 
 function primaryPanel(status) {
@@ -173,13 +196,38 @@ function devices(status, senders) {
     .map((sender) => ({ age: between(sender.last_seen, status.now) }));
 }
 
+/** Devices of which something was refused: those that are listed first, and of all the latest first. */
+function refusedDevices(senders) {
+  return senders
+    .filter((sender) => sender.refused > 0 || sender.refusals.length > 0)
+    .sort((one, other) => Number(other.known) - Number(one.known) || Number(other.refusals.length > 0) - Number(one.refusals.length > 0));
+}
+
+function refusedDevice(sender, now) {
+  const where = [sender.called_ae_title && `to ${sender.called_ae_title}`, sender.remote_address && `from ${sender.remote_address}`, sender.known ? "" : "stranger"].filter(Boolean);
+  const lines = sender.refusals.slice(0, REFUSALS).map((refusal) => refusedLine(refusal, now));
+  if (sender.refusals.length > REFUSALS) lines.push(element("li", "hint", `and ${counted(sender.refusals.length - REFUSALS, "other refusal")}`));
+  if (sender.refused > 0) {
+    const why = sender.hint ? `, the last: ${sender.outcome.replaceAll("_", " ")}${sender.reason ? `, ${sender.reason}` : ""}` : "";
+    const what = element("span", "what", `${counted(sender.refused, "refused attempt")} at the edge${why}`);
+    lines.push(element("li", "", what, element("span", "since", `seen ${moment(sender.last_seen, now)}`), element("span", "hint", ...withCode(sender.hint))));
+  }
+  return element("li", "", element("h3", "", sender.calling_ae_title || "without AE title", " ", element("span", "kind", where.join(" "))), element("ul", "", ...lines));
+}
+
+function refusedLine(refusal, now) {
+  const what = element("span", refusal.keeps_images_out ? "what bad" : "what", refusal.what);
+  return element("li", "", what, element("span", "since", `${count(refusal.count)} ×, last ${moment(refusal.last, now)}`), element("span", "hint", ...withCode(refusal.hint)));
+}
+
 function say(node, text) {
   // Only a change is written, so that a screen reader does not read the same sentence every two seconds.
   if (node.textContent !== text) node.textContent = text;
 }
 
 function show(status, senders) {
-  const [sentence, advice] = headline(status);
+  const [sentence, usual] = headline(status);
+  const advice = status.configuration_problems.length ? "The configuration is wrong: the last one that was in order runs. See the first alarm." : usual;
   document.body.className = `tone-${tone(status)}`;
   document.title = `${status.mode} · ${status.site} · Understudy`;
   say(byId("site"), status.site);
@@ -188,11 +236,16 @@ function show(status, senders) {
   say(byId("sentence"), sentence);
   say(byId("advice"), advice);
   byId("alarms").hidden = status.alarms.length === 0;
-  byId("alarm-list").replaceChildren(...status.alarms.map((alarm) => element("li", "", element("strong", "", alarm.what), element("span", "hint", alarm.hint), element("span", "since", `since ${moment(alarm.since, status.now)}`))));
+  byId("alarm-list").replaceChildren(...status.alarms.map((alarm) => element("li", "", element("strong", "", ...withCode(alarm.what)), element("span", "hint", ...withCode(alarm.hint)), element("span", "since", `since ${moment(alarm.since, status.now)}`))));
   byId("facts").replaceChildren(...facts(status));
   byId("picture").replaceChildren(draw(model(status, devices(status, senders)), narrow.matches));
   byId("holders").replaceChildren(...(status.holders.length ? status.holders.map((view) => holder(view, status.now)) : [element("p", "empty", "No holder is configured.")]));
   byId("operations").replaceChildren(...(status.operations.length ? status.operations.slice(0, 6).map((view) => operation(view, status.now)) : [element("p", "empty", "None so far.")]));
+  const refused = refusedDevices(senders);
+  byId("refused").hidden = refused.length === 0;
+  byId("refused-list").replaceChildren(...refused.slice(0, REFUSED_DEVICES).map((sender) => refusedDevice(sender, status.now)));
+  byId("refused-more").hidden = refused.length <= REFUSED_DEVICES;
+  byId("refused-more").replaceChildren(`and ${counted(refused.length - REFUSED_DEVICES, "other device")}: `, element("code", "", "understudy modalities"));
   byId("primary").replaceChildren(...primaryPanel(status));
   say(byId("version"), `Understudy ${status.version}, AE title ${status.ae_title}`);
 }

@@ -27,7 +27,7 @@ function holderNode(holder) {
   let line = open === 0 ? "nothing owed" : `${counted(open, "instance")} still owed`;
   if (holder.lane.state === "waiting") {
     tone = open ? "bad" : "warn";
-    line = open ? `does not answer; ${count(open)} owed` : "does not answer";
+    line = open ? `waits; ${count(open)} owed` : "waits";
   } else if (holder.refused) {
     tone = "warn";
     line = `${counted(holder.refused, "instance")} refused`;
@@ -59,10 +59,10 @@ export function model(status, senders) {
     primary: primary && {
       title: `Primary ${primary.ae_title}`,
       lines: [
-        { up: "answers its probes", down: "does not answer", unknown: "not probed yet" }[primary.condition],
+        { up: "answers its probes", down: "does not answer", refuses: "refuses this appliance", busy: "busy", unknown: "not probed yet" }[primary.condition],
         serving ? (owedBack ? `is owed ${counted(owedBack, "instance")}` : "is owed nothing") : mode === "maintenance" ? "planned work" : "serves the clinic",
       ],
-      tone: { up: "good", down: "bad", unknown: "warn" }[primary.condition],
+      tone: { up: "good", down: "bad" }[primary.condition] ?? "warn",
     },
   };
   if (primary && down && !serving) nodes.primary.lines[1] = "nobody serves the clinic";

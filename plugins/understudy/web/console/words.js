@@ -49,3 +49,17 @@ export function element(name, className, ...children) {
   node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;
 }
+
+/** The text with every sign that is not shown written as its escape, as the command line does; a line end begins no line. */
+export function visible(text) {
+  return text.replaceAll(/[\p{C}\p{Zl}\p{Zp}]/gu, (sign) => {
+    if (sign === "\u200c" || sign === "\u200d") return sign;
+    const number = sign.codePointAt(0).toString(16);
+    return number.length > 4 ? `\\U${number.padStart(8, "0")}` : number.length > 2 ? `\\u${number.padStart(4, "0")}` : `\\x${number.padStart(2, "0")}`;
+  });
+}
+
+/** Text in which `words between such marks` are what a person types. */
+export function withCode(text) {
+  return text.split("`").map((part, at) => (at % 2 ? element("code", "", part) : part));
+}

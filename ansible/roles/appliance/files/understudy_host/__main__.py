@@ -10,6 +10,7 @@ from understudy_host.check_config import check_config
 from understudy_host.compose import SERVICES, Compose, status
 from understudy_host.decommission import decommission
 from understudy_host.diagnose import diagnose
+from understudy_host.handover import hand_over_first_start
 from understudy_host.metrics import write_metrics
 from understudy_host.places import HostError, Places, RefusedError, image_of
 from understudy_host.supervise import last_mode, supervise
@@ -58,6 +59,10 @@ def _run(parsed: argparse.Namespace, places: Places) -> str:
             )
         case "request-certificate":
             return certificate.request(places, parsed.names.split(","))
+        case "place-certificate":
+            return certificate.place(places, sys.stdin.read(), only_look=parsed.only_look)
+        case "hand-over-first-start":
+            return hand_over_first_start(places)
         case "install-certificate":
             return certificate.install(places, sys.stdin.read())
         case "decommission":
@@ -110,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     holds.add_argument("--names", required=True, help="for these names and addresses")
     ask = verbs.add_parser("request-certificate", help="make a key, and print a request for its certificate")
     ask.add_argument("--names", required=True, help="names and addresses, separated by commas")
+    given = verbs.add_parser("place-certificate", help="install certificate and key on standard input")
+    given.add_argument(
+        "--only-look", action="store_true", help="say whether they are new, and change nothing"
+    )
+    verbs.add_parser(
+        "hand-over-first-start", help="write the first start's secrets where root alone reads them"
+    )
     verbs.add_parser("install-certificate", help="install the chain on standard input with that key")
     end = verbs.add_parser("decommission", help="remove the services; refused while anything is unproven")
     end.add_argument("--erase", action="store_true", help="all data is erased afterwards")

@@ -1,13 +1,16 @@
 """Keeps encrypted copies of configuration and keys: what a new host needs to be this appliance again."""
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from understudy_host.compose import run
-from understudy_host.places import HostError, Places, image_of
+from understudy_host.places import HostError, Places, image_of, replace_durably
+from understudy_host.volumes import read_file
 
 KEPT = 14
+_RECIPIENT = re.compile(r"age1[0-9a-z]{58}")
 
 
 def back_up(places: Places, recipients: Sequence[str] = ()) -> Path:
@@ -16,7 +19,7 @@ def back_up(places: Places, recipients: Sequence[str] = ()) -> Path:
     Without recipients the vault's own is taken. The ledger is not in it: it can be made anew.
     """
     readers = list(recipients) or [_vault_recipient(places)]
-    folders = [places.configuration, places.project, places.volume("keys")]
+    folders = [places.configuration, places.secrets, places.project, places.volume("keys")]
     archive = run(
         ["tar", "--create", "--directory", "/", *(str(folder.relative_to("/")) for folder in folders)]
     )
@@ -37,9 +40,21 @@ def back_up(places: Places, recipients: Sequence[str] = ()) -> Path:
 
 
 def _vault_recipient(places: Places) -> str:
+    """Return the appliance's own recipient, pinned with the first backup: its file is a container's."""
     try:
-        return (places.volume("keys") / "vault-recipient").read_text(encoding="ascii").strip()
+        told = read_file(places.volume("keys"), "vault-recipient").decode("ascii", "replace").strip()
     except FileNotFoundError:
         raise HostError(
             "the appliance has no recipient of its own: name one in appliance_backup_recipients"
         ) from None
+    if _RECIPIENT.fullmatch(told) is None:
+        raise HostError("keys/vault-recipient is no age recipient: nothing was backed up")
+    pin = places.backup_recipient
+    if not pin.exists():
+        replace_durably(pin, told + "\n", mode=0o600)
+    if pin.read_text(encoding="ascii").strip() != told:
+        raise HostError(
+            f"keys/vault-recipient was changed since the first backup, so that another could read this one: "
+            f"nothing was backed up. If you changed it, remove {pin}"
+        )
+    return told

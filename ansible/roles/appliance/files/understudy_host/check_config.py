@@ -1,5 +1,6 @@
 """Lets the image's own checker look at a configuration before it lands."""
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,9 +20,22 @@ def check_config(places: Places, image: str, candidate: Path | None = None) -> s
             shutil.copyfile(file, folder / file.name)
         if candidate is not None:
             shutil.copyfile(candidate, folder / "understudy.json")
+        if (authority := _client_ca(folder)) is not None and (places.configuration / authority).is_file():
+            shutil.copyfile(places.configuration / authority, folder / authority)
         folder.chmod(0o755)
         for file in folder.iterdir():
             file.chmod(0o644)
         confined = ["--rm", "--network", "none", "--read-only", "--cap-drop", "ALL"]
         mount = ["--volume", f"{folder}:/etc/understudy/config:ro", "--entrypoint", "understudy"]
         return run(["docker", "run", *confined, *mount, image, "check-config"]).decode().strip()
+
+
+def _client_ca(folder: Path) -> str | None:
+    """Return the name of the devices' authority, the one other file that the checker reads."""
+    try:
+        section = json.loads((folder / "understudy.json").read_text(encoding="utf-8"))["Understudy"]
+        name = str(section["DicomTls"]["ClientCa"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # Other files of the folder can be secrets: none is named by a path.
+    return name if name == Path(name).name else None

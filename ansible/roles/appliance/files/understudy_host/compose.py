@@ -7,11 +7,11 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from understudy_host.mounts import vault_is_away
 from understudy_host.places import HostError, Places
+from understudy_host.volumes import connect
 
 SERVICES = ("edge", "orthanc", "agent")
 """In the order in which they stop: nobody is let in any more before intake and account end."""
@@ -20,6 +20,8 @@ START_SECONDS = 240
 """How long a start of what has served before may take."""
 
 _ANSWER_SECONDS = 10
+_LARGEST_ANSWER = 64 * 2**20
+"""Bytes; more than any status, and no more than the host bears."""
 _WITHOUT_VAULT = ("compose.yml", "compose.override.yml", "compose.without-vault.yml")
 
 
@@ -82,13 +84,22 @@ class Compose:
         self._compose("restart", service)
 
     def restart_healthy(self, service: str) -> str:
-        """Restart one service and return that it is healthy; raise HostError with its last words if not."""
+        """Restart one service and return that it is healthy; raise HostError with its last words if not.
+
+        The agent renews the edge's keys, which are copies, before. Without an agent the edge keeps its own.
+        """
+        kept = ""
+        if service == "edge":
+            try:
+                self._compose("exec", "--no-TTY", "agent", "understudy", "init")
+            except HostError as error:
+                kept = f", with the keys that it had: {error}"
         self.restart(service)
         try:
             self.up(service, seconds=START_SECONDS)
         except HostError as error:
             raise HostError(f"{service} does not start again: {error}\n{self.last_words(service)}") from error
-        return f"{service} is healthy"
+        return f"{service} is healthy{kept}"
 
     def remove(self) -> None:
         """Remove containers and networks; the volumes' data stays."""
@@ -123,25 +134,25 @@ def _printable(text: str) -> str:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, places: Places) -> None:
         super().__init__("localhost", timeout=_ANSWER_SECONDS)
-        self._path = path
+        self._agent = (places.volume("sockets"), "agent.sock")
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        connect(self.sock, *self._agent)
 
 
 def status(places: Places) -> dict[str, Any]:
     """Return the agent's status; raise HostError where it does not answer."""
-    connection = _UnixConnection(places.agent_socket)
+    connection = _UnixConnection(places)
     try:
         connection.request(
             "GET", "/understudy/status", headers={"X-Understudy-User": "host", "X-Understudy-Role": "reader"}
         )
         answer = connection.getresponse()
-        content = answer.read()
+        content = answer.read(_LARGEST_ANSWER)
         if answer.status != 200:
             raise HostError(f"the agent answers {answer.status} when asked for its status")
         read: dict[str, Any] = json.loads(content)

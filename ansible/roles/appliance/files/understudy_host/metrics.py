@@ -7,12 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from understudy_host.alarms import Alarm, tell
+from understudy_host.certificate import CERTIFICATE
 from understudy_host.compose import SERVICES, Compose, Health, run
 from understudy_host.mounts import not_mounted
-from understudy_host.places import HostError, Places
+from understudy_host.places import HostError, Places, replace_durably
+from understudy_host.volumes import read_file
 
 CERTIFICATE_SECONDS = 30 * 86_400
 """How long before its end a certificate is an alarm."""
+HANDED_OVER_SECONDS = 86_400
+"""How long a secret may wait on the host for a person to take it away."""
 BACKUP_SECONDS = 3 * 86_400
 """After how long without a backup there is one."""
 
@@ -21,10 +25,7 @@ def write_metrics(places: Places) -> Path:
     """Replace the file of metrics and return its path; what a person has to do becomes an alarm."""
     tell(places, "host", alarms(places, time.time()))
     path = places.textfiles / "understudy.prom"
-    aside = path.with_suffix(".new")
-    aside.write_text("\n".join(_lines(places)) + "\n", encoding="ascii")
-    aside.chmod(0o644)
-    aside.replace(path)
+    replace_durably(path, "\n".join(_lines(places)) + "\n", mode=0o644)
     return path
 
 
@@ -55,6 +56,12 @@ def alarms(places: Places, now: float) -> Iterator[Alarm]:
             f"the vault's disk at {path} is not mounted: nothing is put there",
             f"`mount {path}` on the host says why; once it is mounted the vault is taken up by itself",
         )
+    for path in sorted(places.handed_over.glob("*.txt")):
+        if now - path.stat().st_mtime > HANDED_OVER_SECONDS:
+            yield Alarm(
+                f"a secret still lies on the host, in {path}",
+                f"put it into the safe, then erase it there: `sudo shred --remove {path}`",
+            )
     # Of a host that was made just now nobody expects one.
     since = max(last_backup(places), places.environment.stat().st_mtime)
     if now - since > BACKUP_SECONDS:
@@ -71,9 +78,9 @@ def last_backup(places: Places) -> float:
 
 def certificate_end(places: Places) -> float:
     """Return when the appliance's certificate ends, in seconds since 1970."""
-    certificate = places.volume("keys") / "tls" / "https.pem"
-    told = run(["openssl", "x509", "-noout", "-enddate", "-in", str(certificate)]).decode().strip()
+    certificate = read_file(places.volume("keys"), CERTIFICATE)
+    told = run(["openssl", "x509", "-noout", "-enddate"], stdin=certificate).decode().strip()
     name, _, end = told.partition("=")
     if name != "notAfter":
-        raise HostError(f"{certificate}: openssl names no end of the certificate")
+        raise HostError(f"{CERTIFICATE}: openssl names no end of the certificate")
     return float(ssl.cert_time_to_seconds(end))

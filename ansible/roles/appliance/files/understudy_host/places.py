@@ -20,11 +20,14 @@ class Places:
     project: Path = Path("/opt/understudy")
     """compose.yml, compose.override.yml, compose.without-vault.yml and .env."""
     configuration: Path = Path("/etc/understudy/config")
+    secrets: Path = Path("/etc/understudy/secrets")
     data: Path = Path("/srv/understudy")
     """One folder a volume, each with a folder `data`: where a disk is not mounted that is missing, so that
     nothing is ever written beside the disk."""
     backups: Path = Path("/srv/understudy/backup")
     textfiles: Path = Path("/var/lib/prometheus/node-exporter")
+    handed_over: Path = Path("/root/understudy")
+    """Secrets that a person is to take away, each a file that root alone may read."""
 
     def volume(self, name: str) -> Path:
         """Return the folder that a volume of the compose project lies in."""
@@ -60,6 +63,16 @@ class Places:
         """Where the agent listens."""
         return self.volume("sockets") / "agent.sock"
 
+    @property
+    def new_key(self) -> Path:
+        """The key whose certificate was asked for; root's own until that is there."""
+        return self.project / "https.key.new"
+
+    @property
+    def backup_recipient(self) -> Path:
+        """For whom the first backup was encrypted, where the appliance's own recipient counts."""
+        return self.project / "backup-recipient"
+
 
 def image_of(places: Places) -> str:
     """Return the image that the appliance runs."""
@@ -80,9 +93,13 @@ def set_image(places: Places, image: str) -> None:
 
 
 def replace_durably(path: Path, text: str, *, mode: int) -> None:
-    """Replace a file so that a power cut leaves the old content or the new."""
+    """Replace a file in a folder of root's own so that a power cut leaves the old content or the new.
+
+    A file in a volume is written by volumes.py alone.
+    """
     aside = path.with_name(f".{path.name}.new")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    aside.unlink(missing_ok=True)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

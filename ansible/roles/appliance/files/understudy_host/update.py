@@ -29,10 +29,12 @@ from understudy_host.places import (
     replace_durably,
     set_image,
 )
+from understudy_host.volumes import exists, read_file, remove_file, write_file
 
 COPIED = ("state", "index")
 ANCHOR = "ledger.anchor"
 """The ledger's last event, which the agent keeps a second time on the volume `keys`."""
+_ANCHOR_MODE = 0o600
 BEFORE_THE_EDGE = ("orthanc", "agent")
 MAY_UPDATE = ("standby", "maintenance")
 HEALTHY_SECONDS = 120
@@ -76,7 +78,7 @@ def update(places: Places, image: str, *, without_status: bool = False) -> str:
     if image == previous:
         return f"unchanged: {image} runs already"
     _refuse_unless_allowed(places, without_status)
-    if (places.volume("state") / "first-start.json").exists():
+    if exists(places.volume("state"), "first-start.json"):
         raise RefusedError(
             "the secrets of the first start were not taken yet, and the copies would keep them: "
             "`understudy first-start`, then update"
@@ -169,8 +171,8 @@ def _refuse_unless_allowed(places: Places, without_status: bool) -> None:
         if without_status:
             return
         raise RefusedError(
-            f"{error}: whether the appliance stands in for the PACS cannot be told. Mend it first; if the "
-            "update is what mends it: update_without_status"
+            f"{error}: whether the appliance stands in for the PACS cannot be told. Fix it first; if the "
+            "update is what fixes it: update_without_status"
         ) from error
     if mode not in MAY_UPDATE:
         raise RefusedError(
@@ -196,8 +198,8 @@ def _copy(places: Places, copy: Path) -> None:
     copy.mkdir(mode=0o700)
     for name in COPIED:
         run(["cp", "--archive", "--reflink=auto", str(places.volume(name)), str(copy / name)])
-    if (places.volume("keys") / ANCHOR).exists():
-        run(["cp", "--archive", str(places.volume("keys") / ANCHOR), str(copy / ANCHOR)])
+    if exists(places.volume("keys"), ANCHOR):
+        (copy / ANCHOR).write_bytes(read_file(places.volume("keys"), ANCHOR))
     os.sync()
 
 
@@ -206,9 +208,9 @@ def _put_back(places: Places, copy: Path) -> None:
         run(["find", str(places.volume(name)), "-mindepth", "1", "-delete"])
         run(["cp", "--archive", "--reflink=auto", f"{copy / name}/.", str(places.volume(name))])
     # Of the ledger that was put back, not of the one that the new image went on with.
-    (places.volume("keys") / ANCHOR).unlink(missing_ok=True)
+    remove_file(places.volume("keys"), ANCHOR)
     if (copy / ANCHOR).exists():
-        run(["cp", "--archive", str(copy / ANCHOR), str(places.volume("keys") / ANCHOR)])
+        write_file(places.volume("keys"), ANCHOR, (copy / ANCHOR).read_bytes(), mode=_ANCHOR_MODE)
     os.sync()
 
 

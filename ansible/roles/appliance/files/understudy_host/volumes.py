@@ -1,0 +1,154 @@
+"""Files in the volumes, which containers write to: root touches them here, and follows no link there.
+
+Rule 1: whoever takes over a container can put a link, a pipe or a folder in the place of any name. So each
+folder is opened without following a link, and each name is taken relative to the folder that is open.
+Rule 2: what is not a plain file of the volume's owner is refused by name; nothing of it is read or changed.
+"""
+
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from understudy_host.places import RefusedError
+
+_LARGEST = 2**20
+"""Bytes of a file that is read: certificates, keys, secrets."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def read_file(volume: Path, name: str) -> bytes:
+    """Return a file's bytes, or raise FileNotFoundError, or RefusedError where it is no plain file.
+
+    `name` is relative to the volume's folder and may have folders.
+    """
+    with _folder_of(volume, name) as (folder, last):
+        try:
+            descriptor = os.open(last, _READ, dir_fd=folder)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _refused(volume, name, f"it cannot be opened as a file ({error.strerror})") from error
+        try:
+            _refuse_unless_plain(os.fstat(descriptor), volume, name)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                content = file.read(_LARGEST + 1)
+        finally:
+            os.close(descriptor)
+    if len(content) > _LARGEST:
+        raise _refused(volume, name, f"it has more than {_LARGEST} bytes")
+    return content
+
+
+def write_file(volume: Path, name: str, content: bytes, *, mode: int) -> None:
+    """Replace a file durably by one of the volume's owner; a link in its place is replaced itself.
+
+    A folder in the name is made where it is missing.
+    """
+    with _folder_of(volume, name, make=True) as (folder, last):
+        aside = f".{last}.{secrets.token_hex(8)}"
+        descriptor = os.open(aside, _NEW, 0o600, dir_fd=folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                owner = os.stat(volume)
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+                os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+            os.rename(aside, last, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException as error:
+            with suppress(OSError):
+                os.unlink(aside, dir_fd=folder)
+            if isinstance(error, IsADirectoryError):
+                raise _refused(volume, name, "a folder is in its place") from error
+            raise
+        os.fsync(folder)
+
+
+def remove_file(volume: Path, name: str) -> None:
+    """Remove a file, or a link itself, if it is there."""
+    try:
+        with _folder_of(volume, name) as (folder, last):
+            os.unlink(last, dir_fd=folder)
+            os.fsync(folder)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError) as error:
+        raise _refused(volume, name, "a folder is in its place") from error
+
+
+def exists(volume: Path, name: str) -> bool:
+    """Say whether anything has this name, a dangling link included."""
+    try:
+        with _folder_of(volume, name) as (folder, last):
+            os.stat(last, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def connect(client: socket.socket, volume: Path, name: str) -> None:
+    """Connect to a Unix socket of the volume's owner; raises RefusedError where it is none."""
+    with _folder_of(volume, name) as (folder, last):
+        descriptor = os.open(last, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            seen = os.fstat(descriptor)
+            if not stat.S_ISSOCK(seen.st_mode):
+                raise _refused(volume, name, "it is no socket")
+            client.connect(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _folder_of(volume: Path, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+    """Give the open folder that the name's last part lies in, and that part."""
+    *folders, last = name.split("/")
+    descriptor = os.open(volume, _FOLDER)
+    try:
+        for part in folders:
+            if make:
+                _make_folder(volume, part, descriptor)
+            try:
+                inner = os.open(part, _FOLDER, dir_fd=descriptor)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise _refused(volume, part, "it is no folder") from error
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor, last
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(volume: Path, name: str, folder: int) -> None:
+    try:
+        os.mkdir(name, 0o750, dir_fd=folder)
+    except FileExistsError:
+        return
+    owner = os.stat(volume)
+    os.chown(name, owner.st_uid, owner.st_gid, dir_fd=folder, follow_symlinks=False)
+    os.fsync(folder)
+
+
+def _refuse_unless_plain(seen: os.stat_result, volume: Path, name: str) -> None:
+    if not stat.S_ISREG(seen.st_mode):
+        raise _refused(volume, name, "it is no plain file")
+    if seen.st_nlink != 1:
+        raise _refused(volume, name, "it has another name besides, which may be another's file")
+    if seen.st_uid not in (os.stat(volume).st_uid, os.geteuid()):
+        raise _refused(volume, name, "it belongs to neither the volume's owner nor root")
+
+
+def _refused(volume: Path, name: str, why: str) -> RefusedError:
+    return RefusedError(
+        f"{volume / name}: {why}. Only somebody who has taken over a container makes such a thing: nothing "
+        "of it was read or changed. Look at it with `ls -l`, then remove it"
+    )

@@ -1,0 +1,119 @@
+#!/usr/bin/python3 -IS
+"""Copies Orthanc's log from standard input to standard error, without patients and without forged lines.
+
+Orthanc names the patient of an instance whose UIDs are missing, and a patient's ID may hold line ends.
+
+Rule 1: what follows such a message is hidden until the log was silent for a moment and a line of Orthanc's or
+the reception's own form comes: a value is written in one piece, and its writer cannot choose when the next
+message comes. On a log that is never silent, the hiding ends at such a line MOST_SECONDS later, once all that
+was written before it has been read.
+Rule 2: how many lines were hidden is said.
+Rule 3: no line steers a terminal: control characters are replaced.
+"""
+
+import os
+import re
+import select
+import sys
+import time
+from collections.abc import Callable
+
+SILENCE_SECONDS = 0.2
+MOST_SECONDS = 10.0
+"""The largest value that Orthanc has memory for passes in less."""
+PREFIXES = ("codecs", "reception")
+"""How the lines of docker/reception begin, which have no time."""
+_PATIENT = re.compile(rb"required tags|PatientID=")
+_OWN = re.compile(rb"[EWIT]\d{4} \d\d:\d\d:\d\d\.\d{6} |(%s): " % "|".join(PREFIXES).encode())
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\xc2[\x80-\x9f]")
+_MOST = 1 << 16
+"""Bytes of a line; a longer one goes on as another line."""
+
+
+class Filter:
+    """Takes pieces of the log as they come; `write` gets whole lines."""
+
+    def __init__(self, write: Callable[[bytes], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._rest = b""
+        self._hiding = False
+        self._hidden_until = 0.0
+        self._hidden_lines = 0
+        self._may_end = False
+
+    def take(self, piece: bytes) -> None:
+        """Take what was read at once."""
+        if self._hiding and not self._may_end:
+            self._hide(piece)
+            return
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            self._line(line)
+        while len(self._rest) > _MOST:
+            self._line(self._rest[:_MOST])
+            self._rest = self._rest[_MOST:]
+
+    def caught_up(self) -> None:
+        """All that was written was read."""
+        if not self._rest and self._clock() >= self._hidden_until:
+            self._may_end = True
+
+    def silence(self) -> None:
+        """Nothing was written for SILENCE_SECONDS."""
+        self._may_end = not self._rest
+
+    def end(self) -> None:
+        """Take what is left at the end of the log."""
+        if self._rest:
+            self._line(self._rest)
+        self._tell()
+
+    def _line(self, line: bytes) -> None:
+        may_end, self._may_end = self._may_end, False
+        if self._hiding and not (may_end and _OWN.match(line)):
+            self._count(line, 1)
+            return
+        self._tell()
+        found = _PATIENT.search(line)
+        if found is not None:
+            line = line[: found.start()] + b"(the rest is not logged: it names a patient)"
+            self._hiding = True
+            self._hidden_until = self._clock() + MOST_SECONDS
+        self._write(_CONTROL.sub(b"?", line) + b"\n")
+
+    def _hide(self, piece: bytes) -> None:
+        """Pass over what was read at once, quickly: the value may have hundreds of megabytes."""
+        self._count(piece, piece.count(b"\n"))
+        # Of a line that has begun, nothing but that is needed any more.
+        self._rest = piece[piece.rfind(b"\n") + 1 :][:1]
+
+    def _count(self, hidden: bytes, lines: int) -> None:
+        self._hidden_lines += lines
+        if _PATIENT.search(hidden):
+            self._hidden_until = self._clock() + MOST_SECONDS
+
+    def _tell(self) -> None:
+        if self._hidden_lines:
+            self._write(b"log: %d lines were hidden\n" % self._hidden_lines)
+        self._hiding, self._hidden_lines = False, 0
+
+
+def main() -> None:
+    """Run until the log ends."""
+    log = Filter(lambda line: os.write(sys.stderr.fileno(), line))
+    while True:
+        if not select.select([0], [], [], 0)[0]:
+            log.caught_up()
+            if not select.select([0], [], [], SILENCE_SECONDS)[0]:
+                log.silence()
+                select.select([0], [], [])
+        piece = os.read(0, _MOST)
+        if not piece:
+            log.end()
+            return
+        log.take(piece)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Files that are read and sent piece by piece: what they hold never decides how much memory is taken."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from understudy.core.ports import Reads, Writes
+
+PIECE = 2**18
+"""Bytes of a file that are read and sent at a time."""
+
+
+def pieces(file: Reads) -> Iterator[bytes]:
+    """Yield the rest of a file piece by piece."""
+    while piece := file.read(PIECE):
+        yield piece
+
+
+def beginning(file: Reads, most: int) -> bytes:
+    """Return the rest of a file, or its beginning where it is larger than about `most` bytes."""
+    return b"".join(islice(pieces(file), most // PIECE))
+
+
+def copy(source: Reads, target: Writes) -> None:
+    """Write the rest of the source piece by piece."""
+    for piece in pieces(source):
+        target.write(piece)

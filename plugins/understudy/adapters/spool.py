@@ -1,0 +1,37 @@
+"""Files without a name for content that is too large to be held in memory, such as a sealed pack.
+
+Rule 1: nothing is left after a crash. The kernel removes a file without a name when its last user ends.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+IN_MEMORY = 2**24
+"""Bytes up to which a file needs no disk, where nothing speaks for more."""
+
+
+class Spool:
+    """Gives files that stay in memory up to a size, and are on a volume beyond it."""
+
+    def __init__(self, folder: Path, in_memory: int) -> None:
+        """`in_memory` is the number of bytes up to which a file needs no disk."""
+        self.folder = folder
+        self.in_memory = in_memory
+
+    @contextmanager
+    def file(self) -> Iterator[BinaryIO]:
+        """Give an empty file; its content is gone at the end of the block."""
+        with tempfile.SpooledTemporaryFile(self.in_memory, "w+b", dir=str(self.folder)) as file:
+            yield cast(BinaryIO, file)
+
+    def lacks_room(self, size: int) -> bool:
+        """Say whether so many bytes would take more than half of what is free on the volume."""
+        if size <= self.in_memory:
+            return False
+        found = os.statvfs(self.folder)
+        # The ledger grows on the same volume.
+        return size > found.f_bavail * found.f_frsize // 2

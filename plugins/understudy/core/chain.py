@@ -1,0 +1,27 @@
+"""The hash chain of the event log, and what it attests."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+
+from understudy.core.model import Timestamp
+
+
+def link(previous: str, at: float, who: str, kind: str, fields: str) -> str:
+    """Return the hash of an event over itself and the hash of the event before it."""
+    content = json.dumps([previous, at, who, kind, fields], separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def first_unattested(
+    told: Sequence[tuple[Mapping[str, object], Timestamp]], changes: Sequence[tuple[str, int, Timestamp]]
+) -> int | None:
+    """Return the first change of mode, from 1, that is not the one in the event log at its place.
+
+    `told` are the fields and moments of the events of modes. `changes` are modes, epochs and moments as the
+    ledger has them, whatever somebody wrote there.
+    """
+    attested = [(fields.get("to", fields.get("mode")), fields["epoch"], at) for fields, at in told]
+    pairs = zip_longest(attested, changes)
+    return next((place for place, (event, change) in enumerate(pairs, 1) if event != change), None)

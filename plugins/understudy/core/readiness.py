@@ -1,0 +1,52 @@
+"""Readiness: whether a monitor is told that all is well, and the colour of the banner. Decided here alone."""
+
+from collections.abc import Iterable, Sequence
+
+from understudy.core.modes import Mode
+from understudy.core.views import Alarm, Tone, Urgency
+
+_ORDER = (Urgency.NOW, Urgency.SOON, Urgency.LATER)
+
+
+def unready(
+    *,
+    mode: Mode,
+    loss_seconds: float | None,
+    intake_refused: str,
+    unknown_since: str | None = None,
+    role: Mode | None = None,
+    max_lag: float | None = None,
+) -> list[str]:
+    """Return why the appliance is not healthy by what was asked for; empty where it is.
+
+    `role` is the mode that the caller wants, `max_lag` the seconds of the primary's work that a promotion now
+    may lack at most; `loss_seconds` is None where nobody knows. `unknown_since` is the moment since which the
+    ledger does not answer.
+    """
+    reasons = []
+    if unknown_since is not None:
+        reasons.append(f"the ledger does not answer since {unknown_since}: its disk hangs")
+    if intake_refused:
+        reasons.append(f"new images are refused here: {intake_refused}")
+    if role is not None and mode is not role:
+        reasons.append(f"the mode is {mode.value}, not {role.value}")
+    if max_lag is not None and loss_seconds is None:
+        reasons.append(
+            "no comparison with the primary has come to its end, so nobody knows what is missing here"
+        )
+    elif max_lag is not None and loss_seconds is not None and loss_seconds > max_lag:
+        reasons.append(f"the mirror lags {loss_seconds:.0f} s, more than {max_lag:.0f} s")
+    return reasons
+
+
+def tone(alarms: Iterable[Alarm]) -> Tone:
+    """Return the colour that the most urgent alarm gives to the banner."""
+    urgencies = {alarm.urgency for alarm in alarms}
+    if Urgency.NOW in urgencies:
+        return Tone.BAD
+    return Tone.WARN if Urgency.SOON in urgencies else Tone.GOOD
+
+
+def by_urgency(alarms: Iterable[Alarm]) -> Sequence[Alarm]:
+    """Return the alarms with the most urgent first, otherwise as they come."""
+    return sorted(alarms, key=lambda alarm: _ORDER.index(alarm.urgency))

@@ -1,0 +1,273 @@
+"""What Orthanc's reception refused, in words: by device, with a hint, and as alarms.
+
+Rule 1: a peer chooses AE titles, UIDs and how often it is refused. Every text that is shown is made visible.
+The number of alarms and the devices that an alarm names are bounded.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from understudy.core.intake import MIB
+from understudy.core.model import Timestamp
+from understudy.core.text import visible
+from understudy.core.views import Alarm, ModalityView, RefusalView, iso
+
+BY_HTTP = "by HTTP, without AE title"
+OTHERS = "others, no longer told apart"
+"""In place of an AE title, and longer than one may be."""
+
+OTHER = "other"
+"""Stands for a reason that is not in the table."""
+
+_HOUR = 3600.0
+_NAMED = 3
+"""Devices that an alarm names."""
+_LATEST = 253_402_300_799
+"""The last second that a date can have."""
+_DIGITS = 19
+_ESCAPED = re.compile("%([0-9A-F]{2})")
+"""A byte as docker/reception writes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What was refused from one caller for one reason and one SOP class; every text is one printable word."""
+
+    count: int
+    last: int
+    """In seconds since 1970."""
+    calling_ae_title: str
+    """A minus sign where it came by HTTP, an asterisk for devices that are no longer told apart."""
+    reason: str
+    details: Mapping[str, str]
+    """By name: class, syntax, instance, bytes; values that several commas part are one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reason:
+    what: str
+    hint: str
+    keeps_images_out: bool = True
+
+
+_REASONS = {
+    "class": _Reason(
+        "a kind of object that is not taken here",
+        "ask the device's vendor for a standard kind of image, and set the device to send that",
+    ),
+    "syntax": _Reason(
+        "images in an encoding that is not taken here",
+        "set the device to send this kind of image as Explicit VR Little Endian, JPEG or JPEG 2000",
+    ),
+    "alternative": _Reason(
+        "one of several encodings that the device offers",
+        "nothing, as long as its images arrive: another encoding of the same kind of image was taken",
+        keeps_images_out=False,
+    ),
+    "uid": _Reason(
+        "an image without a valid SOP Instance UID",
+        "the device is faulty, tell its vendor: a UID has 1 to 64 characters",
+    ),
+    "shape": _Reason(
+        "an image that cannot be read to its end",
+        "send it again; if it is refused again, tell the device's vendor",
+    ),
+    "large": _Reason(
+        "an image larger than the limit",
+        "raise UNDERSTUDY_ORTHANC_MEMORY, which the limit follows from, then send the image again",
+    ),
+    "memory": _Reason(
+        "an image for which other large images left no memory",
+        "the device sends it again; if this comes often, raise UNDERSTUDY_ORTHANC_MEMORY",
+    ),
+    "slow": _Reason(
+        "an image that arrived too slowly",
+        "check the network between the device and the appliance, then send the image again",
+    ),
+    "parked": _Reason(
+        "an image on which Orthanc ended twice",
+        "`understudy quarantine` lists it, and `understudy quarantine --release UID` lets it in again",
+    ),
+    "orthanc": _Reason(
+        "an image that Orthanc did not store",
+        "`docker compose logs orthanc` says why; then send the image again",
+    ),
+    "message": _Reason(
+        "a command or a query larger than any that is meant",
+        "nothing, as long as its images arrive; a device that is yours is faulty, tell its vendor",
+        keeps_images_out=False,
+    ),
+    "query": _Reason(
+        "asked to query, and is not listed as a reader",
+        "if the device may read images here, set its `Reads` to true in the configuration",
+        keeps_images_out=False,
+    ),
+}
+_SERVICE = _Reason(
+    "a service that is not offered here",
+    "nothing, as long as its images arrive; turn the service off at the device",
+    keeps_images_out=False,
+)
+_UNKNOWN = _Reason("something that has no name", "`docker compose logs orthanc` may say more")
+
+_STANDARD, _IMAGES = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."
+"""All UIDs of the standard, and among them those of what a device sends by C-STORE (PS3.6 annex A)."""
+
+
+def refusals(lines: Iterable[str]) -> list[Refusal]:
+    """Return what the reception's file says (docker/reception/refusals.cc); a damaged line is passed over."""
+    found = []
+    for line in lines:
+        words = line.split()
+        if len(words) == 5 and _is_number(words[0]) and _is_number(words[1]) and int(words[1]) <= _LATEST:
+            count, last, calling, reason, details = words
+            found.append(Refusal(int(count), int(last), calling, reason, _details(details)))
+    return found
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and len(word) <= _DIGITS
+
+
+def _details(text: str) -> dict[str, str]:
+    details: dict[str, str] = {}
+    name = ""
+    for part in text.split(","):
+        if "=" in part:
+            name, _, details[name] = part.partition("=")
+        elif name:
+            details[name] += f",{part}"
+    return details
+
+
+def counts(found: Iterable[Refusal]) -> dict[str, int]:
+    """Return how often something was refused, by reason."""
+    total: Counter[str] = Counter()
+    for refusal in found:
+        total[refusal.reason if refusal.reason in _REASONS else OTHER] += refusal.count
+    return dict(total)
+
+
+def beside(
+    views: Sequence[ModalityView],
+    found: Iterable[Refusal],
+    listed: Collection[str],
+    name_of: Callable[[str], str],
+) -> list[ModalityView]:
+    """Return the devices with what was refused from them; a device that the edge does not know gets a row.
+
+    Orthanc does not see the device's address. So where several rows have the AE title, the refusals stand at
+    the row whose association was accepted last. `listed` are the AE titles of the allow-list; `name_of` names
+    UIDs.
+    """
+    by_title: dict[str, list[Refusal]] = {}
+    for refusal in found:
+        by_title.setdefault(_device(refusal), []).append(refusal)
+    shown = list(views)
+    for title, refused in by_title.items():
+        refused.sort(key=lambda refusal: (_reason(refusal).keeps_images_out, refusal.last), reverse=True)
+        told = [_view(refusal, name_of) for refusal in refused]
+        rows = [at for at, view in enumerate(views) if view.calling_ae_title == title]
+        if rows:
+            at = max(rows, key=lambda row: (views[row].associations > 0, views[row].last_seen))
+            shown[at] = replace(shown[at], refusals=told)
+        else:
+            seen = [refusal.last for refusal in refused]
+            shown.append(
+                ModalityView(
+                    calling_ae_title=title,
+                    called_ae_title="",
+                    remote_address="",
+                    instances=0,
+                    first_seen=Timestamp(min(seen)),
+                    last_seen=Timestamp(max(seen)),
+                    known=title in listed or title == BY_HTTP,
+                    refusals=told,
+                )
+            )
+    return sorted(shown, key=lambda view: view.last_seen, reverse=True)
+
+
+def alarms(
+    found: Iterable[Refusal], listed: Collection[str], waited: Callable[[Timestamp], float]
+) -> list[Alarm]:
+    """Return one alarm for each reason for which images were kept out within the last hour.
+
+    `waited` returns the seconds since a moment.
+    """
+    by_phrase: dict[tuple[str, str], list[Refusal]] = {}
+    for refusal in found:
+        reason = _reason(refusal)
+        if reason.keeps_images_out and waited(Timestamp(refusal.last)) < _HOUR:
+            by_phrase.setdefault((reason.what, reason.hint), []).append(refusal)
+    return [
+        Alarm(
+            iso(Timestamp(max(refusal.last for refusal in refused))),
+            f"refused within the last hour: {what}, from {_devices(refused, listed)}",
+            hint,
+        )
+        for (what, hint), refused in sorted(by_phrase.items())
+    ]
+
+
+def _devices(refused: Iterable[Refusal], listed: Collection[str]) -> str:
+    """Name the first devices: listed ones before strangers, and later ones before earlier ones."""
+    times: Counter[str] = Counter()
+    last: dict[str, int] = {}
+    for refusal in refused:
+        device = _device(refusal)
+        times[device] += refusal.count
+        last[device] = max(last.get(device, 0), refusal.last)
+    order = sorted(times, key=lambda device: (device not in listed, -last[device]))
+    named = [f"{device} ({times[device]} in all)" for device in order[:_NAMED]]
+    more = len(order) - len(named)
+    return ", ".join(named) + (f" and {more} more: see `understudy modalities`" if more else "")
+
+
+def _view(refusal: Refusal, name_of: Callable[[str], str]) -> RefusalView:
+    reason = _reason(refusal)
+    what = reason.what
+    size = refusal.details.get("bytes", "")
+    if refusal.reason == "large" and _is_number(size):
+        # The reception stops at the limit: it is what had arrived.
+        what = f"an image larger than {int(size) // MIB} MiB"
+    sop_class = _uid(refusal, "class")
+    about = name_of(sop_class) if sop_class else ""
+    if syntaxes := [name_of(one) for one in _uid(refusal, "syntax").split(",") if one]:
+        # Of a class that is not taken, the encodings do not matter.
+        about += f" as {', '.join(syntaxes)}" if refusal.reason != "class" else ""
+    return RefusalView(
+        reason=refusal.reason if refusal.reason in _REASONS else OTHER,
+        what=visible(f"{what}: {about}" if about else what),
+        hint=reason.hint,
+        count=refusal.count,
+        last=iso(Timestamp(refusal.last)),
+        sop_class_uid=visible(sop_class),
+        keeps_images_out=reason.keeps_images_out,
+    )
+
+
+def _reason(refusal: Refusal) -> _Reason:
+    # Of devices that are no longer told apart, the class is not known: nobody is called for a printer.
+    sop_class = _uid(refusal, "class") or _STANDARD
+    is_service = sop_class.startswith(_STANDARD) and not sop_class.startswith(_IMAGES)
+    return _SERVICE if refusal.reason == "class" and is_service else _REASONS.get(refusal.reason, _UNKNOWN)
+
+
+def _text(word: str) -> str:
+    """Return what the peer said, from the one printable word of it."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), word)
+
+
+def _uid(refusal: Refusal, name: str) -> str:
+    word = refusal.details.get(name, "-")
+    return "" if word == "-" else _text(word)
+
+
+def _device(refusal: Refusal) -> str:
+    word = refusal.calling_ae_title
+    if word == "-":
+        return BY_HTTP
+    return OTHERS if word == "*" else visible(_text(word))

@@ -1,0 +1,169 @@
+"""Rounds: which studies are compared image by image now, where counts prove nothing.
+
+Equal counts are no proof: one image may have gone and another come. Asking for every image of an archive at
+every look would be too much for it. So recent studies are compared at every look, the others in a slow round.
+
+Rule 1: only a comparison by images that succeeded moves the horizon for a study whose count proves nothing.
+Rule 2: a study for which the primary gave no usable answer holds the horizon until a comparison of that study
+succeeds. Other studies keep their turns meanwhile.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from understudy.core.inventory import ListedStudy
+from understudy.core.model import StudyInstanceUid, Timestamp
+
+RECENT_DAYS = 3
+"""A study is recent whose date is not farther from today than so many days."""
+
+CHANGED_SECONDS = 6 * 3600.0
+"""A study is recent for so long after its numbers changed, here or at the primary."""
+
+SLOW_ROUND_SECONDS = 86_400.0
+"""Time in which every other study has its turn, where the primary answers quickly enough."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is known of one study from look to look."""
+
+    count: int | None
+    here: int
+    date: str
+    changed: float
+    tried: float | None = None
+    compared: float | None = None
+    silence: str = ""
+    """Why the last comparison had no usable answer, empty where it had one."""
+    clean: tuple[int | None, int] | None = None
+    """Both numbers when it was compared last and nothing differed."""
+
+
+class Rounds:
+    """Remembers by study what was compared when; each look calls `begin` first."""
+
+    def __init__(self) -> None:
+        self._studies: dict[StudyInstanceUid, _Memory] = {}
+        self._fresh: dict[StudyInstanceUid, Timestamp] = {}
+        """Studies that were pulled and compared since the last look began."""
+        self._now = 0.0
+        self._recent_dates = ("", "")
+        self._slow_from: float | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether this process has looked before."""
+        return self._slow_from is not None
+
+    def begin(
+        self,
+        listed: Mapping[StudyInstanceUid, ListedStudy],
+        here: Mapping[StudyInstanceUid, int],
+        changed_lately: Collection[StudyInstanceUid],
+        now: Timestamp,
+    ) -> None:
+        """Take note of both lists; before the first of this process `changed_lately` changed here.
+
+        Studies of which nothing is here have no turn: all of them is missing.
+        """
+        first = not self.begun
+        if first or now < self._now:
+            # The clock was set back: what was compared ahead of it tells nothing.
+            self._slow_from = now
+        before, self._studies, self._now = self._studies, {}, now
+        self._recent_dates = (_date(now, -RECENT_DAYS), _date(now, RECENT_DAYS))
+        for study, told in listed.items():
+            if study not in here:
+                continue
+            memory = before.get(study)
+            if memory is None:
+                changed = now if not first or study in changed_lately else -math.inf
+                at = self._fresh.get(study)
+                memory = _Memory(told.count, here[study], told.date, changed, tried=at, compared=at)
+            elif (memory.count, memory.here) != (told.count, here[study]) or memory.changed > now:
+                memory.count, memory.here, memory.changed = told.count, here[study], now
+            memory.date = told.date
+            if memory.compared is not None and memory.compared > now:
+                memory.compared = memory.tried = None
+            self._studies[study] = memory
+        self._fresh = {}
+
+    def is_clean(self, study: StudyInstanceUid) -> bool:
+        """Say whether nothing differed by images at the same two numbers: the primary counts otherwise."""
+        memory = self._studies.get(study)
+        return memory is not None and memory.clean == (memory.count, memory.here)
+
+    def required(self) -> list[StudyInstanceUid]:
+        """Return the studies that hold the horizon until they are compared, the longest untried first."""
+        found = [study for study, memory in self._studies.items() if self._holds_horizon(memory)]
+        return sorted(found, key=self._tried)
+
+    def slow(self) -> list[StudyInstanceUid]:
+        """Return the studies of the slow round whose turn it is at this look, the longest untried first."""
+        others = [study for study, memory in self._studies.items() if not self._holds_horizon(memory)]
+        if self._slow_from is None or not others:
+            return []
+        elapsed = self._now - self._slow_from
+        turns = int(len(others) * elapsed / SLOW_ROUND_SECONDS)
+        if not turns:
+            return []
+        self._slow_from = self._now
+        return sorted(others, key=self._tried)[:turns]
+
+    def compared(self, study: StudyInstanceUid, at: Timestamp, *, differs: bool) -> None:
+        """Note that the study was compared by images that were asked for at this moment."""
+        memory = self._studies.get(study)
+        if memory is None:
+            self._fresh[study] = at
+        else:
+            memory.tried = memory.compared = at
+            memory.silence = ""
+            memory.clean = None if differs else (memory.count, memory.here)
+
+    def unanswered(self, study: StudyInstanceUid, at: Timestamp, why: str) -> None:
+        """Note that there was no usable answer about the study."""
+        memory = self._studies.get(study)
+        if memory is not None:
+            memory.tried, memory.silence, memory.clean = at, why, None
+
+    def silent(self) -> dict[StudyInstanceUid, str]:
+        """Return the studies without a usable answer, each with the reason."""
+        return {study: memory.silence for study, memory in self._studies.items() if memory.silence}
+
+    def never_tried(self, studies: Iterable[StudyInstanceUid]) -> bool:
+        """Say whether one of these studies was never asked for."""
+        return any(self._tried(study) == -math.inf for study in studies)
+
+    def complete_up_to(self, started: Timestamp) -> Timestamp | None:
+        """Return the moment up to which all that is listed is known to be here, None where it is not known.
+
+        `started` is when the list was asked for.
+        """
+        if not self.begun:
+            return None
+        moments: list[float] = [started]
+        for memory in self._studies.values():
+            if memory.silence or (memory.compared is None and self._holds_horizon(memory)):
+                return None
+            if memory.compared is not None and self._holds_horizon(memory):
+                moments.append(memory.compared)
+        return Timestamp(min(moments))
+
+    def _holds_horizon(self, memory: _Memory) -> bool:
+        if memory.silence or (memory.count is None and memory.compared is None):
+            return True
+        if self._now - memory.changed < CHANGED_SECONDS:
+            return True
+        first, last = self._recent_dates
+        return first <= memory.date <= last
+
+    def _tried(self, study: StudyInstanceUid) -> float:
+        memory = self._studies.get(study)
+        return -math.inf if memory is None or memory.tried is None else memory.tried
+
+
+def _date(now: Timestamp, days: int) -> str:
+    return (datetime.fromtimestamp(now, UTC) + timedelta(days)).strftime("%Y%m%d")

@@ -1,0 +1,46 @@
+"""Makes text that came from outside fit for one line of a screen, a page or a log.
+
+DICOM attributes, AE titles and answers of peers hold any character. A line end forges a line of a log, an
+escape sequence moves the cursor, a bidirectional override turns the rest of a line around.
+"""
+
+_SHOWN = frozenset(
+    # Spaces, among them the one between a family name and a given name in Japanese.
+    "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+    # Joiners, which names in Persian, Hindi and other scripts need; they move nothing.
+    "\u200c\u200d"
+)
+
+_BETWEEN = "\n\r\t"
+"""What stands between the parts of a JSON document, and never raw in its strings."""
+
+
+def visible(text: str) -> str:
+    r"""Return the text with every character that is not shown written as its escape: \x1b, \u202e."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(sign if _shown(sign) else _escaped(sign) for sign in text)
+
+
+def _shown(sign: str) -> bool:
+    return sign.isprintable() or sign in _SHOWN
+
+
+def _escaped(sign: str) -> str:
+    number = ord(sign)
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def visible_json(text: str) -> str:
+    r"""Return the same JSON document with \u escapes for what a terminal would act on.
+
+    JSON itself escapes control characters below U+0020 inside strings and has line ends between them.
+    """
+    return "".join(sign if sign in _BETWEEN or _shown(sign) else _json(sign) for sign in text)
+
+
+def _json(sign: str) -> str:
+    units = sign.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

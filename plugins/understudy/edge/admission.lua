@@ -1,0 +1,81 @@
+-- Decides by the allow-list who is let in, and counts what became of everybody. Nothing of HAProxy is used here.
+local admission = {}
+
+-- Orthanc may compare AE titles without regard to case (StrictAetComparison): two spellings are one title to the table.
+function admission.key(title)
+    return (title:lower():gsub(".", function(byte) return string.format("%02X", byte:byte()) end))
+end
+
+local function hexadecimal(text)
+    return (text:gsub(".", function(byte) return string.format("%02X", byte:byte()) end))
+end
+
+-- Returns the set of the fingerprints that stand in the text, one a line.
+function admission.revoked(text)
+    local found = {}
+    for fingerprint in text:gmatch("%x+") do found[fingerprint] = true end
+    return found
+end
+
+-- What the allow-list says of an association. `entries` is what stands in the table under the title's key: entries with
+-- commas between them, each NETWORK|CALLING|CALLED|CERTIFICATE (adapters/edge_config.py). NETWORK is `-` where the device
+-- has no known address, and `~` where such a device may only store. CALLING and CALLED are hexadecimal, CALLED and
+-- CERTIFICATE `*` for any. `comes_from` says whether the caller is in a network, `shows` whether it has a certificate.
+--
+-- known: an entry holds. calling: nobody has this title. called: the entry names another called title.
+-- certificate: the entry asks for a certificate that the caller did not show. address: the title is somebody else's.
+function admission.verdict(entries, calling, called, comes_from, shows)
+    local found, claimed = nil, false
+    for network, title, wanted, certificate in (entries or ""):gmatch("([^|,]+)|([^|,]+)|([^|,]+)|([^|,]+)") do
+        claimed = claimed or network ~= "~"
+        if network ~= "~" and network ~= "-" and comes_from(network) then
+            if title ~= hexadecimal(calling) then
+                found = found or "calling"
+            elseif certificate ~= "*" and not shows(certificate) then
+                found = "certificate"
+            elseif wanted ~= "*" and wanted ~= hexadecimal(called) then
+                found = found ~= "certificate" and "called" or found
+            else
+                return "known"
+            end
+        end
+    end
+    return found or (claimed and "address" or "calling")
+end
+
+-- Counts by device and outcome, in memory. Devices of the allow-list are counted in a book of their own, so that invented
+-- titles push none out; beyond `most` lines the rest of a book is counted without a name.
+function admission.counter(most)
+    return {most = most, batch = 0, waiting = nil, books = {known = {}, others = {}}, lines = {known = 0, others = 0}}
+end
+
+function admission.count(counter, book, line, rest)
+    local counts = counter.books[book]
+    if not counts[line] then
+        if counter.lines[book] >= counter.most then line = rest end
+        if not counts[line] then counter.lines[book] = counter.lines[book] + 1 end
+    end
+    counts[line] = (counts[line] or 0) + 1
+end
+
+-- Returns the number of a batch and its lines, each with its count in front. The same batch is returned again until the
+-- caller gives its number as `noted`. So no count is lost, and a caller that remembers the number adds none twice.
+function admission.take(counter, noted)
+    if counter.waiting and counter.batch == noted then counter.waiting = nil end
+    if not counter.waiting and next(counter.books.known) == nil and next(counter.books.others) == nil then
+        return counter.batch, {}
+    end
+    if not counter.waiting then
+        local lines = {}
+        for _, name in ipairs({"known", "others"}) do
+            -- Exchanged before it is read: HAProxy lets other callers go on in the middle of a long loop.
+            local book = counter.books[name]
+            counter.books[name], counter.lines[name] = {}, 0
+            for line, number in pairs(book) do lines[#lines + 1] = number .. " " .. line end
+        end
+        counter.batch, counter.waiting = counter.batch + 1, lines
+    end
+    return counter.batch, counter.waiting
+end
+
+return admission

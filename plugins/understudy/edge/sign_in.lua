@@ -1,0 +1,67 @@
+-- Joins HAProxy to people.lua: a person is let in by the list that lies there now.
+--
+-- Rule 1: the list is read twice a second, here. So a person who was removed, or has another password or role, is known as
+-- that within a second, without a restart and without a running agent.
+-- Rule 2: with another list everything is forgotten that was remembered with the one before.
+-- Rule 3: a list that cannot be read changes nothing: a disk that fails must not lock everybody out.
+local people = require("people")
+
+local file = ...
+
+-- A password is hashed with a thousand rounds, which is right once a minute and too slow for each of the hundreds of
+-- images of a study. So it is remembered who presented what, by digest.
+local SECONDS, MOST = 60, 4096
+
+local text, list = nil, nil
+local known, number = {}, 0
+local complained = false
+
+local function look()
+    local opened = io.open(file, "r")
+    local content = opened and opened:read("a")
+    if opened then opened:close() end
+    if content and content == text then return end
+    local found = content and people.parse(content)
+    if found then
+        text, list, known, number, complained = content, found, {}, 0, false
+    elseif not complained then
+        complained = true
+        core.Alert("the list of people cannot be read: who may sign in is as before")
+    end
+end
+
+look()
+if not list then error(file .. " is not a list of people") end
+
+core.register_task(function()
+    while true do
+        core.msleep(500)
+        look()
+    end
+end)
+
+local function let_in(txn, name, role)
+    txn:set_var("txn.user", name)
+    txn:set_var("txn.role", role)
+end
+
+-- Sets txn.user and txn.role where the same header was right within the last minute.
+core.register_action("recognise", {"http-req"}, function(txn)
+    local found = known[txn.c:sha2(txn.sf:req_hdr("authorization"), 256)]
+    if found and core.now().sec < found.ends then let_in(txn, found.name, found.role) end
+end, 0)
+
+-- Sets txn.user and txn.role where txn.pair is the name and the password of a person.
+core.register_action("identify", {"http-req"}, function(txn)
+    -- The list may change while this hashes.
+    local remembered = known
+    local name, role = people.identify(list, txn:get_var("txn.pair") or "", function(bytes)
+        return txn.c:sha2(bytes, 512)
+    end)
+    if not name then return end
+    let_in(txn, name, role)
+    if number >= MOST then known, number = {}, 0 end
+    number = number + 1
+    local digest = txn.c:sha2(txn.sf:req_hdr("authorization"), 256)
+    remembered[digest] = {name = name, role = role, ends = core.now().sec + SECONDS}
+end, 0)

@@ -1,0 +1,51 @@
+"""Which configuration runs: alarms where it is not the present one, or where the services do not agree."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from understudy.core.model import Timestamp
+from understudy.core.ports import Clock
+from understudy.core.views import Alarm, Urgency, iso
+
+_PATIENCE = 120.0
+"""Seconds that the services may differ: they do not start at the same moment."""
+
+
+class ConfigurationWatch:
+    """Compares what each service runs; `problems` is what is wrong with the configuration in the folder."""
+
+    def __init__(
+        self,
+        own: str,
+        others: Callable[[], Mapping[str, str]],
+        problems: Sequence[str],
+        clock: Clock,
+        *,
+        wrong: str,
+        hint: str,
+    ) -> None:
+        """Take the digest of what the agent runs, and a look at those of the others, empty where unknown."""
+        self._own = own
+        self._others = others
+        self._problems = problems
+        self._clock = clock
+        self._wrong = wrong
+        self._hint = hint
+        self._began = clock.now()
+        self._differ_since: dict[str, Timestamp] = {}
+
+    def alarms(self) -> Sequence[Alarm]:
+        """Look, and return what a person has to know."""
+        now = self._clock.now()
+        different = {name for name, digest in self._others().items() if digest not in ("", self._own)}
+        self._differ_since = {name: self._differ_since.get(name, now) for name in different}
+        found = []
+        if self._problems:
+            what = f"{self._wrong}: {'; '.join(self._problems)}"
+            found.append(Alarm(iso(self._began), what, self._hint, Urgency.NOW))
+        for name, since in sorted(self._differ_since.items()):
+            if now - since >= _PATIENCE:
+                what = f"the service {name} runs another configuration than the agent"
+                found.append(
+                    Alarm(iso(since), what, "docker compose restart; all services then read the same")
+                )
+        return found

@@ -1,0 +1,69 @@
+"""Intake: whether images are taken here, and if not why.
+
+The decision itself is made where images are stored, in Orthanc's process and at the edge. Here people and
+monitors are told of it.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from understudy.core.model import Timestamp
+from understudy.core.ports import Clock, OrthancUnavailableError
+from understudy.core.views import Alarm, Urgency, iso
+
+_log = logging.getLogger(__name__)
+
+_FULL = "a disk is full"
+_SYNC = "the disk does not take what is written to it"
+
+
+class Storing(Protocol):
+    """What is asked of Orthanc; raises OrthancUnavailableError."""
+
+    def refuses_stores(self) -> bool: ...
+
+
+class IntakeWatch:
+    """Knows why images are refused; `step` looks at Orthanc, `is_full` at the mark of a full disk."""
+
+    def __init__(self, orthanc: Storing, is_full: Callable[[], bool], clock: Clock) -> None:
+        self._orthanc = orthanc
+        self._is_full = is_full
+        self._clock = clock
+        self._fault: tuple[Timestamp, str, str] | None = None
+        """Since when Orthanc takes nothing, why, and what to do."""
+
+    def step(self) -> bool:
+        """Look once; what is found stands until the next look."""
+        found: tuple[str, str] | None = None
+        try:
+            if self._orthanc.refuses_stores():
+                found = _SYNC, "check the disks of Orthanc's index and storage, then its log"
+        except OrthancUnavailableError as error:
+            found = str(error), error.hint
+        before = self._fault
+        if found is None:
+            self._fault = None
+        else:
+            since = before[0] if before is not None and before[1] == found[0] else self._clock.now()
+            self._fault = (since, *found)
+        if (before is None) is not (found is None):
+            _log.info("intake %s", "works again" if found is None else f"refused because={found[0]}")
+        return False
+
+    @property
+    def refused_because(self) -> str:
+        """Why images are refused now, empty where they are taken."""
+        if self._is_full():
+            return _FULL
+        fault = self._fault
+        return "" if fault is None else fault[1]
+
+    def alarms(self) -> list[Alarm]:
+        """Return what Orthanc says; the full disk has an alarm of its own (core/disk.py)."""
+        if (fault := self._fault) is None:
+            return []
+        since, why, hint = fault
+        what = f"new images are refused here: {why}; senders keep them"
+        return [Alarm(iso(since), what, hint, Urgency.NOW)]

@@ -1,0 +1,57 @@
+"""Looks who types wrong passwords at the edge, and raises an alarm about an address that does so often."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from understudy.core.model import Timestamp
+from understudy.core.ports import Clock
+from understudy.core.views import Alarm, iso
+
+_log = logging.getLogger(__name__)
+
+OFTEN = 20
+"""Wrong passwords of one address in an hour. A person who forgot a password types fewer."""
+
+
+class Logins:
+    """The alarms about guessed passwords."""
+
+    def __init__(
+        self,
+        count: Callable[[int], Mapping[str, int]],
+        clock: Clock,
+        *,
+        unavailable: type[Exception],
+    ) -> None:
+        """`count` returns the wrong passwords of the last hour by address, where they are so many."""
+        self._count = count
+        self._clock = clock
+        self._unavailable = unavailable
+        self._since: dict[str, Timestamp] = {}
+        self._alarms: list[Alarm] = []
+
+    def step(self) -> bool:
+        """Ask the edge; while it does not answer, the alarms stay as they were."""
+        try:
+            counts = self._count(OFTEN)
+        except self._unavailable as error:
+            _log.debug("logins edge unavailable because=%s", error)
+            return False
+        now = self._clock.now()
+        for address in counts.keys() - self._since.keys():
+            _log.warning("wrong passwords address=%s in_an_hour=%d", address, counts[address])
+        self._since = {address: self._since.get(address, now) for address in counts}
+        self._alarms = [
+            Alarm(
+                iso(self._since[address]),
+                f"{count} wrong passwords came from {address} in the last hour",
+                "find out what stands at that address: a program that knows an old password, or somebody who "
+                "guesses. The edge lets 20 a minute of one name be tried",
+            )
+            for address, count in sorted(counts.items())
+        ]
+        return False
+
+    def alarms(self) -> Sequence[Alarm]:
+        """Return an alarm for each such address."""
+        return self._alarms

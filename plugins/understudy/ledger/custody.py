@@ -1,0 +1,320 @@
+"""Custody: what happens to an obligation from its claim to its proof."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, and_, exists, false, func, select, update
+
+from understudy.core.deliveries import Step, step_after
+from understudy.core.model import Delivery, HolderName, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
+from understudy.core.modes import Mode
+from understudy.core.obligations import ObligationEvent, ObligationState
+from understudy.core.proving import Absence
+from understudy.core.refusals import replaced
+from understudy.ledger.counts import tallies
+from understudy.ledger.database import Book
+from understudy.ledger.events import append_event
+from understudy.ledger.facts import count_up
+from understudy.ledger.modes import current_mode
+from understudy.ledger.obligations import altered_fact
+from understudy.ledger.schema import instances, obligations, proofs
+from understudy.ledger.transitions import (
+    SYSTEM,
+    able,
+    advance,
+    chunks,
+    despair,
+    disprove,
+    lose,
+    prove,
+)
+
+
+class CustodyBook(Book):
+    """The obligations of the ledger and their proofs."""
+
+    def claim(
+        self,
+        holder: HolderName,
+        numbers: Sequence[InstanceNumber],
+        *,
+        now: Timestamp,
+        keeps_versions: bool = False,
+    ) -> list[InstanceNumber]:
+        """Put obligations in flight and return which.
+
+        Those not owed any more stay as they are: between a look at what is due and the claim, the mirror may
+        find an instance and a person may waive one. A holder that keeps the last of several contents gets
+        none that was replaced: it would take the place of the present one.
+        """
+        with self._database.writing() as connection:
+            owed = able(connection, ObligationEvent.CLAIM, holder, numbers)
+            if not keeps_versions:
+                owed = _without_replaced(connection, holder, owed, now)
+            advance(connection, ObligationEvent.CLAIM, holder, owed, now)
+            return owed
+
+    def give_back(self, holder: HolderName, numbers: Sequence[InstanceNumber], *, now: Timestamp) -> None:
+        """Owe again, as before the claim, what was claimed and not sent."""
+        with self._database.writing() as connection:
+            advance(connection, ObligationEvent.RELEASE, holder, numbers, now)
+
+    def put_off(
+        self,
+        holder: HolderName,
+        numbers: Sequence[InstanceNumber],
+        *,
+        reason: str,
+        retry_at: Callable[[int], Timestamp],
+    ) -> None:
+        """Let those that are owed or acknowledged wait until `retry_at` of the most failures that one had.
+
+        One more failure is counted. An acknowledged one keeps its reason, which may tell of an alteration.
+        """
+        with self._database.writing() as connection:
+            failures = max(_attempts(connection, holder, numbers).values(), default=0) + 1
+            values = {"due": retry_at(failures), "attempts": failures}
+            for chunk in chunks(numbers):
+                mine = and_(obligations.c.holder == holder, obligations.c.instance.in_(chunk))
+                owed = obligations.c.state == ObligationState.OWED.value
+                sent = obligations.c.state == ObligationState.SENT.value
+                connection.execute(update(obligations).where(mine, owed).values(reason=reason, **values))
+                connection.execute(update(obligations).where(mine, sent).values(**values))
+
+    def record(
+        self,
+        holder: HolderName,
+        deliveries: Iterable[Delivery],
+        *,
+        now: Timestamp,
+        retry_at: Callable[[int], Timestamp],
+    ) -> None:
+        """Record what became of instances in flight; `retry_at` gives the next try by the failures so far."""
+        told = list(deliveries)
+        with self._database.writing() as connection:
+            for step, numbers in _steps(connection, holder, told, now, retry_at).items():
+                advance(connection, step.event, holder, numbers, now, due=step.due, reason=step.reason)
+                if step.event is ObligationEvent.REFUSE:
+                    for number in numbers:
+                        fields = {"holder": holder, "instance": number, "reason": step.reason}
+                        append_event(connection, now, SYSTEM, "refuse", fields)
+            altered = sum(one.outcome is Outcome.DELIVERED_ALTERED for one in told)
+            if altered:
+                count_up(connection, altered_fact(holder), altered)
+            proven = {one.number: one.proof for one in told if one.proof is not None}
+            prove(connection, ObligationEvent.PROVE, holder, proven, now)
+
+    def release(self, *, now: Timestamp) -> int:
+        """Return all claims to owed, since who made them has ended; return how many there were."""
+        reason = "the appliance stopped in the middle of sending: outcome unknown"
+        released = 0
+        with self._database.writing() as connection:
+            for holder in connection.scalars(select(tallies.c.holder).distinct()).all():
+                claimed = select(obligations.c.instance).where(
+                    obligations.c.holder == holder, obligations.c.state == ObligationState.IN_FLIGHT.value
+                )
+                numbers = connection.scalars(claimed).all()
+                advance(
+                    connection, ObligationEvent.FAIL, HolderName(holder), numbers, now, due=now, reason=reason
+                )
+                released += len(numbers)
+        return released
+
+    def absent(
+        self,
+        holder: HolderName,
+        numbers: Sequence[InstanceNumber],
+        *,
+        now: Timestamp,
+        judge: Callable[[float, int], Absence],
+        ask_again: Callable[[float], Timestamp],
+        retry_at: Callable[[int], Timestamp],
+    ) -> Mapping[Absence, int]:
+        """Take note that the holder does not show acknowledged instances; return what they were taken for.
+
+        `judge` is given the seconds since the acknowledgement and how many came to nothing before it.
+        `ask_again` is given the fewest seconds of all, `retry_at` the failures so far.
+        """
+        with self._database.writing() as connection:
+            mine = and_(obligations.c.holder == holder, obligations.c.instance.in_(numbers))
+            sent = and_(mine, obligations.c.state == ObligationState.SENT.value)
+            acknowledged = connection.execute(select(obligations).where(sent)).all()
+            if not acknowledged:
+                return {}
+            judged: dict[Absence, list[Any]] = {one: [] for one in Absence}
+            for row in acknowledged:
+                judged[judge(now - row.changed, row.losses)].append(row)
+            youngest = min(now - row.changed for row in acknowledged)
+            # Acknowledged in a time to come: the clock was set back, and patience begins anew.
+            values = {"due": ask_again(youngest), "changed": func.min(obligations.c.changed, now)}
+            connection.execute(update(obligations).where(sent).values(values))
+            reason = "the holder acknowledged it and does not have it"
+            lose(connection, holder, judged[Absence.LOST], reason=reason, now=now, retry_at=retry_at)
+            why = "never among the instances that it lists"
+            despair(connection, holder, judged[Absence.UNPROVABLE], why=why, now=now)
+            return {absence: len(rows) for absence, rows in judged.items()}
+
+    def despair(self, holder: HolderName, denied: Mapping[InstanceNumber, str], *, now: Timestamp) -> None:
+        """Leave to a person acknowledged instances that no further copy could prove, and say why.
+
+        One that was replaced meanwhile is given up: the holder has what came after it.
+        """
+        with self._database.writing() as connection:
+            hopeless = able(connection, ObligationEvent.DESPAIR, holder, list(denied))
+            for number in hopeless:
+                mine = (obligations.c.holder == holder, obligations.c.instance == number)
+                rows = connection.execute(select(obligations).where(*mine)).all()
+                despair(connection, holder, rows, why=denied[number], now=now)
+            _without_replaced(connection, holder, hopeless, now)
+
+    def prove(self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp) -> int:
+        """Record proofs for acknowledged instances and return for how many.
+
+        Those not acknowledged any more stay as they are: the answer was under way while others looked.
+        """
+        with self._database.writing() as connection:
+            waiting = able(connection, ObligationEvent.PROVE, holder, list(found))
+            prove(connection, ObligationEvent.PROVE, holder, {one: found[one] for one in waiting}, now)
+            return len(waiting)
+
+    def find(
+        self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp
+    ) -> set[InstanceNumber]:
+        """Record proofs for owed instances that the holder turned out to have, and return which they were.
+
+        Those not owed any more stay as they are: the lane and the mirror look at the same time. An inventory
+        names a SOP Instance UID and cannot tell one content from another, so it proves nothing where there is
+        another content under that UID: that one has to be sent.
+        """
+        with self._database.writing() as connection:
+            owed = able(connection, ObligationEvent.FIND, holder, list(found))
+            replacing = _ambiguous(connection, holder, owed)
+            believed = {
+                number: found[number]
+                for number in owed
+                if number not in replacing or found[number].kind is not ProofKind.INVENTORY
+            }
+            prove(connection, ObligationEvent.FIND, holder, believed, now)
+            return set(believed)
+
+    def ambiguous(self, holder: HolderName, numbers: Sequence[InstanceNumber]) -> set[InstanceNumber]:
+        """Return those that a UID does not tell from another content, which the holder may have."""
+        with self._database.reading() as connection:
+            return _ambiguous(connection, holder, numbers)
+
+    def disprove(
+        self,
+        holder: HolderName,
+        numbers: Sequence[InstanceNumber],
+        *,
+        reason: str,
+        now: Timestamp,
+        due: Timestamp,
+    ) -> int:
+        """Owe again acknowledged or proven instances that the holder does not have, with an event.
+
+        Those in neither state any more stay as they are. Returns how many are owed again.
+        """
+        if not numbers:
+            return 0
+        with self._database.writing() as connection:
+            lost = able(connection, ObligationEvent.DISPROVE, holder, numbers)
+            if lost:
+                disprove(connection, holder, lost, reason=reason, now=now, due=due)
+            return len(lost)
+
+
+def _steps(
+    connection: Connection,
+    holder: HolderName,
+    deliveries: Sequence[Delivery],
+    now: Timestamp,
+    retry_at: Callable[[int], Timestamp],
+) -> Mapping[Step, list[InstanceNumber]]:
+    """Return what follows from the outcomes, each step with those that it happens to."""
+    # Where there is another content under its UID, that is what the holder has: no proof will settle it.
+    conflicts = [one.number for one in deliveries if one.outcome is Outcome.CONFLICT]
+    refused = _ambiguous(connection, holder, conflicts)
+    failures = _attempts(connection, holder, [one.number for one in deliveries])
+    # One try again for all with as many failures, since each question gives another moment.
+    again = cache(retry_at)
+    steps: dict[Step, list[InstanceNumber]] = {}
+    for one in deliveries:
+        step = step_after(
+            one,
+            held_otherwise=one.number in refused,
+            failures=failures.get(one.number, 0),
+            now=now,
+            retry_at=again,
+        )
+        steps.setdefault(step, []).append(one.number)
+    return steps
+
+
+def _attempts(
+    connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]
+) -> Mapping[InstanceNumber, int]:
+    """Return the failures so far of those that have had any."""
+    found: dict[InstanceNumber, int] = {}
+    for chunk in chunks(numbers):
+        query = select(obligations.c.instance, obligations.c.attempts).where(
+            obligations.c.holder == holder, obligations.c.instance.in_(chunk), obligations.c.attempts > 0
+        )
+        found |= {InstanceNumber(row.instance): row.attempts for row in connection.execute(query)}
+    return found
+
+
+def _without_replaced(
+    connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber], now: Timestamp
+) -> list[InstanceNumber]:
+    """Give up owed or refused instances whose content was replaced, and return the others."""
+    later: dict[InstanceNumber, int] = {}
+    for chunk in chunks(numbers):
+        query = select(instances.c.number, instances.c.superseded_by).where(
+            instances.c.number.in_(chunk), instances.c.superseded_by.is_not(None)
+        )
+        later |= {InstanceNumber(row.number): row.superseded_by for row in connection.execute(query)}
+    for number, successor in later.items():
+        advance(connection, ObligationEvent.WAIVE, holder, [number], now, reason=replaced(successor))
+    return [number for number in numbers if number not in later]
+
+
+def _ambiguous(
+    connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]
+) -> set[InstanceNumber]:
+    """Return those with another content under their SOP Instance UID: one that they replaced, or one that
+    Orthanc keeps apart, since it names another patient.
+
+    Except in peace, where the holder itself had sent the other one: it may coerce what a device sends to both
+    of us, or have been corrected by hand, and is not to be overwritten by what came here late. What is owed
+    still when an outage is declared may have come in its first minutes, before anybody noticed.
+    """
+    in_peace = current_mode(connection).mode not in (Mode.ACTIVE, Mode.RETURNING)
+    other = instances.alias("other")
+    received = exists().where(
+        proofs.c.instance == other.c.number,
+        proofs.c.holder == holder,
+        proofs.c.kind == ProofKind.RECEIVED.value,
+    )
+    its_own = received if in_peace else false()
+    replaced = and_(
+        # All versions of an instance have one identifier, which has an index.
+        other.c.orthanc_id == instances.c.orthanc_id,
+        other.c.superseded_by == instances.c.number,
+    )
+    beside = and_(
+        other.c.sop_instance_uid == instances.c.sop_instance_uid,
+        other.c.study_instance_uid == instances.c.study_instance_uid,
+        other.c.orthanc_id != instances.c.orthanc_id,
+    )
+    found: set[InstanceNumber] = set()
+    for chunk in chunks(numbers):
+        for condition in (replaced, beside):
+            query = (
+                select(instances.c.number)
+                .join_from(instances, other, condition)
+                .where(instances.c.number.in_(chunk), ~its_own)
+            )
+            found |= {InstanceNumber(number) for number in connection.scalars(query)}
+    return found

@@ -1,0 +1,106 @@
+"""The ledger's SQLite file: every commit is on disk before it returns."""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event
+
+from understudy.ledger.integrity import look_over
+from understudy.ledger.migration import bring_up_to_date
+
+_CHECK_SECONDS = 5.0
+"""For how long an opening looks for damage: a file that needs longer is looked at beside the work."""
+
+_CACHE = 16_384
+"""KiB of pages that one connection keeps: a page of the feed changes a page of an index for each instance."""
+
+_CHECKPOINT = 8_192
+"""Pages of the log that are written back together, of 4 KiB: one that changed many times is written once."""
+
+
+class Database:
+    """Transactions on the ledger file: `reading` sees one snapshot, `writing` is serialised and durable."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checked = not path.exists() or look_over(path, seconds=_CHECK_SECONDS)
+        """Whether the opening had the time to look at the whole file."""
+        opening = _engine(path, foreign_keys=False)
+        try:
+            bring_up_to_date(opening, path)
+        finally:
+            opening.dispose()
+        path.chmod(0o600)
+        self._engine = _engine(path)
+        self._one_at_a_time = threading.Lock()
+        self._followers: list[Callable[[Connection], None]] = []
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, for maintenance and tests."""
+        return self._engine
+
+    def follow(self, told: Callable[[Connection], None]) -> None:
+        """Call this with the connection after each commit of `writing`, before another begins."""
+        self._followers.append(told)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection on one consistent snapshot."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Give a connection whose transaction is on disk when the block ends without an error."""
+        with (
+            self._one_at_a_time,
+            self._engine.connect().execution_options(understudy_writes=True) as connection,
+        ):
+            # What a transaction that was rolled back has left there.
+            connection.info.clear()
+            with connection.begin():
+                yield connection
+            for follow in self._followers:
+                follow(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+class Book:
+    """One book of the ledger: each of its methods is a transaction of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+
+def _engine(path: Path, *, foreign_keys: bool = True) -> Engine:
+    pragmas = (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"foreign_keys={foreign_keys}",
+        "busy_timeout=30000",
+        f"cache_size=-{_CACHE}",
+        f"wal_autocheckpoint={_CHECKPOINT}",
+    )
+
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        # The driver's own transaction handling is turned off: `_begin` says which kind of transaction it is.
+        connection.isolation_level = None
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    engine = create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=16, pool_use_lifo=True)
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("understudy_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

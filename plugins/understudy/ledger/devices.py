@@ -1,0 +1,197 @@
+"""Devices: who asked for associations at the edge, and who was approved beyond the configuration."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from understudy.core.gate import Allowed, GateOutcome, Seen
+from understudy.core.model import Timestamp
+from understudy.core.views import ModalityView
+from understudy.ledger.counts import senders
+from understudy.ledger.database import Book
+from understudy.ledger.events import append_event
+from understudy.ledger.schema import approvals, devices, edge_batch
+
+_MOST_DEVICES = 1000
+"""Rows kept. Who invents an AE title for every attempt makes the ledger forget the oldest, and not grow."""
+
+_ANY = ""
+"""In the key of an approval, since NULL equals nothing: any called AE title."""
+
+
+class DeviceBook(Book):
+    """Everything about who sends here."""
+
+    def edge_batch(self) -> int:
+        """Return the number of the edge's counts that were noted last, 0 where none were."""
+        with self._database.reading() as connection:
+            return connection.scalar(select(edge_batch.c.number)) or 0
+
+    def note_seen(
+        self,
+        seen: Sequence[Seen],
+        now: Timestamp,
+        *,
+        batch: int | None = None,
+        known: Callable[[str, str, str], bool] = lambda *_: False,
+    ) -> None:
+        """Count associations and attempts by device, and keep the number of the edge's batch with them.
+
+        `known` says of address, calling and called AE title whether the allow-list has them: such a device is
+        forgotten last.
+        """
+        with self._database.writing() as connection:
+            for one in seen:
+                accepted = one.outcome is GateOutcome.ACCEPTED
+                associations, refused = (one.number, 0) if accepted else (0, one.number)
+                row = upsert(devices).values(
+                    calling_ae_title=one.calling_ae_title,
+                    called_ae_title=one.called_ae_title,
+                    remote_address=one.address,
+                    tls=one.tls,
+                    first_seen=now,
+                    last_seen=now,
+                    associations=associations,
+                    refused=refused,
+                    outcome=one.outcome.value,
+                    reason=one.reason,
+                )
+                connection.execute(
+                    row.on_conflict_do_update(
+                        index_elements=list(devices.primary_key),
+                        set_={
+                            "last_seen": now,
+                            "associations": devices.c.associations + associations,
+                            "refused": devices.c.refused + refused,
+                            "outcome": one.outcome.value,
+                            "reason": one.reason,
+                        },
+                    )
+                )
+            if batch is not None:
+                connection.execute(edge_batch.delete())
+                connection.execute(edge_batch.insert().values(number=batch))
+            self._forget(connection, known)
+
+    def _forget(self, connection: Connection, known: Callable[[str, str, str], bool]) -> None:
+        """Delete what is beyond the number of rows that are kept, the oldest stranger first."""
+        surplus = (connection.scalar(select(func.count()).select_from(devices)) or 0) - _MOST_DEVICES
+        if surplus <= 0:
+            return
+        rows = connection.execute(select(*devices.primary_key, devices.c.last_seen)).all()
+        by_age = sorted(rows, key=lambda row: row.last_seen)
+        by_age.sort(key=lambda row: known(row.remote_address, row.calling_ae_title, row.called_ae_title))
+        for row in by_age[:surplus]:
+            same = (column == getattr(row, column.name) for column in devices.primary_key)
+            connection.execute(devices.delete().where(*same))
+
+    def last_address(self, calling_ae_title: str, called_ae_title: str) -> str:
+        """Return from where this pair of AE titles last came through the edge, empty where it never did."""
+        query = select(devices.c.remote_address).where(
+            devices.c.calling_ae_title == calling_ae_title,
+            devices.c.called_ae_title == called_ae_title,
+            devices.c.associations > 0,
+        )
+        with self._database.reading() as connection:
+            return connection.scalar(query.order_by(devices.c.last_seen.desc()).limit(1)) or ""
+
+    def approvals(self) -> list[Allowed]:
+        """Return what was approved, in the order of approval."""
+        with self._database.reading() as connection:
+            return [
+                Allowed(row.calling_ae_title, row.network, row.called_ae_title or None)
+                for row in connection.execute(select(approvals).order_by(approvals.c.at))
+            ]
+
+    def approve(self, entry: Allowed, who: str, now: Timestamp) -> bool:
+        """Approve an entry and say whether that is new."""
+        row = {
+            "calling_ae_title": entry.calling_ae_title,
+            "network": entry.network,
+            "called_ae_title": entry.called_ae_title or _ANY,
+        }
+        with self._database.writing() as connection:
+            done = connection.execute(
+                upsert(approvals).values(**row, who=who, at=now).on_conflict_do_nothing()
+            )
+            if done.rowcount:
+                append_event(connection, now, who, "approve", row)
+            return bool(done.rowcount)
+
+    def revoke(self, entry: Allowed, who: str, now: Timestamp) -> bool:
+        """Take an approval back and say whether there was one."""
+        row = {
+            "calling_ae_title": entry.calling_ae_title,
+            "network": entry.network,
+            "called_ae_title": entry.called_ae_title or _ANY,
+        }
+        with self._database.writing() as connection:
+            matching = and_(*(approvals.c[name] == value for name, value in row.items()))
+            done = connection.execute(approvals.delete().where(matching))
+            if done.rowcount:
+                append_event(connection, now, who, "revoke", row)
+            return bool(done.rowcount)
+
+    def refused_attempts(self, outcome: GateOutcome) -> list[ModalityView]:
+        """Return the devices whose last attempt was refused so, the latest first."""
+        query = select(devices).where(devices.c.outcome == outcome.value)
+        with self._database.reading() as connection:
+            return [_view(row) for row in connection.execute(query.order_by(devices.c.last_seen.desc()))]
+
+    def modalities(self, known: Callable[[str, str, str], bool]) -> list[ModalityView]:
+        """Return every device that asked for an association or that instances came from, the latest first.
+
+        `known` says of address, calling and called AE title whether the allow-list has them. Orthanc sees
+        the edge's address alone, so instances are counted by the pair of AE titles; the address that Orthanc
+        saw is shown only for a pair that no report of the edge names.
+        """
+        with self._database.reading() as connection:
+            reported = connection.execute(select(devices)).all()
+            sent = {
+                (row.calling_ae_title, row.called_ae_title): row
+                for row in connection.execute(select(senders))
+            }
+        views = [
+            replace(
+                _view(row),
+                # A caller that was never let in sent none of what came under its AE title.
+                instances=sent[pair].number if row.associations and (pair := (row[0], row[1])) in sent else 0,
+                known=row.outcome != GateOutcome.REFUSED_CERTIFICATE.value
+                and known(row.remote_address, row.calling_ae_title, row.called_ae_title),
+            )
+            for row in reported
+        ]
+        unreported = sent.keys() - {(row.calling_ae_title, row.called_ae_title) for row in reported}
+        views += [
+            ModalityView(
+                calling_ae_title=row.calling_ae_title,
+                called_ae_title=row.called_ae_title,
+                remote_address=row.remote_address,
+                instances=row.number,
+                first_seen=Timestamp(row.first),
+                last_seen=Timestamp(row.last),
+                known=known(row.remote_address, row.calling_ae_title, row.called_ae_title),
+            )
+            for row in (sent[pair] for pair in unreported)
+        ]
+        return sorted(views, key=lambda view: view.last_seen, reverse=True)
+
+
+def _view(row: Any) -> ModalityView:
+    """Return what the edge reported of a device, without its instances and what the allow-list says."""
+    return ModalityView(
+        calling_ae_title=row.calling_ae_title,
+        called_ae_title=row.called_ae_title,
+        remote_address=row.remote_address,
+        instances=0,
+        first_seen=Timestamp(row.first_seen),
+        last_seen=Timestamp(row.last_seen),
+        tls=bool(row.tls),
+        associations=row.associations,
+        refused=row.refused,
+        outcome=row.outcome,
+        reason=row.reason,
+    )

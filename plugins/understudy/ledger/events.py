@@ -1,0 +1,122 @@
+"""The chain: events that each carry a hash over themselves and the one before, and what they attest."""
+
+import json
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, exists, func, insert, select
+
+from understudy.core.chain import first_unattested, link
+from understudy.core.model import Timestamp
+from understudy.core.modes import ModeEvent
+from understudy.core.obligations import ObligationState
+from understudy.ledger.anchor import Anchor, Link
+from understudy.ledger.database import Book, Database
+from understudy.ledger.schema import events, modes, obligations, proofs
+
+_APPENDED = "understudy_appended"
+"""Where a connection remembers the event that its transaction wrote last."""
+
+
+class EventBook(Book):
+    """The log of events, and whether it is whole."""
+
+    def __init__(self, database: Database, anchor: Anchor) -> None:
+        super().__init__(database)
+        self._anchor = anchor
+        anchor.begin(self.last(), follows=self._unanchored() is None)
+        database.follow(self._follow)
+
+    def log(self, who: str, kind: str, fields: Mapping[str, object], now: Timestamp) -> None:
+        """Append an event of its own."""
+        with self._database.writing() as connection:
+            append_event(connection, now, who, kind, fields)
+
+    def broken(self) -> int | None:
+        """Return the first event whose hash does not follow from its content and its predecessor.
+
+        An event that was changed or taken out is found by what follows it, and the last ones, or all of them,
+        by the anchor.
+        """
+        with self._database.reading() as connection:
+            previous, expected = "", 1
+            for row in connection.execute(select(events).order_by(events.c.event)):
+                if row.event != expected or row.chain != link(
+                    previous, row.at, row.who, row.kind, row.fields
+                ):
+                    return expected
+                previous, expected = row.chain, expected + 1
+        # Asked after the events: the anchor follows those that come meanwhile.
+        lost = self._unanchored()
+        return None if lost is None else min(lost, expected)
+
+    def contradictions(self) -> list[str]:
+        """Return what is not as it was written in the event log or in what it attests; each names a row."""
+        found: list[str] = []
+        broken = self.broken()
+        if broken is not None:
+            found.append(f"the event log is broken at event {broken}: changed, missing, or of another ledger")
+        with self._database.reading() as connection:
+            # What a broken log says attests nothing.
+            change = None if broken is not None else _unattested_mode(connection)
+            number, instance, holder = connection.execute(_UNPROVEN).one()
+        if change is not None:
+            found.append(f"mode change {change} is not what the event log says of it")
+        if number:
+            found.append(
+                f"{number} obligations are proven without a proof, first instance {instance} at {holder}"
+            )
+        return found
+
+    def last(self) -> Link | None:
+        """Return the last event and its hash, for whoever keeps them elsewhere."""
+        query = select(events.c.event, events.c.chain).order_by(events.c.event.desc()).limit(1)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+            return None if row is None else Link(row.event, row.chain)
+
+    def _unanchored(self) -> int | None:
+        """Return the event that the anchor names, if the ledger does not have it so."""
+        kept = self._anchor.read()
+        if kept is None:
+            return None
+        query = select(events.c.chain).where(events.c.event == kept.event)
+        with self._database.reading() as connection:
+            return None if connection.scalar(query) == kept.chain else kept.event
+
+    def _follow(self, connection: Connection) -> None:
+        appended = connection.info.pop(_APPENDED, None)
+        if appended is not None:
+            self._anchor.follow(appended)
+
+
+def append_event(
+    connection: Connection, now: Timestamp, who: str, kind: str, fields: Mapping[str, object]
+) -> None:
+    """Append an event to the hash chain within a transaction: identifiers and numbers only."""
+    text = json.dumps(dict(fields), sort_keys=True, separators=(",", ":"))
+    previous = connection.scalar(select(events.c.chain).order_by(events.c.event.desc()).limit(1)) or ""
+    # As the column gives it back: the hash of 5 is not that of 5.0.
+    at = float(now)
+    chain = link(previous, at, who, kind, text)
+    row = insert(events).values(at=at, who=who, kind=kind, fields=text, chain=chain)
+    connection.info[_APPENDED] = Link(connection.scalar(row.returning(events.c.event)) or 0, chain)
+
+
+_UNPROVEN = select(func.count(), func.min(obligations.c.instance), obligations.c.holder).where(
+    obligations.c.state == ObligationState.PROVEN.value,
+    ~exists().where(proofs.c.instance == obligations.c.instance, proofs.c.holder == obligations.c.holder),
+)
+"""How many obligations are proven without a proof, and the first: its holder is of the row with the least."""
+
+_MODE_CHANGES = ("begin", *(event.value for event in ModeEvent))
+
+
+def _unattested_mode(connection: Connection) -> int | None:
+    """Return the first change of mode that is not the one in the event log at its place."""
+    told = select(events.c.fields, events.c.at).where(events.c.kind.in_(_MODE_CHANGES))
+    attested = [
+        (json.loads(fields), Timestamp(at))
+        for fields, at in connection.execute(told.order_by(events.c.event))
+    ]
+    changes = connection.execute(select(modes.c.mode, modes.c.epoch, modes.c.at).order_by(modes.c.change))
+    return first_unattested(attested, [(row.mode, row.epoch, row.at) for row in changes])

@@ -1,0 +1,61 @@
+"""The facts of the ledger: small values by their names."""
+
+from sqlalchemy import Connection, Integer, String, cast, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from understudy.ledger.database import Book
+from understudy.ledger.schema import ledger_facts
+
+
+class FactBook(Book):
+    """The facts; what a name stands for is its writer's affair."""
+
+    def read(self, name: str) -> str | None:
+        """Return a small persisted fact, None where it was never written."""
+        with self._database.reading() as connection:
+            return read_fact(connection, name)
+
+    def write(self, name: str, value: str) -> None:
+        """Persist a small fact."""
+        with self._database.writing() as connection:
+            write_fact(connection, name, value)
+
+
+def read_fact(connection: Connection, name: str) -> str | None:
+    """Return a fact within a transaction."""
+    return connection.scalar(select(ledger_facts.c.value).where(ledger_facts.c.name == f"fact:{name}"))
+
+
+def write_fact(connection: Connection, name: str, value: str) -> None:
+    """Persist a fact within a transaction."""
+    _write(connection, f"fact:{name}", value)
+
+
+def read_cursor(connection: Connection, name: str) -> int:
+    """Return a persisted cursor within a transaction, 0 where it was never written."""
+    query = select(ledger_facts.c.value).where(ledger_facts.c.name == f"cursor:{name}")
+    return int(connection.scalar(query) or 0)
+
+
+def write_cursor(connection: Connection, name: str, value: int, mark: str = "") -> None:
+    """Persist a cursor within a transaction, and the mark of what was seen last, if there is one."""
+    _write(connection, f"cursor:{name}", str(value))
+    if mark:
+        write_fact(connection, mark_fact(name), mark)
+
+
+def mark_fact(cursor: str) -> str:
+    """Return the name of the fact that keeps a cursor's mark."""
+    return f"{cursor}.mark"
+
+
+def _write(connection: Connection, name: str, value: str) -> None:
+    statement = upsert(ledger_facts).values(name=name, value=value)
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+
+
+def count_up(connection: Connection, name: str, number: int) -> None:
+    """Add to a number that is persisted as a fact, within a transaction."""
+    statement = upsert(ledger_facts).values(name=f"fact:{name}", value=str(number))
+    total = cast(cast(ledger_facts.c.value, Integer) + number, String)
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": total}))

@@ -1,0 +1,244 @@
+"""The stored files in the ledger: what the scrub reads, and what was found missing or changed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from understudy.core.model import HolderName, Instance, InstanceNumber, Timestamp
+from understudy.core.obligations import ObligationEvent, ObligationState
+from understudy.core.refusals import FILE
+from understudy.core.views import DamageState, DamageView
+from understudy.ledger.database import Book
+from understudy.ledger.deletions import DELETE, gone_changes, held_again
+from understudy.ledger.events import append_event
+from understudy.ledger.operations import RESCAN
+from understudy.ledger.schema import INSTANCE_COLUMNS, damages, instances, obligations
+from understudy.ledger.transitions import SYSTEM, able, advance
+
+_PRESENT = instances.c.superseded_by.is_(None)
+
+
+class FileBook(Book):
+    """Everything about the files behind the instances."""
+
+    def damaged(self, instance: Instance, *, found_by: str, reason: str, now: Timestamp) -> bool:
+        """Record a file that was found missing or changed; return whether that is news."""
+        with self._database.writing() as connection:
+            known = connection.scalar(
+                select(damages.c.state).where(damages.c.attachment_uuid == instance.attachment_uuid)
+            )
+            if known == DamageState.OPEN.value:
+                return False
+            values = {
+                "instance": instance.number,
+                "state": DamageState.OPEN.value,
+                "found_by": found_by,
+                "since": now,
+                "due": now,
+                "attempts": 0,
+                "reason": reason,
+            }
+            statement = upsert(damages).values(attachment_uuid=instance.attachment_uuid, **values)
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["attachment_uuid"], set_=values)
+            )
+            fields = {
+                "file": instance.attachment_uuid,
+                "sop_instance_uid": instance.sop_instance_uid,
+                "found_by": found_by,
+                "reason": reason,
+            }
+            append_event(connection, now, SYSTEM, "damage", fields)
+            return True
+
+    def to_heal(
+        self, *, now: Timestamp, cap: float, limit: int
+    ) -> list[tuple[str, InstanceNumber, int, bool]]:
+        """Return file, instance, attempts, is missed of open damages that are due, the longest due first.
+
+        None waits for more than `cap` seconds: one that would is of a clock that was set back, and due. What
+        is missed a rescan did not find in Orthanc, and a person asked for.
+        """
+        is_due = or_(damages.c.due <= now, damages.c.due > now + cap)
+        missed = damages.c.found_by == RESCAN
+        query = (
+            select(damages.c.attachment_uuid, damages.c.instance, damages.c.attempts, missed.label("missed"))
+            .where(damages.c.state == DamageState.OPEN.value, is_due)
+            .order_by(damages.c.due)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+            return [
+                (row.attachment_uuid, InstanceNumber(row.instance), row.attempts, row.missed) for row in rows
+            ]
+
+    def not_healed(self, file: str, *, reason: str, due: Timestamp) -> None:
+        """Take note of an attempt that did not heal, and when to try again."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(damages)
+                .where(damages.c.attachment_uuid == file, damages.c.state == DamageState.OPEN.value)
+                .values(reason=reason, due=due, attempts=damages.c.attempts + 1)
+            )
+
+    def end_damage(self, file: str, state: DamageState, *, reason: str, now: Timestamp) -> None:
+        """Close an open damage with an event."""
+        open_one = (damages.c.attachment_uuid == file, damages.c.state == DamageState.OPEN.value)
+        with self._database.writing() as connection:
+            number = connection.scalar(select(damages.c.instance).where(*open_one))
+            if number is None:
+                return
+            connection.execute(update(damages).where(*open_one).values(state=state.value, reason=reason))
+            gone_changes(connection)
+            append_event(connection, now, SYSTEM, "heal", {"file": file, "state": state.value, "how": reason})
+
+    def compared(self, there: Sequence[str], gone: Sequence[Instance], now: Timestamp) -> None:
+        """Record the outcome of a rescan: files that are there, and instances that Orthanc does not list."""
+        outcome = {
+            "state": DamageState.GONE.value,
+            "found_by": RESCAN,
+            "since": now,
+            "reason": "Orthanc's index was replaced or restored, and does not list it",
+        }
+        rows = [
+            {
+                "attachment_uuid": one.attachment_uuid,
+                "instance": one.number,
+                "due": now,
+                "attempts": 0,
+                **outcome,
+            }
+            for one in gone
+        ]
+        statement = upsert(damages)
+        # What was deleted before is no news, and nobody's loss.
+        explained = or_(*(damages.c.found_by == one for one in _EXPLAINED))
+        news = or_(damages.c.state != DamageState.GONE.value, ~explained)
+        taken = {name: statement.excluded[name] for name in outcome}
+        statement = statement.on_conflict_do_update(["attachment_uuid"], set_=taken, where=news)
+        with self._database.writing() as connection:
+            found_again(connection, there, now)
+            if rows:
+                connection.execute(statement, rows)
+
+    def gone(self) -> tuple[int, Timestamp | None]:
+        """Return how many instances the last rescans missed, and since when."""
+        query = select(func.count(), func.min(damages.c.since)).where(*_MISSED)
+        with self._database.reading() as connection:
+            number, since = connection.execute(query).one()
+            return number, None if since is None else Timestamp(since)
+
+    def gone_by_study(self, limit: int) -> list[tuple[str, int]]:
+        """Return studies of which a rescan missed instances, those with the most first."""
+        number = func.count()
+        query = (
+            select(instances.c.study_instance_uid, number)
+            .join_from(damages, instances, damages.c.instance == instances.c.number)
+            .where(*_MISSED)
+            .group_by(instances.c.study_instance_uid)
+            .order_by(number.desc())
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [(study, count) for study, count in connection.execute(query)]
+
+    def refused(self, holder: HolderName, limit: int) -> list[Instance]:
+        """Return present versions that a lane could not deliver because of their stored file, and of which
+        no damage is open: those wait for their healing, and others come behind them."""
+        damaged = select(damages.c.instance).where(damages.c.state == DamageState.OPEN.value)
+        query = (
+            select(*INSTANCE_COLUMNS)
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(
+                _PRESENT,
+                obligations.c.holder == holder,
+                obligations.c.state == ObligationState.REFUSED.value,
+                obligations.c.reason.startswith(FILE),
+                instances.c.number.not_in(damaged),
+            )
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [Instance(*row) for row in connection.execute(query)]
+
+    def reads_again(self, holder: HolderName, numbers: Sequence[InstanceNumber], *, now: Timestamp) -> None:
+        """Owe to the holder again what was refused because of its stored file."""
+        with self._database.writing() as connection:
+            refused = able(connection, ObligationEvent.REPLAY, holder, numbers)
+            reason = "its stored file reads well again"
+            advance(connection, ObligationEvent.REPLAY, holder, refused, now, due=now, reason=reason)
+
+    def heal_now(self, who: str, now: Timestamp, *, missed: bool = False) -> int:
+        """Make every open damage due, with an event; return how many there are.
+
+        Where `missed`, what a rescan did not find in Orthanc is opened, too.
+        """
+        with self._database.writing() as connection:
+            gone_changes(connection)
+            if missed:
+                opened = {"state": DamageState.OPEN.value, "reason": f"asked for by {who}", "attempts": 0}
+                connection.execute(update(damages).where(*_MISSED).values(opened))
+            is_open = damages.c.state == DamageState.OPEN.value
+            number = connection.execute(update(damages).where(is_open).values(due=now)).rowcount
+            append_event(connection, now, who, "heal", {"asked_for": number, "missed": missed})
+            return number
+
+    def damaged_since(self) -> Timestamp | None:
+        """Return since when the oldest open damage is known, None where there is none."""
+        query = select(func.min(damages.c.since)).where(damages.c.state == DamageState.OPEN.value)
+        with self._database.reading() as connection:
+            value = connection.scalar(query)
+            return None if value is None else Timestamp(value)
+
+    def counts(self) -> dict[DamageState, int]:
+        """Return how many damages are in each state that occurs."""
+        query = (
+            select(damages.c.state, func.count())
+            .where(damages.c.found_by != DELETE)
+            .group_by(damages.c.state)
+        )
+        with self._database.reading() as connection:
+            return {DamageState(state): number for state, number in connection.execute(query)}
+
+    def damages(self, *, limit: int) -> Sequence[DamageView]:
+        """Return damages: open ones first, then the latest."""
+        query = (
+            select(damages, *(instances.c[name] for name in _SHOWN))
+            .join_from(damages, instances, damages.c.instance == instances.c.number)
+            .where(damages.c.found_by != DELETE)
+            .order_by(damages.c.state != DamageState.OPEN.value, damages.c.since.desc())
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [_view(row) for row in connection.execute(query)]
+
+
+_MISSED = (damages.c.state == DamageState.GONE.value, damages.c.found_by == RESCAN)
+_EXPLAINED = (RESCAN, DELETE)
+
+
+def found_again(connection: Connection, files: Sequence[str], now: Timestamp) -> None:
+    """Take back, within a transaction, that a rescan missed the instances of these files, or that they were
+    deleted."""
+    held_again(connection, files, "Orthanc has its instance again", now, found_by=_EXPLAINED)
+
+
+_SHOWN = ("sop_instance_uid", "study_instance_uid", "orthanc_id", "md5")
+
+
+def _view(row: Any) -> DamageView:
+    return DamageView(
+        file=row.attachment_uuid,
+        state=DamageState(row.state),
+        sop_instance_uid=row.sop_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        orthanc_id=row.orthanc_id,
+        md5=row.md5,
+        found_by=row.found_by,
+        since=Timestamp(row.since),
+        attempts=row.attempts,
+        reason=row.reason,
+    )

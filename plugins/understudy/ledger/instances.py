@@ -1,0 +1,104 @@
+"""The instances of the ledger: what is held here, and how much."""
+
+from sqlalchemy import Connection, case, func, select
+
+from understudy.core.model import Instance, InstanceNumber, StudyInstanceUid, Timestamp
+from understudy.ledger.counts import studies
+from understudy.ledger.database import Book, Database
+from understudy.ledger.deletions import IS_HELD, gone, gone_changed
+from understudy.ledger.schema import INSTANCE_COLUMNS, instances
+
+_PRESENT = instances.c.superseded_by.is_(None)
+
+
+class InstanceBook(Book):
+    """Everything that is asked of the instances alone."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._gone: tuple[int, int] | None = None
+        self._changes = 0
+        database.follow(self._follow)
+
+    def after(self, after: InstanceNumber, limit: int, *, with_gone: bool = False) -> list[Instance]:
+        """Return what is held, numbered above `after`, in order; where asked for, what is gone as well."""
+        query = select(*INSTANCE_COLUMNS).where(
+            _PRESENT if with_gone else IS_HELD, instances.c.number > after
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(instances.c.number).limit(limit))
+            return [Instance(*row) for row in rows]
+
+    def present(self, number: InstanceNumber) -> Instance | None:
+        """Return the instance as it is now, None where another content took its place."""
+        query = select(*INSTANCE_COLUMNS).where(_PRESENT, instances.c.number == number)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+            return None if row is None else Instance(*row)
+
+    def of_file(self, orthanc_id: str, attachment_uuid: str) -> Instance | None:
+        """Return the present version that this file is of, None where there is none."""
+        query = select(*INSTANCE_COLUMNS).where(
+            _PRESENT,
+            # The identifier has an index, the file has none.
+            instances.c.orthanc_id == orthanc_id,
+            instances.c.attachment_uuid == attachment_uuid,
+        )
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+            return None if row is None else Instance(*row)
+
+    def of_study(self, study: StudyInstanceUid) -> list[Instance]:
+        """Return the present version of every instance of a study."""
+        query = select(*INSTANCE_COLUMNS).where(
+            instances.c.study_instance_uid == study, instances.c.superseded_by.is_(None)
+        )
+        with self._database.reading() as connection:
+            return [Instance(*row) for row in connection.execute(query)]
+
+    def studies_of_epoch(self, epoch: int) -> set[StudyInstanceUid]:
+        """Return the studies with an instance that was noted in this epoch."""
+        query = select(instances.c.study_instance_uid).where(instances.c.epoch == epoch).distinct()
+        with self._database.reading() as connection:
+            return {StudyInstanceUid(uid) for uid in connection.scalars(query)}
+
+    def studies_since(self, moment: Timestamp) -> set[StudyInstanceUid]:
+        """Return the studies with an instance that was received at this moment or later; reads every row."""
+        query = select(instances.c.study_instance_uid).where(instances.c.received_at >= moment).distinct()
+        with self._database.reading() as connection:
+            return {StudyInstanceUid(uid) for uid in connection.scalars(query)}
+
+    def counts(self) -> tuple[int, int]:
+        """Return the number of instances that are held and of their studies."""
+        query = select(func.sum(studies.c.number), func.count()).where(studies.c.number > 0)
+        with self._database.reading() as connection:
+            known, of_studies = connection.execute(query).one()
+        gone_here, emptied = self._count_gone()
+        return (known or 0) - gone_here, of_studies - emptied
+
+    def _count_gone(self) -> tuple[int, int]:
+        """Return how many present versions are gone, and of how many studies nothing is held."""
+        counted, changes = self._gone, self._changes
+        if counted is None:
+            of_study = (
+                gone(instances.c.study_instance_uid.label("uid"), func.count().label("gone"))
+                .group_by(instances.c.study_instance_uid)
+                .subquery()
+            )
+            # Of a comparison SQLAlchemy would make a boolean, also of the sum of several.
+            empty = func.sum(case((of_study.c.gone >= studies.c.number, 1), else_=0))
+            query = select(func.sum(of_study.c.gone), empty).join_from(
+                of_study, studies, studies.c.study_instance_uid == of_study.c.uid
+            )
+            with self._database.reading() as connection:
+                number, whole = connection.execute(query).one()
+            counted = (number or 0, whole or 0)
+            if changes == self._changes:
+                self._gone = counted
+        return counted
+
+    def _follow(self, connection: Connection) -> None:
+        """Count what is gone anew at the next question, where a transaction changed it."""
+        if gone_changed(connection):
+            self._changes += 1
+            self._gone = None

@@ -1,0 +1,119 @@
+"""The modes and epochs of the ledger, each change with its event in one transaction."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, insert, select
+
+from understudy.core.errors import PreconditionError, StaleEpochError
+from understudy.core.model import Timestamp
+from understudy.core.modes import Mode, ModeEvent, after, next_epoch
+from understudy.ledger.database import Book, Database
+from understudy.ledger.events import append_event
+from understudy.ledger.schema import modes
+
+
+@dataclass(frozen=True, slots=True)
+class ModeRecord:
+    """The mode in force."""
+
+    mode: Mode
+    epoch: int
+    since: Timestamp
+
+
+Transaction = Connection
+"""A transaction of the ledger, for a guard that looks at it from inside."""
+
+Guard = Callable[[Transaction], Sequence[str]]
+"""Looks at the ledger inside the transition's own transaction and returns what stands against it."""
+
+_CHANGED_MODE = "understudy_mode"
+"""Where a connection remembers the mode that its transaction wrote."""
+
+
+class ModeBook(Book):
+    """The mode in force and those before it."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._known: ModeRecord | None = None
+        database.follow(self._follow)
+
+    def start(self, now: Timestamp) -> None:
+        """Write the first mode where there is none: standby, epoch 0."""
+        with self._database.writing() as connection:
+            if connection.execute(select(modes).limit(1)).first() is None:
+                connection.execute(insert(modes).values(mode=Mode.STANDBY.value, epoch=0, at=now))
+                append_event(connection, now, "understudy", "begin", {"mode": Mode.STANDBY.value, "epoch": 0})
+            connection.info[_CHANGED_MODE] = current_mode(connection)
+
+    @property
+    def known(self) -> ModeRecord:
+        """The mode in force, from memory: whoever asks does not wait for the ledger's disk.
+
+        Nobody but this process changes it. Raises LookupError before `start`.
+        """
+        if self._known is None:
+            raise LookupError("the ledger was not started")
+        return self._known
+
+    def current(self) -> ModeRecord:
+        """Return the mode in force."""
+        with self._database.reading() as connection:
+            return current_mode(connection)
+
+    def began(self) -> Timestamp:
+        """Return when this ledger was begun."""
+        with self._database.reading() as connection:
+            return Timestamp(connection.scalar(select(modes.c.at).order_by(modes.c.change).limit(1)) or 0.0)
+
+    def epoch_began(self, epoch: int) -> Timestamp:
+        """Return when an epoch began: that of the promotion, for every epoch but the first."""
+        with self._database.reading() as connection:
+            return Timestamp(
+                connection.scalar(select(func.min(modes.c.at)).where(modes.c.epoch == epoch)) or 0.0
+            )
+
+    def change(
+        self,
+        event: ModeEvent,
+        *,
+        epoch: int,
+        who: str,
+        fields: Mapping[str, object],
+        now: Timestamp,
+        guard: Guard | None = None,
+    ) -> ModeRecord:
+        """Change the mode in one durable transaction with its event row.
+
+        Raises StaleEpochError where the caller saw another epoch, WrongModeError where the event is not in
+        the table, PreconditionError with all that the guard found; in each case nothing is changed.
+        """
+        with self._database.writing() as connection:
+            before = current_mode(connection)
+            if epoch != before.epoch:
+                raise StaleEpochError(
+                    f"the epoch is {before.epoch}, not {epoch}",
+                    "look at the status again: somebody acted meanwhile",
+                )
+            mode = after(before.mode, event)
+            unmet = guard(connection) if guard is not None else ()
+            if unmet:
+                raise PreconditionError(f"{event.value} is refused", "each line says what to fix", unmet)
+            new_epoch = next_epoch(before.epoch, event)
+            connection.execute(insert(modes).values(mode=mode.value, epoch=new_epoch, at=now))
+            told = {"from": before.mode.value, "to": mode.value, "epoch": new_epoch, **fields}
+            append_event(connection, now, who, event.value, told)
+            record = connection.info[_CHANGED_MODE] = ModeRecord(mode, new_epoch, now)
+            return record
+
+    def _follow(self, connection: Connection) -> None:
+        """Remember the mode that a transaction left, in the order of the transactions."""
+        self._known = connection.info.get(_CHANGED_MODE, self._known)
+
+
+def current_mode(connection: Connection) -> ModeRecord:
+    """Return the mode in force, within a transaction."""
+    row = connection.execute(select(modes).order_by(modes.c.change.desc()).limit(1)).one()
+    return ModeRecord(Mode(row.mode), row.epoch, Timestamp(row.at))

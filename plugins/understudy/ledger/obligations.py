@@ -1,0 +1,210 @@
+"""The obligations of the ledger, as they are counted and shown; nothing here writes."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Subquery, and_, func, or_, select
+
+from understudy.core.model import (
+    HolderName,
+    Instance,
+    InstanceNumber,
+    ProofKind,
+    StudyInstanceUid,
+    Timestamp,
+)
+from understudy.core.obligations import UNSETTLED, Obligation, ObligationState, Selection
+from understudy.ledger.counts import ages, tallies
+from understudy.ledger.database import Book
+from understudy.ledger.dead_letters import meant
+from understudy.ledger.facts import read_fact
+from understudy.ledger.schema import INSTANCE_COLUMNS, instances, obligations, proofs
+
+_UNSETTLED = [state.value for state in UNSETTLED]
+
+
+class ObligationBook(Book):
+    """Everything that is asked of obligations and their proofs, but what a lane does next."""
+
+    def of_study(self, holder: HolderName, study: StudyInstanceUid) -> dict[InstanceNumber, ObligationState]:
+        """Return the state of every obligation of a study to a holder."""
+        query = (
+            select(obligations.c.instance, obligations.c.state)
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(obligations.c.holder == holder, instances.c.study_instance_uid == study)
+        )
+        with self._database.reading() as connection:
+            return {
+                InstanceNumber(row.instance): ObligationState(row.state) for row in connection.execute(query)
+            }
+
+    def studies_with(self, holder: HolderName, state: ObligationState) -> dict[StudyInstanceUid, int]:
+        """Return, for each study that has any, how many SOP Instance UIDs are in the state at the holder."""
+        query = (
+            select(
+                instances.c.study_instance_uid,
+                func.count(instances.c.sop_instance_uid.distinct()).label("found"),
+            )
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(obligations.c.holder == holder, obligations.c.state == state.value)
+            .where(instances.c.superseded_by.is_(None))
+            # Not by the column itself: its index would be read whole to find a handful of obligations.
+            .group_by(instances.c.study_instance_uid.concat(""))
+        )
+        with self._database.reading() as connection:
+            return {StudyInstanceUid(row.study_instance_uid): row.found for row in connection.execute(query)}
+
+    def proofs_of_epoch(
+        self, holder: HolderName, epoch: int
+    ) -> list[tuple[StudyInstanceUid, ProofKind, int]]:
+        """Return study, kind of the latest proof and number of proven instances of this epoch."""
+        latest = _latest_proofs(holder, epoch)
+        query = (
+            select(instances.c.study_instance_uid, proofs.c.kind, func.count())
+            .join_from(latest, proofs, latest.c.proof == proofs.c.proof)
+            .join(instances, proofs.c.instance == instances.c.number)
+            .join(
+                obligations, and_(obligations.c.instance == proofs.c.instance, obligations.c.holder == holder)
+            )
+            .where(obligations.c.state == ObligationState.PROVEN.value)
+            .group_by(instances.c.study_instance_uid, proofs.c.kind)
+            .order_by(instances.c.study_instance_uid)
+        )
+        with self._database.reading() as connection:
+            return [
+                (StudyInstanceUid(study), ProofKind(kind), number)
+                for study, kind, number in connection.execute(query)
+            ]
+
+    def proofs_of_epoch_with(self, holder: HolderName, epoch: int, key: str) -> int:
+        """Return how many instances of this epoch are proven with this key in the last evidence."""
+        latest = _latest_proofs(holder, epoch)
+        query = (
+            select(func.count())
+            .join_from(latest, proofs, latest.c.proof == proofs.c.proof)
+            .join(
+                obligations, and_(obligations.c.instance == proofs.c.instance, obligations.c.holder == holder)
+            )
+            .where(obligations.c.state == ObligationState.PROVEN.value)
+            .where(func.json_extract(proofs.c.evidence, f"$.{key}").is_not(None))
+        )
+        with self._database.reading() as connection:
+            return connection.scalar(query) or 0
+
+    def waived_of_epoch(self, holder: HolderName, epoch: int) -> list[tuple[StudyInstanceUid, str, int]]:
+        """Return study, reason and number of the instances of this epoch that were given up for a holder."""
+        query = (
+            select(instances.c.study_instance_uid, obligations.c.reason, func.count())
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(obligations.c.holder == holder, obligations.c.state == ObligationState.WAIVED.value)
+            .where(instances.c.epoch == epoch, instances.c.superseded_by.is_(None))
+            .group_by(instances.c.study_instance_uid, obligations.c.reason)
+            .order_by(instances.c.study_instance_uid)
+        )
+        with self._database.reading() as connection:
+            return [
+                (StudyInstanceUid(study), reason, number)
+                for study, reason, number in connection.execute(query)
+            ]
+
+    def proven(self, holder: HolderName, *, after: InstanceNumber, limit: int) -> list[Instance]:
+        """Return proven instances numbered above `after`, present versions only, in order."""
+        query = (
+            select(*INSTANCE_COLUMNS)
+            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+            .where(
+                obligations.c.holder == holder,
+                obligations.c.state == ObligationState.PROVEN.value,
+                instances.c.number > after,
+                instances.c.superseded_by.is_(None),
+            )
+            .order_by(instances.c.number)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [Instance(*row) for row in connection.execute(query)]
+
+    def tally(self) -> dict[HolderName, dict[ObligationState, int]]:
+        """Return the number of obligations of every holder in every state that occurs.
+
+        Earlier versions of an instance count only while they are unsettled: proven is what is held now.
+        """
+        query = (
+            select(tallies.c.holder, tallies.c.state, func.sum(tallies.c.number))
+            .where(tallies.c.number > 0, or_(tallies.c.present, tallies.c.state.in_(_UNSETTLED)))
+            .group_by(tallies.c.holder, tallies.c.state)
+        )
+        found: dict[HolderName, dict[ObligationState, int]] = {}
+        with self._database.reading() as connection:
+            for holder, state, number in connection.execute(query):
+                found.setdefault(HolderName(holder), {})[ObligationState(state)] = number
+        return found
+
+    def oldest(self, holder: HolderName) -> Timestamp | None:
+        """Return since when the holder's longest unsettled obligation is owed, None where nothing is."""
+        query = select(func.min(ages.c.since)).where(ages.c.holder == holder)
+        with self._database.reading() as connection:
+            value = connection.scalar(query)
+            return None if value is None else Timestamp(value)
+
+    def newest(self) -> Timestamp | None:
+        """Return since when the latest unsettled obligation of any holder is owed, None where nothing is."""
+        with self._database.reading() as connection:
+            value = connection.scalar(select(func.max(ages.c.since)))
+            return None if value is None else Timestamp(value)
+
+    def listed(
+        self, holder: str | None, state: ObligationState | None, limit: int, *, study: str | None = None
+    ) -> list[Obligation]:
+        """Return obligations of one holder, state and study where given: what is not settled, then the rest;
+        the longest unchanged first."""
+        query = select(obligations, instances.c.sop_instance_uid, instances.c.study_instance_uid).join_from(
+            obligations, instances, obligations.c.instance == instances.c.number
+        )
+        query = query.where(*meant(Selection(holder, None, study)))
+        if state is not None:
+            query = query.where(obligations.c.state == state.value)
+        query = query.order_by(obligations.c.state.not_in(_UNSETTLED), obligations.c.changed).limit(limit)
+        with self._database.reading() as connection:
+            return [_obligation(row) for row in connection.execute(query)]
+
+    def altered(self, holder: HolderName) -> int:
+        """Return how often the holder stored an instance with a warning, or got another encoding of it."""
+        with self._database.reading() as connection:
+            return int(read_fact(connection, altered_fact(holder)) or 0)
+
+
+def unsettled_to(connection: Connection, holder: HolderName) -> int:
+    """Return how many obligations to the holder are not settled, within a transaction."""
+    # Counted anew and not looked up: on it rests that nothing is settled while something is owed.
+    query = select(func.count()).where(obligations.c.holder == holder, obligations.c.state.in_(_UNSETTLED))
+    return connection.scalar(query) or 0
+
+
+def _obligation(row: Any) -> Obligation:
+    return Obligation(
+        holder=HolderName(row.holder),
+        state=ObligationState(row.state),
+        sop_instance_uid=row.sop_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        attempts=row.attempts,
+        # Before it was owed there was nothing to do: that is its head start over others.
+        due=Timestamp(max(row.due, row.since)),
+        changed=Timestamp(row.changed),
+        reason=row.reason,
+    )
+
+
+def _latest_proofs(holder: HolderName, epoch: int) -> Subquery:
+    """Select the latest proof of each instance of an epoch."""
+    return (
+        select(func.max(proofs.c.proof).label("proof"))
+        .join_from(proofs, instances, proofs.c.instance == instances.c.number)
+        .where(proofs.c.holder == holder, instances.c.epoch == epoch)
+        .group_by(proofs.c.instance)
+        .subquery()
+    )
+
+
+def altered_fact(holder: HolderName) -> str:
+    """Return the name of the fact that counts what a holder altered."""
+    return f"altered:{holder}"

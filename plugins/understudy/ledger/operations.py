@@ -1,0 +1,139 @@
+"""The operations of the ledger: long acts with their progress and end."""
+
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from understudy.core.errors import NotFoundError
+from understudy.core.model import Timestamp
+from understudy.core.progress import rate_of, seconds_left
+from understudy.core.views import OperationState, OperationView
+from understudy.ledger.database import Book
+from understudy.ledger.modes import current_mode
+from understudy.ledger.schema import operations
+
+RESCAN = "rescan"
+"""The operation that compares all that Orthanc holds with the ledger, and what it finds missing."""
+
+_RUNNING = OperationState.RUNNING.value
+
+
+class OperationBook(Book):
+    """The operations, running and ended."""
+
+    def begin(self, kind: str, *, total: int, unit: str, message: str, now: Timestamp) -> OperationView:
+        """Record a new running operation."""
+        with self._database.writing() as connection:
+            number = begin_operation(connection, kind, total=total, unit=unit, message=message, now=now)
+            return _operation(connection.execute(_by_number(number)).one())
+
+    def update(
+        self,
+        operation: int,
+        *,
+        now: Timestamp,
+        done: int | None = None,
+        total: int | None = None,
+        message: str | None = None,
+        state: OperationState | None = None,
+        report: str | None = None,
+    ) -> OperationView:
+        """Record progress or the end of a running operation; one that has ended does not change any more."""
+        given = {"done": done, "total": total, "message": message, "report": report}
+        values: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+        if state is not None:
+            values["state"] = state.value
+        running = operations.c.state == _RUNNING
+        with self._database.writing() as connection:
+            statement = update(operations).where(operations.c.operation == operation, running)
+            connection.execute(statement.values(updated=now, **values))
+            row = connection.execute(_by_number(operation)).first()
+            if row is None:
+                raise _no_operation(operation)
+            return _operation(row)
+
+    def get(self, operation: int) -> OperationView:
+        """Return one operation, or raise NotFoundError."""
+        with self._database.reading() as connection:
+            row = connection.execute(_by_number(operation)).first()
+        if row is None:
+            raise _no_operation(operation)
+        return _operation(row)
+
+    def latest(self, kind: str, *, running: bool = False) -> OperationView | None:
+        """Return the newest operation of a kind, or the newest that is running, None where there is none."""
+        query = select(operations).where(operations.c.kind == kind)
+        if running:
+            query = query.where(operations.c.state == _RUNNING)
+        with self._database.reading() as connection:
+            row = connection.execute(query.order_by(operations.c.operation.desc()).limit(1)).first()
+            return None if row is None else _operation(row)
+
+    def newest(self, limit: int) -> list[OperationView]:
+        """Return the newest operations, newest first."""
+        query = select(operations).order_by(operations.c.operation.desc()).limit(limit)
+        with self._database.reading() as connection:
+            return [_operation(row) for row in connection.execute(query)]
+
+
+def is_running(connection: Connection, operation: int) -> bool:
+    """Return whether an operation has not ended, within a transaction."""
+    state = connection.scalar(select(operations.c.state).where(operations.c.operation == operation))
+    return state == _RUNNING
+
+
+def begin_operation(
+    connection: Connection, kind: str, *, total: int, unit: str, message: str, now: Timestamp
+) -> int:
+    """Record a new running operation within a transaction and return its number."""
+    number = connection.scalar(
+        insert(operations)
+        .values(
+            kind=kind,
+            state=OperationState.RUNNING.value,
+            epoch=current_mode(connection).epoch,
+            started=now,
+            updated=now,
+            message=message,
+            done=0,
+            total=total,
+            unit=unit,
+        )
+        .returning(operations.c.operation)
+    )
+    return int(number or 0)
+
+
+def cancel_running(connection: Connection, kind: str, message: str, now: Timestamp) -> None:
+    """End what runs of a kind within a transaction."""
+    statement = update(operations).where(operations.c.kind == kind, operations.c.state == _RUNNING)
+    connection.execute(statement.values(state=OperationState.CANCELLED.value, updated=now, message=message))
+
+
+def _by_number(operation: int) -> Any:
+    return select(operations).where(operations.c.operation == operation)
+
+
+def _no_operation(operation: int) -> NotFoundError:
+    return NotFoundError(f"there is no operation {operation}", "GET /understudy/operations lists them")
+
+
+def _operation(row: Any) -> OperationView:
+    state = OperationState(row.state)
+    message, *details = row.message.split("\n")
+    rate = rate_of(row.done, row.updated - row.started)
+    return OperationView(
+        operation=row.operation,
+        kind=row.kind,
+        state=state,
+        started=Timestamp(row.started),
+        updated=Timestamp(row.updated),
+        message=message,
+        done=row.done,
+        total=row.total,
+        unit=row.unit,
+        rate=rate,
+        eta_seconds=seconds_left(row.total - row.done, rate) if state is OperationState.RUNNING else None,
+        report=row.report,
+        details=tuple(details),
+    )

@@ -1,0 +1,92 @@
+"""The book of packs: what a vault is about to store, written down before anything is uploaded."""
+
+import json
+from collections.abc import Sequence
+
+from sqlalchemy import insert, select, update
+
+from understudy.core.model import HolderName, InstanceNumber
+from understudy.core.packing import Digests, PackIntent
+from understudy.ledger.database import Book
+from understudy.ledger.schema import pack_members, packs
+
+
+class PackBook(Book):
+    """The packs of the vaults: intent before the act."""
+
+    def plan(self, holder: HolderName, intent: PackIntent) -> None:
+        """Write the intent down durably."""
+        with self._database.writing() as connection:
+            connection.execute(
+                insert(packs).values(key=intent.key, holder=holder, intent=_encode(intent), open=1)
+            )
+            connection.execute(
+                insert(pack_members), [{"instance": number, "key": intent.key} for number in intent.numbers]
+            )
+
+    def open(self, holder: HolderName, numbers: Sequence[InstanceNumber]) -> list[PackIntent]:
+        """Return every open pack of this holder that has any of these instances, oldest first."""
+        found: dict[str, bytes] = {}
+        with self._database.reading() as connection:
+            for start in range(0, len(numbers), 500):
+                query = (
+                    select(packs.c.key, packs.c.intent)
+                    .join_from(pack_members, packs, pack_members.c.key == packs.c.key)
+                    .where(
+                        packs.c.holder == holder,
+                        packs.c.open == 1,
+                        pack_members.c.instance.in_(numbers[start : start + 500]),
+                    )
+                    .distinct()
+                    .order_by(packs.c.key)
+                )
+                found.update((row.key, row.intent) for row in connection.execute(query))
+        return [_decode(intent) for intent in found.values()]
+
+    def newest(self, holder: HolderName) -> PackIntent | None:
+        """Return the open pack of this holder that was planned last, by its day, None where there is none."""
+        query = select(packs.c.intent).where(packs.c.holder == holder, packs.c.open == 1)
+        with self._database.reading() as connection:
+            found = connection.scalar(query.order_by(packs.c.key.desc()).limit(1))
+        return None if found is None else _decode(found)
+
+    def close(self, holder: HolderName, key: str) -> None:
+        """Forget the pack: the store does not have it."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(packs).where(packs.c.holder == holder, packs.c.key == key).values(open=0)
+            )
+
+
+def _encode(intent: PackIntent) -> bytes:
+    """Return a JSON line followed by the manifest's bytes."""
+    head = {
+        "key": intent.key,
+        "manifest_key": intent.manifest_key,
+        "numbers": intent.numbers,
+        "file_sha256": intent.file_sha256,
+        "pack": _digests(intent.pack),
+        "manifest": _digests(intent.manifest_digests),
+        "locked_until": intent.locked_until,
+    }
+    return json.dumps(head, separators=(",", ":")).encode() + b"\n" + intent.manifest
+
+
+def _decode(content: bytes) -> PackIntent:
+    line, manifest = content.split(b"\n", 1)
+    head = json.loads(line)
+    return PackIntent(
+        key=head["key"],
+        manifest_key=head["manifest_key"],
+        numbers=tuple(InstanceNumber(number) for number in head["numbers"]),
+        file_sha256=tuple(head["file_sha256"]),
+        pack=Digests(**head["pack"]),
+        manifest=manifest,
+        manifest_digests=Digests(**head["manifest"]),
+        # Packs of earlier versions do not say.
+        locked_until=head.get("locked_until"),
+    )
+
+
+def _digests(digests: Digests) -> dict[str, str | int]:
+    return {"size": digests.size, "sha256": digests.sha256, "md5": digests.md5}

@@ -1,0 +1,207 @@
+"""The steps of one obligation inside a transaction of the ledger.
+
+Rule 1: the state of an obligation changes in `advance` alone, guarded by the table in core/obligations.py.
+Rule 2: no row is proven without a proof row written in the same transaction.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from understudy.core.model import HolderName, InstanceNumber, Proof, Timestamp
+from understudy.core.obligations import ObligationEvent, ObligationState, origins, target
+from understudy.core.refusals import unproven
+from understudy.ledger.columns import insert_rows
+from understudy.ledger.events import append_event
+from understudy.ledger.schema import commitment_members, commitments, obligations, proofs
+
+SYSTEM = "understudy"
+"""Who did what nobody asked for by name."""
+
+CHUNK = 500
+"""Numbers in one statement: SQLite limits its variables."""
+
+_Item = TypeVar("_Item")
+
+
+class IllegalTransitionError(Exception):
+    """An obligation was in no state in which the event may happen: a fault in our code, never passed over."""
+
+    def __init__(self, event: ObligationEvent, holder: str, asked: int, changed: int) -> None:
+        super().__init__(
+            f"{event.value} at {holder}: {changed} of {asked} obligations were in a state that allows it"
+        )
+
+
+def advance(
+    connection: Connection,
+    event: ObligationEvent,
+    holder: HolderName,
+    numbers: Sequence[int],
+    now: Timestamp,
+    *,
+    due: float | None = None,
+    reason: str | None = None,
+) -> None:
+    """Let the event happen to all of them, or raise IllegalTransitionError, which ends the transaction."""
+    values: dict[str, object] = {"state": target(event).value, "changed": now}
+    if due is not None:
+        values["due"] = due
+    if reason is not None:
+        values["reason"] = reason
+    if event in (ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.DESPAIR):
+        values["attempts"] = obligations.c.attempts + 1
+    if event in (ObligationEvent.DISPROVE, ObligationEvent.RETURN):
+        values["since"] = now
+    if event in (ObligationEvent.PROVE, ObligationEvent.FIND, ObligationEvent.REPLAY):
+        values["losses"] = 0
+    asked = set(numbers)
+    changed = 0
+    for chunk in chunks(sorted(asked)):
+        statement = update(obligations).where(
+            obligations.c.holder == holder,
+            obligations.c.instance.in_(chunk),
+            obligations.c.state.in_([state.value for state in origins(event)]),
+        )
+        changed += connection.execute(statement.values(**values)).rowcount
+    if changed != len(asked):
+        raise IllegalTransitionError(event, holder, len(asked), changed)
+
+
+def able(
+    connection: Connection, event: ObligationEvent, holder: HolderName, numbers: Sequence[InstanceNumber]
+) -> list[InstanceNumber]:
+    """Return those of the obligations to which the event may happen now, in order."""
+    found: set[int] = set()
+    for chunk in chunks(numbers):
+        found |= set(
+            connection.scalars(
+                select(obligations.c.instance).where(
+                    obligations.c.holder == holder,
+                    obligations.c.instance.in_(chunk),
+                    obligations.c.state.in_([state.value for state in origins(event)]),
+                )
+            )
+        )
+    return [number for number in dict.fromkeys(numbers) if number in found]
+
+
+def owe(
+    connection: Connection,
+    number: int,
+    holder: HolderName,
+    state: ObligationState,
+    due: float,
+    now: Timestamp,
+) -> bool:
+    """Begin an obligation where there is none; return whether there was none."""
+    row = obligation(number, holder, state, due, now)
+    statement = upsert(obligations).values(dict(zip(OBLIGATION, row, strict=True)))
+    return connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
+
+
+OBLIGATION = ("instance", "holder", "state", "attempts", "since", "due", "changed", "reason")
+
+
+def obligation(
+    number: int, holder: HolderName, state: ObligationState, due: float, now: Timestamp
+) -> tuple[object, ...]:
+    """Return the columns OBLIGATION of one that begins now."""
+    return number, holder, state.value, 0, now, due, now, ""
+
+
+def prove(
+    connection: Connection,
+    event: ObligationEvent,
+    holder: HolderName,
+    found: Mapping[InstanceNumber, Proof],
+    now: Timestamp,
+) -> None:
+    """Write the proofs and let the event, PROVE or FIND, happen."""
+    rows = [proof_row(number, holder, proof) for number, proof in sorted(found.items(), key=itemgetter(0))]
+    insert_rows(connection, proofs, PROOF, rows)
+    # What was found after a failure: why that failed says nothing any more. An acknowledgement left its own.
+    reason = "" if event is ObligationEvent.FIND else None
+    advance(connection, event, holder, list(found), now, reason=reason)
+
+
+def disprove(
+    connection: Connection,
+    holder: HolderName,
+    numbers: Sequence[InstanceNumber],
+    *,
+    reason: str,
+    now: Timestamp,
+    due: Timestamp,
+) -> None:
+    """Owe again what the holder was believed to have, with an event."""
+    _void_commitments(connection, holder, numbers)
+    advance(connection, ObligationEvent.DISPROVE, holder, numbers, now, due=due, reason=reason)
+    append_event(
+        connection, now, SYSTEM, "disprove", {"holder": holder, "instances": len(numbers), "reason": reason}
+    )
+
+
+def lose(
+    connection: Connection,
+    holder: HolderName,
+    rows: Sequence[Any],
+    *,
+    reason: str,
+    now: Timestamp,
+    retry_at: Callable[[int], Timestamp],
+) -> None:
+    """Owe again acknowledged obligations, given as rows, that came to nothing."""
+    lost: dict[int, list[InstanceNumber]] = {}
+    for row in rows:
+        lost.setdefault(row.attempts + 1, []).append(InstanceNumber(row.instance))
+    for attempt, numbers in sorted(lost.items()):
+        mine = (obligations.c.holder == holder, obligations.c.instance.in_(numbers))
+        connection.execute(update(obligations).where(*mine).values(losses=obligations.c.losses + 1))
+        disprove(connection, holder, numbers, reason=reason, now=now, due=retry_at(attempt))
+
+
+def despair(
+    connection: Connection, holder: HolderName, rows: Sequence[Any], *, why: str, now: Timestamp
+) -> None:
+    """Leave to a person acknowledged obligations, given as rows, that came to nothing again and again."""
+    _void_commitments(connection, holder, [row.instance for row in rows])
+    for row in rows:
+        reason = unproven(row.losses + 1, why)
+        advance(connection, ObligationEvent.DESPAIR, holder, [row.instance], now, reason=reason)
+        fields = {"holder": holder, "instance": row.instance, "reason": reason}
+        append_event(connection, now, SYSTEM, ObligationEvent.DESPAIR.value, fields)
+
+
+def _void_commitments(connection: Connection, holder: HolderName, numbers: Sequence[int]) -> None:
+    """Let no report on an earlier request speak of instances that have to be sent again."""
+    mine = select(commitments.c.transaction_uid).where(commitments.c.holder == holder)
+    for chunk in chunks(numbers):
+        connection.execute(
+            delete(commitment_members).where(
+                commitment_members.c.instance.in_(chunk), commitment_members.c.transaction_uid.in_(mine)
+            )
+        )
+
+
+def write_proof(connection: Connection, number: int, holder: HolderName, proof: Proof) -> None:
+    """Keep a proof."""
+    insert_rows(connection, proofs, PROOF, [proof_row(number, holder, proof)])
+
+
+PROOF = ("instance", "holder", "kind", "at", "evidence")
+
+
+def proof_row(number: int, holder: HolderName, proof: Proof) -> tuple[object, ...]:
+    """Return the columns PROOF of one."""
+    evidence = json.dumps(dict(proof.evidence), sort_keys=True, separators=(",", ":"))
+    return number, holder, proof.kind.value, proof.at, evidence
+
+
+def chunks(numbers: Sequence[_Item]) -> list[Sequence[_Item]]:
+    """Return them in parts of at most CHUNK."""
+    return [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]

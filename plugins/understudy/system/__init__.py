@@ -1,0 +1,1 @@
+"""What every process uses of the operating system; imports nothing of ours."""

@@ -1,0 +1,40 @@
+"""Clinics of new seeds violate nothing, nor do those that once found something; old faults are found."""
+
+import pytest
+
+from tests.simulation.clinic import Figures
+from tests.simulation.old_faults import OLD_FAULTS, OldFault
+from tests.simulation.run import commit, in_memory, play, play_for
+
+SECONDS = 40.0
+"""Of a processor, for clinics of new seeds; the last one takes some more."""
+
+FOUND_SOMETHING = {0: "a failback that was settled while something was sent, when its guard was taken away"}
+"""Seeds, and what they found."""
+
+
+@pytest.mark.long
+def test_clinics_of_new_seeds_violate_nothing() -> None:
+    # Every commit plays others, and the same commit the same.
+    first = int(commit() or "0", 16)
+    figures = Figures()
+    failure = play_for(SECONDS, first, figures)
+    print(f"seeds from {first}: {figures}, {figures.outages / SECONDS:.0f} outages a second")
+    assert failure is None, failure.told()
+
+
+@pytest.mark.parametrize("seed", FOUND_SOMETHING)
+def test_clinic_that_once_found_something_violates_nothing(seed: int) -> None:
+    with in_memory() as folder:
+        failure = play(seed, folder, Figures())
+    assert failure is None, failure.told()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", OLD_FAULTS, ids=lambda fault: fault.name)
+def test_old_fault_is_found_within_its_budget(fault: OldFault) -> None:
+    figures = Figures()
+    with in_memory() as folder, fault.put_back():
+        found = next(filter(None, (play(seed, folder, figures) for seed in range(fault.clinics))), None)
+    assert found is not None, f"not found in {figures}"
+    print(f"{fault.name}: found after {figures.outages} outages by seed {found.seed}: {found.what}")
