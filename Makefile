@@ -126,36 +126,33 @@ ifdef TEST_ARGUMENTS
 test: needed
 	@$(VENV)/bin/pytest $(CHOSEN)
 else
-# The adversary and the drills come last and alone: they measure how soon intake answers.
+# What is tried in containers has deadlines, so nothing runs beside it. The adversary and the drills come last: they measure
+# how soon intake answers.
 test: ## lint, and run the tests but those of the plays; starts and stops all they need
 	@tests/tools/python.sh $(PYTHON)
-	@$(MAKE) --jobs=3 checked behaviour
+	@$(MAKE) --jobs=3 checked peers parts
+	@$(VENV)/bin/pytest tests/ansible tests/integration tests/story
 	@$(VENV)/bin/pytest tests/adversary tests/drills
 endif
 
-# What needs no container, beside the making of images and the tests that wait for containers. First what talks over
-# sockets and has time-outs, then what only computes. The output comes when it has ended, in one piece.
+# What needs no container, beside the making of images. The output comes when it has ended, in one piece.
 .PHONY: checked
 checked: lint
 	@mkdir -p build
-	@{ $(VENV)/bin/pytest tests/contract tests/peer || failed=$$?; \
-	nice -n 19 $(VENV)/bin/pytest tests/unit tests/fuzz tests/simulation || failed=$$?; } >build/checked.log 2>&1; \
-	cat build/checked.log; exit $${failed:-0}
+	@nice -n 19 $(VENV)/bin/pytest --numprocesses 2 --dist worksteal -q tests/unit tests/fuzz tests/simulation \
+	>build/checked.log 2>&1 || failed=$$?; cat build/checked.log; exit $${failed:-0}
 
-# What needs the appliance's image alone, while the rest is made.
-ALONE = $(addprefix tests/integration/test_,conflicts.py disk_full.py edge.py gate.py hostile.py)
-.PHONY: alone
-alone: venv image
-	@$(VENV)/bin/pytest $(ALONE)
+# What talks over sockets and has time-outs.
+.PHONY: peers
+peers: venv
+	@mkdir -p build
+	@$(VENV)/bin/pytest tests/contract tests/peer >build/peers.log 2>&1 || failed=$$?; \
+	cat build/peers.log; exit $${failed:-0}
 
 # One after the other: they install packages.
 .PHONY: parts
 parts: image
 	@$(MAKE) --jobs=1 lab-images browser tracer fuse
-
-.PHONY: behaviour
-behaviour: alone parts
-	@$(VENV)/bin/pytest tests/ansible tests/integration tests/story $(addprefix --ignore=,$(ALONE))
 
 .PHONY: ansible-test
 ansible-test: CHOSEN = $(or $(TEST_ARGUMENTS),tests/ansible) -m 'longer or not longer'
