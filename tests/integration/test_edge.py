@@ -350,8 +350,11 @@ def test_what_changes_of_a_person_is_in_force_within_two_seconds_and_drops_no_as
         return appliance.execute("agent", "understudy", "user", *command).decode().strip()
 
     def becomes(login: tuple[str, str], *expected: int) -> None:
-        """Wait for one part of the appliance, then ask all. Twenty wrong passwords of a name in a minute are answered 429, so
-        the edge, which reads its list twice a second, is not asked more often than that."""
+        """Wait for one part of the appliance, then ask all parts.
+
+        The edge reads its list twice a second and answers 429 after twenty wrong passwords of one name in a
+        minute, so this waits half a second between two questions.
+        """
         wait_until(
             lambda: web.get(PATHS_OF_A_READER[0], auth=login).status_code,
             lambda status: status in expected,
