@@ -12,7 +12,7 @@ from tests.stack import BUILD, REPOSITORY
 pytestmark = pytest.mark.long
 
 RUNS = 2000
-SECONDS = 120
+SECONDS = 600
 
 
 def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
