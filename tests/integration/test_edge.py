@@ -6,6 +6,7 @@ import json
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -24,7 +25,9 @@ from tests.integration.edge_peers import (
     half_an_association_request,
     signed_person,
     store,
+    untaken_answers,
 )
+from tests.integration.raw_store import store_good
 from tests.stack import Stack, wait_until
 
 pytestmark = pytest.mark.needs("image")
@@ -49,6 +52,7 @@ PATHS = (
 )
 FREE_WITHOUT_PASSWORD = "/understudy/health"
 ACCEPTABLE_DELAY_SECONDS = 1.0
+PAGE_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -431,6 +435,71 @@ def test_guessing_at_the_health_call_is_slowed_as_well(appliance: Stack) -> None
             assert web.get(health, auth=(name, f"guess-{number}")).content == b""
         assert web.get(health, headers=right).content == b""
         assert web.get("/system", headers=right).status_code == 429
+
+
+@pytest.fixture(scope="module")
+def large_file(appliance: Stack) -> str:
+    """The path of a file that fits into no buffer on its way."""
+    item = store_good(appliance.dicom, "edge-large", 16_000_000)
+    found = appliance.post("/tools/find", {"Level": "Instance", "Query": {"SOPInstanceUID": item.uid}})
+    return f"/instances/{found[0]}/file"
+
+
+def seconds_of_an_answer(web: httpx.Client, login: tuple[str, str], path: str) -> float:
+    answer = web.get(path, auth=login)
+    assert answer.status_code == 200, answer.text
+    return answer.elapsed.total_seconds()
+
+
+def test_sixty_answers_that_one_person_does_not_take_keep_no_other_waiting(
+    web: httpx.Client, appliance: Stack, reader: tuple[str, str], large_file: str
+) -> None:
+    with untaken_answers(appliance, reader, large_file, 60) as held:
+        wait_until(
+            lambda: [text for text in map(beginning, held) if text.startswith(b"HTTP/1.1 200")],
+            bool,
+            deadline=20,
+            what="an answer under way",
+        )
+        for path in ("/system", "/dicom-web/studies", "/understudy/console/", "/understudy/status"):
+            assert seconds_of_an_answer(web, appliance.admin, path) < PAGE_SECONDS
+        # What goes beyond the share waits its turn, and is told so when it has waited long enough.
+        told = wait_until(
+            lambda: [text for text in map(beginning, held) if text.startswith(b"HTTP/1.1 429")],
+            bool,
+            deadline=40,
+            what="a request beyond the share answered",
+        )[0]
+        assert b"retry-after: " in told.lower()
+        assert b'"too_many_requests"' in told
+        assert seconds_of_an_answer(web, appliance.admin, "/system") < PAGE_SECONDS
+
+
+def beginning(connection: ssl.SSLSocket) -> bytes:
+    """Return what has come of an answer, a thousand bytes at most, or nothing."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1000)
+    except ssl.SSLWantReadError:
+        return b""
+
+
+@pytest.mark.parametrize("windows", [5])
+def test_person_with_several_browsers_is_refused_nothing(
+    web: httpx.Client, appliance: Stack, reader: tuple[str, str], large_file: str, windows: int
+) -> None:
+    """A browser has six connections by HTTP/1.1: what comes beyond the share waits."""
+    small = large_file.replace("/file", "/tags?simplify")
+
+    def ask(number: int) -> list[int]:
+        with httpx.Client(base_url=appliance.https, verify=False, timeout=60, auth=reader) as browser:
+            return [
+                browser.get(large_file if turn == number % 20 else small).status_code for turn in range(20)
+            ]
+
+    with ThreadPoolExecutor(windows * 6) as threads:
+        answered = [status for told in threads.map(ask, range(windows * 6)) for status in told]
+    assert set(answered) == {200}
 
 
 def test_addresses_of_bulk_data_lead_back_through_the_edge(
