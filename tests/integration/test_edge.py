@@ -451,9 +451,11 @@ def seconds_of_an_answer(web: httpx.Client, login: tuple[str, str], path: str) -
     return answer.elapsed.total_seconds()
 
 
+@pytest.mark.parametrize("turn", ["first", "again"])
 def test_sixty_answers_that_one_person_does_not_take_keep_no_other_waiting(
-    web: httpx.Client, appliance: Stack, reader: tuple[str, str], large_file: str
+    web: httpx.Client, appliance: Stack, reader: tuple[str, str], large_file: str, turn: str
 ) -> None:
+    """Asked by a person of whom nothing is counted yet, and by one of whom there is."""
     with untaken_answers(appliance, reader, large_file, 60) as held:
         wait_until(
             lambda: [text for text in map(beginning, held) if text.startswith(b"HTTP/1.1 200")],
@@ -500,6 +502,63 @@ def test_person_with_several_browsers_is_refused_nothing(
     with ThreadPoolExecutor(windows * 6) as threads:
         answered = [status for told in threads.map(ask, range(windows * 6)) for status in told]
     assert set(answered) == {200}
+
+
+_CROWD = """
+import base64, http.client, json, socket, ssl, sys, time
+addresses, each, login = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+basic = "Basic " + base64.b64encode(login.encode()).decode()
+context = ssl._create_unverified_context()
+
+def asked(number):
+    began = time.monotonic()
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", 8443, timeout=5, context=context, source_address=(f"127.0.1.{number}", 0)
+    )
+    try:
+        connection.request("GET", "/understudy/status", headers={"Authorization": basic})
+        status = connection.getresponse().status
+    except OSError as error:
+        status = type(error).__name__
+    finally:
+        connection.close()
+    return [status, round(time.monotonic() - began, 2)]
+
+before = asked(1)
+held = []
+for number in range(addresses):
+    for _ in range(each):
+        try:
+            held.append(socket.create_connection(("127.0.0.1", 8443), 1, (f"127.0.2.{number + 1}", 0)))
+        except OSError:
+            break
+print(json.dumps({"before": before, "known": asked(1), "new": asked(2 + addresses)}))
+"""
+
+
+def crowded(appliance: Stack, addresses: int, each: int) -> dict[str, list[object]]:
+    """Open so many connections of each of so many addresses, from within the edge's container: there each has many.
+
+    Return how another address is answered, one that has signed in before and one that has not.
+    """
+    login = ":".join(appliance.admin)
+    told = appliance.execute("edge", "/usr/bin/python3", "-c", _CROWD, str(addresses), str(each), login)
+    answers: dict[str, list[object]] = json.loads(told)
+    return answers
+
+
+@pytest.mark.parametrize("addresses", [3, 10])
+def test_connections_of_several_addresses_close_nothing_for_another(appliance: Stack, addresses: int) -> None:
+    for status, seconds in crowded(appliance, addresses, 250).values():
+        assert status == 200
+        assert float(str(seconds)) < PAGE_SECONDS
+
+
+def test_address_that_has_signed_in_gets_in_beside_any_number_of_strangers(appliance: Stack) -> None:
+    answers = crowded(appliance, 80, 10)
+    assert answers["known"][0] == 200
+    # Otherwise they were not enough to close anything.
+    assert answers["new"][0] != 200
 
 
 def test_addresses_of_bulk_data_lead_back_through_the_edge(
