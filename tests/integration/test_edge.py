@@ -354,8 +354,11 @@ def test_what_changes_of_a_person_is_in_force_within_two_seconds_and_drops_no_as
         return appliance.execute("agent", "understudy", "user", *command).decode().strip()
 
     def becomes(login: tuple[str, str], *expected: int) -> None:
-        """Wait for one part of the appliance, then ask all. Twenty wrong passwords of a name in a minute are answered 429, so
-        the edge, which reads its list twice a second, is not asked more often than that."""
+        """Wait for one part of the appliance, then ask all.
+
+        Twenty wrong passwords of a name in a minute are answered 429, so the edge, which reads its list
+        twice a second, is not asked more often than that.
+        """
         wait_until(
             lambda: web.get(PATHS_OF_A_READER[0], auth=login).status_code,
             lambda status: status in expected,
@@ -537,9 +540,10 @@ print(json.dumps({"before": before, "known": asked(1), "new": asked(2 + addresse
 
 
 def crowded(appliance: Stack, addresses: int, each: int) -> dict[str, list[object]]:
-    """Open so many connections of each of so many addresses, from within the edge's container: there each has many.
+    """Open so many connections of each of so many addresses, from within the edge's container.
 
-    Return how another address is answered, one that has signed in before and one that has not.
+    There a caller has many addresses. Return how another address is answered, one that has signed in
+    before and one that has not.
     """
     login = ":".join(appliance.admin)
     told = appliance.execute("edge", "/usr/bin/python3", "-c", _CROWD, str(addresses), str(each), login)
