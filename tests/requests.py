@@ -201,6 +201,9 @@ REFUSED: dict[str, bytes] = {
     "extended negotiation with a lying length": request(information=user(maximum(), extended(claimed=600))),
     "user identity with a lying length": request(information=user(maximum(), identity(claimed=600))),
     "user identity of 2 bytes": request(information=user(maximum(), item(0x58, b"\1\0"))),
+    "more transfer syntaxes than names of DICOM fit": request(
+        contexts=b"".join(context(number, transfer=(b"1",) * 94) for number in range(1, 256, 2))
+    ),
     "fixed part alone": request(items=b""),
     "PDU of 10 bytes": struct.pack(">BBI", 1, 0, 10) + bytes(10),
     "PDU of no bytes": struct.pack(">BBI", 1, 0, 0),

@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from tests.adversary import upper_layer
-from tests.adversary.clinic import IMPOSTORS, Clinic
+from tests.adversary.clinic import IMPOSTORS, Clinic, seconds_of_a_case
 from tests.stack import wait_until
 
 pytestmark = pytest.mark.needs("image")
@@ -95,6 +95,56 @@ def test_thirty_two_held_at_a_time_keep_nobody_waiting(clinic: Clinic, shape: st
     assert "silence" not in ends[shape]
     assert "accepted" not in ends[shape]
     testimony.assert_never_kept_waiting()
+
+
+_LARGE = """
+import json, socket, sys, threading, time
+from tests.adversary.upper_layer import CT, EXPLICIT, Request
+contexts, syntaxes, uid, seconds = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+offered = [f"{uid}.{number}".encode() if number else EXPLICIT for number in range(syntaxes)]
+if uid == "1":
+    offered = [b"1"] * syntaxes
+end, answers, lock = time.monotonic() + seconds, {}, threading.Lock()
+
+def ask(number):
+    whole = Request(calling=b"LARGE%d" % number, contexts=[(2 * n + 1, CT, offered) for n in range(contexts)])
+    content = whole.encoded()
+    while time.monotonic() < end:
+        try:
+            with socket.create_connection(("edge", 4242), 5) as connection:
+                connection.settimeout(10)
+                connection.sendall(content)
+                answer = connection.recv(10).hex()
+        except OSError as error:
+            answer = type(error).__name__
+        with lock:
+            answers[answer] = answers.get(answer, 0) + 1
+
+threads = [threading.Thread(target=ask, args=(number,)) for number in range(150)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(json.dumps(answers))
+"""
+NO_REASON = "03000000000400010101"
+
+
+@pytest.mark.parametrize(
+    ("syntaxes", "uid", "accepted"),
+    [(94, "1", False), (16, "1.2.840.10008.1.2.4", True)],
+    ids=["short names", "names of DICOM"],
+)
+def test_large_requests_at_a_time_keep_nobody_waiting(
+    clinic: Clinic, syntaxes: int, uid: str, accepted: bool
+) -> None:
+    with clinic.unharmed(), clinic.witnessed() as testimony:
+        told = clinic.script(_LARGE, "128", str(syntaxes), uid, str(seconds_of_a_case()))
+    answers = json.loads(told.splitlines()[-1])
+    print(json.dumps({"answers": answers, "store": testimony.slowest_seconds}))
+    testimony.assert_never_kept_waiting()
+    assert any(answer.startswith("02") for answer in answers) == accepted, answers
+    assert (NO_REASON in answers) != accepted, answers
 
 
 _ASK = """

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
@@ -96,6 +97,29 @@ def connections(address: Address, count: int, first_bytes: bytes = b"") -> Itera
         held = [stack.enter_context(socket.create_connection(address, 5)) for _ in range(count)]
         for connection in held:
             connection.sendall(first_bytes)
+        yield held
+
+
+@contextmanager
+def untaken_answers(
+    stack: Stack, login: tuple[str, str], path: str, count: int
+) -> Iterator[list[ssl.SSLSocket]]:
+    """Ask so often for a large file, over a connection for each request, and take none of the answers."""
+    host, port = stack.port("edge", 8443)
+    basic = base64.b64encode(":".join(login).encode()).decode()
+    asked = f"GET {path} HTTP/1.1\r\nHost: edge\r\nAuthorization: Basic {basic}\r\n\r\n".encode()
+    context = ssl._create_unverified_context()
+    with ExitStack() as opened:
+        held = []
+        for _ in range(count):
+            plain = socket.socket()
+            # A small buffer: the system itself would take much of the answer.
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.settimeout(10)
+            plain.connect((host, port))
+            held.append(opened.enter_context(context.wrap_socket(plain)))
+        for connection in held:
+            connection.sendall(asked)
         yield held
 
 

@@ -365,3 +365,30 @@ def test_invented_titles_take_no_memory_and_push_no_listed_device_out() -> None:
 )
 def test_revoked_certificates_are_those_of_the_file(text: bytes, revoked: list[bytes]) -> None:
     assert sorted(ADMISSION[b"revoked"](text)) == revoked
+
+
+def test_budget_is_spent_and_comes_back_with_time() -> None:
+    budget = ADMISSION[b"budget"](1000)
+
+    def spend(items: int, now: float) -> bool:
+        return bool(ADMISSION[b"spend"](budget, items, now))
+
+    assert spend(600, 10.0)
+    assert not spend(600, 10.0)
+    assert spend(400, 10.0)
+    assert not spend(1, 10.0)
+    # What was refused cost nothing, and a clock that is set back gives nothing.
+    assert not spend(300, 5.0)
+    assert spend(500, 5.5)
+    assert not spend(1, 5.5)
+    # No more is saved than the whole.
+    assert spend(1000, 1000.0)
+    assert not spend(1, 1000.0)
+
+
+def test_largest_request_with_names_of_dicom_passes() -> None:
+    """As many contexts as there are, and as many transfer syntaxes as fit."""
+    names = tuple(b"1.2.840.10008.1.2.4.%d" % (50 + number) for number in range(15))
+    pdu = request(contexts=b"".join(context(number, transfer=names) for number in range(1, 256, 2)))
+    assert 50_000 < len(pdu) < 65_000
+    assert examine(pdu)[:2] == (None, "")

@@ -43,6 +43,22 @@ function admission.verdict(entries, calling, called, comes_from, shows)
     return found or (claimed and "address" or "calling")
 end
 
+-- What Orthanc spends on the requests of strangers: it reads one request after another, and takes 24 ms for 128
+-- presentation contexts with ten transfer syntaxes each. `most` items may come at once, and as many more each second.
+function admission.budget(most)
+    return {most = most, left = most, at = nil}
+end
+
+-- Takes the items of a request out of the budget, and says whether so many were left. `now` is in seconds.
+function admission.spend(budget, items, now)
+    -- A clock that was set back gives nothing.
+    local passed = math.max(0, now - (budget.at or now))
+    budget.left, budget.at = math.min(budget.most, budget.left + passed * budget.most), now
+    if items > budget.left then return false end
+    budget.left = budget.left - items
+    return true
+end
+
 -- Counts by device and outcome, in memory. Devices of the allow-list are counted in a book of their own, so that invented
 -- titles push none out; beyond `most` lines the rest of a book is counted without a name.
 function admission.counter(most)

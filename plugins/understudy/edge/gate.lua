@@ -14,6 +14,16 @@ local counter = admission.counter(MOST_LINES)
 -- Numbers of batches are not used twice, after a restart of the edge either.
 counter.batch = os.time() * 1000000
 
+-- Presentation contexts and transfer syntaxes of strangers, in a second. A request with fewer than SMALL costs Orthanc no
+-- more than any, and is not counted: a flood of large ones keeps no plain one out.
+local MOST_ITEMS, SMALL = 4000, 100
+local budget = admission.budget(MOST_ITEMS)
+
+local function too_much(items)
+    local now = core.now()
+    return items >= SMALL and not admission.spend(budget, items, now.sec + now.usec / 1000000)
+end
+
 -- It is looked for here, so that neither the agent nor Orthanc has to run for the gate to be shut.
 local full = false
 -- SHA-256 fingerprints, in hexadecimal. Likewise looked for here; a file that cannot be read changes nothing.
@@ -69,6 +79,9 @@ core.register_action("examine", {"tcp-req"}, function(txn)
         if refused or (not known and strangers == "refused") then outcome = "refused_" .. verdict end
         if revoked[txn:get_var("txn.fingerprint") or ""] then
             known, outcome, found.reason = false, "refused_certificate", "its certificate is revoked"
+        end
+        if outcome == "accepted" and not known and too_much(found.items) then
+            outcome, found.reason = "refused_limit", "too many large requests of strangers at a time"
         end
     end
     txn:set_var("txn.calling", association.printable(found.calling))
