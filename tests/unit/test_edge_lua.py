@@ -220,15 +220,17 @@ def test_no_request_makes_the_gate_fail_and_none_passes_that_others_cannot_read(
 def _is_read_by_pynetdicom(pdu: bytes) -> bool:
     """Say whether pynetdicom knows all that is in there: no unknown item or role, no odd byte in a title."""
     walked = _walk_as_dcmtk(pdu)
-    known = set(walked.kinds) <= {0x10, 0x20, 0x30, 0x40, 0x50, 0x51, 0x52, 0x53, 0x54}
-    return known and walked.roles <= {0, 1} and re.fullmatch(rb"[ -\[\]-~]{32}", pdu[10:42]) is not None
+    known = {None: {0x10, 0x20, 0x50}, 0x20: {0x30, 0x40}, 0x50: {0x51, 0x52, 0x53, 0x54}}
+    in_place = all(kind in known.get(within, ()) for within, kind in walked.kinds)
+    return in_place and walked.roles <= {0, 1} and re.fullmatch(rb"[ -\[\]-~]{32}", pdu[10:42]) is not None
 
 
 class _Walked:
     def __init__(self) -> None:
         self.application = b""
         self.contexts: list[int] = []
-        self.kinds: list[int] = []
+        self.kinds: list[tuple[int | None, int]] = []
+        """Of every item, the kind of the item that it is in, and its own."""
         self.roles: set[int] = set()
 
 
@@ -240,7 +242,7 @@ def _walk_as_dcmtk(pdu: bytes) -> _Walked:
     assert struct.unpack(">H", pdu[6:8])[0] & 1
     walked = _Walked()
     for kind, content in _items(pdu[74 : 6 + length]):
-        walked.kinds.append(kind)
+        walked.kinds.append((None, kind))
         if kind == 0x10:
             assert len(content) <= 64
             walked.application = content.partition(b"\0")[0]
@@ -249,14 +251,14 @@ def _walk_as_dcmtk(pdu: bytes) -> _Walked:
             walked.contexts.append(content[0])
             transfers = 0
             for sub, value in _items(content[4:]):
-                walked.kinds.append(sub)
+                walked.kinds.append((kind, sub))
                 if sub in (0x30, 0x40):
                     assert len(value) <= 64
                     transfers += sub == 0x40
             assert transfers
         elif kind == 0x50:
             for sub, value in _items(content):
-                walked.kinds.append(sub)
+                walked.kinds.append((kind, sub))
                 _user_item_as_dcmtk(sub, value)
                 if sub == 0x54:
                     # PS3.7 D.3.3.4 knows 0 and 1; DCMTK takes any byte.
