@@ -144,6 +144,13 @@ def replaced(world: World, first: bytes = FIRST, second: bytes = SECOND) -> tupl
     return earlier, world.store(second, "MR1")
 
 
+def given_out(world: World, conflict: int, md5: str) -> bytes:
+    with world.conflicts.version(conflict, md5) as (size, file):
+        content = file.read()
+    assert len(content) == size
+    return content
+
+
 def test_a_version_replaced_before_it_was_noted_reaches_ledger_and_vault(world: World) -> None:
     earlier, later = replaced(world)
     world.conflicts.step()
@@ -161,8 +168,8 @@ def test_a_version_replaced_before_it_was_noted_reaches_ledger_and_vault(world: 
         False,
     )
     assert (conflict.later.md5, conflict.later.sender, conflict.later.present) == (later.md5, "MR1", True)
-    assert world.conflicts.version(conflict.conflict, earlier.md5) == FIRST
-    assert world.conflicts.version(conflict.conflict, later.md5) == SECOND
+    assert given_out(world, conflict.conflict, earlier.md5) == FIRST
+    assert given_out(world, conflict.conflict, later.md5) == SECOND
 
 
 def test_a_second_look_and_a_restart_record_nothing_twice(world: World) -> None:
@@ -259,15 +266,15 @@ def test_what_is_not_there_is_refused_with_a_hint(world: World) -> None:
     world.note(later)
     world.conflicts.step()
     with pytest.raises(NotFoundError, match="no conflict 99"):
-        world.conflicts.version(99, earlier.md5)
+        given_out(world, 99, earlier.md5)
     with pytest.raises(NotFoundError, match="no version"):
-        world.conflicts.version(1, "0" * 32)
+        given_out(world, 1, "0" * 32)
     with pytest.raises(NotFoundError, match="no conflict 99"):
         world.conflicts.acknowledge("otto", 99, "why not")
     kept = world.storage / "understudy" / "versions" / f"{ORTHANC_ID}.{earlier.md5}.dcm"
     kept.write_bytes(b"X" * len(FIRST))
     with pytest.raises(NotFoundError, match="cannot be read"):
-        world.conflicts.version(1, earlier.md5)
+        given_out(world, 1, earlier.md5)
     with pytest.raises(UnreadableFileError):
         StorageArea(world.storage).read(world.ledger.conflicts.version(ORTHANC_ID, earlier.md5))
 

@@ -324,7 +324,7 @@ class DicomPeer:
         self.heard += 1
 
     def _find(self, association: Association, query: Dataset, tally: "_Tally") -> Iterator[Dataset]:
-        """Yield the answers to a question, which have to come steadily and to be no more than `tally` has left.
+        """Yield the answers to a question, which have to come steadily, and `tally` has to take each.
 
         Each is waited for as any message is; all together may be no slower than one in two seconds.
         """

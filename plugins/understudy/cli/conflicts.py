@@ -51,10 +51,10 @@ def _export(client: Client, uid: str, folder: Path) -> int:
     for md5, (number, side) in sorted(versions.items(), key=lambda item: item[1][1].received):
         # Named by its digest: nothing in a path is what a sender says.
         path = folder / f"{md5}.dcm"
-        content = client.get(f"/conflicts/{number}/versions/{md5}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            with path.open("wb") as file:
+                client.save(f"/conflicts/{number}/versions/{md5}", file)
         except OSError as error:
             raise CommandError(
                 f"{path} cannot be written: {error.strerror}",
