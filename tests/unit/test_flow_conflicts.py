@@ -261,6 +261,38 @@ def test_one_uid_in_two_studies_is_a_conflict_of_identity(world: World) -> None:
     assert conflict.later.present
 
 
+def test_one_uid_of_many_patients_is_one_conflict_and_one_event_an_arrival(world: World) -> None:
+    instance = world.store(FIRST)
+    patients = [
+        replace(
+            instance,
+            orthanc_id="-".join([f"{number:08x}"] * 5),
+            study_instance_uid=StudyInstanceUid(f"9.{number}"),
+            md5=f"{number:032x}",
+        )
+        for number in range(1, 31)
+    ]
+    world.note(instance)
+    before = world.ledger.events.last()
+    world.ledger.intake.note(
+        [(one, [], None) for one in patients],
+        primary=None,
+        primary_grace=0.0,
+        vaults=[VAULT],
+        cursor=2,
+        now=NOW,
+    )
+    listed = world.conflicts.conflicts(everything=False, sop_instance_uid="1.2.3.4", limit=10_000)
+    assert {conflict.later.orthanc_id for conflict in listed} == {one.orthanc_id for one in patients}
+    assert {conflict.earlier.orthanc_id for conflict in listed} == {ORTHANC_ID}
+    assert len(listed) == len(patients)
+    after = world.ledger.events.last()
+    assert before is not None
+    assert after is not None
+    assert after.event - before.event == len(patients), "one event each"
+    assert all(conflict.kind is ConflictKind.IDENTITY for conflict in listed)
+
+
 def test_what_is_not_there_is_refused_with_a_hint(world: World) -> None:
     earlier, later = replaced(world)
     world.note(later)
