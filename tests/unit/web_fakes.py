@@ -174,6 +174,7 @@ class FakeFacade:
     fault: Exception | None = None
     conflicts: FakeConflicts = field(default_factory=FakeConflicts)
     unknown_since: str | None = None
+    storage_unknown_since: str | None = None
 
     @property
     def letters(self) -> Self:
@@ -212,6 +213,7 @@ class FakeFacade:
             seen.intake_refused,
             self.unknown_since,
             seen.configuration_problems,
+            self.storage_unknown_since,
         )
 
     def promote(self, who: str, *, reason: str, force: bool, accept_loss: bool, epoch: int) -> ModeView:

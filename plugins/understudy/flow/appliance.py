@@ -33,7 +33,7 @@ from understudy.flow.conflicts import Conflicts
 from understudy.flow.courier import Lane
 from understudy.flow.delete import Deleter
 from understudy.flow.devices import Devices
-from understudy.flow.disk import DiskWatch
+from understudy.flow.disk import STORAGE, DiskWatch
 from understudy.flow.failback import KIND as FAILBACK
 from understudy.flow.failback import Failback
 from understudy.flow.holding import Memory
@@ -104,6 +104,7 @@ class Appliance:
     def glance(self) -> Glance:
         """Return what is known without waiting for any disk, the ledger's included."""
         mode, seen = self.ledger.modes.known, self.pulse.value
+        lost = self.disk.unknown_since(STORAGE)
         unknown = None if seen is not None else self.pulse.unknown_since or self.clock.now()
         return Glance(
             mode.mode,
@@ -115,6 +116,7 @@ class Appliance:
             self.intake.refused_because,
             None if unknown is None else iso(unknown),
             self.configuration_problems,
+            None if lost is None else iso(lost),
         )
 
     def status(self) -> Status:
