@@ -20,7 +20,6 @@ from understudy.core.views import (
     ExplainedView,
     Glance,
     ModeView,
-    OperationState,
     OperationView,
     PlanView,
     Status,
@@ -298,11 +297,7 @@ class Appliance:
                 "a failback is not cancelled but interrupted",
                 "`understudy interrupt --reason ...`, or POST /understudy/failback/interrupt",
             )
-        now = self.clock.now()
-        self.ledger.events.log(who, "cancel", {"operation": number}, now)
-        return self.ledger.operations.update(
-            number, now=now, state=OperationState.CANCELLED, message=f"cancelled by {who}"
-        )
+        return self.ledger.operations.cancel(number, who, self.clock.now())
 
     def explain(self, study_instance_uid: str) -> ExplainedView:
         """Say which routes match the instances of a study that is here, and why."""
