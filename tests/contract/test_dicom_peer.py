@@ -712,8 +712,9 @@ def test_find_with_a_failure_in_the_middle_does_not_wait_for_the_rest() -> None:
 
 
 @contextmanager
-def endless(pause: float = 0.0, *, same: bool = False) -> Iterator[int]:
+def endless(pause: float = 0.0, *, same: bool = False, moves: bool = False) -> Iterator[int]:
     """Listen and answer any question with studies until the caller hangs up, `pause` seconds apart."""
+    moving = data((3, answer(field=0x8021, message=1, status=b"\x00\xff")))
     done = threading.Event()
     pending = data((3, answer(field=0x8020, message=1, status=b"\x00\xff", has_data=1)))
 
@@ -728,7 +729,7 @@ def endless(pause: float = 0.0, *, same: bool = False) -> Iterator[int]:
                     uid = f"1.2.3.{1 if same else number}".encode()
                     uid += bytes(len(uid) % 2)
                     study = bytes.fromhex("2000 0d00 5549") + len(uid).to_bytes(2, "little") + uid
-                    self.request.sendall(pending + data((2, study)))
+                    self.request.sendall(moving if moves else pending + data((2, study)))
                     done.wait(pause)
 
     class Server(socketserver.ThreadingTCPServer):
@@ -761,6 +762,15 @@ def test_list_of_one_study_without_an_end_proves_nothing(monkeypatch: pytest.Mon
         peer(port).studies(STUDY)
     with endless() as port, pytest.raises(UnansweredError, match="50 answers to C-FIND, and no end"):
         peer(port).images(STUDY)
+
+
+def test_move_without_an_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.adapters.dicom._MOST_OF_STUDY", 50)
+    with (
+        endless(moves=True) as port,
+        pytest.raises(UnansweredError, match="50 answers to C-MOVE, and no end"),
+    ):
+        peer(port).move(STUDY, "STANDBY")
 
 
 def test_answers_that_drip_are_given_up_although_none_is_late(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,10 +302,14 @@ class DicomPeer:
             data = encoded(query, context.transfer_syntax_uid)
             patience = self._timeout * _MOVE_PATIENCE
             answers = dimse.ask(association, context, dimse.MOVE, elements, data, patience=patience)
+            tally = _Tally(_MOST_OF_STUDY)
             for answer in answers:
                 self.heard += 1
                 if not answer.is_pending:
                     break
+                if not tally.takes(len(answer.data)):
+                    words = f"it sent {tally.most} answers to C-MOVE, and no end of them"
+                    raise _EndlessError(self.name, words, "look at its log: a move has an end")
         return MoveResult(
             answer.status, answer.number(dimse.COMPLETED) or 0, answer.number(dimse.FAILED) or 0
         )
@@ -429,11 +433,11 @@ class _StatusError(UnansweredError):
 
 
 class _EndlessError(UnansweredError):
-    """It sent more answers than there can be, and no end of them."""
+    """It sent more answers to C-FIND or C-MOVE than there can be, and no end of them."""
 
 
 class _Tally:
-    """How many answers to C-FIND one call takes: a peer may send them for ever."""
+    """How many answers one call takes: a peer may send them for ever."""
 
     def __init__(self, most: int) -> None:
         self.most = most
