@@ -711,6 +711,77 @@ def test_find_with_a_failure_in_the_middle_does_not_wait_for_the_rest() -> None:
         pacs.wait_for_the_end()
 
 
+@contextmanager
+def endless(pause: float = 0.0, *, same: bool = False, moves: bool = False) -> Iterator[int]:
+    """Listen and answer any question with studies until the caller hangs up, `pause` seconds apart."""
+    moving = data((3, answer(field=0x8021, message=1, status=b"\x00\xff")))
+    done = threading.Event()
+    pending = data((3, answer(field=0x8020, message=1, status=b"\x00\xff", has_data=1)))
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            for said in (accept(), b""):
+                head = self.request.recv(6, socket.MSG_WAITALL)
+                self.request.recv(int.from_bytes(head[2:6], "big"), socket.MSG_WAITALL)
+                self.request.sendall(said)
+            with suppress(OSError):
+                for number in itertools.count(1):
+                    uid = f"1.2.3.{1 if same else number}".encode()
+                    uid += bytes(len(uid) % 2)
+                    study = bytes.fromhex("2000 0d00 5549") + len(uid).to_bytes(2, "little") + uid
+                    self.request.sendall(moving if moves else pending + data((2, study)))
+                    done.wait(pause)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            done.set()
+            server.shutdown()
+            thread.join(DEADLINE)
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["other studies", "one study"])
+def test_list_of_studies_without_an_end_is_no_list(monkeypatch: pytest.MonkeyPatch, same: bool) -> None:
+    monkeypatch.setattr("understudy.adapters.dicom._MOST_STUDIES", 500)
+    with (
+        endless(same=same) as port,
+        pytest.raises(UnansweredError, match="500 answers to C-FIND, and no end"),
+    ):
+        peer(port).studies()
+
+
+def test_list_of_one_study_without_an_end_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.adapters.dicom._MOST_OF_STUDY", 50)
+    with endless() as port, pytest.raises(UnansweredError, match="50 answers to C-FIND, and no end"):
+        peer(port).studies(STUDY)
+    with endless() as port, pytest.raises(UnansweredError, match="50 answers to C-FIND, and no end"):
+        peer(port).images(STUDY)
+
+
+def test_move_without_an_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.adapters.dicom._MOST_OF_STUDY", 50)
+    with (
+        endless(moves=True) as port,
+        pytest.raises(UnansweredError, match="50 answers to C-MOVE, and no end"),
+    ):
+        peer(port).move(STUDY, "STANDBY")
+
+
+def test_answers_that_drip_are_given_up_although_none_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.adapters.dicom.ANSWER", 1)
+    with (
+        endless(pause=0.2) as port,
+        pytest.raises(HolderUnavailableError, match=r"no answer in time \(its answers come too slowly"),
+    ):
+        peer(port, timeout=0.5).studies()
+
+
 # C-MOVE
 
 

@@ -19,7 +19,7 @@ from understudy.adapters.dicomweb import DicomWebServer
 from understudy.adapters.tls import ClientTls
 from understudy.core.model import Outcome, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Verdict
-from understudy.core.ports import FileToSend, HolderUnavailableError
+from understudy.core.ports import FileToSend, HolderUnavailableError, UnansweredError
 
 from tests.certificates import Authority
 
@@ -214,6 +214,13 @@ def test_instances_are_listed_page_by_page(page: int) -> None:
     listed = [f"1.2.3.{number}" for number in range(1001)]
     with Server(listed=listed, page=page).serving() as port:
         assert client(port).instances(STUDY) == set(map(SopInstanceUid, listed))
+
+
+def test_list_without_an_end_is_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.adapters.dicomweb._MOST_OF_STUDY", 100)
+    server = Server(listed=[f"1.2.3.{number}" for number in range(1001)], page=7)
+    with server.serving() as port, pytest.raises(UnansweredError, match=r"105 instances .* and no end"):
+        client(port).instances(STUDY)
 
 
 def test_server_that_ignores_the_offset_is_asked_no_further_than_it_tells_something_new() -> None:

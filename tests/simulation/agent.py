@@ -234,7 +234,6 @@ class Agent:
             self.ledger.conflicts,
             clock,
             lambda: rules.vaults,
-            Memory(BOUNDLESS),
         )
         nothing, unused = cast(Any, Nothing()), cast(Any, None)
         self.appliance = Appliance(

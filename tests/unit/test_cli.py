@@ -493,3 +493,24 @@ def test_accept_recipients_asks_the_agent_with_the_reason_and_shows_the_fingerpr
     assert run(["accept-recipients", "--vault", "local", "--reason", "a new safe"]) == 0
     assert [(verb, told) for verb, _, told in facade.acts] == [("accept_recipients", "local a new safe")]
     assert "1a2b 3c4d 5e6f 7a8b" in capsys.readouterr().out
+
+
+def test_conflicts_export_writes_both_versions_whole_and_leaves_no_half_of_one(
+    facade: FakeFacade, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes(range(256)) * 8192
+    monkeypatch.setattr(facade.conflicts, "content", content)
+    uid = facade.conflicts.present.sop_instance_uid
+
+    assert run(["conflicts", "--export", uid, str(tmp_path)]) == 0
+    names = [f"{letter * 32}.dcm" for letter in "ab"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(names, content)
+    assert names[0] in capsys.readouterr().out
+
+    missing = replace(facade.conflicts.present.earlier, md5="c" * 32)
+    monkeypatch.setattr(
+        facade.conflicts, "present", replace(facade.conflicts.present, earlier=missing, later=missing)
+    )
+    assert run(["conflicts", "--export", uid, str(tmp_path)]) == 1
+    assert "has no version" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == set(names)

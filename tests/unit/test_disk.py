@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from understudy.core.disk import DAY, VolumeSpace, alarms, bytes_a_day, volume_view
@@ -11,13 +12,14 @@ from understudy.core.views import DiskView, Fullness, UnknownVolume, iso
 from understudy.flow.board import PATIENCE
 from understudy.flow.disk import DiskWatch, WatchedVolume
 from understudy.ledger import Ledger
-from understudy.plugin.volumes import Space, Volume
+from understudy.plugin.probe import try_disk
+from understudy.plugin.volumes import Space, Volume, read_from_disk
 
 from tests.unit.fakes import Clock, new_instance, note
 
 GIGABYTE = 2**30
 NOW = Timestamp(1000 * DAY + 3600)
-MARKS = {"warn_percent": 80.0, "refuse_percent": 95.0}
+MARKS: dict[str, Any] = {"warn_percent": 80.0, "refuse_percent": 95.0}
 
 
 def space(used: float, growth: float = 0.0) -> VolumeSpace:
@@ -75,6 +77,54 @@ class _Received:
         self.asked += 1
         assert since == NOW - 8 * DAY
         return {999: 7 * GIGABYTE}
+
+
+def test_volume_that_tells_its_room_and_gives_no_file_is_not_known(tmp_path: Path) -> None:
+    goes_on, reads = threading.Event(), threading.Event()
+
+    def hanging(file: Path) -> None:
+        assert file == tmp_path / "boot.json"
+        reads.set()
+        assert goes_on.wait(30)
+
+    clock = Clock(NOW)
+    watch = DiskWatch(
+        (WatchedVolume("storage", tmp_path, takes_intake=True, file=tmp_path / "boot.json"),),
+        Volume(tmp_path, 0, 1.0),
+        tmp_path / "refuse-intake",
+        clock,
+        received=_Received(),
+        began=Timestamp(0),
+        read=hanging,
+        **MARKS,
+    )
+    worker = threading.Thread(target=dict(watch.steps())["volume-storage"])
+    worker.start()
+    try:
+        assert reads.wait(30)
+        assert watch.unknown_since("storage") is None, "it has its time"
+        clock.advance(PATIENCE + 1)
+        assert watch.unknown_since("storage") == NOW
+        assert watch.view().unknown[0].name == "storage"
+    finally:
+        goes_on.set()
+        worker.join()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}"])
+def test_file_is_read_past_the_cache_where_there_is_one(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "boot.json"
+    if content is not None:
+        file.write_bytes(content)
+    read_from_disk(file)
+
+
+def test_probe_of_a_store_reads_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try_disk(tmp_path)
+    monkeypatch.setattr("os.pread", lambda *_: b"other")
+    with pytest.raises(OSError, match="not what is read"):
+        try_disk(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_watch_adds_up_what_shares_a_file_system_and_follows_the_flag(tmp_path: Path) -> None:

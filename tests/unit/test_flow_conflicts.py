@@ -144,6 +144,13 @@ def replaced(world: World, first: bytes = FIRST, second: bytes = SECOND) -> tupl
     return earlier, world.store(second, "MR1")
 
 
+def given_out(world: World, conflict: int, md5: str) -> bytes:
+    with world.conflicts.version(conflict, md5) as (size, file):
+        content = file.read()
+    assert len(content) == size
+    return content
+
+
 def test_a_version_replaced_before_it_was_noted_reaches_ledger_and_vault(world: World) -> None:
     earlier, later = replaced(world)
     world.conflicts.step()
@@ -161,8 +168,8 @@ def test_a_version_replaced_before_it_was_noted_reaches_ledger_and_vault(world: 
         False,
     )
     assert (conflict.later.md5, conflict.later.sender, conflict.later.present) == (later.md5, "MR1", True)
-    assert world.conflicts.version(conflict.conflict, earlier.md5) == FIRST
-    assert world.conflicts.version(conflict.conflict, later.md5) == SECOND
+    assert given_out(world, conflict.conflict, earlier.md5) == FIRST
+    assert given_out(world, conflict.conflict, later.md5) == SECOND
 
 
 def test_a_second_look_and_a_restart_record_nothing_twice(world: World) -> None:
@@ -254,20 +261,52 @@ def test_one_uid_in_two_studies_is_a_conflict_of_identity(world: World) -> None:
     assert conflict.later.present
 
 
+def test_one_uid_of_many_patients_is_one_conflict_and_one_event_an_arrival(world: World) -> None:
+    instance = world.store(FIRST)
+    patients = [
+        replace(
+            instance,
+            orthanc_id="-".join([f"{number:08x}"] * 5),
+            study_instance_uid=StudyInstanceUid(f"9.{number}"),
+            md5=f"{number:032x}",
+        )
+        for number in range(1, 31)
+    ]
+    world.note(instance)
+    before = world.ledger.events.last()
+    world.ledger.intake.note(
+        [(one, [], None) for one in patients],
+        primary=None,
+        primary_grace=0.0,
+        vaults=[VAULT],
+        cursor=2,
+        now=NOW,
+    )
+    listed = world.conflicts.conflicts(everything=False, sop_instance_uid="1.2.3.4", limit=10_000)
+    assert {conflict.later.orthanc_id for conflict in listed} == {one.orthanc_id for one in patients}
+    assert {conflict.earlier.orthanc_id for conflict in listed} == {ORTHANC_ID}
+    assert len(listed) == len(patients)
+    after = world.ledger.events.last()
+    assert before is not None
+    assert after is not None
+    assert after.event - before.event == len(patients), "one event each"
+    assert all(conflict.kind is ConflictKind.IDENTITY for conflict in listed)
+
+
 def test_what_is_not_there_is_refused_with_a_hint(world: World) -> None:
     earlier, later = replaced(world)
     world.note(later)
     world.conflicts.step()
     with pytest.raises(NotFoundError, match="no conflict 99"):
-        world.conflicts.version(99, earlier.md5)
+        given_out(world, 99, earlier.md5)
     with pytest.raises(NotFoundError, match="no version"):
-        world.conflicts.version(1, "0" * 32)
+        given_out(world, 1, "0" * 32)
     with pytest.raises(NotFoundError, match="no conflict 99"):
         world.conflicts.acknowledge("otto", 99, "why not")
     kept = world.storage / "understudy" / "versions" / f"{ORTHANC_ID}.{earlier.md5}.dcm"
     kept.write_bytes(b"X" * len(FIRST))
     with pytest.raises(NotFoundError, match="cannot be read"):
-        world.conflicts.version(1, earlier.md5)
+        given_out(world, 1, earlier.md5)
     with pytest.raises(UnreadableFileError):
         StorageArea(world.storage).read(world.ledger.conflicts.version(ORTHANC_ID, earlier.md5))
 

@@ -231,6 +231,16 @@ def test_a_large_image_costs_no_more_than_a_small_one() -> None:
     assert (time.process_time() - began) / 20 < 0.005
 
 
+def test_fill_bytes_of_any_number_cost_next_to_nothing_and_hide_no_claim() -> None:
+    start, header = b"\xff\xd8", bytes.fromhex("c0 0011 08 0fa0 0fa0 03 011100 021100 031100")
+    fill = b"\xff" * (50 * MIB)
+    for frame, expected in ((start + fill + header, 4000 * 4000 * 3), (start + fill, 64 * 64)):
+        content = bombs.bomb("jpeg", "fill", rows=64, columns=64, frames=[frame]).content
+        began = time.process_time()
+        assert pixels(content).frame_bytes == expected
+        assert time.process_time() - began < 1
+
+
 def test_fragments_are_looked_at_within_a_limit() -> None:
     content = bombs.bomb("rle", "many", rows=64, columns=64, frames=[b"\0\0"] * 1000).content
     assert pixels(content).frames == 1000

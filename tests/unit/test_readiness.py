@@ -34,6 +34,11 @@ def test_reasons_against_health(
     assert found == reasons
 
 
+def test_storage_that_gives_no_file_is_a_reason_of_its_own() -> None:
+    found = unready(mode=STANDBY, loss_seconds=0.0, intake_refused="", storage_unknown_since="10:00")
+    assert found == ["the volume storage does not answer since 10:00: no image can be stored or shown here"]
+
+
 def alarm(urgency: Urgency, what: str = "x") -> Alarm:
     return Alarm("2026-01-01T00:00:00Z", what, "do", urgency)
 

@@ -1,10 +1,12 @@
 """A small real appliance for the tests of the API: it keeps what it is told and answers views."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import httpx
 from fastapi import FastAPI, Request
@@ -132,6 +134,9 @@ class FakeConflicts:
     """One conflict, which can be closed."""
 
     present: ConflictView = CONFLICT
+    content: bytes = b""
+    given_out: int = 0
+    """Versions that are open."""
 
     def conflicts(
         self, *, everything: bool, sop_instance_uid: str | None, limit: int
@@ -147,10 +152,16 @@ class FakeConflicts:
         )
         return self.present
 
-    def version(self, number: int, md5: str) -> bytes:
+    @contextmanager
+    def version(self, number: int, md5: str) -> Iterator[tuple[int, BinaryIO]]:
         if number != self.present.conflict or md5 not in (EARLIER.md5, LATER.md5):
             raise NotFoundError(f"conflict {number} has no version {md5}", "see its two MD5")
-        return md5.encode()
+        content = self.content or md5.encode()
+        self.given_out += 1
+        try:
+            yield len(content), BytesIO(content)
+        finally:
+            self.given_out -= 1
 
 
 @dataclass
@@ -163,6 +174,7 @@ class FakeFacade:
     fault: Exception | None = None
     conflicts: FakeConflicts = field(default_factory=FakeConflicts)
     unknown_since: str | None = None
+    storage_unknown_since: str | None = None
 
     @property
     def letters(self) -> Self:
@@ -201,6 +213,7 @@ class FakeFacade:
             seen.intake_refused,
             self.unknown_since,
             seen.configuration_problems,
+            self.storage_unknown_since,
         )
 
     def promote(self, who: str, *, reason: str, force: bool, accept_loss: bool, epoch: int) -> ModeView:

@@ -32,6 +32,7 @@ from understudy.core.commitment import Report
 from understudy.core.inventory import Image, ListedStudy, StudyList
 from understudy.core.model import Outcome, SeriesInstanceUid, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Loss, Verdict, of_context, of_loss, of_rejection, of_status
+from understudy.core.pace import ANSWER, Progress
 from understudy.core.ports import (
     BusyError,
     CappedError,
@@ -69,6 +70,14 @@ _MOST_RANGES = 1000
 """Questions for ranges of dates in which a list that is cut is asked for."""
 _MOST_CUT_DAYS = 3
 """Days whose own list is cut, after which smaller questions are no help."""
+_MOST_STUDIES = 1_000_000
+"""Answers to a question for all studies, after which the list counts as one without an end. A clinic with 150
+studies a day has so many after 18 years; as many are held in about 350 MB."""
+_MOST_OF_STUDY = 200_000
+"""Answers to all questions about one study. The largest studies have some 20,000 images, and some peers list
+a series as often as it has images."""
+_COUNTS_AS_ONE = 512
+"""Bytes of an answer that count as one; more count as several, so that long answers take no more memory."""
 
 
 class DicomPeer:
@@ -109,12 +118,17 @@ class DicomPeer:
     def studies(self, study: StudyInstanceUid | None = None) -> StudyList:
         """Return every study, or the one asked for; the newest first, those without a date last.
 
-        A list that ends with a failure counts as cut. What it leaves out is asked for by date.
+        A list that ends with a failure counts as cut. What it leaves out is asked for by date. A list that
+        does not end is no list: UnansweredError.
         """
         found: dict[StudyInstanceUid, ListedStudy] = {}
         try:
+            tally = _Tally(_MOST_STUDIES if study is None else _MOST_OF_STUDY)
             with self._association("C-FIND", [_FIND]) as association:
-                self._list_studies(association, found, study=study or "")
+                self._list_studies(association, found, tally, study=study or "")
+        except _EndlessError:
+            # Whatever was listed so far says nothing of what is not.
+            raise
         except UnansweredError as error:
             if study is not None or not (found or _is_too_much(error)):
                 raise
@@ -130,19 +144,23 @@ class DicomPeer:
         """Add what it lists by study date, halving each range whose list it cuts; say if none stayed cut."""
         ranges = _date_ranges(datetime.now(UTC).date())
         cut_days = asked = 0
+        tally = _Tally(_MOST_STUDIES)
         try:
             with self._association("C-FIND", [_FIND]) as association:
                 while ranges and cut_days < _MOST_CUT_DAYS and asked < _MOST_RANGES:
                     first, last = ranges.pop()
                     asked += 1
                     try:
-                        self._list_studies(association, found, dates=f"{first:%Y%m%d}-{last:%Y%m%d}")
+                        dates = f"{first:%Y%m%d}-{last:%Y%m%d}"
+                        self._list_studies(association, found, tally, dates=dates)
                     except _StatusError:
                         if first == last:
                             cut_days += 1
                         else:
                             middle = first + (last - first) // 2
                             ranges += [(first, middle), (middle + timedelta(1), last)]
+        except _EndlessError:
+            raise
         except UnansweredError:
             return False
         return not (ranges or cut_days)
@@ -151,6 +169,7 @@ class DicomPeer:
         self,
         association: Association,
         found: dict[StudyInstanceUid, ListedStudy],
+        tally: "_Tally",
         *,
         study: str = "",
         dates: str = "",
@@ -158,7 +177,7 @@ class DicomPeer:
         """Add the answers to one question for studies, up to a failure too."""
         query = _query("STUDY", study)
         query.StudyDate = dates
-        for answer in self._find(association, query):
+        for answer in self._find(association, query, tally):
             if uid := answer.get("StudyInstanceUID"):
                 found[StudyInstanceUid(str(uid))] = ListedStudy(
                     _count(answer), str(answer.get("StudyDate") or "")
@@ -207,15 +226,16 @@ class DicomPeer:
     def _list(self, study: StudyInstanceUid) -> "_StudyAnswer":
         """Ask for a study, its series and their images."""
         images: set[Image] = set()
+        tally = _Tally(_MOST_OF_STUDY)
         with self._association("C-FIND", [_FIND]) as association:
-            counts = [_count(answer) for answer in self._find(association, _query("STUDY", study))]
+            counts = [_count(answer) for answer in self._find(association, _query("STUDY", study), tally)]
             series = [
                 self._text(answer, "SeriesInstanceUID")
-                for answer in self._find(association, _query("SERIES", study, ""))
+                for answer in self._find(association, _query("SERIES", study, ""), tally)
             ]
             # Some list a series as often as it has images.
             for uid in dict.fromkeys(series):
-                for image in self._find(association, _query("IMAGE", study, uid, "")):
+                for image in self._find(association, _query("IMAGE", study, uid, ""), tally):
                     images.add((SeriesInstanceUid(uid), SopInstanceUid(self._text(image, "SOPInstanceUID"))))
         counted = max((count for count in counts if count is not None), default=None)
         return _StudyAnswer(bool(counts or series), counted, frozenset(images))
@@ -282,10 +302,14 @@ class DicomPeer:
             data = encoded(query, context.transfer_syntax_uid)
             patience = self._timeout * _MOVE_PATIENCE
             answers = dimse.ask(association, context, dimse.MOVE, elements, data, patience=patience)
+            tally = _Tally(_MOST_OF_STUDY)
             for answer in answers:
                 self.heard += 1
                 if not answer.is_pending:
                     break
+                if not tally.takes(len(answer.data)):
+                    words = f"it sent {tally.most} answers to C-MOVE, and no end of them"
+                    raise _EndlessError(self.name, words, "look at its log: a move has an end")
         return MoveResult(
             answer.status, answer.number(dimse.COMPLETED) or 0, answer.number(dimse.FAILED) or 0
         )
@@ -303,15 +327,29 @@ class DicomPeer:
     def _hear(self) -> None:
         self.heard += 1
 
-    def _find(self, association: Association, query: Dataset) -> Iterator[Dataset]:
+    def _find(self, association: Association, query: Dataset, tally: "_Tally") -> Iterator[Dataset]:
+        """Yield the answers to a question, which have to come steadily, and `tally` has to take each.
+
+        Each is waited for as any message is; all together may be no slower than one in two seconds.
+        """
         context = self._context(association, _FIND)
         elements: dimse.Elements = {dimse.SOP_CLASS: _FIND.sop_class_uid, dimse.PRIORITY: _MEDIUM}
         data = encoded(query, context.transfer_syntax_uid)
+        # It may take its time before the first.
+        progress: Progress | None = None
         for answer in dimse.ask(association, context, dimse.FIND, elements, data, patience=self._timeout):
             self.heard += 1
             if not answer.is_pending:
                 self._expect_success(answer, "C-FIND")
                 return
+            now = time.monotonic()
+            progress = progress or Progress(self._timeout, now)
+            progress.took(max(ANSWER, len(answer.data)), now)
+            if progress.left(now) <= 0:
+                raise AssociationLostError(Loss.TIMED_OUT, "its answers come too slowly to be waited for")
+            if not tally.takes(len(answer.data)):
+                words = f"it sent {tally.most} answers to C-FIND, and no end of them"
+                raise _EndlessError(self.name, words, "look at its log: a whole list has an end")
             try:
                 yield decoded(answer.data, context.transfer_syntax_uid)
             except PARSE_ERRORS as error:
@@ -392,6 +430,23 @@ class _StatusError(UnansweredError):
     def __init__(self, holder: str, reason: str, hint: str, status: int) -> None:
         super().__init__(holder, reason, hint)
         self.status = status
+
+
+class _EndlessError(UnansweredError):
+    """It sent more answers to C-FIND or C-MOVE than there can be, and no end of them."""
+
+
+class _Tally:
+    """How many answers one call takes: a peer may send them for ever."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._left = most
+
+    def takes(self, size: int) -> bool:
+        """Count an answer of `size` bytes, and say whether it is still one of those that are taken."""
+        self._left -= 1 + size // _COUNTS_AS_ONE
+        return self._left >= 0
 
 
 @dataclass(frozen=True, slots=True)

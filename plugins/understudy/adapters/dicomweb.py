@@ -30,6 +30,8 @@ _MAX_ANSWER = 2**24
 """Bytes of an answer beyond which it is not read."""
 _PAGE = 1000
 """Instances that one question of QIDO-RS asks for."""
+_MOST_OF_STUDY = 200_000
+"""Instances of a study after which its list counts as one without an end; the largest have some 20,000."""
 
 _SOP_INSTANCE_UID = "00080018"
 _REFERENCED, _FAILED = "00081199", "00081198"
@@ -78,6 +80,9 @@ class DicomWebServer:
                 if not page - found:
                     return found
                 found |= page
+                if len(found) > _MOST_OF_STUDY:
+                    words = f"it lists {len(found)} instances of a study by QIDO-RS, and no end of them"
+                    raise UnansweredError(self.name, words, "look at its log: a whole list has an end")
 
     def fetch(self, instance: Instance) -> bytes | None:
         """Return the data set as it is kept there, None where it is not given (WADO-RS, PS3.18 10.4)."""

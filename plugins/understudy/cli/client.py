@@ -1,11 +1,12 @@
 """Talks to the agent over its Unix socket; whoever reaches the socket is this appliance's administrator."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import urlencode
 
 from pydantic import TypeAdapter
@@ -19,6 +20,8 @@ Query = str | int | float | None
 _HEADERS = {"X-Understudy-User": "cli", "X-Understudy-Role": "admin", "Content-Type": "application/json"}
 _TIMEOUT = 60.0
 """Seconds: a plan asks the primary for all that it holds."""
+_PIECE = 2**18
+"""Bytes of a file that are taken at a time: the agent's container has no memory for it all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,29 @@ class Client:
     def get(self, path: str, **query: Query) -> bytes:
         """Return the body of a GET, or raise CommandError."""
         return _checked(self._call("GET", path, query, None))
+
+    def save(self, path: str, target: BinaryIO) -> None:
+        """Write the body of a GET piece by piece, or raise CommandError; OSError is of the target."""
+        connection = UnixConnection(self._path, _TIMEOUT)
+        try:
+            with _reaching(self._path):
+                connection.request("GET", f"/understudy{path}", None, _HEADERS)
+                response = connection.getresponse()
+                if response.status != 200:
+                    _checked(_Response(response.status, response.read()))
+            while True:
+                with _reaching(self._path):
+                    piece = response.read(_PIECE)
+                if not piece:
+                    break
+                target.write(piece)
+            if response.length:
+                raise CommandError(
+                    f"the answer ended {response.length} bytes early",
+                    "look at its log: docker compose logs agent",
+                )
+        finally:
+            connection.close()
 
     def post(self, path: str, body: Mapping[str, object]) -> bytes:
         """Return the body of a POST, or raise CommandError."""
@@ -61,24 +87,32 @@ class Client:
         address = f"/understudy{path}" + (f"?{urlencode(present)}" if present else "")
         connection = UnixConnection(self._path, _TIMEOUT)
         try:
-            connection.request(method, address, None if body is None else json.dumps(body), _HEADERS)
-            response = connection.getresponse()
-            return _Response(response.status, response.read())
-        except TimeoutError:
-            raise CommandError(
-                f"the agent does not answer within {_TIMEOUT:.0f} s",
-                "look at its log: docker compose logs agent",
-                code=Exit.UNREACHABLE,
-            ) from None
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            raise CommandError(
-                f"the agent cannot be reached at {self._path}: {reason}",
-                "run this in the agent's container, and see that it runs: docker compose ps agent",
-                code=Exit.UNREACHABLE,
-            ) from None
+            with _reaching(self._path):
+                connection.request(method, address, None if body is None else json.dumps(body), _HEADERS)
+                response = connection.getresponse()
+                return _Response(response.status, response.read())
         finally:
             connection.close()
+
+
+@contextmanager
+def _reaching(path: Path) -> Iterator[None]:
+    """Raise CommandError where the agent does not answer."""
+    try:
+        yield
+    except TimeoutError:
+        raise CommandError(
+            f"the agent does not answer within {_TIMEOUT:.0f} s",
+            "look at its log: docker compose logs agent",
+            code=Exit.UNREACHABLE,
+        ) from None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise CommandError(
+            f"the agent cannot be reached at {path}: {reason}",
+            "run this in the agent's container, and see that it runs: docker compose ps agent",
+            code=Exit.UNREACHABLE,
+        ) from None
 
 
 def _checked(answer: _Response) -> bytes:

@@ -1,6 +1,7 @@
 """The command `conflicts`: shows them, writes both versions for a person to look at, closes them."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from understudy.cli.client import Client
@@ -51,15 +52,21 @@ def _export(client: Client, uid: str, folder: Path) -> int:
     for md5, (number, side) in sorted(versions.items(), key=lambda item: item[1][1].received):
         # Named by its digest: nothing in a path is what a sender says.
         path = folder / f"{md5}.dcm"
-        content = client.get(f"/conflicts/{number}/versions/{md5}")
+        part = path.with_suffix(".part")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            with part.open("wb") as file:
+                client.save(f"/conflicts/{number}/versions/{md5}", file)
+            part.replace(path)
         except OSError as error:
             raise CommandError(
                 f"{path} cannot be written: {error.strerror}",
                 "in the agent's container /tmp can be written; `docker compose cp` brings it out",
             ) from error
+        finally:
+            # What did not come whole is no version.
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         shown = "shown by Orthanc" if side.present else "kept"
         sender = side.sender or "REST"
         say(f"{path}  {side.size} bytes, {side.received} from {sender} ({side.address}), {shown}")

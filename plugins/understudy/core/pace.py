@@ -38,6 +38,10 @@ FLOOR = 256
 """Bytes a second below which what arrives counts as stopped: no line in use is that slow."""
 
 
+ANSWER = 2 * FLOOR
+"""Bytes that one of many answers counts as at least: one in two seconds is slow, and no sign of an end."""
+
+
 class Progress:
     """How long bytes are waited for that a peer sends: silence ends it, and a drip does, but no length.
 

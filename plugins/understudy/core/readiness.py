@@ -14,6 +14,7 @@ def unready(
     loss_seconds: float | None,
     intake_refused: str,
     unknown_since: str | None = None,
+    storage_unknown_since: str | None = None,
     role: Mode | None = None,
     max_lag: float | None = None,
 ) -> list[str]:
@@ -21,11 +22,16 @@ def unready(
 
     `role` is the mode that the caller wants, `max_lag` the seconds of the primary's work that a promotion now
     may lack at most; `loss_seconds` is None where nobody knows. `unknown_since` is the moment since which the
-    ledger does not answer.
+    ledger does not answer, `storage_unknown_since` the one since which no stored file can be read.
     """
     reasons = []
     if unknown_since is not None:
         reasons.append(f"the ledger does not answer since {unknown_since}: its disk hangs")
+    if storage_unknown_since is not None:
+        reasons.append(
+            f"the volume storage does not answer since {storage_unknown_since}: "
+            "no image can be stored or shown here"
+        )
     if intake_refused:
         reasons.append(f"new images are refused here: {intake_refused}")
     if role is not None and mode is not role:

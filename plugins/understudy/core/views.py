@@ -363,6 +363,8 @@ class Glance:
     """Since when the ledger does not answer, None while it does; lag and RPO are not known then."""
     configuration_problems: Sequence[str] = ()
     """As in `Status`."""
+    storage_unknown_since: str | None = None
+    """Since when the volume of the stored files gives none, None while it does."""
 
 
 @dataclass(frozen=True, slots=True)

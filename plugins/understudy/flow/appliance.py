@@ -20,7 +20,6 @@ from understudy.core.views import (
     ExplainedView,
     Glance,
     ModeView,
-    OperationState,
     OperationView,
     PlanView,
     Status,
@@ -33,7 +32,7 @@ from understudy.flow.conflicts import Conflicts
 from understudy.flow.courier import Lane
 from understudy.flow.delete import Deleter
 from understudy.flow.devices import Devices
-from understudy.flow.disk import DiskWatch
+from understudy.flow.disk import STORAGE, DiskWatch
 from understudy.flow.failback import KIND as FAILBACK
 from understudy.flow.failback import Failback
 from understudy.flow.holding import Memory
@@ -104,6 +103,7 @@ class Appliance:
     def glance(self) -> Glance:
         """Return what is known without waiting for any disk, the ledger's included."""
         mode, seen = self.ledger.modes.known, self.pulse.value
+        lost = self.disk.unknown_since(STORAGE)
         unknown = None if seen is not None else self.pulse.unknown_since or self.clock.now()
         return Glance(
             mode.mode,
@@ -115,6 +115,7 @@ class Appliance:
             self.intake.refused_because,
             None if unknown is None else iso(unknown),
             self.configuration_problems,
+            None if lost is None else iso(lost),
         )
 
     def status(self) -> Status:
@@ -296,11 +297,7 @@ class Appliance:
                 "a failback is not cancelled but interrupted",
                 "`understudy interrupt --reason ...`, or POST /understudy/failback/interrupt",
             )
-        now = self.clock.now()
-        self.ledger.events.log(who, "cancel", {"operation": number}, now)
-        return self.ledger.operations.update(
-            number, now=now, state=OperationState.CANCELLED, message=f"cancelled by {who}"
-        )
+        return self.ledger.operations.cancel(number, who, self.clock.now())
 
     def explain(self, study_instance_uid: str) -> ExplainedView:
         """Say which routes match the instances of a study that is here, and why."""

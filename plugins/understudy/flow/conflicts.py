@@ -8,7 +8,7 @@ until it is found here.
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import BinaryIO, Protocol
 
 from understudy.core.conflicts import HEAD_BYTES, ConflictKind, ConflictView, dataset_at, judge
@@ -17,13 +17,10 @@ from understudy.core.model import HolderName, Instance, NewInstance
 from understudy.core.ports import Clock, HolderUnavailableError, UnreadableFileError
 from understudy.core.uids import shown
 from understudy.core.views import Alarm, iso
-from understudy.flow.holding import BOUNDLESS, Memory
 from understudy.ledger import ConflictBook
 
 _log = logging.getLogger(__name__)
 
-_COPIES = 2
-"""Of a version that is given out, in memory at once: as it is read, and as a whole."""
 _PIECE = 2**18
 """Bytes that are compared at a time."""
 _BATCH = 100
@@ -46,11 +43,7 @@ class Files(Protocol):
     """The stored files, kept versions among them."""
 
     def open(self, instance: Instance) -> AbstractContextManager[BinaryIO]:
-        """Give the file, or raise as `read`."""
-        ...
-
-    def read(self, instance: Instance) -> bytes:
-        """Return the file's bytes, or raise UnreadableFileError or HolderUnavailableError."""
+        """Give the file, or raise UnreadableFileError or HolderUnavailableError."""
         ...
 
 
@@ -73,7 +66,6 @@ class Conflicts:
         book: ConflictBook,
         clock: Clock,
         vaults: Callable[[], Sequence[HolderName]],
-        memory: Memory | None = None,
     ) -> None:
         self._kept = kept
         self._files = files
@@ -81,7 +73,6 @@ class Conflicts:
         self._book = book
         self._clock = clock
         self._vaults = vaults
-        self._memory = memory or Memory(BOUNDLESS)
         self._known: set[str] = set()
         self._waiting: set[str] = set()
         """Looked at in this round, and not to be recorded yet."""
@@ -129,27 +120,28 @@ class Conflicts:
         """Close a conflict; both versions stay."""
         return self._book.acknowledge(number, who, reason, self._clock.now())
 
-    def version(self, number: int, md5: str) -> bytes:
-        """Return the file of one of the two versions, bit by bit, or raise NotFoundError."""
+    @contextmanager
+    def version(self, number: int, md5: str) -> Iterator[tuple[int, BinaryIO]]:
+        """Give size and file of one of the two versions, to be read in pieces, or raise NotFoundError.
+
+        A file that changes meanwhile raises UnreadableFileError with its last bytes.
+        """
         conflict = self._book.get(number)
-        for side in (conflict.earlier, conflict.later):
-            if side.md5 == md5:
-                version = self._book.version(side.orthanc_id, md5)
-                if (refusal := self._memory.refusal(version.size, _COPIES)) is not None:
-                    raise NotFoundError(
-                        f"version {md5} is not given out: {refusal}",
-                        "a vault has it: its pack opens by age, zstd and tar",
-                    )
-                try:
-                    return self._files.read(version)
-                except UnreadableFileError as error:
-                    raise NotFoundError(
-                        f"version {md5} cannot be read: {error.reason}",
-                        "a vault has it: its pack opens by age, zstd and tar",
-                    ) from error
-        raise NotFoundError(
-            f"conflict {number} has no version {md5}", "GET /understudy/conflicts lists the MD5 of both"
-        )
+        side = next((side for side in (conflict.earlier, conflict.later) if side.md5 == md5), None)
+        if side is None:
+            raise NotFoundError(
+                f"conflict {number} has no version {md5}", "GET /understudy/conflicts lists the MD5 of both"
+            )
+        version = self._book.version(side.orthanc_id, md5)
+        with ExitStack() as held:
+            try:
+                file = held.enter_context(self._files.open(version))
+            except UnreadableFileError as error:
+                raise NotFoundError(
+                    f"version {md5} cannot be read: {error.reason}",
+                    "a vault has it: its pack opens by age, zstd and tar",
+                ) from error
+            yield version.size, file
 
     def _record(self, version: NewInstance) -> bool:
         """Return whether nothing is left to be done for this version."""

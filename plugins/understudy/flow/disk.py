@@ -19,8 +19,10 @@ from understudy.core.model import Timestamp
 from understudy.core.ports import Clock
 from understudy.core.views import Alarm, DiskView, UnknownVolume, iso
 from understudy.flow.board import Watch
-from understudy.plugin.volumes import Space, Volume, measure
+from understudy.plugin.volumes import Space, Volume, measure, read_from_disk
 
+STORAGE = "storage"
+"""Name of the volume of Orthanc's stored files."""
 _log = logging.getLogger(__name__)
 
 _FORECAST_INTERVAL = 3600.0
@@ -34,6 +36,8 @@ class WatchedVolume:
     name: str
     folder: Path
     takes_intake: bool
+    file: Path | None = None
+    """A small file on it that each look reads from the disk: a volume may tell its room and give no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,11 @@ class DiskWatch:
         warn_percent: float,
         refuse_percent: float,
         measure: Callable[[Path], Space] = measure,
+        read: Callable[[Path], None] = read_from_disk,
     ) -> None:
         def look(volume: WatchedVolume) -> _Measured:
+            if volume.file is not None:
+                read(volume.file)
             return _Measured(measure(volume.folder), volume.folder.stat().st_dev)
 
         self._measured = [(volume, Watch(partial(look, volume), clock)) for volume in volumes]
@@ -113,6 +120,10 @@ class DiskWatch:
     def is_refusing(self) -> bool:
         """Whether images are refused because a volume is full."""
         return bool(self._flag.value)
+
+    def unknown_since(self, name: str) -> Timestamp | None:
+        """Return since when a volume does not answer, None while it does; no disk is waited for."""
+        return next(watch.unknown_since for volume, watch in self._measured if volume.name == name)
 
     def view(self) -> DiskView:
         """Return the volumes as they were seen last; those that nobody sees are named apart."""

@@ -358,13 +358,23 @@ def _disprove_replaced(
 
 
 def _compare_identities(connection: Connection, instance: NewInstance, number: int, now: Timestamp) -> None:
-    """Record where the SOP Instance UID, which is to be unique, is that of another instance as well."""
-    others = select(instances.c.number).where(
-        instances.c.sop_instance_uid == instance.sop_instance_uid,
-        instances.c.orthanc_id != instance.orthanc_id,
-        instances.c.superseded_by.is_(None),
+    """Record where the SOP Instance UID, which is to be unique, is that of another instance as well.
+
+    Once, however many have it: a conflict with each of them would be as many rows as the square of their
+    number. It is told beside the first that is held, so that each later one has a conflict to acknowledge.
+    """
+    others = (
+        select(instances.c.number)
+        .where(
+            instances.c.sop_instance_uid == instance.sop_instance_uid,
+            instances.c.orthanc_id != instance.orthanc_id,
+            instances.c.superseded_by.is_(None),
+        )
+        .order_by(instances.c.number)
+        .limit(1)
     )
-    for other in connection.scalars(others).all():
+    other = connection.scalar(others.where(IS_HELD)) or connection.scalar(others)
+    if other is not None:
         record_conflict(connection, other, number, ConflictKind.IDENTITY, now)
 
 

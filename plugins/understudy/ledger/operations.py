@@ -4,11 +4,12 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from understudy.core.errors import NotFoundError
+from understudy.core.errors import NotFoundError, RefusedError
 from understudy.core.model import Timestamp
 from understudy.core.progress import rate_of, seconds_left
 from understudy.core.views import OperationState, OperationView
 from understudy.ledger.database import Book
+from understudy.ledger.events import append_event
 from understudy.ledger.modes import current_mode
 from understudy.ledger.schema import operations
 
@@ -51,6 +52,28 @@ class OperationBook(Book):
             if row is None:
                 raise _no_operation(operation)
             return _operation(row)
+
+    def cancel(self, operation: int, who: str, now: Timestamp) -> OperationView:
+        """Cancel a running operation, with an event; one that was cancelled before stays as it is.
+
+        Raises NotFoundError, and RefusedError where it has ended in another way; then there is no event.
+        """
+        ended = update(operations).where(operations.c.operation == operation, operations.c.state == _RUNNING)
+        values = {"state": OperationState.CANCELLED.value, "message": f"cancelled by {who}", "updated": now}
+        with self._database.writing() as connection:
+            changed = connection.execute(ended.values(**values)).rowcount
+            row = connection.execute(_by_number(operation)).first()
+            if row is None:
+                raise _no_operation(operation)
+            view = _operation(row)
+            if view.state is not OperationState.CANCELLED:
+                raise RefusedError(
+                    f"operation {operation} has ended: it is {view.state.value}",
+                    "GET /understudy/operations lists those that run",
+                )
+            if changed:
+                append_event(connection, now, who, "cancel", {"operation": operation})
+            return view
 
     def get(self, operation: int) -> OperationView:
         """Return one operation, or raise NotFoundError."""

@@ -41,6 +41,7 @@ _SHORTS = frozenset({b"", b"US", b"SS", b"UN"})
 _NUMBERS = re.compile(rb"\d{1,10}")
 # Those of ISO 10918-1, 14495-1 and 15444-1.
 _START_OF_IMAGE, _START_OF_SCAN, _CODE_STREAM = b"\xff\xd8", 0xDA, b"\xff\x4f\xff\x51"
+_FILL = re.compile(rb"\xff*")
 _FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _OPENJPEG_BYTES = 4
 """Bytes that the decoder of JPEG 2000 takes for a sample, however few bits it has."""
@@ -139,9 +140,10 @@ def _claimed(content: Content, begin: int, length: int) -> int:
 def _jpeg(content: Content, offset: int, end: int) -> int:
     """Return the claim of a JPEG or JPEG-LS stream's frame header (ISO 10918-1 B.2.2, ISO 14495-1 C.2.2)."""
     for _ in range(_MAX_MARKERS):
-        # Any number of bytes 0xFF may stand before a marker.
-        while offset + 1 < end and content[offset] == 0xFF and content[offset + 1] == 0xFF:
-            offset += 1
+        # Any number of bytes 0xFF may stand before a marker: a fragment may be all of them.
+        fill = _FILL.match(content, offset, end)
+        if fill is not None and fill.end() > offset:
+            offset = fill.end() - 1
         if offset + 10 > end or content[offset] != 0xFF or content[offset + 1] == _START_OF_SCAN:
             return 0
         if content[offset + 1] in _FRAME_HEADERS:

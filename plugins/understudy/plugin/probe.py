@@ -4,6 +4,7 @@ Rule 1: only title and UID together make a probe, and its answer is a failure to
 image is answered with success and dropped.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ PROBE_UID = "2.25.88006"
 PROBED = 0xC0DE
 """The DIMSE status of a probe that found all well; a failure to every other sender (DICOM PS3.4 B.2.3)."""
 _FILE = ".probe"
+_CONTENT = b"probe"
 
 
 def is_probe(calling_ae_title: str, sop_instance_uid: Callable[[], str]) -> bool:
@@ -21,12 +23,16 @@ def is_probe(calling_ae_title: str, sop_instance_uid: Callable[[], str]) -> bool
 
 
 def try_disk(folder: Path) -> None:
-    """Write a file, put it on the disk, and remove it; raise OSError where that fails."""
+    """Write a file, put it on the disk, read it from there, and remove it; raise OSError where that fails."""
     path = folder / _FILE
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, b"probe")
+        os.write(descriptor, _CONTENT)
         os.fdatasync(descriptor)
+        # From the disk, and not from what the system has cached.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        if os.pread(descriptor, len(_CONTENT), 0) != _CONTENT:
+            raise OSError(errno.EIO, "what was written is not what is read")
     finally:
         os.close(descriptor)
         path.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV,
 _ATTEMPTS = 3
 _MOST_NAMED = 16
 """Instances of other patients, studies or series that one SOP Instance UID may name: a faulty device makes
-two or three. Each store of a UID looks at all of them, and each is a conflict with every other one."""
+two or three. Each store of a UID looks at all of them, and each is a conflict that a person acknowledges."""
 _NAME = re.compile(r"[0-9a-f-]{1,64}")
 
 

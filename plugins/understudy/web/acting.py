@@ -145,7 +145,11 @@ def router(facade: Facade) -> APIRouter:
         "/operations/{operation}/cancel", summary="Stop a running operation", responses=errors(404, 409)
     )
     def cancel(operation: Operation, name: Who, body: Nothing | None = None) -> OperationView:
-        """Stop after the present batch; what is done stays done."""
+        """Stop after the present batch; what is done stays done.
+
+        409 is for an operation that has ended, and for a failback, which is interrupted instead: nothing is
+        logged then.
+        """
         return facade.cancel(name, operation)
 
     @routes.post("/obligations/replay", summary="Owe refused instances again", responses=errors(404, 409))

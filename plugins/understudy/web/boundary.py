@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from understudy.web.errors import HEALTH_PATH, unexpected, unproven
+from understudy.web.bounds import Bounds, NoTurnError, grows
+from understudy.web.errors import HEALTH_PATH, crowded, unexpected, unproven
 from understudy.web.identity import Identify, UnprovenIdentityError
 
 _LOG = logging.getLogger(__name__)
@@ -37,9 +38,10 @@ class Boundary:
     """Wraps the application; one of the two places where a broad `except` stands, and it records what it
     caught."""
 
-    def __init__(self, app: ASGIApp, identify: Identify) -> None:
+    def __init__(self, app: ASGIApp, identify: Identify, bounds: Bounds | None = None) -> None:
         self._app = app
         self._identify = identify
+        self._bounds = bounds or Bounds()
         self._refused = 0
         self._told_at = -math.inf
 
@@ -51,6 +53,9 @@ class Boundary:
             return
         started = False
         taken = 0
+        head: Message | None = None
+        """The start of the answer, kept until it is known whether there is room for its body."""
+        dropped = False
 
         async def limited() -> Message:
             nonlocal taken
@@ -61,18 +66,38 @@ class Boundary:
             return message
 
         async def hardened(message: Message) -> None:
-            nonlocal started
+            nonlocal started, head, dropped
+            if dropped:
+                return
             if message["type"] == "http.response.start":
-                started = True
                 present = {name.lower() for name, _ in message["headers"]}
                 extra = [(name, value) for name, value in _HEADERS.items() if name not in present]
-                message["headers"] = [*message["headers"], *extra]
-            await send(message)
+                head = {**message, "headers": [*message["headers"], *extra]}
+                return
+            if head is not None:
+                begun, head = head, None
+                if not self._bounds.has_room(len(message.get("body", b""))):
+                    await crowded()(scope, receive, hardened)
+                    dropped = True
+                    return
+                started = True
+                await send(begun)
+            await self._bounds.hand_over(message, send)
 
         try:
             # Once for each request, before anything of it is read: a signature is taken once.
-            scope.setdefault("state", {})["identity"] = self._identify(Request(scope))
-            await self._app(scope, limited, hardened)
+            identity = self._identify(Request(scope))
+            scope.setdefault("state", {})["identity"] = identity
+            async with self._bounds.turn(needed=identity is not None and grows(scope["path"])) as end_turn:
+
+                async def made(message: Message) -> None:
+                    # An answer that begins is made.
+                    end_turn()
+                    await hardened(message)
+
+                await self._app(scope, limited, made)
+        except NoTurnError:
+            await crowded()(scope, receive, hardened)
         except UnprovenIdentityError as error:
             self._tell(error)
             await JSONResponse(unproven(error).model_dump(), status_code=401)(scope, receive, hardened)

@@ -1,6 +1,6 @@
 """Turns every refusal into `{"error", "message", "hint", "details"}` and the status that fits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +16,8 @@ from understudy.core.ports import HolderUnavailableError, OrthancUnavailableErro
 from understudy.web.identity import UnprovenIdentityError
 
 HEALTH_PATH = "/understudy/health"
+RETRY_AFTER = "10"
+"""Seconds, as the header says them (RFC 9110 10.2.3), after which there may be room again."""
 
 
 class ErrorBody(BaseModel):
@@ -64,17 +66,31 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.error = error
+        self.headers = {"Retry-After": RETRY_AFTER} if status == 503 else None
         self.hint = hint
         self.details = tuple(details)
 
 
-def answer(request: Request, status: int, body: ErrorBody) -> Response:
+def answer(
+    request: Request, status: int, body: ErrorBody, headers: Mapping[str, str] | None = None
+) -> Response:
     """Return the error; whoever asks for the health without signing in learns the bare status and nothing
     else."""
     signed_in = getattr(request.state, "identity", None) is not None
     if request.url.path == HEALTH_PATH and not signed_in:
         return Response(status_code=status)
-    return JSONResponse(body.model_dump(), status_code=status)
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+
+
+def crowded() -> Response:
+    """Return the refusal of an answer for whose body there is no room now."""
+    body = ErrorBody(
+        error="crowded",
+        message="answers that others asked for, and have not taken yet, take all the memory for answers",
+        hint=f"ask again in {RETRY_AFTER} s, with a smaller limit where the call has one",
+        details=[],
+    )
+    return JSONResponse(body.model_dump(), status_code=503, headers={"Retry-After": RETRY_AFTER})
 
 
 def unproven(error: UnprovenIdentityError) -> ErrorBody:
@@ -117,6 +133,7 @@ def install(app: FastAPI) -> None:
             request,
             error.status,
             ErrorBody(error=error.error, message=str(error), hint=error.hint, details=list(error.details)),
+            error.headers,
         )
 
     @app.exception_handler(RefusedError)

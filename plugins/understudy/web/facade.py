@@ -1,8 +1,9 @@
 """What the REST API asks of the appliance: one Protocol, so that the pages are tested without an Orthanc."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from understudy.core.conflicts import ConflictView
 from understudy.core.deletion import Deletion
@@ -33,7 +34,7 @@ class ConflictDesk(Protocol):
 
     def acknowledge(self, who: str, number: int, reason: str) -> ConflictView: ...
 
-    def version(self, number: int, md5: str) -> bytes: ...
+    def version(self, number: int, md5: str) -> AbstractContextManager[tuple[int, BinaryIO]]: ...
 
 
 class LetterDesk(Protocol):

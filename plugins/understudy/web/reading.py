@@ -73,8 +73,10 @@ def router(facade: Facade) -> APIRouter:
         },
     )
     async def health(request: Request, asked: Annotated[HealthQuery, Query()]) -> Response:
-        """Answer 200 or 503: 503 while new images are refused here; with `role` only that mode is healthy,
-        with `max_lag` only if a promotion now loses at most so many seconds of the primary's work.
+        """Answer 200 or 503: 503 while new images are refused here, or no stored file can be read.
+
+        With `role` only that mode is healthy, with `max_lag` only if a promotion now loses at most so many
+        seconds of the primary's work.
 
         A mirror that was never known to be complete is not healthy by any `max_lag`. While the primary is
         down it receives nothing, so `loss_seconds` stands still while `lag_seconds` grows. The one call that
@@ -87,6 +89,7 @@ def router(facade: Facade) -> APIRouter:
             loss_seconds=seen.loss_seconds,
             intake_refused="" if asked.alive else seen.intake_refused,
             unknown_since=seen.unknown_since,
+            storage_unknown_since=None if asked.alive else seen.storage_unknown_since,
             role=asked.role,
             max_lag=asked.max_lag,
         )

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from understudy import config
-from understudy.adapters.boot import BootReports
+from understudy.adapters.boot import OURS, REPORT_FILE, BootReports
 from understudy.adapters.healing import GetSource, Replacement, is_same_instance, write_whole
 from understudy.adapters.spool import IN_MEMORY, Spool
 from understudy.core.model import HolderName
-from understudy.flow.disk import DiskWatch, WatchedVolume
+from understudy.flow.disk import STORAGE, DiskWatch, WatchedVolume
 from understudy.flow.heal import Healer, Surgery
 from understudy.flow.intake import IntakeWatch
 from understudy.flow.note import Noter
@@ -76,7 +76,9 @@ def wire_disk(base: Base) -> DiskWatch:
     ]
     disk = DiskWatch(
         (
-            WatchedVolume("storage", places.storage, takes_intake=True),
+            WatchedVolume(
+                STORAGE, places.storage, takes_intake=True, file=places.storage / OURS / REPORT_FILE
+            ),
             WatchedVolume("index", places.index, takes_intake=False),
             WatchedVolume("state", places.state, takes_intake=False),
             *vaults,

@@ -65,7 +65,6 @@ def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts, Rescanner]:
         base.ledger.conflicts,
         base.clock,
         lambda: rules.vaults,
-        base.memory,
     )
     base.workers.add("conflicts", conflicts.step, _CONFLICTS_INTERVAL)
     return noter, router, conflicts, rescanner
