@@ -37,7 +37,7 @@ from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter, Reconciling
 from understudy.flow.plan import Planner
 from understudy.flow.probe import Prober
-from understudy.flow.readback import Contents, ReadBack
+from understudy.flow.readback import ContentCheck, ReadBack
 from understudy.flow.rescan import Rescanner
 from understudy.flow.route import Router
 from understudy.flow.suspects import Suspects
@@ -314,7 +314,7 @@ class Agent:
             clock,
             associations=2,
             commitment=commitment,
-            contents=Contents(ReadBack(pacs, around.orthanc.digest, clock), ambiguous),
+            contents=ContentCheck(ReadBack(pacs, around.orthanc.digest, clock), ambiguous),
             beside=aside,
             thread=InTurn,
         )

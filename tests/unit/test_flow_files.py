@@ -18,7 +18,7 @@ from understudy.core.ports import HolderUnavailableError, OrthancUnavailableErro
 from understudy.core.report import Report
 from understudy.core.views import DamageState, OperationState
 from understudy.flow.heal import Healer, Surgery
-from understudy.flow.recover import Recovery
+from understudy.flow.recover import RecoveryWatch
 from understudy.flow.scrub import Scrubber
 from understudy.ledger import Ledger
 
@@ -128,7 +128,7 @@ class World:
             write_report=self._write_report,
             on_damage=lambda: self.on_damage(),
         )
-        self.recovery = Recovery(
+        self.recovery = RecoveryWatch(
             BootReports(self.storage), self.ledger, self.scrubber, self.clock, on_damage=lambda: None
         )
 

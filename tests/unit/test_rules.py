@@ -14,12 +14,12 @@ from understudy.core.rules import (
     TIME_OF_DAY,
     WEEKDAY,
     WEEKDAYS,
-    Condition,
     Debt,
     Destination,
     Matching,
     Priority,
     Route,
+    RouteCondition,
     Rules,
     Subject,
     test_of,
@@ -57,11 +57,11 @@ def subject(
     return Subject(instance, address, received, attributes)
 
 
-def asking(of: str, *wanted: str, negated: bool = False) -> Condition:
-    return Condition(of, "", fitting(of, wanted), negated)
+def asking(of: str, *wanted: str, negated: bool = False) -> RouteCondition:
+    return RouteCondition(of, "", fitting(of, wanted), negated)
 
 
-def to(*holders: HolderName, when: Sequence[Condition] = (), name: str = "rule") -> Route:
+def to(*holders: HolderName, when: Sequence[RouteCondition] = (), name: str = "rule") -> Route:
     return Route(name, when, holders)
 
 
@@ -247,7 +247,7 @@ def test_order_of_routes_changes_nothing_where_all_count(routes: list[Route], on
 
 
 @given(CONDITIONS, SUBJECTS)
-def test_negation_turns_every_answer(condition: Condition, one: Subject) -> None:
+def test_negation_turns_every_answer(condition: RouteCondition, one: Subject) -> None:
     values = one.values(condition.of)
     assert replace(condition, negated=not condition.negated).holds(values) is not condition.holds(values)
 

@@ -18,7 +18,7 @@ from understudy.core.model import Instance
 from understudy.core.packing import FORMAT, Manifest, Member, StudyFacts, keys_for, manifest_to_json
 from understudy.core.ports import ObjectStore, StoredObject
 from understudy.flow.contents import RestoreError, Trust
-from understudy.flow.restore import Choice, Progress, catalog, restore
+from understudy.flow.restore import Choice, RestoreProgress, catalog, restore
 
 from tests.vault_parts import NOW, REPOSITORY, SPOOL, Bench, Death, DyingStore, bench
 
@@ -81,7 +81,7 @@ def test_restore_one_study_brings_it_and_no_other(parts: Bench, target: Path) ->
     first, second = parts.storage.series("first"), parts.storage.series("second")
     deliver(parts, first)
     deliver(parts, second)
-    seen: list[Progress] = []
+    seen: list[RestoreProgress] = []
     result = restore(
         parts.store, parts.opener, FolderTarget(target), first[0].study_instance_uid, seen.append, spool=SPOOL
     )

@@ -10,10 +10,11 @@ from understudy.core.errors import PreconditionError
 from understudy.core.modes import Mode
 from understudy.core.ports import HolderUnavailableError
 from understudy.core.report import Report, ReportRow, ReportTable
+from understudy.core.roles import Role
 from understudy.web.access import ROLES
 from understudy.web.application import application
 from understudy.web.boundary import BODY_LIMIT
-from understudy.web.identity import PREFIX, Role
+from understudy.web.identity import PREFIX
 from understudy.web.report import report_json
 
 from tests.unit.web_fakes import Client, FakeFacade, by_headers

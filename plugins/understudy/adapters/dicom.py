@@ -28,7 +28,7 @@ from understudy.adapters.dimse import Message
 from understudy.adapters.part10 import BrokenFileError, begin_data_set
 from understudy.adapters.storage import PARSE_ERRORS
 from understudy.adapters.tls import ClientTls
-from understudy.core.commitment import Report
+from understudy.core.commitment import CommitmentReport
 from understudy.core.inventory import Image, ListedStudy, StudyList
 from understudy.core.model import Outcome, SeriesInstanceUid, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Loss, Verdict, of_context, of_loss, of_rejection, of_status
@@ -249,7 +249,7 @@ class DicomPeer:
 
     def commit(
         self, transaction_uid: str, references: Sequence[tuple[str, str]], linger: float
-    ) -> Report | None:
+    ) -> CommitmentReport | None:
         """Ask it to commit to instances, each by SOP class and SOP Instance UID (N-ACTION, PS3.4 J.3.2).
 
         Returns its report where that comes over this association within `linger` seconds after its answer.

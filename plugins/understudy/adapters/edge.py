@@ -135,7 +135,7 @@ def addresses_of_name(host: str) -> list[str]:
     return [network_of(address) for address in addresses if "%" not in address]
 
 
-class Reports:
+class HandshakeReports:
     """The datagram socket on which the edge reports failed TLS handshakes."""
 
     def __init__(self, shared: Path) -> None:

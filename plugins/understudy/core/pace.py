@@ -38,7 +38,7 @@ FLOOR = 256
 """Bytes a second below which what arrives counts as stopped: no line in use is that slow."""
 
 
-class Progress:
+class Arrival:
     """How long bytes are waited for that a peer sends: silence ends it, and a drip does, but no length.
 
     Every FLOOR bytes allow one second more, so many seconds ahead at most. What arrives faster takes as long

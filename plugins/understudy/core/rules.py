@@ -82,7 +82,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class RouteCondition:
     """One thing that a route asks of an instance; `asks` says it in words, as in `is one of CT, MR`."""
 
     of: str
@@ -151,7 +151,7 @@ class Route:
     """Instances of which all conditions hold are owed to these destinations."""
 
     name: str
-    conditions: Sequence[Condition]
+    conditions: Sequence[RouteCondition]
     destinations: Sequence[HolderName]
     priority: Priority = Priority.MEDIUM
     when_stable: bool = False
@@ -182,7 +182,7 @@ def first_due(debt: Debt, now: Timestamp, *, primary_grace: float | None, stable
 class Asked:
     """A condition, the values that it met and whether it holds."""
 
-    condition: Condition
+    condition: RouteCondition
     values: Sequence[str]
     holds: bool
 

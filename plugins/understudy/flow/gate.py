@@ -10,10 +10,10 @@ from understudy.core.errors import NotFoundError
 from understudy.core.gate import (
     HINTS,
     IMPOSTORS,
+    Admission,
     Allowed,
     GateOutcome,
     Seen,
-    Verdict,
     is_network,
     verdict,
 )
@@ -178,7 +178,7 @@ class Gate:
         allowed = [*self._configured(), *self._approved()]
 
         def known(address: str, calling: str, called: str) -> bool:
-            return verdict(allowed, address=address, calling=calling, called=called) is Verdict.KNOWN
+            return verdict(allowed, address=address, calling=calling, called=called) is Admission.KNOWN
 
         return known
 

@@ -38,7 +38,7 @@ class Disk(Protocol):
     def path(self, instance: Instance) -> Path: ...
 
 
-class Index(Protocol):
+class OrthancFiles(Protocol):
     """Orthanc's index; calls raise OrthancUnavailableError."""
 
     def file_of(self, orthanc_id: str) -> str | None: ...
@@ -85,7 +85,7 @@ class Healer:
         self,
         ledger: HealerBooks,
         disk: Disk,
-        index: Index,
+        index: OrthancFiles,
         place: Place,
         sources: Sequence[Source],
         surgery: Surgery,

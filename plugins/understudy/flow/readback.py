@@ -101,7 +101,7 @@ class ReadBack:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class ContentCheck:
     """Tells contents apart where a proof names a SOP Instance UID and there is another content under it.
 
     One for each lane. A holder may acknowledge the later content, keep the earlier one, and commit to it by

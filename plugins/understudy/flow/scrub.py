@@ -14,7 +14,7 @@ from understudy.core.model import Instance, InstanceNumber, Timestamp
 from understudy.core.ports import Clock
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.views import OperationState, OperationView, iso
-from understudy.flow.heal import Disk, Index
+from understudy.flow.heal import Disk, OrthancFiles
 from understudy.ledger import EventBook, FactBook, FileBook, InstanceBook, OperationBook
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Scrubber:
         self,
         ledger: ScrubBooks,
         disk: Disk,
-        index: Index,
+        index: OrthancFiles,
         clock: Clock,
         *,
         rate: int,

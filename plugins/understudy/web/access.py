@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from fastapi import Request
 from fastapi.routing import APIRoute
 
+from understudy.core.roles import Role
 from understudy.web.errors import ApiError
-from understudy.web.identity import PREFIX, Identity, Role
+from understudy.web.identity import PREFIX, Identity
 
 ROLES: Mapping[tuple[str, str], Role] = {
     ("GET", "/health"): Role.NOBODY,

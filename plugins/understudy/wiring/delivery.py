@@ -29,7 +29,7 @@ from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination, Transcode
 from understudy.flow.immutability import LockWatch
 from understudy.flow.pace import Pacer
-from understudy.flow.readback import Contents, ReadBack
+from understudy.flow.readback import ContentCheck, ReadBack
 from understudy.flow.recipients import PinnedSealer
 from understudy.flow.vault import Vault, VaultSettings, held_in_memory
 from understudy.wiring.base import STEP_INTERVAL, Base
@@ -56,7 +56,7 @@ def dicom_peer(
     )
 
 
-def _receiver(target: config.Destination, base: Base) -> DicomPeer | DicomWebServer:
+def _receiver(target: config.DestinationSection, base: Base) -> DicomPeer | DicomWebServer:
     if target.url is None:
         # The configuration's own checks say that both are there.
         return dicom_peer(
@@ -72,7 +72,9 @@ def _receiver(target: config.Destination, base: Base) -> DicomPeer | DicomWebSer
     )
 
 
-def _source(target: config.Destination, receiver: DicomPeer | DicomWebServer, base: Base) -> InstanceSource:
+def _source(
+    target: config.DestinationSection, receiver: DicomPeer | DicomWebServer, base: Base
+) -> InstanceSource:
     """Return from where a destination's instances are fetched again."""
     return receiver if isinstance(receiver, DicomWebServer) else get_source(receiver, target.tls, base)
 
@@ -140,7 +142,7 @@ def dicom_destination(
         commitment=commitment,
         read_back=read_back if proof == "readback" else None,
         # What is sent as a transcoded copy never comes back as it is here.
-        contents=None if proof == "readback" or transcode else Contents(read_back, ambiguous),
+        contents=None if proof == "readback" or transcode else ContentCheck(read_back, ambiguous),
         memory=base.memory.of(peer.name),
         beside=beside,
     )
