@@ -79,7 +79,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
 
 
 def renewed(page: str, text: str) -> str:
-    """Return the page with every generated part made anew; raise ValueError where a mark is missing."""
+    """Return the page with every generated part made again; raise ValueError where a mark is missing."""
     for name, make in PARTS[page].items():
         marks = re.findall(rf"^<!-- (?:begin {name}\b.*|end {name}) -->$", text, re.MULTILINE)
         if len(marks) != 2:

@@ -479,7 +479,7 @@ def test_heal_takes_note_of_a_file_that_was_sent_again(world: World) -> None:
     del world.orthanc.listed["orthanc-1"]
     world.orthanc.store(before, world.contents["orthanc-1"])
     assert world.healer.step()
-    assert world.ledger.files.damages(limit=10)[0].reason == "stored anew"
+    assert world.ledger.files.damages(limit=10)[0].reason == "stored again"
 
 
 def test_heal_closes_what_was_deleted(world: World) -> None:

@@ -484,7 +484,7 @@ def test_catalog_of_an_empty_vault_is_empty(parts: Bench) -> None:
 
 
 def test_restore_of_a_pack_sealed_anew_by_somebody_else_is_refused(parts: Bench, target: Path) -> None:
-    deliver(parts, parts.storage.series("sealed anew", 1))
+    deliver(parts, parts.storage.series("sealed again", 1))
     (key,) = parts.stored("packs/")
     path = parts.folder / "vault" / key
     sealer, plain = AgeSealer([parts.keys.recipient]), parts.opener.open(path.read_bytes())

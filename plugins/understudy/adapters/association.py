@@ -148,7 +148,7 @@ class Association:
 
     @property
     def is_open(self) -> bool:
-        """Whether something can be sent over it still."""
+        """Whether it can still be used for sending."""
         return self._open
 
     def __enter__(self) -> Self:

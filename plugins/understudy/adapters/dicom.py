@@ -200,7 +200,7 @@ class DicomPeer:
         raise CappedError(
             self.name,
             f"it {counted} in a study and lists {len(answer.images)}",
-            "raise the limit of query results at this PACS, or let it count anew",
+            "raise the limit of query results at this PACS, or let it count again",
             answer.images,
         )
 

@@ -350,7 +350,7 @@ def _read_first_start(path: Path) -> FirstStart:
     except (OSError, ValueError, TypeError):
         # The file was written whole or not at all; its text must not reach an error message.
         raise KeysError(
-            f"{path} cannot be read", "restore the state volume, or empty state and keys to begin anew"
+            f"{path} cannot be read", "restore the state volume, or empty state and keys to start over"
         ) from None
 
 

@@ -96,7 +96,7 @@ class LaneState(Enum):
     WAITING = "waiting"
     """The holder did not answer; the lane tries again at `until`."""
     PAUSED = "paused"
-    """The mode keeps it still."""
+    """The lane waits while the mode lasts."""
 
 
 @dataclass(frozen=True, slots=True)

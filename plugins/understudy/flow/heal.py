@@ -171,7 +171,7 @@ class Healer:
                 return DamageState.OPEN, _STORED_AGAIN
             instance = again
         if self._disk.damage(instance, lambda _: True) == "":
-            how = "stored anew" if instance.attachment_uuid != file else "it reads well again"
+            how = "stored again" if instance.attachment_uuid != file else "it reads well again"
             return DamageState.HEALED, how
         return DamageState.OPEN, ""
 

@@ -1,6 +1,6 @@
 """Readback: fetches an instance from its holder again, and compares the data set with what was sent.
 
-Compared is the SHA-256 of the data set's bytes. A receiver writes the file meta information before it anew,
+Compared is the SHA-256 of the data set's bytes. A receiver writes the file meta information before it again,
 so the whole files always differ; a data set that was converted or coerced there differs too, and is no proof.
 """
 
@@ -95,7 +95,7 @@ class ReadBack:
         moment = self.clock.monotonic()
         if moment - self.failing.setdefault(number, moment) < _PATIENCE:
             return False
-        # A person who replays it begins anew.
+        # A person who replays it begins again.
         del self.failing[number]
         return True
 

@@ -149,7 +149,7 @@ class Scrubber:
     def _record(self, instance: Instance, reason: str) -> bool:
         """Record damage and have it healed; return whether it is one."""
         if self._index.file_of(instance.orthanc_id) != instance.attachment_uuid:
-            # Deleted, or stored anew while it was read: the note tells the ledger of the new file.
+            # Deleted, or stored again while it was read: the note tells the ledger of the new file.
             return False
         now = self._clock.now()
         if self._ledger.files.damaged(instance, found_by=KIND, reason=reason, now=now):
@@ -170,7 +170,7 @@ class Scrubber:
                 message=f"{done.damaged} damaged so far" if done.damaged else "reading every stored file",
             )
             if view.state is not OperationState.RUNNING or (more and done.after == before):
-                # Cancelled, or the appliance stops: its next start begins this operation anew.
+                # Cancelled, or the appliance stops: its next start begins this operation again.
                 return
         self._finish(operation, replace(done, ended=self._clock.now()))
 

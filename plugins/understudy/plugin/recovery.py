@@ -116,7 +116,7 @@ class Recovery:
     def waiting(self) -> list[Path]:
         """Return the files that are still to be read in, in order.
 
-        One whose note a crash took is left to the next start, which examines it anew.
+        One whose note a crash took is left to the next start, which examines it again.
         """
         folder = self._folder / RECOVER
         if not folder.is_dir():
