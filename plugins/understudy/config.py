@@ -164,7 +164,7 @@ class Primary(_Section):
     tls: Tls | None = Field(default=None, description="TLS towards it; in plain text if absent.")
 
 
-class ConditionSection(_Section):
+class Condition(_Section):
     """One thing that a route asks of an instance: exactly one of `Equals`, `In` and `Regex`."""
 
     of: str = Field(
@@ -238,7 +238,7 @@ class Bandwidth(_Section):
     bytes_per_second: int = Field(ge=1024, description="Bytes a second that are not exceeded then.")
 
 
-class DestinationSection(_Section):
+class Destination(_Section):
     """A party that routes lead to: by C-STORE to `Host`, or by STOW-RS to `Url`."""
 
     name: Name
@@ -308,11 +308,11 @@ class DestinationSection(_Section):
         return self
 
 
-class RouteSection(_Section):
+class Route(_Section):
     """A rule for new instances: where all conditions hold, they are owed to the destinations."""
 
     name: Name
-    when: list[ConditionSection] = Field(
+    when: list[Condition] = Field(
         default=[], description="What has to hold, all of it; every instance fits if empty."
     )
     to: list[Name] = Field(min_length=1, description="Names of destinations.")
@@ -410,7 +410,7 @@ class DicomTls(_Section):
         return self
 
 
-class EdgeSection(_Section):
+class Edge(_Section):
     """How many associations there may be at a time; who is over it is told to try again."""
 
     associations: int = Field(default=64, ge=2, le=1000, description="Of all together.")
@@ -534,8 +534,8 @@ class Understudy(_Section):
         description="Time zone of hours and weekdays, by its name in the IANA database.",
         examples=["Europe/Vienna"],
     )
-    destinations: list[DestinationSection] = Field(default=[], description="Whom routes lead to.")
-    routes: list[RouteSection] = Field(
+    destinations: list[Destination] = Field(default=[], description="Whom routes lead to.")
+    routes: list[Route] = Field(
         default=[], description="Rules of auto-routing, looked at in this order when an instance comes."
     )
     route_matching: Literal["all", "first"] = Field(
@@ -545,7 +545,7 @@ class Understudy(_Section):
     vaults: list[Vault] = Field(default=[], description="Where encrypted packs are kept.")
     modalities: list[Modality] = Field(default=[], description="The devices that we know.")
     dicom_tls: DicomTls = Field(default=DicomTls(), description="DICOM over TLS.")
-    edge: EdgeSection = Field(default=EdgeSection(), description="Limits of the association gate.")
+    edge: Edge = Field(default=Edge(), description="Limits of the association gate.")
     policy: Policy = Field(default=Policy(), description="Intervals and limits.")
 
     def owed_limit(self, holder: str) -> float:

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from understudy.adapters.edge import Edge, EdgeUnavailableError, HandshakeReports, parse_counts, parse_reports
+from understudy.adapters.edge import (
+    EdgeLink,
+    EdgeUnavailableError,
+    HandshakeReports,
+    parse_counts,
+    parse_reports,
+)
 from understudy.adapters.edge_config import (
     CONTROL,
     TEMPLATES,
@@ -694,7 +700,7 @@ def test_allow_list_of_any_size_goes_in_commands_that_fit(tmp_path: Path) -> Non
         for number in range(10)
         for part in range(100)
     ]
-    Edge(tmp_path).publish(allowed[:500], allowed[500:])
+    EdgeLink(tmp_path).publish(allowed[:500], allowed[500:])
     commands.join(10)
     assert max(commands.lengths) < 40_000
     assert sum(commands.lengths) > 130_000
@@ -704,7 +710,7 @@ def test_counts_are_read_as_the_edge_writes_them(tmp_path: Path) -> None:
     # The last line ends with an empty reason.
     answer = OneAnswer(tmp_path / CONTROL, b"1000002\n60 192.0.2.20\t0\taccepted\tCT1\tX\t\nend\n\n")
     answer.start()
-    batch, (counted,) = Edge(tmp_path).counted(1_000_001)
+    batch, (counted,) = EdgeLink(tmp_path).counted(1_000_001)
     answer.join()
     assert answer.asked == b"show associations 1000001\n"
     assert (batch, counted.number, counted.reason) == (1_000_002, 60, "")
@@ -714,12 +720,12 @@ def test_counts_that_are_cut_off_are_not_noted(tmp_path: Path) -> None:
     answer = OneAnswer(tmp_path / CONTROL, b"1000002\n60 192.0.2.20\t0\taccepted\tCT1\tX\t\n\n")
     answer.start()
     with pytest.raises(EdgeUnavailableError, match="cut off"):
-        Edge(tmp_path).counted(1_000_001)
+        EdgeLink(tmp_path).counted(1_000_001)
     answer.join()
 
 
 def test_edge_that_does_not_run_keeps_the_list_for_its_start(tmp_path: Path) -> None:
     approved = [Allowed("NEW", "192.0.2.0/24")]
     with pytest.raises(EdgeUnavailableError):
-        Edge(tmp_path).publish([], approved)
+        EdgeLink(tmp_path).publish([], approved)
     assert read_approved(tmp_path / "approved.json") == approved

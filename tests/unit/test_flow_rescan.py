@@ -9,7 +9,7 @@ import pytest
 from understudy.core.model import NewInstance
 from understudy.core.obligations import ObligationState
 from understudy.core.report import Report
-from understudy.core.rules import Destination, Route, Rules
+from understudy.core.rules import RouteDestination, RoutingRule, Rules
 from understudy.core.views import DamageState, OperationState, OperationView
 from understudy.flow import rescan
 from understudy.flow.note import Noter
@@ -40,8 +40,8 @@ RULES = Rules(
     PRIMARY,
     PRIMARY_AE,
     [VAULT],
-    [Route("all", [], [ROUTE])],
-    {ROUTE: Destination(ROUTE, "ARCHIVE")},
+    [RoutingRule("all", [], [ROUTE])],
+    {ROUTE: RouteDestination(ROUTE, "ARCHIVE")},
 )
 DAY = 86_400.0
 

@@ -48,7 +48,7 @@ class EdgeUnavailableError(Exception):
     """The running edge did not take a command; at its next start it reads the same from the shared folder."""
 
 
-class Edge:
+class EdgeLink:
     """Everything that is asked of the running edge."""
 
     def __init__(self, shared: Path) -> None:

@@ -102,7 +102,7 @@ class User:
     password_hash: str
 
     def __repr__(self) -> str:
-        return f"User({self.name!r}, {self.role.name})"
+        return f"User({self.name!r}, {self.role.word})"
 
 
 def share_of(keys: Path, service: str) -> Path:

@@ -297,7 +297,7 @@ def user_list(_: argparse.Namespace) -> int:
 
     with telling(KeysError):
         for user in users(places().keys):
-            say(f"{user.name:<32} {user.role.value}")
+            say(f"{user.name:<32} {user.role.word}")
     return Exit.OK
 
 

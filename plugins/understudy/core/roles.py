@@ -12,6 +12,11 @@ class Role(IntEnum):
     OPERATOR = 2
     ADMIN = 3
 
+    @property
+    def word(self) -> str:
+        """The role's name as it stands in files, headers and commands."""
+        return self.name.lower()
 
-ROLES_OF_PEOPLE: Mapping[str, Role] = {role.name.lower(): role for role in Role if role is not Role.NOBODY}
+
+ROLES_OF_PEOPLE: Mapping[str, Role] = {role.word: role for role in Role if role is not Role.NOBODY}
 """The roles that a person can have, by name."""

@@ -124,7 +124,7 @@ def _is_within(ranges: Sequence[Hours], value: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Destination:
+class RouteDestination:
     """A route's destination, as far as it decides what it is sent; no SOP class named wants all."""
 
     holder: HolderName
@@ -147,7 +147,7 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class RoutingRule:
     """Instances of which all conditions hold are owed to these destinations."""
 
     name: str
@@ -191,7 +191,7 @@ class Asked:
 class Judged:
     """A route with each of its conditions; `refusals` are by destination, where it matches."""
 
-    route: Route
+    route: RoutingRule
     asked: Sequence[Asked]
     passed_over: bool
     """An earlier route matched, and the first alone counts."""
@@ -219,8 +219,8 @@ class Rules:
     primary: HolderName | None
     primary_ae_title: str
     vaults: Sequence[HolderName]
-    routes: Sequence[Route] = ()
-    destinations: Mapping[HolderName, Destination] = field(default_factory=dict)
+    routes: Sequence[RoutingRule] = ()
+    destinations: Mapping[HolderName, RouteDestination] = field(default_factory=dict)
     matching: Matching = Matching.ALL
 
     @property

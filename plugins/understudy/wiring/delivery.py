@@ -56,7 +56,7 @@ def dicom_peer(
     )
 
 
-def _receiver(target: config.DestinationSection, base: Base) -> DicomPeer | DicomWebServer:
+def _receiver(target: config.Destination, base: Base) -> DicomPeer | DicomWebServer:
     if target.url is None:
         # The configuration's own checks say that both are there.
         return dicom_peer(
@@ -72,9 +72,7 @@ def _receiver(target: config.DestinationSection, base: Base) -> DicomPeer | Dico
     )
 
 
-def _source(
-    target: config.DestinationSection, receiver: DicomPeer | DicomWebServer, base: Base
-) -> InstanceSource:
+def _source(target: config.Destination, receiver: DicomPeer | DicomWebServer, base: Base) -> InstanceSource:
     """Return from where a destination's instances are fetched again."""
     return receiver if isinstance(receiver, DicomWebServer) else get_source(receiver, target.tls, base)
 

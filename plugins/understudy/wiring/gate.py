@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from understudy.adapters import dictionary, edge_config
-from understudy.adapters.edge import Edge, EdgeUnavailableError, HandshakeReports, addresses_of_name
+from understudy.adapters.edge import EdgeLink, EdgeUnavailableError, HandshakeReports, addresses_of_name
 from understudy.adapters.reception import read_refusals
 from understudy.core.gate import Allowed, Seen
 from understudy.flow.gate import Gate
@@ -26,7 +26,7 @@ _NAMES_INTERVAL = 5.0
 
 def wire_logins(base: Base) -> Logins:
     """Return the look at wrong passwords and give it its worker."""
-    edge = Edge(base.places.edge)
+    edge = EdgeLink(base.places.edge)
     logins = Logins(edge.wrong_passwords, base.clock, unavailable=EdgeUnavailableError)
     base.workers.add("logins", logins.step, _LOGINS_INTERVAL)
     return logins
@@ -69,7 +69,7 @@ def wire_gate(base: Base) -> tuple[Gate, HostNames]:
 
     gate = Gate(
         base.ledger.devices,
-        Edge(base.places.edge),
+        EdgeLink(base.places.edge),
         base.clock,
         configured,
         unavailable=EdgeUnavailableError,
