@@ -14,7 +14,7 @@ from typing import Any
 from understudy import __version__
 from understudy.config import schema_json
 from understudy.core import modes, obligations, outcomes
-from understudy.web.access import ROLES
+from understudy.web.access import OPEN, ROLES
 from understudy.web.application import application
 from understudy.web.identity import PREFIX
 
@@ -104,7 +104,8 @@ def _code(row: outcomes.Row) -> str:
 
 
 def _role(method: str, path: str) -> str:
-    return ROLES[method, path.removeprefix(PREFIX)].name.lower()
+    call = method, path.removeprefix(PREFIX)
+    return "nobody" if call in OPEN else ROLES[call].word
 
 
 def _section(name: str, section: Mapping[str, Any]) -> str:

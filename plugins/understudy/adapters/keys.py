@@ -439,9 +439,9 @@ def _users_when_ready(keys: Path) -> list[User]:
 
 def _render_users(people: Sequence[User]) -> str:
     lines = ["userlist understudy"]
-    for word, role in ROLES_OF_PEOPLE.items():
+    for role in sorted(Role, reverse=True):
         names = ",".join(user.name for user in people if user.role is role)
-        lines.append(f"    group {word} users {names}" if names else f"    group {word}")
+        lines.append(f"    group {role.word} users {names}" if names else f"    group {role.word}")
     lines += [f"    user {user.name} password {user.password_hash}" for user in people]
     return "\n".join(lines) + "\n"
 

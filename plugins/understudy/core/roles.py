@@ -7,7 +7,6 @@ from enum import IntEnum
 class Role(IntEnum):
     """A role may do everything that the roles before it may do."""
 
-    NOBODY = 0
     READER = 1
     OPERATOR = 2
     ADMIN = 3
@@ -18,5 +17,5 @@ class Role(IntEnum):
         return self.name.lower()
 
 
-ROLES_OF_PEOPLE: Mapping[str, Role] = {role.word: role for role in Role if role is not Role.NOBODY}
+ROLES_OF_PEOPLE: Mapping[str, Role] = {role.word: role for role in Role}
 """The roles that a person can have, by name."""
