@@ -20,7 +20,7 @@ from typing import Any
 
 import orthanc
 from understudy.plugin import lists, passthrough
-from understudy.plugin.decoding import Budget, Decoding, Image, Images, Refusal
+from understudy.plugin.decoding import Budget, Decoding, DecodingRefusal, Image, Images
 from understudy.plugin.durability import (
     DurableAcknowledgement,
     StoreStatus,
@@ -29,16 +29,15 @@ from understudy.plugin.durability import (
     write_ahead_log,
 )
 from understudy.plugin.elements import is_part10
-from understudy.plugin.identity import Identity, identify
+from understudy.plugin.identity import Caller, identify
 from understudy.plugin.memory import own_limit
 from understudy.plugin.parking import PARKING, Parking, Suspect
 from understudy.plugin.pixels import pixels
 from understudy.plugin.probe import PROBED, is_probe, try_disk
-from understudy.plugin.recovery import NotNowError, Recovery, RefusedFileError
-from understudy.plugin.recovery import Orthanc as RecoveringOrthanc
-from understudy.plugin.roles import Method, Role, allowed, canonical_path, stores
+from understudy.plugin.recovery import NotNowError, RecoveringOrthanc, Recovery, RefusedFileError
+from understudy.plugin.roles import CallerRole, Method, allowed, canonical_path, stores
 from understudy.plugin.shape import fault
-from understudy.plugin.sop_instance import PADDING, Names, names
+from understudy.plugin.sop_instance import PADDING, NamedUids, names
 from understudy.plugin.versions import Index, NotKeptError, StoredFile, Versions
 from understudy.plugin.volumes import FLAG, IntakeGuard, Volume
 from understudy.plugin.wake import Waker
@@ -86,14 +85,14 @@ class Requests:
         """Give the request of this thread the memory of an instance that is received."""
         self._receive()
 
-    def names(self) -> Names | None:
+    def names(self) -> NamedUids | None:
         """Return what Orthanc's parser read in the instance that this thread stores for a C-STORE, None
         where it stores none."""
         uids = ((ctypes.c_char * _NAME_BYTES) * 3)()
         if not self._received(uids):
             return None
         read = [uid.value.decode("latin-1").strip(PADDING) for uid in uids]
-        return Names(complete=all(read), sop_instance_uid=read[0] or None)
+        return NamedUids(complete=all(read), sop_instance_uid=read[0] or None)
 
     def answer(self, status: HTTPStatus, reason: str) -> None:
         """Say how the request of this thread is answered once the filter has refused it."""
@@ -282,7 +281,7 @@ class Plugin:
         if stores(method, uri):
             self._requests.receive()
             return not self._guard.full
-        if method is Method.GET and caller.role is not Role.AGENT:
+        if method is Method.GET and caller.role is not CallerRole.AGENT:
             reason = lists.refusal(uri, request.get("get", {}), _held)
             if reason is not None:
                 orthanc.LogWarning(f"call refused role={caller.role.value} because=list_too_long")
@@ -290,7 +289,7 @@ class Plugin:
                 return False
         return self._may_decode(caller, uri, request)
 
-    def _may_decode(self, caller: Identity, uri: str, request: Mapping[str, Any]) -> bool:
+    def _may_decode(self, caller: Caller, uri: str, request: Mapping[str, Any]) -> bool:
         """Return whether Orthanc may make the images that a call asks for; note what it decodes for it."""
         path = canonical_path(uri) or ""
         try:
@@ -299,7 +298,7 @@ class Plugin:
             orthanc.LogError(f"call refused because=image_not_judged: {error}")
             self._requests.answer(HTTPStatus.SERVICE_UNAVAILABLE, "the stored image cannot be read now")
             return False
-        if isinstance(judged, Refusal):
+        if isinstance(judged, DecodingRefusal):
             orthanc.LogWarning(f"call refused instance={judged.orthanc_id or '-'} because={judged.reason}")
             self._requests.answer(judged.status, judged.reason)
             return False
@@ -466,14 +465,14 @@ def _content_key(content: bytes) -> str:
     return f"content-{hashlib.sha224(content).hexdigest()}"
 
 
-def _parsed_names(content: bytes) -> Names | None:
+def _parsed_names(content: bytes) -> NamedUids | None:
     """Return what Orthanc's parser reads, None where it cannot read the file: then it will not store it."""
     try:
         tags = _tags(orthanc.CreateDicomInstance(content))
     except orthanc.OrthancException:
         return None
     uids = [_text(tags, name) for name in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")]
-    return Names(complete=all(uids), sop_instance_uid=uids[0] or None)
+    return NamedUids(complete=all(uids), sop_instance_uid=uids[0] or None)
 
 
 def _tags(instance: Any) -> dict[str, object]:

@@ -65,7 +65,7 @@ class Copy:
     study_instance_uid: str
     file_sha256: str
     dataset_sha256: str
-    """Of what follows the file meta information, which every holder writes anew."""
+    """Of what follows the file meta information, which every holder writes again."""
     content: bytes
     """The file itself; empty where it came out of a vault, since digests are all that is asked of those."""
 

@@ -194,7 +194,7 @@ class Condition(_Section):
         self.compiled()
         return self
 
-    def compiled(self) -> rules.Condition:
+    def compiled(self) -> rules.RouteCondition:
         """Return the condition as the core evaluates it, or raise ValueError."""
         if sum(one is not None for one in (self.equals, self.among, self.regex)) != 1:
             raise ValueError("exactly one of Equals, In and Regex is needed")
@@ -202,12 +202,12 @@ class Condition(_Section):
         if problem:
             raise ValueError(problem)
         if self.regex is not None:
-            return rules.Condition(
+            return rules.RouteCondition(
                 self.of, f"fits the pattern {self.regex}", _pattern(self.regex), self.negated
             )
         wanted = [self.equals] if self.equals is not None else self.among or []
         words = f"is {wanted[0]}" if len(wanted) == 1 else f"is one of {', '.join(wanted)}"
-        return rules.Condition(self.of, words, rules.test_of(self.of, wanted), self.negated)
+        return rules.RouteCondition(self.of, words, rules.test_of(self.of, wanted), self.negated)
 
 
 def _pattern(text: str) -> rules.Test:

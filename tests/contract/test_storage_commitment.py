@@ -39,7 +39,7 @@ class Committing(Route):
         super().__init__(folder, archive)
 
     def wait(self, timeout: float) -> None:
-        """Begin anew, as after a restart of the agent, with so many seconds for each answer."""
+        """Begin again, as after a restart of the agent, with so many seconds for each answer."""
         self.holder = destination(
             self.peer, self.storage, self.clock, timeout=timeout, commitment=self._commitment
         )

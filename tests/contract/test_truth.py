@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from understudy.core.views import Condition, Sign, Tone
+from understudy.core.views import PrimaryCondition, Sign, Tone
 
 from tests.contract.truth import LOOK, Standby, standing_by
 from tests.peer.pacs import ForeignPacs, Habits, Kept
@@ -75,7 +75,7 @@ def test_history_is_mirrored_whatever_is_counted_and_complete_only_where_it_was_
     pacs.stop()
     try:
         standby.works(60)
-        assert standby.status().primary.condition is Condition.DOWN  # type: ignore[union-attr]
+        assert standby.status().primary.condition is PrimaryCondition.DOWN  # type: ignore[union-attr]
         if not complete:
             assert any("nobody knows how many images" in line for line in standby.promote())
             assert standby.health()[0].startswith("no comparison with the primary has come to its end")
@@ -141,26 +141,26 @@ def test_primary_whose_days_are_cut_too_is_mirrored_as_far_as_it_lists(
     [
         (
             Habits(find_status=0xC001),
-            Condition.REFUSES,
+            PrimaryCondition.REFUSES,
             Sign.REFUSES,
             "C-FIND it answered C-FIND with status 0xC001",
         ),
-        (Habits(find_status=0xA900), Condition.REFUSES, Sign.REFUSES, "0xA900"),
-        (Habits(queries=False), Condition.REFUSES, Sign.REFUSES, "it does not offer us this service"),
-        (Habits(rejects=True), Condition.REFUSES, Sign.REFUSES, "calling AE title not recognised"),
-        (Habits(associations=0), Condition.BUSY, Sign.BUSY, "local limit exceeded"),
+        (Habits(find_status=0xA900), PrimaryCondition.REFUSES, Sign.REFUSES, "0xA900"),
+        (Habits(queries=False), PrimaryCondition.REFUSES, Sign.REFUSES, "it does not offer us this service"),
+        (Habits(rejects=True), PrimaryCondition.REFUSES, Sign.REFUSES, "calling AE title not recognised"),
+        (Habits(associations=0), PrimaryCondition.BUSY, Sign.BUSY, "local limit exceeded"),
     ],
     ids=["no right to query", "queries fail", "no query service", "rejects us", "no association free"],
 )
 def test_primary_that_answers_and_does_not_serve_us_is_not_down(
-    standby: Standby, pacs: ForeignPacs, habits: Habits, condition: Condition, sign: Sign, words: str
+    standby: Standby, pacs: ForeignPacs, habits: Habits, condition: PrimaryCondition, sign: Sign, words: str
 ) -> None:
     pacs.habits = habits
     for _ in range(6):
         standby.works()
         status = standby.status()
         assert status.primary is not None
-        assert status.primary.condition in (Condition.UNKNOWN, condition)
+        assert status.primary.condition in (PrimaryCondition.UNKNOWN, condition)
         assert status.primary.evidence[0].sign is sign
         assert not any("understudy promote" in alarm.hint for alarm in status.alarms)
         assert not standby.says_complete()
@@ -180,7 +180,7 @@ def test_primary_of_one_association_is_up_while_our_own_pull_has_it(
     standby: Standby, pacs: ForeignPacs
 ) -> None:
     pacs.behaves(associations=1)
-    seen: list[Condition] = []
+    seen: list[PrimaryCondition] = []
 
     def probe_meanwhile() -> None:
         standby.clock.advance(10)
@@ -192,7 +192,7 @@ def test_primary_of_one_association_is_up_while_our_own_pull_has_it(
     pacs.kept += images("1.2.9", *range(1, 9), date=TODAY)
     standby.works(2 * LOOK)
     assert len(seen) >= 8
-    assert set(seen) == {Condition.UP}
+    assert set(seen) == {PrimaryCondition.UP}
     assert {probe.sign for probe in standby.parts.prober.health.evidence} <= {Sign.ANSWERS, Sign.WORKS}
     assert standby.missing == 0
 

@@ -494,7 +494,7 @@ def _told(encoded: int, changed: int) -> str:
     """Name what a sender altered: stock Orthanc decompresses some images when it forwards them."""
     parts = []
     if encoded:
-        parts.append(f"{encoded} equal in every element that a sender encoded anew")
+        parts.append(f"{encoded} equal in every element that a sender encoded again")
     if changed:
         parts.append(
             f"{changed} that the primary decompressed on the way, equal but for their pixels' encoding"

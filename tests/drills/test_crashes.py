@@ -90,7 +90,7 @@ def test_kills_under_load_lose_nothing_and_intake_is_back(
     answers = sender.answers
     for service, moment, recovery in moments:
         kills.append(Killed(service, recovery, longest_gap(answers, moment, moment + recovery + 1)))
-    # The edge that began anew may have another port.
+    # The edge that began again may have another port.
     clinic.close()
     clinic.healthy(*SERVICES, deadline=RECOVERY_DEADLINE)
     verdict = check(answers, RestArchive(clinic.client()))

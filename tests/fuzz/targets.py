@@ -44,7 +44,7 @@ from understudy.flow.contents import RestoreError
 from understudy.flow.restore import _unpack
 from understudy.plugin.identity import identify
 from understudy.plugin.pixels import pixels
-from understudy.plugin.roles import Method, Role, allowed
+from understudy.plugin.roles import CallerRole, Method, allowed
 from understudy.plugin.shape import fault
 from understudy.plugin.sop_instance import names
 
@@ -154,9 +154,9 @@ def _path(content: bytes) -> None:
     path = content.decode("utf-8", "surrogateescape")
     for method in Method:
         # Whoever may read may never delete or store, whatever the path looks like.
-        if allowed(Role.READER, method, path) and not path.startswith("/understudy/"):
+        if allowed(CallerRole.READER, method, path) and not path.startswith("/understudy/"):
             assert method is Method.GET or (method is Method.POST and path.startswith("/tools/")), path
-        if allowed(Role.ADMIN, method, path):
+        if allowed(CallerRole.ADMIN, method, path):
             assert PurePosixPath(path) != PurePosixPath("/tools/shutdown"), path
 
 

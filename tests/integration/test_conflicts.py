@@ -64,7 +64,7 @@ def content_of(dataset: FileDataset) -> str:
 
 
 def content_in(file: bytes) -> str:
-    """Return the content of a stored file, whose head Orthanc may have written anew."""
+    """Return the content of a stored file, whose head Orthanc may have written again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return hashlib.sha256(pydicom.dcmread(io.BytesIO(file)).PixelData).hexdigest()

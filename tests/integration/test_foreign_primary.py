@@ -20,7 +20,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from understudy.adapters.dicom import DicomPeer
 from understudy.core.model import Outcome
 from understudy.core.ports import FileToSend, HolderUnavailableError
-from understudy.core.views import Condition, Sign
+from understudy.core.views import PrimaryCondition, Sign
 
 from tests.contract.truth import LOOK, Standby, standing_by
 from tests.peer.pacs import Kept
@@ -160,7 +160,7 @@ def test_standby_of_dcmqrscp_says_what_is_so(tmp_path: Path, associations: int) 
         assert standby.missing == 0
         assert (standby.says_complete(), standby.health(), standby.alarms()) == (True, [], [])
 
-        seen: set[Condition] = set()
+        seen: set[PrimaryCondition] = set()
 
         def probe_meanwhile() -> None:
             standby.probe()
@@ -170,7 +170,7 @@ def test_standby_of_dcmqrscp_says_what_is_so(tmp_path: Path, associations: int) 
         standby.receiver.during_a_store = probe_meanwhile
         pacs.store(*images("1.2.9", 1, 2, 3, 4))
         standby.works(2 * LOOK)
-        assert seen == {Condition.UP}
+        assert seen == {PrimaryCondition.UP}
         assert standby.missing == 0
         assert {one.sign for one in standby.parts.prober.health.evidence} <= {Sign.ANSWERS, Sign.WORKS}
 
@@ -179,6 +179,6 @@ def test_standby_of_dcmqrscp_says_what_is_so(tmp_path: Path, associations: int) 
         standby.works(60)
         status = standby.status()
         assert status.primary is not None
-        assert status.primary.condition is Condition.DOWN
+        assert status.primary.condition is PrimaryCondition.DOWN
         assert status.alarms[0].what.startswith("the primary is down")
         assert standby.promote() == [], "it is down, and nothing is missing"

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
-from understudy.core.commitment import Report
+from understudy.core.commitment import CommitmentReport
 
 
 class Listener:
@@ -18,7 +18,7 @@ class Listener:
         self.ae_title = ae_title
         self.port = 0
         self._lock = threading.Lock()
-        self._reports: dict[str, Report] = {}
+        self._reports: dict[str, CommitmentReport] = {}
         self._server: Any = None
         self._thread: threading.Thread
 
@@ -42,7 +42,7 @@ class Listener:
         self._server.server_close()
         self._thread.join()
 
-    def commitment_report(self, transaction_uid: str) -> Report | None:
+    def commitment_report(self, transaction_uid: str) -> CommitmentReport | None:
         """Return the last report on the transaction, None where there is none."""
         with self._lock:
             return self._reports.get(transaction_uid)
@@ -54,7 +54,7 @@ class Listener:
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         information = event.event_information
-        report = Report(
+        report = CommitmentReport(
             str(information.TransactionUID),
             frozenset(
                 str(one.ReferencedSOPInstanceUID) for one in information.get("ReferencedSOPSequence") or ()

@@ -57,7 +57,7 @@ class Owed:
 def open_ledger(path: Path, machine: Machine) -> Ledger:
     """Return the ledger as the agent opens it; each of its statements is a call that may be the last."""
     ledger = Ledger(path)
-    # Every start makes an engine anew; what SQLAlchemy compiled for the last one fits this one as well.
+    # Every start makes a new engine; what SQLAlchemy compiled for the last one fits this one as well.
     ledger.database.engine.__dict__["_compiled_cache"] = _COMPILED
 
     def before(*arguments: Any) -> None:
@@ -73,7 +73,7 @@ def open_ledger(path: Path, machine: Machine) -> Ledger:
 
 
 def new_file(template: Path, path: Path) -> None:
-    """Begin with an empty ledger at this path; making one anew takes longer than copying it."""
+    """Begin with an empty ledger at this path; making a new one takes longer than copying it."""
     if not template.exists():
         ledger = Ledger(template)
         ledger.close()

@@ -21,8 +21,8 @@ from understudy.core.model import HolderKind, HolderName, NewInstance, StudyInst
 from understudy.core.modes import Mode, delivers_to_primary
 from understudy.core.ports import Clock, HolderUnavailableError
 from understudy.core.report import Report
-from understudy.core.rules import Destination, Route, Rules
-from understudy.core.views import Condition
+from understudy.core.rules import RouteDestination, RoutingRule, Rules
+from understudy.core.views import PrimaryCondition
 from understudy.flow.appliance import Appliance, PrimaryParts
 from understudy.flow.beside import Beside, in_turn
 from understudy.flow.commit import Commitment, CommitmentPolicy
@@ -37,7 +37,7 @@ from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter, Reconciling
 from understudy.flow.plan import Planner
 from understudy.flow.probe import Prober
-from understudy.flow.readback import Contents, ReadBack
+from understudy.flow.readback import ContentCheck, ReadBack
 from understudy.flow.rescan import Rescanner
 from understudy.flow.route import Router
 from understudy.flow.suspects import Suspects
@@ -164,8 +164,8 @@ class Agent:
             PRIMARY,
             PRIMARY_AE,
             [VAULT] if VAULT in around.holders else [],
-            routes=[Route("all", [], [ARCHIVE])] if ARCHIVE in around.holders else [],
-            destinations={ARCHIVE: Destination(ARCHIVE, ARCHIVE_AE)},
+            routes=[RoutingRule("all", [], [ARCHIVE])] if ARCHIVE in around.holders else [],
+            destinations={ARCHIVE: RouteDestination(ARCHIVE, ARCHIVE_AE)},
         )
         router = Router(rules, self.ledger, orthanc, zone=UTC, names_patient=lambda _: False)
         self.noter = Noter(
@@ -313,7 +313,7 @@ class Agent:
             clock,
             associations=2,
             commitment=commitment,
-            contents=Contents(ReadBack(pacs, around.orthanc.digest, clock), ambiguous),
+            contents=ContentCheck(ReadBack(pacs, around.orthanc.digest, clock), ambiguous),
             beside=aside,
             thread=InTurn,
         )
@@ -349,7 +349,10 @@ class Agent:
 
     def _mirror(self) -> bool:
         mode = self.ledger.modes.current().mode
-        if mode is Mode.MAINTENANCE or self.prober.health.condition not in (Condition.UP, Condition.BUSY):
+        if mode is Mode.MAINTENANCE or self.prober.health.condition not in (
+            PrimaryCondition.UP,
+            PrimaryCondition.BUSY,
+        ):
             self.mirror.forget_look()
             return False
         patience = POLICY.primary_grace

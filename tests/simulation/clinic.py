@@ -128,7 +128,7 @@ class Clinic:
             self._short_outage()
             return
         for _ in range(chance.randint(1, 2)):
-            chance.choice(self._in_peace)()
+            chance.choice(self._outside_outages)()
             self._work(1)
         self._pass(chance.choice([0.0, 600.0, 7200.0, DAY, 20 * DAY]))
         self._fail()
@@ -151,7 +151,7 @@ class Clinic:
         """Let something happen, the primary fail before, in or after it, and come back."""
         chance = self.chance
         if chance.random() < 0.5:
-            chance.choice(self._in_peace)()
+            chance.choice(self._outside_outages)()
         self._fail()
         self._probe(chance.choice([0, 0, 1, 3]))
         chance.choice((self._work, self._work, *self._while_away))()
@@ -649,7 +649,7 @@ class Clinic:
     # What may happen when
 
     @property
-    def _in_peace(self) -> Sequence[Act]:
+    def _outside_outages(self) -> Sequence[Act]:
         return (
             lambda: self._to_primary(forwards=True),
             lambda: self._to_primary(forwards=False),

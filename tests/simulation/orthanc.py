@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from understudy.core.commitment import Report
+from understudy.core.commitment import CommitmentReport
 from understudy.core.model import Instance, NewInstance, SopInstanceUid, StudyInstanceUid
 from understudy.core.packing import StudyFacts
 from understudy.core.ports import Changes, OrthancUnavailableError, UnreadableFileError
@@ -42,7 +42,7 @@ class Orthanc:
     kept: dict[str, NewInstance] = field(default_factory=dict)
     """Versions that another content replaced, by file."""
     acknowledged: list[Acknowledged] = field(default_factory=list)
-    reports: dict[str, tuple[float, Report]] = field(default_factory=dict)
+    reports: dict[str, tuple[float, CommitmentReport]] = field(default_factory=dict)
     """Reports on storage commitment, and when each arrives, by transaction."""
     has_news: bool = False
     """Whether anything came since the changes were asked for last."""
@@ -170,7 +170,7 @@ class Orthanc:
 
     # core.ports.Reports
 
-    def commitment_report(self, transaction_uid: str) -> Report | None:
+    def commitment_report(self, transaction_uid: str) -> CommitmentReport | None:
         self._called()
         arrives, report = self.reports.get(transaction_uid, (0.0, None))
         return report if arrives <= self.machine.true else None

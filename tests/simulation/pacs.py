@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from understudy.core.commitment import Report
+from understudy.core.commitment import CommitmentReport
 from understudy.core.inventory import Image, ListedStudy, StudyList
 from understudy.core.model import Instance, Outcome, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Loss, Verdict, of_loss
@@ -88,7 +88,7 @@ class Pacs:
     heard: int = 0
     sends: Callable[[StudyInstanceUid, SopInstanceUid, str], bool] = lambda _study, _uid, _content: False
     """Stores an image at the standby and says whether that acknowledged it."""
-    reports_to: dict[str, tuple[float, Report]] = field(default_factory=dict)
+    reports_to: dict[str, tuple[float, CommitmentReport]] = field(default_factory=dict)
     """Where its reports on storage commitment arrive."""
     shown: dict[tuple[StudyInstanceUid, SopInstanceUid], dict[str, float]] = field(default_factory=dict)
     """What it truly had of what it showed: when it last did so, by content as a modality sent it."""
@@ -248,7 +248,7 @@ class Pacs:
 
     def commit(
         self, transaction_uid: str, references: Sequence[tuple[str, str]], linger: float
-    ) -> Report | None:
+    ) -> CommitmentReport | None:
         self._answer()
         if self.ways.commits == "refuses":
             raise CommitmentRefusedError("it does not take the SOP class")
@@ -258,7 +258,9 @@ class Pacs:
             for uid in uids & images.keys():
                 self._show(study, uid, images[uid])
                 there.add(uid)
-        report = Report(transaction_uid, there, dict.fromkeys(sorted(uids - there), 0x0112), self.ae_title)
+        report = CommitmentReport(
+            transaction_uid, there, dict.fromkeys(sorted(uids - there), 0x0112), self.ae_title
+        )
         if self.ways.commits == "at once":
             return report
         if self.ways.commits == "later":

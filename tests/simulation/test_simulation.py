@@ -1,6 +1,7 @@
 """Clinics of many seeds violate nothing, nor do those that once found something; old faults are found.
 
-The seeds here are the same at every run, so that a change is told from chance. `make simulate` plays new ones.
+The seeds here are the same at every run, so that a failure is the change's and not chance's. `make simulate`
+plays new ones.
 """
 
 import pytest

@@ -14,7 +14,7 @@ from typing import Any
 from understudy import __version__
 from understudy.config import schema_json
 from understudy.core import modes, obligations, outcomes
-from understudy.web.access import ROLES
+from understudy.web.access import OPEN, ROLES
 from understudy.web.application import application
 from understudy.web.identity import PREFIX
 
@@ -79,7 +79,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
 
 
 def renewed(page: str, text: str) -> str:
-    """Return the page with every generated part made anew; raise ValueError where a mark is missing."""
+    """Return the page with every generated part made again; raise ValueError where a mark is missing."""
     for name, make in PARTS[page].items():
         marks = re.findall(rf"^<!-- (?:begin {name}\b.*|end {name}) -->$", text, re.MULTILINE)
         if len(marks) != 2:
@@ -104,7 +104,8 @@ def _code(row: outcomes.Row) -> str:
 
 
 def _role(method: str, path: str) -> str:
-    return ROLES[method, path.removeprefix(PREFIX)].name.lower()
+    call = method, path.removeprefix(PREFIX)
+    return "nobody" if call in OPEN else ROLES[call].word
 
 
 def _section(name: str, section: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ Every rule is shown to fail on a planted violation.
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -204,6 +204,26 @@ def test_sources_of_every_part_are_looked_at() -> None:
 def test_sources_keep_the_architecture() -> None:
     found = [problem for file, source in sources().items() for problem in problems(file, source)]
     assert not found, "\n".join(found)
+
+
+def shared_names(files: Mapping[PurePosixPath, str]) -> Mapping[str, Sequence[PurePosixPath]]:
+    """Return the files of every public class name that more than one class has."""
+    found: dict[str, list[PurePosixPath]] = {}
+    for file, source in files.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(file)
+    return {name: places for name, places in found.items() if len(places) > 1}
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    assert not shared_names(sources())
+
+
+def test_shared_names_tells_a_planted_one() -> None:
+    first, second = PurePosixPath("understudy/core/a.py"), PurePosixPath("understudy/flow/b.py")
+    planted = {first: "class Report: ...\nclass _Row: ...", second: "class Report: ...\nclass _Row: ..."}
+    assert shared_names(planted) == {"Report": [first, second]}
 
 
 def test_plugin_imports_orthanc_once() -> None:

@@ -48,7 +48,7 @@ from understudy.core.views import (
 from understudy.flow.contents import Failure
 from understudy.flow.restore import Catalog, CatalogStudy
 from understudy.plugin.recovery import NOTE_SUFFIX, QUARANTINE
-from understudy.web.bodies import Health
+from understudy.web.bodies import HealthAnswer
 
 HOSTILE = {
     "closing markup": "[/red]",
@@ -68,7 +68,7 @@ NOW = "2026-03-02T03:14:15.000+00:00"
 
 ANSWERS: Sequence[tuple[str, Any]] = (
     ("/status", Status),
-    ("/health", Health),
+    ("/health", HealthAnswer),
     ("/operations/[0-9]+(/cancel)?", OperationView),
     ("/operations", list[OperationView]),
     ("/obligations/(replay|waive)|/heal", dict[str, int]),

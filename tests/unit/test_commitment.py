@@ -1,9 +1,9 @@
 """What a report of storage commitment says of an instance."""
 
 import pytest
-from understudy.core.commitment import Report, denial, is_committed
+from understudy.core.commitment import CommitmentReport, denial, is_committed
 
-REPORT = Report("2.25.1", frozenset({"1.1", "1.2"}), {"1.2": 0x0112, "1.3": 0x0110}, "ARCHIVE")
+REPORT = CommitmentReport("2.25.1", frozenset({"1.1", "1.2"}), {"1.2": 0x0112, "1.3": 0x0110}, "ARCHIVE")
 
 
 def test_committed_is_what_the_report_names_and_does_not_fail() -> None:
@@ -34,6 +34,6 @@ def test_denied_is_neither_what_is_committed_nor_what_is_left_out(uid: str) -> N
     ],
 )
 def test_reason_that_is_the_archives_own_denies_and_commits_nothing(reason: int, denied: bool) -> None:
-    report = Report("2.25.1", frozenset(), {"1.2": reason}, "ARCHIVE")
+    report = CommitmentReport("2.25.1", frozenset(), {"1.2": reason}, "ARCHIVE")
     assert (denial(report, "1.2") is not None) is denied
     assert not is_committed(report, "1.2")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from understudy.core import due
 from understudy.core.model import Timestamp
-from understudy.core.pace import FLOOR, Progress
+from understudy.core.pace import FLOOR, Arrival
 
 from tests.stack import REPOSITORY
 from tests.unit.fakes import NOW, Clock
@@ -135,12 +135,12 @@ def test_no_moment_of_the_machines_clock_is_subtracted_from_another() -> None:
 
 
 def test_progress_allows_any_length_and_ends_with_silence_or_a_drip() -> None:
-    steady = Progress(30, 0.0)
+    steady = Arrival(30, 0.0)
     for second in range(1, 3600):
         steady.took(2 * FLOOR, second)
         assert steady.left(second) == 30
     assert steady.left(3600 + 28) > 0 >= steady.left(3600 + 29)
-    drip = Progress(30, 0.0)
+    drip = Arrival(30, 0.0)
     for second in range(1, 31):
         drip.took(1, second)
     assert drip.left(31) < 0

@@ -10,13 +10,13 @@ from lupa.lua54 import LuaRuntime
 from understudy.adapters.edge_config import TEMPLATES
 from understudy.adapters.keys import (
     USERS,
-    Role,
     add_user,
     initialise,
     remove_user,
     reset_password,
 )
 from understudy.config import parse
+from understudy.core.roles import ROLES_OF_PEOPLE, Role
 
 RUNTIME: Any = LuaRuntime(encoding=None, unpack_returned_tuples=True)
 RUNTIME.globals()[b"package"][b"path"] = str(TEMPLATES / "?.lua").encode()
@@ -69,7 +69,8 @@ def test_hash_is_that_of_openssl(password: str, salt: str) -> None:
 
 def test_each_person_is_known_by_name_role_and_password(keys: Path) -> None:
     passwords = {
-        name: add_user(keys, name, Role(role)) for name, role in (("anna", "reader"), ("ben", "operator"))
+        name: add_user(keys, name, ROLES_OF_PEOPLE[role])
+        for name, role in (("anna", "reader"), ("ben", "operator"))
     }
     text = (keys / USERS).read_text()
     assert identify(text, "anna", passwords["anna"]) == ("anna", "reader")

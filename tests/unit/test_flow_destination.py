@@ -20,7 +20,7 @@ from understudy.core.ports import (
     UnreadableFileError,
 )
 from understudy.flow.destination import PLAIN_SYNTAXES, DicomDestination, Transcode
-from understudy.flow.readback import Contents, ReadBack
+from understudy.flow.readback import ContentCheck, ReadBack
 
 from tests.unit.fakes import Clock, FakePeer, UnforeseenError
 from tests.vault_parts import Storage
@@ -174,7 +174,7 @@ def test_what_a_uid_does_not_tell_apart_is_read_back_whatever_proves_the_others(
     plain = bench.keep(1)[0]
     later = bench.storage.keep(b"later", sop="1.2.3.7", study="1.2.3")
     bench.peer.keep("1.2.3", plain.sop_instance_uid, later.sop_instance_uid)
-    contents = Contents(
+    contents = ContentCheck(
         ReadBack(Source(), lambda _one: sha256(b"later").hexdigest(), Clock()),
         lambda _numbers: {later.number},
     )

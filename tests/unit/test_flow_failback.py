@@ -12,7 +12,7 @@ from understudy.core.model import Delivery, InstanceNumber, Outcome, StudyInstan
 from understudy.core.modes import Mode, ModeEvent, WrongModeError
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import HolderUnavailableError
-from understudy.core.views import Condition, OperationState, OperationView
+from understudy.core.views import OperationState, OperationView, PrimaryCondition
 from understudy.flow.failback import KIND
 
 from tests.unit.fakes import (
@@ -356,7 +356,7 @@ def test_primary_down_again_makes_us_active_and_progress_stays(world: World) -> 
     world.peer.silent = True
     for _ in range(3):
         world.prober.step()
-    assert world.prober.health.condition is Condition.DOWN
+    assert world.prober.health.condition is PrimaryCondition.DOWN
     world.failback.step()
     assert world.ledger.modes.current().mode is Mode.ACTIVE
     assert latest(world).state is OperationState.CANCELLED
@@ -385,7 +385,7 @@ def test_primary_that_is_busy_or_refuses_for_a_while_interrupts_no_failback(
         with suppress(HolderUnavailableError):
             world.failback.step()
         world.clock.advance(10)
-    assert world.prober.health.condition in (Condition.BUSY, Condition.REFUSES)
+    assert world.prober.health.condition in (PrimaryCondition.BUSY, PrimaryCondition.REFUSES)
     assert world.ledger.modes.current().mode is Mode.RETURNING
     assert latest(world).state is OperationState.RUNNING
     assert latest(world).message.startswith("waits for the primary: ")

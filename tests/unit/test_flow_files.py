@@ -18,7 +18,7 @@ from understudy.core.ports import HolderUnavailableError, OrthancUnavailableErro
 from understudy.core.report import Report
 from understudy.core.views import DamageState, OperationState
 from understudy.flow.heal import Healer, Surgery
-from understudy.flow.recover import Recovery
+from understudy.flow.recover import RecoveryWatch
 from understudy.flow.scrub import Scrubber
 from understudy.ledger import Ledger
 
@@ -128,7 +128,7 @@ class World:
             write_report=self._write_report,
             on_damage=lambda: self.on_damage(),
         )
-        self.recovery = Recovery(
+        self.recovery = RecoveryWatch(
             BootReports(self.storage), self.ledger, self.scrubber, self.clock, on_damage=lambda: None
         )
 
@@ -479,7 +479,7 @@ def test_heal_takes_note_of_a_file_that_was_sent_again(world: World) -> None:
     del world.orthanc.listed["orthanc-1"]
     world.orthanc.store(before, world.contents["orthanc-1"])
     assert world.healer.step()
-    assert world.ledger.files.damages(limit=10)[0].reason == "stored anew"
+    assert world.ledger.files.damages(limit=10)[0].reason == "stored again"
 
 
 def test_heal_closes_what_was_deleted(world: World) -> None:

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from understudy.adapters.edge import Edge, EdgeUnavailableError, Reports, parse_counts, parse_reports
+from understudy.adapters.edge import (
+    EdgeLink,
+    EdgeUnavailableError,
+    HandshakeReports,
+    parse_counts,
+    parse_reports,
+)
 from understudy.adapters.edge_config import (
     CONTROL,
     TEMPLATES,
@@ -35,17 +41,17 @@ from understudy.core.gate import (
     HINTS,
     NOWHERE,
     UNKNOWN,
+    Admission,
     Allowed,
     GateOutcome,
     Seen,
-    Verdict,
     certificate_of,
     network_of,
     verdict,
 )
 from understudy.core.model import Timestamp
 from understudy.flow.gate import Gate
-from understudy.flow.names import Names
+from understudy.flow.names import HostNames
 from understudy.ledger import Ledger
 
 from tests.unit.fakes import Clock, new_instance, note
@@ -75,22 +81,22 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 @pytest.mark.parametrize(
     ("address", "calling", "called", "expected"),
     [
-        ("192.0.2.20", "CT1", "ANY", Verdict.KNOWN),
-        ("192.0.2.21", "CT1", "ANY", Verdict.ADDRESS),
-        ("192.0.2.20", "ct1", "ANY", Verdict.CALLING),
-        ("192.0.2.21", "ct1", "ANY", Verdict.ADDRESS),
-        ("192.0.2.21", "CT2", "ANY", Verdict.CALLING),
-        ("198.51.100.9", "MR1", "STANDBY", Verdict.KNOWN),
-        ("198.51.100.9", "MR1", "OTHER", Verdict.CALLED),
-        ("203.0.113.1", "MR1", "STANDBY", Verdict.ADDRESS),
-        ("192.0.2.20", "WS1", "ANY", Verdict.ADDRESS),
-        ("192.0.2.20", "NM1", "ANY", Verdict.CALLING),
-        ("2001:db8::1", "US1", "ANY", Verdict.KNOWN),
-        ("", "US1", "ANY", Verdict.CALLING),
+        ("192.0.2.20", "CT1", "ANY", Admission.KNOWN),
+        ("192.0.2.21", "CT1", "ANY", Admission.ADDRESS),
+        ("192.0.2.20", "ct1", "ANY", Admission.CALLING),
+        ("192.0.2.21", "ct1", "ANY", Admission.ADDRESS),
+        ("192.0.2.21", "CT2", "ANY", Admission.CALLING),
+        ("198.51.100.9", "MR1", "STANDBY", Admission.KNOWN),
+        ("198.51.100.9", "MR1", "OTHER", Admission.CALLED),
+        ("203.0.113.1", "MR1", "STANDBY", Admission.ADDRESS),
+        ("192.0.2.20", "WS1", "ANY", Admission.ADDRESS),
+        ("192.0.2.20", "NM1", "ANY", Admission.CALLING),
+        ("2001:db8::1", "US1", "ANY", Admission.KNOWN),
+        ("", "US1", "ANY", Admission.CALLING),
     ],
 )
 def test_verdict_needs_address_and_both_ae_titles(
-    address: str, calling: str, called: str, expected: Verdict
+    address: str, calling: str, called: str, expected: Admission
 ) -> None:
     allowed = [
         Allowed("CT1", "192.0.2.20/32"),
@@ -378,7 +384,7 @@ def test_reports_that_are_not_ours_say_nothing(noise: bytes) -> None:
 
 def test_reports_are_read_without_waiting_and_lost_where_nobody_listens(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as edge:
-        reports = Reports(tmp_path)
+        reports = HandshakeReports(tmp_path)
         assert reports.read(10) == []
         for _ in range(3):
             edge.sendto(report(), str(tmp_path / "reports.sock"))
@@ -386,7 +392,7 @@ def test_reports_are_read_without_waiting_and_lost_where_nobody_listens(tmp_path
         assert len(reports.read(2)) == 1
         reports.close()
         # The next agent takes the name over.
-        again = Reports(tmp_path)
+        again = HandshakeReports(tmp_path)
         edge.sendto(report(), str(tmp_path / "reports.sock"))
         assert len(again.read(2)) == 1
         again.close()
@@ -627,7 +633,7 @@ def test_names_count_as_they_were_when_the_name_service_last_answered() -> None:
 
     file = KeptNames(b=["192.0.2.2/32"], gone=["192.0.2.9/32"])
     clock = Clock(NOW)
-    names = Names(["a", "b", "c"], resolve, file, clock, lambda: changes.append("x"))
+    names = HostNames(["a", "b", "c"], resolve, file, clock, lambda: changes.append("x"))
     assert names.found == {"b": ("192.0.2.2/32",)}
     names.step()
     assert names.found == {"a": ("192.0.2.1/32",), "b": ("192.0.2.2/32",)} == file.names
@@ -694,7 +700,7 @@ def test_allow_list_of_any_size_goes_in_commands_that_fit(tmp_path: Path) -> Non
         for number in range(10)
         for part in range(100)
     ]
-    Edge(tmp_path).publish(allowed[:500], allowed[500:])
+    EdgeLink(tmp_path).publish(allowed[:500], allowed[500:])
     commands.join(10)
     assert max(commands.lengths) < 40_000
     assert sum(commands.lengths) > 130_000
@@ -704,7 +710,7 @@ def test_counts_are_read_as_the_edge_writes_them(tmp_path: Path) -> None:
     # The last line ends with an empty reason.
     answer = OneAnswer(tmp_path / CONTROL, b"1000002\n60 192.0.2.20\t0\taccepted\tCT1\tX\t\nend\n\n")
     answer.start()
-    batch, (counted,) = Edge(tmp_path).counted(1_000_001)
+    batch, (counted,) = EdgeLink(tmp_path).counted(1_000_001)
     answer.join()
     assert answer.asked == b"show associations 1000001\n"
     assert (batch, counted.number, counted.reason) == (1_000_002, 60, "")
@@ -714,12 +720,12 @@ def test_counts_that_are_cut_off_are_not_noted(tmp_path: Path) -> None:
     answer = OneAnswer(tmp_path / CONTROL, b"1000002\n60 192.0.2.20\t0\taccepted\tCT1\tX\t\n\n")
     answer.start()
     with pytest.raises(EdgeUnavailableError, match="cut off"):
-        Edge(tmp_path).counted(1_000_001)
+        EdgeLink(tmp_path).counted(1_000_001)
     answer.join()
 
 
 def test_edge_that_does_not_run_keeps_the_list_for_its_start(tmp_path: Path) -> None:
     approved = [Allowed("NEW", "192.0.2.0/24")]
     with pytest.raises(EdgeUnavailableError):
-        Edge(tmp_path).publish([], approved)
+        EdgeLink(tmp_path).publish([], approved)
     assert read_approved(tmp_path / "approved.json") == approved

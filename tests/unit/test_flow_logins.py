@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from understudy.adapters.edge import Edge, EdgeUnavailableError
+from understudy.adapters.edge import EdgeLink, EdgeUnavailableError
 from understudy.adapters.edge_config import CONTROL
 from understudy.flow.logins import OFTEN, Logins
 
@@ -72,10 +72,10 @@ def test_table_of_the_edge_is_read(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert Edge(tmp_path).wrong_passwords(OFTEN) == {"192.0.2.5": 41, "2001:db8::5": 20}
+        assert EdgeLink(tmp_path).wrong_passwords(OFTEN) == {"192.0.2.5": 41, "2001:db8::5": 20}
         thread.join(10)
 
 
 def test_edge_that_is_absent_is_said_to_be(tmp_path: Path) -> None:
     with pytest.raises(EdgeUnavailableError):
-        Edge(tmp_path).wrong_passwords(OFTEN)
+        EdgeLink(tmp_path).wrong_passwords(OFTEN)

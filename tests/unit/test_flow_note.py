@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from understudy.core.obligations import ObligationState
-from understudy.core.rules import Destination, Route, Rules
+from understudy.core.rules import RouteDestination, RoutingRule, Rules
 from understudy.flow.note import Noter, Reconciling
 from understudy.ledger import Ledger
 
@@ -32,8 +32,8 @@ RULES = Rules(
     PRIMARY,
     PRIMARY_AE,
     [VAULT],
-    [Route("all", [], [ROUTE])],
-    {ROUTE: Destination(ROUTE, "ARCHIVE")},
+    [RoutingRule("all", [], [ROUTE])],
+    {ROUTE: RouteDestination(ROUTE, "ARCHIVE")},
 )
 
 

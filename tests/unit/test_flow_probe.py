@@ -6,7 +6,7 @@ import pytest
 from understudy.core.inventory import StudyList
 from understudy.core.model import StudyInstanceUid, Timestamp
 from understudy.core.ports import BusyError, HolderUnavailableError, RejectedError, UnansweredError
-from understudy.core.views import Condition, Sign
+from understudy.core.views import PrimaryCondition, Sign
 from understudy.flow.probe import Prober
 
 from tests.unit.fakes import NOW, Clock, FakePeer
@@ -58,8 +58,8 @@ def test_probe_shows_what_the_answers_say(
 
 def test_probe_of_a_primary_that_answers_makes_it_up() -> None:
     prober = Prober(FakePeer(), Clock(), failures_for_down=3)
-    assert prober.health.condition is Condition.UNKNOWN
-    assert prober.step().condition is Condition.UP
+    assert prober.health.condition is PrimaryCondition.UNKNOWN
+    assert prober.step().condition is PrimaryCondition.UP
 
 
 def test_primary_that_echoes_and_answers_no_query_is_not_down() -> None:
@@ -68,7 +68,7 @@ def test_primary_that_echoes_and_answers_no_query_is_not_down() -> None:
     for _ in range(3):
         clock.advance(10)
         prober.step()
-    assert (prober.health.condition, prober.health.since) == (Condition.REFUSES, NOW + 30)
+    assert (prober.health.condition, prober.health.since) == (PrimaryCondition.REFUSES, NOW + 30)
     assert "0xC001" in prober.health.evidence[0].find
 
 
@@ -84,10 +84,10 @@ def test_primary_that_answers_our_own_work_is_up_while_the_probe_has_no_turn(
     for _ in range(10):
         answers[0] += 1
         assert prober.step().evidence[0].sign is Sign.WORKS
-        assert prober.health.condition is Condition.UP
+        assert prober.health.condition is PrimaryCondition.UP
     for _ in range(3):
         prober.step()
-    expected = Condition.BUSY if error is BusyError else Condition.DOWN
+    expected = PrimaryCondition.BUSY if error is BusyError else PrimaryCondition.DOWN
     assert prober.health.condition is expected
 
 
@@ -105,7 +105,7 @@ def test_primary_whose_images_arrive_is_up_while_the_probe_has_no_turn() -> None
     arrived[0] = Timestamp(NOW - 3600)
     for _ in range(3):
         assert prober.step().evidence[0].sign is Sign.SILENT
-    assert prober.health.condition is Condition.DOWN
+    assert prober.health.condition is PrimaryCondition.DOWN
 
 
 def test_answer_that_refuses_is_not_excused_by_our_own_work() -> None:
@@ -114,4 +114,4 @@ def test_answer_that_refuses_is_not_excused_by_our_own_work() -> None:
     for _ in range(3):
         answers[0] += 1
         prober.step()
-    assert prober.health.condition is Condition.REFUSES
+    assert prober.health.condition is PrimaryCondition.REFUSES

@@ -9,15 +9,15 @@ from understudy.core.errors import PreconditionError, RefusedError, StaleEpochEr
 from understudy.core.health import Health
 from understudy.core.model import Timestamp
 from understudy.core.modes import Mode, WrongModeError
-from understudy.core.views import Condition, Probe, Sign
+from understudy.core.views import PrimaryCondition, Probe, Sign
 from understudy.flow import promote
 from understudy.ledger import Ledger, ModeRecord
 
 from tests.unit.fakes import NOW, STUDY, dump
 
 PROBES = [Probe("2023-11-14T22:13:20Z", "no association", "not asked", Sign.SILENT)]
-DOWN = Health(Condition.DOWN, NOW, PROBES)
-UP = Health(Condition.UP, NOW, [Probe("2023-11-14T22:13:20Z", "ok", "ok", Sign.ANSWERS)])
+DOWN = Health(PrimaryCondition.DOWN, NOW, PROBES)
+UP = Health(PrimaryCondition.UP, NOW, [Probe("2023-11-14T22:13:20Z", "ok", "ok", Sign.ANSWERS)])
 
 
 @pytest.fixture
@@ -72,13 +72,15 @@ def test_promotion_with_evidence_keeps_the_evidence(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("condition", "seen"),
     [
-        (Condition.UP, "the primary is up"),
-        (Condition.UNKNOWN, "whether the primary is up is unknown"),
-        (Condition.REFUSES, "the primary answers and refuses this standby"),
-        (Condition.BUSY, "the primary answers that it is busy"),
+        (PrimaryCondition.UP, "the primary is up"),
+        (PrimaryCondition.UNKNOWN, "whether the primary is up is unknown"),
+        (PrimaryCondition.REFUSES, "the primary answers and refuses this standby"),
+        (PrimaryCondition.BUSY, "the primary answers that it is busy"),
     ],
 )
-def test_promotion_without_evidence_needs_force(ledger: Ledger, condition: Condition, seen: str) -> None:
+def test_promotion_without_evidence_needs_force(
+    ledger: Ledger, condition: PrimaryCondition, seen: str
+) -> None:
     health = Health(condition, NOW)
     (told,) = unmet(ledger, health=health)
     assert told.startswith(seen)

@@ -6,7 +6,7 @@ from hashlib import sha256
 import pytest
 from understudy.core.model import Instance, InstanceNumber, Proof, ProofKind
 from understudy.core.ports import Answers, HolderUnavailableError, UnansweredError, UnreadableFileError
-from understudy.flow.readback import UNCOMPARED, Contents, ReadBack
+from understudy.flow.readback import UNCOMPARED, ContentCheck, ReadBack
 
 from tests.unit.fakes import NOW, PRIMARY_AE, Clock, new_instance
 
@@ -39,7 +39,7 @@ def instances(count: int) -> list[Instance]:
 
 
 def judged(source: Source, *listed: Instance) -> Answers:
-    contents = Contents(
+    contents = ContentCheck(
         ReadBack(source, lambda one: sha256(one.md5.encode()).hexdigest(), Clock()), lambda _numbers: set()
     )
     return contents.judge(listed, {one.number: LISTED for one in listed})
@@ -101,7 +101,7 @@ def test_what_cannot_be_read_here_is_proven_by_nothing(permanent: bool) -> None:
         raise UnreadableFileError("its stored file is gone", permanent=permanent)
 
     (one,) = instances(1)
-    contents = Contents(ReadBack(Source({}), gone, Clock()), lambda _numbers: set())
+    contents = ContentCheck(ReadBack(Source({}), gone, Clock()), lambda _numbers: set())
     # What is gone for good counts as absent: it is owed again, and who sends it says that it is gone.
     assert contents.judge([one], {one.number: LISTED}) == Answers({}, set() if permanent else {one.number})
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_here_is_proven_by_nothing(permanent: bool) -> None:
 def test_what_cannot_be_fetched_for_long_waits_for_a_person_and_a_passing_failure_does_not() -> None:
     one, two = instances(2)
     clock, source = Clock(), Source({one.sop_instance_uid: AWAY, two.sop_instance_uid: AWAY})
-    contents = Contents(
+    contents = ContentCheck(
         ReadBack(source, lambda one: sha256(one.md5.encode()).hexdigest(), clock), lambda _numbers: set()
     )
     listed = {one.number: LISTED, two.number: LISTED}
@@ -152,7 +152,7 @@ def test_what_takes_longer_than_a_lane_has_time_for_is_pending() -> None:
             clock.advance(20)
             return instance.md5.encode()
 
-    contents = Contents(
+    contents = ContentCheck(
         ReadBack(Slow(), lambda one: sha256(one.md5.encode()).hexdigest(), clock), lambda _numbers: set()
     )
     answers = contents.judge(some, {one.number: LISTED for one in some})
@@ -162,6 +162,6 @@ def test_what_takes_longer_than_a_lane_has_time_for_is_pending() -> None:
 def test_what_is_not_listed_is_not_asked_for() -> None:
     (one,) = instances(1)
     source = Source({})
-    contents = Contents(ReadBack(source, lambda _one: "", Clock()), lambda _numbers: set())
+    contents = ContentCheck(ReadBack(source, lambda _one: "", Clock()), lambda _numbers: set())
     assert contents.judge([one], {}) == Answers({})
     assert source.asked == []

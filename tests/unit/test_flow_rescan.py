@@ -9,7 +9,7 @@ import pytest
 from understudy.core.model import NewInstance
 from understudy.core.obligations import ObligationState
 from understudy.core.report import Report
-from understudy.core.rules import Destination, Route, Rules
+from understudy.core.rules import RouteDestination, RoutingRule, Rules
 from understudy.core.views import DamageState, OperationState, OperationView
 from understudy.flow import rescan
 from understudy.flow.note import Noter
@@ -40,8 +40,8 @@ RULES = Rules(
     PRIMARY,
     PRIMARY_AE,
     [VAULT],
-    [Route("all", [], [ROUTE])],
-    {ROUTE: Destination(ROUTE, "ARCHIVE")},
+    [RoutingRule("all", [], [ROUTE])],
+    {ROUTE: RouteDestination(ROUTE, "ARCHIVE")},
 )
 DAY = 86_400.0
 
@@ -65,7 +65,7 @@ class Bench:
             self.ledger.custody.find(VAULT, dict.fromkeys(numbers_of(self.ledger)[:3], PROOF), now=NOW)
 
     def restart(self) -> None:
-        """Let the agent begin anew."""
+        """Let the agent begin again."""
         router = router_of(RULES, self.ledger)
         self.noter = Noter(
             self.feed, self.ledger, router, self.clock, primary_grace=60, index=lambda: self.index
@@ -225,7 +225,7 @@ def test_what_a_start_reads_back_in_is_waited_for(bench: Bench) -> None:
     bench.read_in = False
     bench.noter.catch_up()
     assert not bench.rescanner.step()
-    assert "compared anew" in bench.alarms()[0]
+    assert "compared again" in bench.alarms()[0]
     bench.feed.store(*images(*range(10)))
     bench.read_in = True
     assert bench.rescan().state is OperationState.DONE

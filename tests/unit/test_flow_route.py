@@ -18,7 +18,7 @@ from understudy.core.errors import NotFoundError
 from understudy.core.gate import GateOutcome, Seen
 from understudy.core.model import NewInstance, StudyInstanceUid
 from understudy.core.ports import HolderUnavailableError
-from understudy.core.rules import Destination, Matching, Route, Rules
+from understudy.core.rules import Matching, RouteDestination, RoutingRule, Rules
 from understudy.core.views import ExplanationView
 from understudy.flow.route import Router
 from understudy.ledger import Ledger
@@ -75,8 +75,8 @@ class Bench:
             PRIMARY,
             PRIMARY_AE,
             [VAULT],
-            [Route(one.name, [item.compiled() for item in one.when], [ROUTE]) for one in loaded.routes],
-            {ROUTE: Destination(ROUTE, "ARCHIVE", addresses or [])},
+            [RoutingRule(one.name, [item.compiled() for item in one.when], [ROUTE]) for one in loaded.routes],
+            {ROUTE: RouteDestination(ROUTE, "ARCHIVE", addresses or [])},
             Matching.ALL,
         )
         files = StorageArea(self.storage)

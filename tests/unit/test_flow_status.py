@@ -10,11 +10,11 @@ from understudy.core.model import HolderKind, Outcome, Timestamp
 from understudy.core.modes import Mode
 from understudy.core.views import (
     Alarm,
-    Condition,
     GapsView,
     HolderView,
     LaneState,
     LaneView,
+    PrimaryCondition,
     PrimaryView,
     Probe,
     Sign,
@@ -47,8 +47,8 @@ from tests.unit.fakes import (
 )
 
 LANE = LaneView(LaneState.IDLE, "", iso(NOW), None, 0.0)
-UP = primary_view("PACS", "192.0.2.10", 104, Health(Condition.UP, NOW))
-DOWN = replace(UP, condition=Condition.DOWN)
+UP = primary_view("PACS", "192.0.2.10", 104, Health(PrimaryCondition.UP, NOW))
+DOWN = replace(UP, condition=PrimaryCondition.DOWN)
 HOLDER = HolderView(
     name=ROUTE,
     kind=HolderKind.ROUTE,
@@ -173,12 +173,12 @@ def test_good_day_has_no_alarm() -> None:
         (Mode.STANDBY, DOWN, "the primary is down"),
         (
             Mode.STANDBY,
-            replace(UP, condition=Condition.REFUSES),
+            replace(UP, condition=PrimaryCondition.REFUSES),
             "the primary serves and refuses this standby",
         ),
         (
             Mode.STANDBY,
-            replace(UP, condition=Condition.BUSY),
+            replace(UP, condition=PrimaryCondition.BUSY),
             "the primary serves and has no association free",
         ),
         (Mode.ACTIVE, UP, "the primary answers again while this standby is active"),
@@ -268,15 +268,15 @@ def test_instance_owed_since_a_time_to_come_is_an_alarm_on_the_clock(ledger: Led
 
 
 def test_alarm_on_the_primary_names_its_evidence_and_only_silence_says_promote() -> None:
-    for condition in (Condition.DOWN, Condition.REFUSES, Condition.BUSY):
+    for condition in (PrimaryCondition.DOWN, PrimaryCondition.REFUSES, PrimaryCondition.BUSY):
         health = Health(condition, NOW, [Probe(iso(NOW), "no association", "not asked", Sign.SILENT)])
         view = primary_view("PACS", "192.0.2.10", 104, health)
         (alarm,) = alarms(
             mode=Mode.STANDBY, primary=view, holders=[], gaps=NO_GAPS, departures=[], faults=[], began=NOW
         )
         assert "C-ECHO no association, C-FIND not asked" in alarm.what
-        assert ("understudy promote" in alarm.hint) is (condition is Condition.DOWN)
-        assert (alarm.urgency is Urgency.NOW) is (condition is Condition.DOWN)
+        assert ("understudy promote" in alarm.hint) is (condition is PrimaryCondition.DOWN)
+        assert (alarm.urgency is Urgency.NOW) is (condition is PrimaryCondition.DOWN)
 
 
 def test_primary_that_is_down_stands_above_every_other_fault() -> None:

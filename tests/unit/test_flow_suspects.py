@@ -113,7 +113,7 @@ def test_what_did_not_end_it_again_is_delivered_and_no_suspect_any_more(folder: 
 
 
 def test_power_cuts_make_no_instance_a_suspect(folder: Path) -> None:
-    # It falls in the middle of the same large instance, twice: each time the host starts anew.
+    # It falls in the middle of the same large instance, twice: each time the host starts again.
     assert killed(folder, BIG, "b1")
     assert killed(folder, BIG, "b2")
     run(folder, None, "b3")

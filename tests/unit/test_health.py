@@ -3,12 +3,12 @@
 import pytest
 from understudy.core.health import KEPT, Health, after_probe
 from understudy.core.model import Timestamp
-from understudy.core.views import Condition, Probe, Sign
+from understudy.core.views import PrimaryCondition, Probe, Sign
 
 SIGNS = {".": Sign.ANSWERS, "w": Sign.WORKS, "r": Sign.REFUSES, "b": Sign.BUSY, "s": Sign.SILENT}
 
 
-def health(probes: str, start: Condition = Condition.UNKNOWN) -> Health:
+def health(probes: str, start: PrimaryCondition = PrimaryCondition.UNKNOWN) -> Health:
     """Return the health after probes, one a second, by the letters of SIGNS; three are down."""
     found = Health(start, Timestamp(0.0))
     for second, letter in enumerate(probes, 1):
@@ -20,48 +20,48 @@ def health(probes: str, start: Condition = Condition.UNKNOWN) -> Health:
 @pytest.mark.parametrize(
     ("probes", "condition", "since"),
     [
-        ("", Condition.UNKNOWN, 0),
-        (".", Condition.UP, 1),
-        ("w", Condition.UP, 1),
-        ("s", Condition.UNKNOWN, 0),
-        ("sss", Condition.DOWN, 3),
-        (".ss", Condition.UP, 1),
-        (".ss.", Condition.UP, 1),
-        (".ss.ss", Condition.UP, 1),
-        (".sss", Condition.DOWN, 4),
-        (".sss.", Condition.DOWN, 4),
-        (".sss.s.", Condition.DOWN, 4),
-        (".sss..", Condition.UP, 6),
-        (".sssss", Condition.DOWN, 4),
+        ("", PrimaryCondition.UNKNOWN, 0),
+        (".", PrimaryCondition.UP, 1),
+        ("w", PrimaryCondition.UP, 1),
+        ("s", PrimaryCondition.UNKNOWN, 0),
+        ("sss", PrimaryCondition.DOWN, 3),
+        (".ss", PrimaryCondition.UP, 1),
+        (".ss.", PrimaryCondition.UP, 1),
+        (".ss.ss", PrimaryCondition.UP, 1),
+        (".sss", PrimaryCondition.DOWN, 4),
+        (".sss.", PrimaryCondition.DOWN, 4),
+        (".sss.s.", PrimaryCondition.DOWN, 4),
+        (".sss..", PrimaryCondition.UP, 6),
+        (".sssss", PrimaryCondition.DOWN, 4),
         # It refuses our queries, or us: it lives.
-        ("rr", Condition.UNKNOWN, 0),
-        ("rrr", Condition.REFUSES, 3),
-        (".rrr", Condition.REFUSES, 4),
-        (".rrr.", Condition.REFUSES, 4),
-        (".rrr..", Condition.UP, 6),
+        ("rr", PrimaryCondition.UNKNOWN, 0),
+        ("rrr", PrimaryCondition.REFUSES, 3),
+        (".rrr", PrimaryCondition.REFUSES, 4),
+        (".rrr.", PrimaryCondition.REFUSES, 4),
+        (".rrr..", PrimaryCondition.UP, 6),
         # It has no association for us.
-        ("bbb", Condition.BUSY, 3),
-        (".bb.", Condition.UP, 1),
-        (".bbb", Condition.BUSY, 4),
-        (".bbbr", Condition.BUSY, 4),
-        (".bbbrr", Condition.REFUSES, 6),
+        ("bbb", PrimaryCondition.BUSY, 3),
+        (".bb.", PrimaryCondition.UP, 1),
+        (".bbb", PrimaryCondition.BUSY, 4),
+        (".bbbr", PrimaryCondition.BUSY, 4),
+        (".bbbrr", PrimaryCondition.REFUSES, 6),
         # Our own work is answered while the probe has no turn.
-        (".wwwwwwwww", Condition.UP, 1),
-        (".sswss", Condition.UP, 1),
+        (".wwwwwwwww", PrimaryCondition.UP, 1),
+        (".sswss", PrimaryCondition.UP, 1),
         # Some of both: whatever answers is not down, and it is not up.
-        (".srs", Condition.REFUSES, 4),
-        (".sbsbsb", Condition.BUSY, 4),
-        ("srs", Condition.REFUSES, 3),
+        (".srs", PrimaryCondition.REFUSES, 4),
+        (".sbsbsb", PrimaryCondition.BUSY, 4),
+        ("srs", PrimaryCondition.REFUSES, 3),
         # Down only by silence, and back from it by anything else that is steady.
-        (".bbbsss", Condition.DOWN, 7),
-        (".rrrsss", Condition.DOWN, 7),
-        (".sssb", Condition.DOWN, 4),
-        (".sssbb", Condition.BUSY, 6),
-        (".sssrr", Condition.REFUSES, 6),
-        (".ssswb", Condition.DOWN, 4),
+        (".bbbsss", PrimaryCondition.DOWN, 7),
+        (".rrrsss", PrimaryCondition.DOWN, 7),
+        (".sssb", PrimaryCondition.DOWN, 4),
+        (".sssbb", PrimaryCondition.BUSY, 6),
+        (".sssrr", PrimaryCondition.REFUSES, 6),
+        (".ssswb", PrimaryCondition.DOWN, 4),
     ],
 )
-def test_health_after_probes(probes: str, condition: Condition, since: float) -> None:
+def test_health_after_probes(probes: str, condition: PrimaryCondition, since: float) -> None:
     found = health(probes)
     assert (found.condition, found.since) == (condition, since)
 
@@ -73,12 +73,12 @@ def test_health_knows_when_the_primary_was_last_seen(probes: str, seen: float | 
 
 @pytest.mark.parametrize("failures", [1, 2, KEPT + 5])
 def test_health_is_down_after_as_many_failures_as_wanted_and_not_before(failures: int) -> None:
-    found = Health(Condition.UP, Timestamp(0.0))
+    found = Health(PrimaryCondition.UP, Timestamp(0.0))
     for second in range(1, failures + 1):
-        assert found.condition is Condition.UP
+        assert found.condition is PrimaryCondition.UP
         probe = Probe(str(second), "", "", Sign.SILENT)
         found = after_probe(found, probe, at=Timestamp(second), failures_for_down=failures)
-    assert found.condition is Condition.DOWN
+    assert found.condition is PrimaryCondition.DOWN
 
 
 def test_health_keeps_the_newest_probes_first() -> None:

@@ -25,7 +25,6 @@ from understudy.adapters.keys import (
     USERS,
     FirstStart,
     KeysError,
-    Role,
     add_user,
     allow_certificate,
     initialise,
@@ -41,6 +40,7 @@ from understudy.adapters.keys import (
 )
 from understudy.config import Understudy, parse
 from understudy.core.errors import NotFoundError, RefusedError
+from understudy.core.roles import Role
 
 PLAIN = Understudy()
 

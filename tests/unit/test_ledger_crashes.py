@@ -59,7 +59,7 @@ ACTS: dict[str, Callable[[Ledger], object]] = {
         ask_again=lambda _waited: LATER,
         retry_at=lambda _attempt: LATER,
     ),
-    "despair": lambda ledger: ledger.custody.absent(
+    "give_up": lambda ledger: ledger.custody.absent(
         ROUTE,
         [SENT],
         now=LATER,
@@ -70,7 +70,7 @@ ACTS: dict[str, Callable[[Ledger], object]] = {
     "disprove": lambda ledger: ledger.custody.disprove(
         ROUTE, [SENT, PROVEN], reason="gone", now=LATER, due=LATER
     ),
-    "despair_at_once": lambda ledger: ledger.custody.despair(
+    "give_up_at_once": lambda ledger: ledger.custody.give_up(
         ROUTE, {SENT: "it differs", OWED: "it differs"}, now=LATER
     ),
     "begin_commitment": lambda ledger: ledger.commitments.begin(ROUTE, "2.25.2", [SENT, PROVEN], LATER),

@@ -335,7 +335,7 @@ def test_unprovable_is_a_dead_letter_with_reason_and_hint_and_can_be_replayed(le
     (letter,) = ledger.dead_letters.listed(Selection())
     assert "unproven: acknowledged 2 times" in letter.reason
     assert "SOP Instance UID" in hint_of(letter.reason)
-    assert dump(ledger)["events"][-1][3] == "despair"
+    assert dump(ledger)["events"][-1][3] == "give_up"
     ledger.dead_letters.replay(ROUTE, None, "ann", NOW)
     assert state_of(ledger, number) is ObligationState.OWED
 

@@ -54,7 +54,7 @@ OUTCOMES = {
     Outcome.REFUSED: ObligationEvent.REFUSE,
 }
 
-FAILURES = {ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.DESPAIR}
+FAILURES = {ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.GIVE_UP}
 
 
 class Custody(RuleBasedStateMachine):
@@ -213,14 +213,14 @@ class Custody(RuleBasedStateMachine):
         if sent and absence is Absence.LOST:
             self._step(number, holder, ObligationEvent.DISPROVE)
         if absence is Absence.UNPROVABLE:
-            self._step(number, holder, ObligationEvent.DESPAIR)
+            self._step(number, holder, ObligationEvent.GIVE_UP)
 
     @precondition(lambda self: self.versions)
     @rule(pick=picks, holder=st.sampled_from([PRIMARY, ROUTE]))
-    def despair(self, pick: int, holder: HolderName) -> None:
+    def give_up(self, pick: int, holder: HolderName) -> None:
         number = self._pick(pick)
-        self.ledger.custody.despair(holder, {number: "it differs"}, now=NOW)
-        if self._step(number, holder, ObligationEvent.DESPAIR) and not self._is_present(number):
+        self.ledger.custody.give_up(holder, {number: "it differs"}, now=NOW)
+        if self._step(number, holder, ObligationEvent.GIVE_UP) and not self._is_present(number):
             self._step(number, holder, ObligationEvent.WAIVE)
 
     @rule(name=st.sampled_from(NAMES), holder=holders)

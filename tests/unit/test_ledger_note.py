@@ -123,7 +123,7 @@ def _send(ledger: Ledger, number: InstanceNumber, until: ObligationState) -> Non
             deliver(ledger, number, Outcome.UNKNOWN)
         case ObligationState.REFUSED:
             deliver(ledger, number, Outcome.DELIVERED)
-            ledger.custody.despair(ROUTE, {number: "changed"}, now=NOW)
+            ledger.custody.give_up(ROUTE, {number: "changed"}, now=NOW)
         case ObligationState.SENT:
             deliver(ledger, number, Outcome.DELIVERED)
         case ObligationState.PROVEN:
@@ -223,7 +223,7 @@ def test_inventory_is_believed_where_the_holder_had_sent_the_other_content(ledge
 
 
 @pytest.mark.parametrize("outage", [True, False])
-def test_inventory_is_believed_beside_what_the_holder_had_sent_in_peace_alone(
+def test_inventory_is_believed_beside_what_the_holder_had_sent_outside_outages_alone(
     ledger: Ledger, outage: bool
 ) -> None:
     note(ledger, new_instance(1, content="A", calling=PRIMARY_AE), owed=[], received=received_proof())
@@ -257,7 +257,7 @@ def _replaced(ledger: Ledger, holder: HolderName) -> tuple[InstanceNumber, Insta
 
 def test_replaced_content_that_is_denied_is_given_up_and_waits_for_nobody(ledger: Ledger) -> None:
     first, second = _replaced(ledger, PRIMARY)
-    ledger.custody.despair(PRIMARY, {first: "what it gives back differs from what was sent"}, now=NOW)
+    ledger.custody.give_up(PRIMARY, {first: "what it gives back differs from what was sent"}, now=NOW)
     assert state(ledger, first, PRIMARY) is ObligationState.WAIVED
     assert state(ledger, second, PRIMARY) is ObligationState.OWED
     assert ledger.dead_letters.replay(PRIMARY, None, "ann", NOW) == 0

@@ -20,7 +20,7 @@ ALLOWED = {
     ("in_flight", "acknowledge"): "sent",
     ("in_flight", "fail"): "owed",
     ("in_flight", "refuse"): "refused",
-    ("sent", "despair"): "refused",
+    ("sent", "give_up"): "refused",
     ("sent", "prove"): "proven",
     ("sent", "disprove"): "owed",
     ("proven", "disprove"): "owed",

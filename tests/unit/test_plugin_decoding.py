@@ -3,7 +3,7 @@
 from http import HTTPStatus
 
 import pytest
-from understudy.plugin.decoding import MAX_SIDE, Budget, Decoding, Image, Images, Refusal
+from understudy.plugin.decoding import MAX_SIDE, Budget, Decoding, DecodingRefusal, Image, Images
 from understudy.plugin.pixels import Pixels
 
 GIB = 2**30
@@ -44,7 +44,7 @@ def decoding(index: Index | None = None) -> Decoding:
 def judged(path: str, accept: str | None = None, **arguments: str) -> int | tuple[str, ...]:
     """Return the status that a call is refused with, or what it decodes."""
     found = decoding().judge(path, arguments, {} if accept is None else {"accept": accept})
-    return int(found.status) if isinstance(found, Refusal) else found
+    return int(found.status) if isinstance(found, DecodingRefusal) else found
 
 
 RENDERERS = ("preview", "rendered", "image-uint8", "image-uint16", "image-int16", "matlab", "numpy")
@@ -187,7 +187,7 @@ def test_a_file_is_read_once_until_another_is_stored() -> None:
 
 def test_a_reason_names_numbers_alone() -> None:
     found = decoding().judge("/instances/bomb/preview", {}, {})
-    assert found == Refusal(
+    assert found == DecodingRefusal(
         "bomb",
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "a decoded frame has 4294967296 bytes, more than 134217728",

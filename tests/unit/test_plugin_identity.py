@@ -3,8 +3,8 @@
 import base64
 
 import pytest
-from understudy.plugin.identity import Identity, identify
-from understudy.plugin.roles import Role
+from understudy.plugin.identity import Caller, identify
+from understudy.plugin.roles import CallerRole
 
 
 def basic(user: str, password: str = "secret") -> str:
@@ -13,12 +13,12 @@ def basic(user: str, password: str = "secret") -> str:
 
 def test_edge_speaks_for_a_person() -> None:
     headers = {"authorization": basic("edge"), "x-understudy-user": "ann", "x-understudy-role": "operator"}
-    assert identify(headers) == Identity("ann", Role.OPERATOR)
+    assert identify(headers) == Caller("ann", CallerRole.OPERATOR)
 
 
 def test_agent_is_itself_whatever_its_headers_say() -> None:
     headers = {"authorization": basic("agent"), "x-understudy-user": "ann", "x-understudy-role": "reader"}
-    assert identify(headers) == Identity("agent", Role.AGENT)
+    assert identify(headers) == Caller("agent", CallerRole.AGENT)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from understudy.plugin.recovery import (
     RECOVER,
     RESULT_FILE,
     NotNowError,
-    Orthanc,
+    RecoveringOrthanc,
     Recovery,
     RefusedFileError,
 )
@@ -62,7 +62,9 @@ class Area:
 
     def recovery(self) -> Recovery:
         index = self.index
-        orthanc = Orthanc(index.held_md5s, index.store, index.make_durable, index.parked.__contains__)
+        orthanc = RecoveringOrthanc(
+            index.held_md5s, index.store, index.make_durable, index.parked.__contains__
+        )
         return Recovery(self.root, orthanc, self.log.append)
 
     def aside(self) -> dict[str, str]:

@@ -3,9 +3,9 @@
 import itertools
 
 import pytest
-from understudy.plugin.roles import Method, Role, allowed, stores
+from understudy.plugin.roles import CallerRole, Method, allowed, stores
 
-PEOPLE = (Role.READER, Role.OPERATOR, Role.ADMIN)
+PEOPLE = (CallerRole.READER, CallerRole.OPERATOR, CallerRole.ADMIN)
 
 READS = [
     (Method.GET, "/studies"),
@@ -66,26 +66,28 @@ NEVER = [
 
 
 @pytest.mark.parametrize(("role", "call"), list(itertools.product(PEOPLE, READS)))
-def test_everybody_known_reads(role: Role, call: tuple[Method, str]) -> None:
+def test_everybody_known_reads(role: CallerRole, call: tuple[Method, str]) -> None:
     assert allowed(role, *call)
 
 
 @pytest.mark.parametrize("call", STORES)
 def test_operators_store_and_readers_do_not(call: tuple[Method, str]) -> None:
-    assert allowed(Role.OPERATOR, *call)
-    assert allowed(Role.ADMIN, *call)
-    assert not allowed(Role.READER, *call)
+    assert allowed(CallerRole.OPERATOR, *call)
+    assert allowed(CallerRole.ADMIN, *call)
+    assert not allowed(CallerRole.READER, *call)
 
 
 @pytest.mark.parametrize("call", ADMINISTRATION)
 def test_only_administrators_change(call: tuple[Method, str]) -> None:
-    assert allowed(Role.ADMIN, *call)
-    assert not allowed(Role.OPERATOR, *call)
-    assert not allowed(Role.READER, *call)
+    assert allowed(CallerRole.ADMIN, *call)
+    assert not allowed(CallerRole.OPERATOR, *call)
+    assert not allowed(CallerRole.READER, *call)
 
 
 @pytest.mark.parametrize(("role", "call"), list(itertools.product(PEOPLE, NEVER)))
-def test_nobody_stops_orthanc_or_changes_its_configuration(role: Role, call: tuple[Method, str]) -> None:
+def test_nobody_stops_orthanc_or_changes_its_configuration(
+    role: CallerRole, call: tuple[Method, str]
+) -> None:
     assert not allowed(role, *call)
 
 
@@ -119,7 +121,7 @@ NOT_FOR_THE_AGENT = [
 
 @pytest.mark.parametrize("call", AGENT)
 def test_agent_makes_its_calls(call: tuple[Method, str]) -> None:
-    assert allowed(Role.AGENT, *call)
+    assert allowed(CallerRole.AGENT, *call)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_agent_makes_its_calls(call: tuple[Method, str]) -> None:
     ],
 )
 def test_agent_makes_no_other_call(call: tuple[Method, str]) -> None:
-    assert not allowed(Role.AGENT, *call)
+    assert not allowed(CallerRole.AGENT, *call)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +155,8 @@ def test_agent_makes_no_other_call(call: tuple[Method, str]) -> None:
         "/understudy/../tools/reset",
     ],
 )
-@pytest.mark.parametrize("role", list(Role))
-def test_ambiguous_path_is_refused_to_everybody(role: Role, path: str) -> None:
+@pytest.mark.parametrize("role", list(CallerRole))
+def test_ambiguous_path_is_refused_to_everybody(role: CallerRole, path: str) -> None:
     assert not allowed(role, Method.GET, path)
 
 
@@ -168,13 +170,13 @@ def test_ambiguous_path_is_refused_to_everybody(role: Role, path: str) -> None:
     ],
 )
 def test_reader_with_another_effective_method_is_refused(method: Method, path: str) -> None:
-    assert not allowed(Role.READER, method, path)
+    assert not allowed(CallerRole.READER, method, path)
 
 
 def test_path_that_only_begins_like_an_allowed_one_is_refused() -> None:
-    assert not allowed(Role.READER, Method.GET, "/systematic")
-    assert not allowed(Role.READER, Method.GET, "/dicom-web/servers")
-    assert not allowed(Role.READER, Method.GET, "/tools/generate-uid")
+    assert not allowed(CallerRole.READER, Method.GET, "/systematic")
+    assert not allowed(CallerRole.READER, Method.GET, "/dicom-web/servers")
+    assert not allowed(CallerRole.READER, Method.GET, "/tools/generate-uid")
 
 
 def test_stores_are_told_from_searches() -> None:

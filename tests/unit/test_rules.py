@@ -14,12 +14,12 @@ from understudy.core.rules import (
     TIME_OF_DAY,
     WEEKDAY,
     WEEKDAYS,
-    Condition,
     Debt,
-    Destination,
     Matching,
     Priority,
-    Route,
+    RouteCondition,
+    RouteDestination,
+    RoutingRule,
     Rules,
     Subject,
     test_of,
@@ -30,8 +30,8 @@ from tests.unit.fakes import PRIMARY, PRIMARY_AE, ROUTE, VAULT, new_instance
 CT = "1.2.840.10008.5.1.4.1.1.2"
 RESEARCH = HolderName("research")
 DESTINATIONS = {
-    ROUTE: Destination(ROUTE, "ARCHIVE", ["192.0.2.30/32"]),
-    RESEARCH: Destination(RESEARCH, "RESEARCH", (), frozenset({CT})),
+    ROUTE: RouteDestination(ROUTE, "ARCHIVE", ["192.0.2.30/32"]),
+    RESEARCH: RouteDestination(RESEARCH, "RESEARCH", (), frozenset({CT})),
 }
 MONDAY_NIGHT = datetime(2026, 3, 2, 23, 30, tzinfo=UTC)
 
@@ -40,7 +40,9 @@ fitting = test_of
 del test_of
 
 
-def rules(*routes: Route, primary: HolderName | None = PRIMARY, matching: Matching = Matching.ALL) -> Rules:
+def rules(
+    *routes: RoutingRule, primary: HolderName | None = PRIMARY, matching: Matching = Matching.ALL
+) -> Rules:
     return Rules(primary, PRIMARY_AE if primary else "", [VAULT], routes, DESTINATIONS, matching)
 
 
@@ -57,12 +59,12 @@ def subject(
     return Subject(instance, address, received, attributes)
 
 
-def asking(of: str, *wanted: str, negated: bool = False) -> Condition:
-    return Condition(of, "", fitting(of, wanted), negated)
+def asking(of: str, *wanted: str, negated: bool = False) -> RouteCondition:
+    return RouteCondition(of, "", fitting(of, wanted), negated)
 
 
-def to(*holders: HolderName, when: Sequence[Condition] = (), name: str = "rule") -> Route:
-    return Route(name, when, holders)
+def to(*holders: HolderName, when: Sequence[RouteCondition] = (), name: str = "rule") -> RoutingRule:
+    return RoutingRule(name, when, holders)
 
 
 def holders(found: Rules, of: Subject) -> list[HolderName]:
@@ -163,8 +165,8 @@ def test_first_matching_passes_over_what_follows_and_says_so() -> None:
 
 
 def test_of_two_routes_to_one_destination_the_more_urgent_and_the_sooner_counts() -> None:
-    slow = Route("slow", [], [ROUTE], Priority.HIGH, when_stable=True)
-    soon = Route("soon", [], [ROUTE], Priority.LOW)
+    slow = RoutingRule("slow", [], [ROUTE], Priority.HIGH, when_stable=True)
+    soon = RoutingRule("soon", [], [ROUTE], Priority.LOW)
     for routes in ((slow, soon), (soon, slow)):
         assert Debt(ROUTE, Priority.HIGH, when_stable=False) in rules(*routes).owed(subject())
     assert Debt(ROUTE, Priority.HIGH, when_stable=True) in rules(slow).owed(subject())
@@ -185,7 +187,7 @@ CONDITIONS = some.builds(
 )
 ROUTES = some.lists(
     some.builds(
-        Route,
+        RoutingRule,
         some.just("rule"),
         some.lists(CONDITIONS, max_size=3),
         some.lists(some.sampled_from([ROUTE, RESEARCH]), min_size=1, max_size=2, unique=True),
@@ -208,7 +210,7 @@ SUBJECTS = some.builds(
 
 @given(ROUTES, SUBJECTS, some.sampled_from(Matching))
 def test_whatever_the_rules_nothing_goes_back_and_vaults_get_all(
-    routes: list[Route], one: Subject, matching: Matching
+    routes: list[RoutingRule], one: Subject, matching: Matching
 ) -> None:
     owed = rules(*routes, matching=matching).owed(one)
     found = [debt.holder for debt in owed]
@@ -223,7 +225,7 @@ def test_whatever_the_rules_nothing_goes_back_and_vaults_get_all(
 
 
 @given(ROUTES, SUBJECTS, some.sampled_from(Matching))
-def test_what_is_owed_is_what_is_told(routes: list[Route], one: Subject, matching: Matching) -> None:
+def test_what_is_owed_is_what_is_told(routes: list[RoutingRule], one: Subject, matching: Matching) -> None:
     found = rules(*routes, matching=matching)
     told = {
         holder
@@ -238,7 +240,7 @@ def test_what_is_owed_is_what_is_told(routes: list[Route], one: Subject, matchin
 
 
 @given(ROUTES, SUBJECTS)
-def test_order_of_routes_changes_nothing_where_all_count(routes: list[Route], one: Subject) -> None:
+def test_order_of_routes_changes_nothing_where_all_count(routes: list[RoutingRule], one: Subject) -> None:
     def by_name(debt: Debt) -> str:
         return debt.holder
 
@@ -247,7 +249,7 @@ def test_order_of_routes_changes_nothing_where_all_count(routes: list[Route], on
 
 
 @given(CONDITIONS, SUBJECTS)
-def test_negation_turns_every_answer(condition: Condition, one: Subject) -> None:
+def test_negation_turns_every_answer(condition: RouteCondition, one: Subject) -> None:
     values = one.values(condition.of)
     assert replace(condition, negated=not condition.negated).holds(values) is not condition.holds(values)
 

@@ -433,8 +433,8 @@ def test_pack_in_a_bad_sector_is_forgotten_and_stored_anew(
     assert parts.vault().find(instances) == {}
     deliveries = list(parts.vault().deliver(instances))
     assert [item.outcome for item in deliveries] == [Outcome.DELIVERED] * 2
-    (anew,) = parts.ledger.packs.open(NAME, sorted(numbers))
-    assert anew.key != intent.key
+    (again,) = parts.ledger.packs.open(NAME, sorted(numbers))
+    assert again.key != intent.key
     assert parts.vault().find(instances).keys() == numbers
 
 

@@ -18,7 +18,7 @@ from understudy.core.model import Instance
 from understudy.core.packing import FORMAT, Manifest, Member, StudyFacts, keys_for, manifest_to_json
 from understudy.core.ports import ObjectStore, StoredObject
 from understudy.flow.contents import RestoreError, Trust
-from understudy.flow.restore import Choice, Progress, catalog, restore
+from understudy.flow.restore import Choice, RestoreProgress, catalog, restore
 
 from tests.vault_parts import NOW, REPOSITORY, SPOOL, Bench, Death, DyingStore, bench
 
@@ -81,7 +81,7 @@ def test_restore_one_study_brings_it_and_no_other(parts: Bench, target: Path) ->
     first, second = parts.storage.series("first"), parts.storage.series("second")
     deliver(parts, first)
     deliver(parts, second)
-    seen: list[Progress] = []
+    seen: list[RestoreProgress] = []
     result = restore(
         parts.store, parts.opener, FolderTarget(target), first[0].study_instance_uid, seen.append, spool=SPOOL
     )
@@ -484,7 +484,7 @@ def test_catalog_of_an_empty_vault_is_empty(parts: Bench) -> None:
 
 
 def test_restore_of_a_pack_sealed_anew_by_somebody_else_is_refused(parts: Bench, target: Path) -> None:
-    deliver(parts, parts.storage.series("sealed anew", 1))
+    deliver(parts, parts.storage.series("sealed again", 1))
     (key,) = parts.stored("packs/")
     path = parts.folder / "vault" / key
     sealer, plain = AgeSealer([parts.keys.recipient]), parts.opener.open(path.read_bytes())

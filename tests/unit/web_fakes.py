@@ -19,7 +19,6 @@ from understudy.core.modes import Mode, ModeEvent, after, next_epoch
 from understudy.core.obligations import ObligationState, Selection
 from understudy.core.views import (
     Alarm,
-    Condition,
     ConditionView,
     DamageState,
     DamageView,
@@ -39,6 +38,7 @@ from understudy.core.views import (
     OperationState,
     OperationView,
     PlanView,
+    PrimaryCondition,
     PrimaryView,
     Probe,
     ProofView,
@@ -65,7 +65,7 @@ STATUS = Status(
         ae_title="PRIMARY",
         host="192.0.2.10",
         port=104,
-        condition=Condition.UP,
+        condition=PrimaryCondition.UP,
         since="2026-03-01T09:00:00.000+00:00",
         evidence=[Probe(at="2026-03-02T03:14:10.000+00:00", echo="ok", find="ok", sign=Sign.ANSWERS)],
     ),

@@ -53,7 +53,7 @@ class Machine:
         return self.folder / "console.log"
 
     def install(self) -> None:
-        """Make the disk anew: Debian with SSH, sudo and one user, and nothing of ours."""
+        """Make the disk again: Debian with SSH, sudo and one user, and nothing of ours."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)])

@@ -137,7 +137,7 @@ if [ "$first" = yes ]; then
     sync "$state"/*.json
     touch "$state/made"
 fi
-# At every start: the volume with the credential may have been made anew.
+# At every start: the volume with the credential may have been made again.
 install -m 0640 "$state/writer.json" "$secrets/.writer.json" && mv "$secrets/.writer.json" "$secrets/writer.json"
 wait_for 60 "the gateway" curl --silent --fail "$endpoint"
 touch /tmp/ready

@@ -20,7 +20,7 @@ from typing import Self
 
 from understudy.adapters.tls import ClientTls, TlsSettingsError, tls_words
 from understudy.core.outcomes import Loss
-from understudy.core.pace import Progress
+from understudy.core.pace import Arrival
 from understudy.core.ports import Reads
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -148,7 +148,7 @@ class Association:
 
     @property
     def is_open(self) -> bool:
-        """Whether something can be sent over it still."""
+        """Whether it can still be used for sending."""
         return self._open
 
     def __enter__(self) -> Self:
@@ -271,7 +271,7 @@ class Association:
             raise self.garbled("a P-DATA-TF without a presentation data value")
         return found
 
-    def _read(self, progress: Progress) -> tuple[int, bytes]:
+    def _read(self, progress: Arrival) -> tuple[int, bytes]:
         """Return type and body of the next PDU."""
         head = self._bytes(6, progress)
         kind, length = struct.unpack(">BxI", head)
@@ -281,7 +281,7 @@ class Association:
             raise self.garbled("something that is no PDU of DICOM")
         return kind, self._bytes(length, progress)
 
-    def _bytes(self, number: int, progress: Progress) -> bytes:
+    def _bytes(self, number: int, progress: Arrival) -> bytes:
         while len(self._buffer) < number:
             left = progress.left(time.monotonic())
             if left <= 0:
@@ -363,8 +363,8 @@ def _fragments(context: int, command: bytes, data: Reads | None, length: int, li
             yield part
 
 
-def _progress(patience: float) -> Progress:
-    return Progress(patience, time.monotonic())
+def _progress(patience: float) -> Arrival:
+    return Arrival(patience, time.monotonic())
 
 
 def _associate_request(

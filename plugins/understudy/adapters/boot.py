@@ -19,7 +19,7 @@ from pathlib import Path
 from understudy.adapters.orthanc_index import (
     DICOM,
     Attachment,
-    Comparison,
+    IndexComparison,
     UnusableIndexError,
     compare,
     generation,
@@ -103,7 +103,7 @@ class _Folder:
 
 _NOTHING_NOTED = "nothing that is noted"
 
-_NOTHING = Comparison((), frozenset(), (), ())
+_NOTHING = IndexComparison((), frozenset(), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def sort_files(
 
 
 def _sort(
-    found: Comparison,
+    found: IndexComparison,
     files: dict[str, tuple[str, int]],
     ours: Path,
     deadline: float,
@@ -242,7 +242,7 @@ def _read_seen(path: Path, present: tuple[int, int]) -> dict[str, int]:
     return folders if inode == present[0] and highest <= present[1] else {}
 
 
-def _unreadable(found: Comparison) -> tuple[Unreadable, ...]:
+def _unreadable(found: IndexComparison) -> tuple[Unreadable, ...]:
     def row(attachment: Attachment, size: int) -> Unreadable:
         return Unreadable(attachment.orthanc_id, attachment.uuid, attachment.file_type == DICOM, size)
 

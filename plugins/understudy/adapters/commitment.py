@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 
 from understudy.adapters import dimse
 from understudy.adapters.association import Accepted, Association, AssociationLostError, Context
-from understudy.core.commitment import Report
+from understudy.core.commitment import CommitmentReport
 
 CONTEXT = Context("1.2.840.10008.1.20.1")
 _INSTANCE = "1.2.840.10008.1.20.1.1"
@@ -73,9 +73,9 @@ def _taken(association: Association, context: Accepted, report: dimse.Message) -
     return report.data
 
 
-def read(report: Dataset, reported_by: str) -> Report:
+def read(report: Dataset, reported_by: str) -> CommitmentReport:
     """Return what a report says; raises one of PARSE_ERRORS where it cannot be read."""
-    return Report(
+    return CommitmentReport(
         str(report.get("TransactionUID", "")),
         frozenset(_uid(item) for item in report.get("ReferencedSOPSequence") or ()),
         {_uid(item): int(item.FailureReason) for item in report.get("FailedSOPSequence") or ()},

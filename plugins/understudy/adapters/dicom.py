@@ -28,11 +28,11 @@ from understudy.adapters.dimse import Message
 from understudy.adapters.part10 import BrokenFileError, begin_data_set
 from understudy.adapters.storage import PARSE_ERRORS
 from understudy.adapters.tls import ClientTls
-from understudy.core.commitment import Report
+from understudy.core.commitment import CommitmentReport
 from understudy.core.inventory import Image, ListedStudy, StudyList
 from understudy.core.model import Outcome, SeriesInstanceUid, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Loss, Verdict, of_context, of_loss, of_rejection, of_status
-from understudy.core.pace import ANSWER, Progress
+from understudy.core.pace import ANSWER, Arrival
 from understudy.core.ports import (
     BusyError,
     CappedError,
@@ -219,7 +219,7 @@ class DicomPeer:
         raise CappedError(
             self.name,
             f"it {counted} in a study and lists {len(answer.images)}",
-            "raise the limit of query results at this PACS, or let it count anew",
+            "raise the limit of query results at this PACS, or let it count again",
             answer.images,
         )
 
@@ -269,7 +269,7 @@ class DicomPeer:
 
     def commit(
         self, transaction_uid: str, references: Sequence[tuple[str, str]], linger: float
-    ) -> Report | None:
+    ) -> CommitmentReport | None:
         """Ask it to commit to instances, each by SOP class and SOP Instance UID (N-ACTION, PS3.4 J.3.2).
 
         Returns its report where that comes over this association within `linger` seconds after its answer.
@@ -336,14 +336,14 @@ class DicomPeer:
         elements: dimse.Elements = {dimse.SOP_CLASS: _FIND.sop_class_uid, dimse.PRIORITY: _MEDIUM}
         data = encoded(query, context.transfer_syntax_uid)
         # It may take its time before the first.
-        progress: Progress | None = None
+        progress: Arrival | None = None
         for answer in dimse.ask(association, context, dimse.FIND, elements, data, patience=self._timeout):
             self.heard += 1
             if not answer.is_pending:
                 self._expect_success(answer, "C-FIND")
                 return
             now = time.monotonic()
-            progress = progress or Progress(self._timeout, now)
+            progress = progress or Arrival(self._timeout, now)
             progress.took(max(ANSWER, len(answer.data)), now)
             if progress.left(now) <= 0:
                 raise AssociationLostError(Loss.TIMED_OUT, "its answers come too slowly to be waited for")

@@ -21,7 +21,7 @@ from understudy.adapters.pieces import pieces
 from understudy.adapters.tls import ClientTls, TlsSettingsError, tls_words
 from understudy.core.model import Instance, SopInstanceUid, StudyInstanceUid
 from understudy.core.outcomes import Loss, Stow, Verdict, of_http, of_loss, of_stow
-from understudy.core.pace import Progress
+from understudy.core.pace import Arrival
 from understudy.core.packing import is_standard_uid
 from understudy.core.ports import FileToSend, HolderUnavailableError, UnansweredError
 
@@ -220,7 +220,7 @@ def _exchange(
     """Return status and body; the time-out is on silence, and on a drip, which would have no end."""
     body = bytearray()
     with client.stream(method, path, **request) as response:
-        progress = Progress(timeout, time.monotonic())
+        progress = Arrival(timeout, time.monotonic())
         for part in response.iter_bytes():
             body += part
             now = time.monotonic()

@@ -48,7 +48,7 @@ class EdgeUnavailableError(Exception):
     """The running edge did not take a command; at its next start it reads the same from the shared folder."""
 
 
-class Edge:
+class EdgeLink:
     """Everything that is asked of the running edge."""
 
     def __init__(self, shared: Path) -> None:
@@ -135,7 +135,7 @@ def addresses_of_name(host: str) -> list[str]:
     return [network_of(address) for address in addresses if "%" not in address]
 
 
-class Reports:
+class HandshakeReports:
     """The datagram socket on which the edge reports failed TLS handshakes."""
 
     def __init__(self, shared: Path) -> None:

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from pathlib import Path
 
 from cryptography import x509
@@ -36,6 +35,7 @@ from understudy.adapters.writer import WriterError, make_writer
 from understudy.config import Understudy
 from understudy.core.errors import NotFoundError, RefusedError
 from understudy.core.gate import certificate_of
+from understudy.core.roles import ROLES_OF_PEOPLE, Role
 from understudy.system.files import sync_folder, write_durably
 
 _ADMINISTRATOR = "admin"
@@ -70,17 +70,6 @@ SHARES_LATER: Mapping[str, tuple[str, ...]] = {"edge": (KEPT, REVOKED), "orthanc
 IN_FORCE = "the edge knows it within a second, and needs no restart"
 
 
-class Role(Enum):
-    """What a person may do."""
-
-    ADMIN = "admin"
-    OPERATOR = "operator"
-    READER = "reader"
-
-
-_ROLES = frozenset(role.value for role in Role)
-
-
 class KeysError(Exception):
     """The keys cannot be made or read."""
 
@@ -113,7 +102,7 @@ class User:
     password_hash: str
 
     def __repr__(self) -> str:
-        return f"User({self.name!r}, {self.role})"
+        return f"User({self.name!r}, {self.role.word})"
 
 
 def share_of(keys: Path, service: str) -> Path:
@@ -361,7 +350,7 @@ def _read_first_start(path: Path) -> FirstStart:
     except (OSError, ValueError, TypeError):
         # The file was written whole or not at all; its text must not reach an error message.
         raise KeysError(
-            f"{path} cannot be read", "restore the state volume, or empty state and keys to begin anew"
+            f"{path} cannot be read", "restore the state volume, or empty state and keys to start over"
         ) from None
 
 
@@ -450,9 +439,9 @@ def _users_when_ready(keys: Path) -> list[User]:
 
 def _render_users(people: Sequence[User]) -> str:
     lines = ["userlist understudy"]
-    for role in Role:
+    for role in sorted(Role, reverse=True):
         names = ",".join(user.name for user in people if user.role is role)
-        lines.append(f"    group {role.value} users {names}" if names else f"    group {role.value}")
+        lines.append(f"    group {role.word} users {names}" if names else f"    group {role.word}")
     lines += [f"    user {user.name} password {user.password_hash}" for user in people]
     return "\n".join(lines) + "\n"
 
@@ -461,8 +450,8 @@ def _parse_users(text: str) -> list[User]:
     roles: dict[str, Role] = {}
     people: list[User] = []
     for line in text.splitlines()[1:]:
-        if (group := _GROUP.fullmatch(line)) and group["role"] in _ROLES:
-            roles |= dict.fromkeys((group["names"] or "").split(","), Role(group["role"]))
+        if (group := _GROUP.fullmatch(line)) and group["role"] in ROLES_OF_PEOPLE:
+            roles |= dict.fromkeys((group["names"] or "").split(","), ROLES_OF_PEOPLE[group["role"]])
         elif (user := _USER.fullmatch(line)) and user["name"] in roles:
             people.append(User(user["name"], roles[user["name"]], user["hash"]))
         else:

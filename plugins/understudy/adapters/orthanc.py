@@ -9,7 +9,7 @@ import httpx
 
 from understudy.adapters.pieces import pieces
 from understudy.adapters.transcoding import NotDecodedError
-from understudy.core.commitment import Report
+from understudy.core.commitment import CommitmentReport
 from understudy.core.model import NewInstance, SeriesInstanceUid, SopInstanceUid, StudyInstanceUid, Timestamp
 from understudy.core.ports import Changes, OrthancUnavailableError
 
@@ -111,7 +111,7 @@ class Orthanc:
             raise NotDecodedError(_reason(response))
         return None if response.is_error else response.content
 
-    def commitment_report(self, transaction_uid: str) -> Report | None:
+    def commitment_report(self, transaction_uid: str) -> CommitmentReport | None:
         """Return the report that a DICOM party sent here on a transaction of storage commitment, if any.
 
         Orthanc keeps reports in memory, whoever asked for them (Orthanc, main.cpp, HandleReport).
@@ -119,7 +119,7 @@ class Orthanc:
         found = self._find(f"/storage-commitment/{transaction_uid}")
         if found is None or found["Status"] == "Pending":
             return None
-        return Report(
+        return CommitmentReport(
             transaction_uid,
             frozenset(item["SOPInstanceUID"] for item in found["Success"]),
             {item["SOPInstanceUID"]: int(item["FailureReason"]) for item in found["Failures"]},

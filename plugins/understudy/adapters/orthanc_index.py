@@ -76,7 +76,7 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class IndexComparison:
     """The files of some folders beside the index."""
 
     orphans: tuple[str, ...]
@@ -170,7 +170,7 @@ def generation(index: Path) -> tuple[int, int]:
         return index.stat().st_ino, 0 if row is None else int(row[0])
 
 
-def compare(index: Path, folders: Set[str], files: Iterable[tuple[str, int]]) -> Comparison:
+def compare(index: Path, folders: Set[str], files: Iterable[tuple[str, int]]) -> IndexComparison:
     """Compare all files of some folders, each with its size, with the rows that belong there.
 
     A folder is named by the first four digits of its files' names.
@@ -192,7 +192,7 @@ def compare(index: Path, folders: Set[str], files: Iterable[tuple[str, int]]) ->
         deleted = "SELECT uuid FROM DeletedFiles WHERE uuid IN (SELECT uuid FROM file)"
         missing = "SELECT * FROM listed WHERE uuid NOT IN (SELECT uuid FROM file)"
         resized = "SELECT listed.*, file.size FROM listed JOIN file USING (uuid) WHERE compressedSize <> size"
-        return Comparison(
+        return IndexComparison(
             tuple(row[0] for row in connection.execute(orphans)),
             frozenset(row[0] for row in connection.execute(deleted)),
             tuple(_attachment(row) for row in connection.execute(missing)),

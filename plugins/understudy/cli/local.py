@@ -256,10 +256,11 @@ def config_schema(_: argparse.Namespace) -> int:
 
 def user_add(arguments: argparse.Namespace) -> int:
     """Add a person and print the password, which is kept nowhere."""
-    from understudy.adapters.keys import KeysError, Role, add_user
+    from understudy.adapters.keys import KeysError, add_user
+    from understudy.core.roles import ROLES_OF_PEOPLE
 
     with telling(KeysError, RefusedError):
-        password = add_user(places().keys, arguments.name, Role(arguments.role))
+        password = add_user(places().keys, arguments.name, ROLES_OF_PEOPLE[arguments.role])
     return _show_once(password)
 
 
@@ -296,7 +297,7 @@ def user_list(_: argparse.Namespace) -> int:
 
     with telling(KeysError):
         for user in users(places().keys):
-            say(f"{user.name:<32} {user.role.value}")
+            say(f"{user.name:<32} {user.role.word}")
     return Exit.OK
 
 

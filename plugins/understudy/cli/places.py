@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class AppliancePlaces:
     """The folders and addresses of one appliance."""
 
     socket: Path
@@ -20,13 +20,13 @@ class Places:
     orthanc: str
 
 
-def places(environment: Mapping[str, str] = os.environ) -> Places:
+def places(environment: Mapping[str, str] = os.environ) -> AppliancePlaces:
     """Return the places; every one can be set by a variable, for tests and for unusual sites."""
 
     def path(name: str, default: str) -> Path:
         return Path(environment.get(name) or default)
 
-    return Places(
+    return AppliancePlaces(
         socket=path("UNDERSTUDY_SOCKET", "/run/understudy/agent.sock"),
         configuration=path("UNDERSTUDY_CONFIG_FOLDER", "/etc/understudy/config"),
         keys=path("UNDERSTUDY_KEYS", "/var/lib/understudy-keys"),

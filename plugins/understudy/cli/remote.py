@@ -24,7 +24,7 @@ from understudy.core.views import (
     PlanView,
     Status,
 )
-from understudy.web.bodies import Health
+from understudy.web.bodies import HealthAnswer
 
 _POLL = 0.5
 """Seconds between two looks at an operation that is waited for."""
@@ -59,7 +59,7 @@ def status(arguments: argparse.Namespace) -> int:
 def health(arguments: argparse.Namespace) -> int:
     """Say by the exit code whether it is healthy."""
     healthy, content = _client().health(role=arguments.role, max_lag=arguments.max_lag)
-    view = Health.model_validate_json(content)
+    view = HealthAnswer.model_validate_json(content)
     if not healthy:
         raise CommandError("not healthy by what was asked for", "understudy status shows more", view.reasons)
     behind = "never compared" if view.lag_seconds is None else f"{duration(view.lag_seconds)} behind"

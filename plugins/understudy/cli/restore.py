@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from understudy.cli.client import Client
 from understudy.cli.errors import CommandError, Exit, telling
 from understudy.cli.local import configuration
-from understudy.cli.places import Places, places
+from understudy.cli.places import AppliancePlaces, places
 from understudy.cli.plain import say, tell
 from understudy.config import S3Vault, Vault
 from understudy.core.signature import is_writer, writers_in
@@ -142,7 +142,7 @@ def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
         )
 
 
-def _orthanc(where: Places) -> "Orthanc":
+def _orthanc(where: AppliancePlaces) -> "Orthanc":
     from understudy.adapters.orthanc import Orthanc
 
     secret = (where.keys / "service" / "agent").read_text(encoding="ascii").strip()
@@ -193,7 +193,7 @@ def _store(vault: Vault, credentials_file: Path | None) -> "ObjectStore":
     return DirectoryStore(vault.name, vault.directory)
 
 
-def _spool(where: Places, folder: Path | None) -> "Spool":
+def _spool(where: AppliancePlaces, folder: Path | None) -> "Spool":
     """Return where packs wait that are fetched: beside what comes out of them."""
     from understudy.adapters.spool import IN_MEMORY, Spool
 
@@ -206,7 +206,7 @@ def _spool(where: Places, folder: Path | None) -> "Spool":
     return Spool(where.state if where.state.is_dir() else Path(tempfile.gettempdir()), IN_MEMORY)
 
 
-def _target(where: Places, folder: Path | None, spool: "Spool") -> "RestoreTarget":
+def _target(where: AppliancePlaces, folder: Path | None, spool: "Spool") -> "RestoreTarget":
     if folder is not None:
         from understudy.adapters.targets import FolderTarget
 
@@ -237,13 +237,13 @@ def _bring_back(
 ) -> "RestoreResult":
     from understudy.cli.progress import Bar
     from understudy.cli.words import size
-    from understudy.flow.restore import Progress
+    from understudy.flow.restore import RestoreProgress
     from understudy.flow.restore import restore as bring_back
 
     started = time.monotonic()
     with Bar("restore", "instances") as bar:
 
-        def show(progress: Progress) -> None:
+        def show(progress: RestoreProgress) -> None:
             seconds = max(time.monotonic() - started, 1e-3)
             rate = progress.instances_done / seconds
             # By bytes, since instances differ in size by a thousand.

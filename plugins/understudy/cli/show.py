@@ -8,7 +8,6 @@ from understudy.cli.screen import Facts, Rows, Screen, lines, styled
 from understudy.cli.words import between, count, counted, duration, moment, size
 from understudy.core.modes import Mode
 from understudy.core.views import (
-    Condition,
     DamageState,
     DamageView,
     DeadLetterView,
@@ -22,6 +21,7 @@ from understudy.core.views import (
     OperationState,
     OperationView,
     PlanView,
+    PrimaryCondition,
     Status,
     Tone,
 )
@@ -33,15 +33,15 @@ _MODE_STYLE = {
     Mode.MAINTENANCE: "bold white on grey37",
 }
 _CONDITION_STYLE = {
-    Condition.UP: "green",
-    Condition.DOWN: "bold red",
-    Condition.REFUSES: "yellow",
-    Condition.BUSY: "yellow",
-    Condition.UNKNOWN: "yellow",
+    PrimaryCondition.UP: "green",
+    PrimaryCondition.DOWN: "bold red",
+    PrimaryCondition.REFUSES: "yellow",
+    PrimaryCondition.BUSY: "yellow",
+    PrimaryCondition.UNKNOWN: "yellow",
 }
 _CONDITION_WORDS = {
-    Condition.REFUSES: "up, refuses this standby",
-    Condition.BUSY: "up, busy",
+    PrimaryCondition.REFUSES: "up, refuses this standby",
+    PrimaryCondition.BUSY: "up, busy",
 }
 _TONE_STYLE = {Tone.WARN: "bold black on yellow", Tone.BAD: "bold white on red3"}
 _OPERATION_STYLE = {
@@ -113,7 +113,7 @@ def _horizon(view: Status) -> str:
         return "not known: no comparison with the primary has come to its end"
     text = f"{moment(view.horizon)}, {duration(view.lag_seconds)} ago"
     seen = view.primary.last_seen
-    if view.primary.condition is Condition.DOWN and seen is not None:
+    if view.primary.condition is PrimaryCondition.DOWN and seen is not None:
         # Both are ISO 8601 in UTC, to the millisecond.
         after = f"{duration(between(view.horizon, seen))} later" if seen > view.horizon else "before that"
         text += f"; the primary was last seen {after}"

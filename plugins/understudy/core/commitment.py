@@ -21,7 +21,7 @@ _OF_THE_ARCHIVE = frozenset({0x0122, 0x0131, 0x0213})
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CommitmentReport:
     """What a holder says of one transaction, by SOP Instance UID; what it leaves out is not answered."""
 
     transaction_uid: str
@@ -32,12 +32,12 @@ class Report:
     """AE title."""
 
 
-def is_committed(report: Report, sop_instance_uid: str) -> bool:
+def is_committed(report: CommitmentReport, sop_instance_uid: str) -> bool:
     """Say whether the holder takes responsibility for the instance; a failure counts before all."""
     return sop_instance_uid in report.committed and sop_instance_uid not in report.failed
 
 
-def denial(report: Report, sop_instance_uid: str) -> str | None:
+def denial(report: CommitmentReport, sop_instance_uid: str) -> str | None:
     """Return why the holder takes no responsibility, None where it does or where it says nothing of it."""
     reason = report.failed.get(sop_instance_uid)
     if reason is None or reason in _OF_THE_ARCHIVE:

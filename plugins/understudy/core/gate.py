@@ -19,7 +19,7 @@ UNKNOWN = "~"
 _FINGERPRINT = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}")
 
 
-class Verdict(Enum):
+class Admission(Enum):
     """What the allow-list says of an association; the words are those of edge/admission.lua."""
 
     KNOWN = "known"
@@ -154,7 +154,7 @@ def verdict(
     calling: str,
     called: str,
     shows: Callable[[str], bool] = lambda _: True,
-) -> Verdict:
+) -> Admission:
     """Return what the allow-list says; edge/admission.lua decides the same at the gate.
 
     `shows` says whether the caller has shown a certificate, in the form of `certificate_of`.
@@ -162,8 +162,8 @@ def verdict(
     try:
         source = ipaddress.ip_address(address)
     except ValueError:
-        return Verdict.CALLING
-    found: Verdict | None = None
+        return Admission.CALLING
+    found: Admission | None = None
     claimed = False
     for entry in allowed:
         if not same_title(entry.calling_ae_title, calling):
@@ -172,11 +172,11 @@ def verdict(
         if entry.parsed is None or source not in entry.parsed:
             continue
         if entry.calling_ae_title != calling:
-            found = found or Verdict.CALLING
+            found = found or Admission.CALLING
         elif entry.certificate is not None and not shows(entry.certificate):
-            found = Verdict.CERTIFICATE
+            found = Admission.CERTIFICATE
         elif entry.called_ae_title not in (None, called):
-            found = Verdict.CERTIFICATE if found is Verdict.CERTIFICATE else Verdict.CALLED
+            found = Admission.CERTIFICATE if found is Admission.CERTIFICATE else Admission.CALLED
         else:
-            return Verdict.KNOWN
-    return found or (Verdict.ADDRESS if claimed else Verdict.CALLING)
+            return Admission.KNOWN
+    return found or (Admission.ADDRESS if claimed else Admission.CALLING)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from understudy.core.model import Timestamp
-from understudy.core.views import Condition, Probe, Sign
+from understudy.core.views import PrimaryCondition, Probe, Sign
 
 KEPT = 20
 """Probes kept as evidence."""
@@ -16,7 +16,11 @@ KEPT = 20
 GOOD_PROBES_FOR_UP = 2
 """Good probes in a row after which a primary that was down counts as up again."""
 
-_CONDITIONS = {Sign.REFUSES: Condition.REFUSES, Sign.BUSY: Condition.BUSY, Sign.SILENT: Condition.DOWN}
+_CONDITIONS = {
+    Sign.REFUSES: PrimaryCondition.REFUSES,
+    Sign.BUSY: PrimaryCondition.BUSY,
+    Sign.SILENT: PrimaryCondition.DOWN,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Health:
     `seen` is when the primary last gave a sign of life, None where it never did.
     """
 
-    condition: Condition
+    condition: PrimaryCondition
     since: Timestamp
     evidence: Sequence[Probe] = ()
     seen: Timestamp | None = None
@@ -45,20 +49,20 @@ def after_probe(health: Health, probe: Probe, *, at: Timestamp, failures_for_dow
     )
 
 
-def _condition(before: Condition, signs: Sequence[Sign], failures: int) -> Condition:
+def _condition(before: PrimaryCondition, signs: Sequence[Sign], failures: int) -> PrimaryCondition:
     """Return the condition after these signs, the newest first."""
     newest, last = signs[0], signs[:failures]
     steady = len(signs) >= GOOD_PROBES_FOR_UP and len({one.serves or one for one in signs[:2]}) == 1
     if newest.serves:
-        return Condition.UP if before is Condition.UNKNOWN or steady else before
-    if before is Condition.DOWN or before in _CONDITIONS.values():
+        return PrimaryCondition.UP if before is PrimaryCondition.UNKNOWN or steady else before
+    if before is PrimaryCondition.DOWN or before in _CONDITIONS.values():
         lives = newest is not Sign.SILENT
         if lives and steady:
             return _CONDITIONS[newest]
     if len(last) < failures or any(one.serves for one in last):
         return before
     if all(one is Sign.SILENT for one in last):
-        return Condition.DOWN
-    if before in (Condition.UP, Condition.UNKNOWN):
+        return PrimaryCondition.DOWN
+    if before in (PrimaryCondition.UP, PrimaryCondition.UNKNOWN):
         return _CONDITIONS[next(one for one in last if one is not Sign.SILENT)]
     return before

@@ -28,7 +28,7 @@ class ObligationEvent(Enum):
     REFUSE = "refuse"
     PROVE = "prove"
     DISPROVE = "disprove"
-    DESPAIR = "despair"
+    GIVE_UP = "give_up"
     FIND = "find"
     WAIVE = "waive"
     REPLAY = "replay"
@@ -48,7 +48,7 @@ TRANSITIONS: dict[tuple[ObligationState, ObligationEvent], ObligationState] = {
     (_SENT, ObligationEvent.PROVE): _PROVEN,
     (_SENT, ObligationEvent.DISPROVE): _OWED,
     # Acknowledged again and again, and never shown.
-    (_SENT, ObligationEvent.DESPAIR): _REFUSED,
+    (_SENT, ObligationEvent.GIVE_UP): _REFUSED,
     # A holder that was proven to have an instance can lose it: to a restore from an old backup, or to another
     # content under its SOP Instance UID.
     (_PROVEN, ObligationEvent.DISPROVE): _OWED,

@@ -42,7 +42,7 @@ ANSWER = 2 * FLOOR
 """Bytes that one of many answers counts as at least: one in two seconds is slow, and no sign of an end."""
 
 
-class Progress:
+class Arrival:
     """How long bytes are waited for that a peer sends: silence ends it, and a drip does, but no length.
 
     Every FLOOR bytes allow one second more, so many seconds ahead at most. What arrives faster takes as long

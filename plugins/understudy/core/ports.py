@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
-from understudy.core.commitment import Report
+from understudy.core.commitment import CommitmentReport
 from understudy.core.due import Clock as Clock
 from understudy.core.inventory import Image, StudyList
 from understudy.core.model import (
@@ -133,7 +133,7 @@ class Committer(Protocol):
 
     def commit(
         self, transaction_uid: str, references: Sequence[tuple[str, str]], linger: float
-    ) -> Report | None:
+    ) -> CommitmentReport | None:
         """Ask it to commit to instances, each by SOP class and SOP Instance UID (N-ACTION).
 
         Returns its report where that comes over the same association within `linger` seconds. Raises
@@ -142,10 +142,10 @@ class Committer(Protocol):
         ...
 
 
-class Reports(Protocol):
+class CommitmentReports(Protocol):
     """Where reports arrive that holders send over associations of their own."""
 
-    def commitment_report(self, transaction_uid: str) -> Report | None:
+    def commitment_report(self, transaction_uid: str) -> CommitmentReport | None:
         """Return the report on a transaction, None where there is none; or raise OrthancUnavailableError."""
         ...
 

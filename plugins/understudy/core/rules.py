@@ -82,7 +82,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class RouteCondition:
     """One thing that a route asks of an instance; `asks` says it in words, as in `is one of CT, MR`."""
 
     of: str
@@ -124,7 +124,7 @@ def _is_within(ranges: Sequence[Hours], value: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Destination:
+class RouteDestination:
     """A route's destination, as far as it decides what it is sent; no SOP class named wants all."""
 
     holder: HolderName
@@ -147,11 +147,11 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class RoutingRule:
     """Instances of which all conditions hold are owed to these destinations."""
 
     name: str
-    conditions: Sequence[Condition]
+    conditions: Sequence[RouteCondition]
     destinations: Sequence[HolderName]
     priority: Priority = Priority.MEDIUM
     when_stable: bool = False
@@ -182,7 +182,7 @@ def first_due(debt: Debt, now: Timestamp, *, primary_grace: float | None, stable
 class Asked:
     """A condition, the values that it met and whether it holds."""
 
-    condition: Condition
+    condition: RouteCondition
     values: Sequence[str]
     holds: bool
 
@@ -191,7 +191,7 @@ class Asked:
 class Judged:
     """A route with each of its conditions; `refusals` are by destination, where it matches."""
 
-    route: Route
+    route: RoutingRule
     asked: Sequence[Asked]
     passed_over: bool
     """An earlier route matched, and the first alone counts."""
@@ -219,8 +219,8 @@ class Rules:
     primary: HolderName | None
     primary_ae_title: str
     vaults: Sequence[HolderName]
-    routes: Sequence[Route] = ()
-    destinations: Mapping[HolderName, Destination] = field(default_factory=dict)
+    routes: Sequence[RoutingRule] = ()
+    destinations: Mapping[HolderName, RouteDestination] = field(default_factory=dict)
     matching: Matching = Matching.ALL
 
     @property

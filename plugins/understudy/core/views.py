@@ -32,7 +32,7 @@ Moment = Annotated[
 """A moment that REST writes as `iso` does, and that its callers read back."""
 
 
-class Condition(Enum):
+class PrimaryCondition(Enum):
     """The health of the primary after hysteresis."""
 
     UP = "up"
@@ -82,7 +82,7 @@ class PrimaryView:
     ae_title: str
     host: str
     port: int
-    condition: Condition
+    condition: PrimaryCondition
     since: str
     evidence: Sequence[Probe]
     last_seen: str | None = None
@@ -96,7 +96,7 @@ class LaneState(Enum):
     WAITING = "waiting"
     """The holder did not answer; the lane tries again at `until`."""
     PAUSED = "paused"
-    """The mode keeps it still."""
+    """The lane waits while the mode lasts."""
 
 
 @dataclass(frozen=True, slots=True)

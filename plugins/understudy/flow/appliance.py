@@ -43,7 +43,7 @@ from understudy.flow.plan import Planner
 from understudy.flow.probe import Prober
 from understudy.flow.reception import ReceptionWatch
 from understudy.flow.recipients import PinnedSealer
-from understudy.flow.recover import Recovery
+from understudy.flow.recover import RecoveryWatch
 from understudy.flow.route import Router
 from understudy.flow.scrub import Scrubber
 from understudy.flow.suspects import Suspects
@@ -79,7 +79,7 @@ class Appliance:
     reception: ReceptionWatch
     scrubber: Scrubber
     deleter: Deleter
-    recovery: Recovery
+    recovery: RecoveryWatch
     disk: DiskWatch
     intake: IntakeWatch
     reports: Path

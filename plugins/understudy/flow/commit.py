@@ -15,17 +15,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
-from understudy.core.commitment import MOST_REFERENCES, Report, denial, is_committed, words_of
+from understudy.core.commitment import MOST_REFERENCES, CommitmentReport, denial, is_committed, words_of
 from understudy.core.model import HolderName, Instance, InstanceNumber, Proof, ProofKind
 from understudy.core.ports import (
     Answers,
     Clock,
     CommitmentRefusedError,
+    CommitmentReports,
     Committer,
     HolderUnavailableError,
     OpenCommitment,
     OrthancUnavailableError,
-    Reports,
     Settlement,
 )
 from understudy.core.proving import pause_before_look
@@ -76,7 +76,7 @@ class Commitment:
     def __init__(
         self,
         peer: Committer,
-        reports: Reports,
+        reports: CommitmentReports,
         book: CommitmentBook,
         clock: Clock,
         policy: CommitmentPolicy,
@@ -92,14 +92,14 @@ class Commitment:
         self._policy = policy
         self._new_uid = new_uid
         self._beside = beside or Beside(clock, in_turn=True)
-        self._requests: dict[str, Future[Report | None]] = {}
+        self._requests: dict[str, Future[CommitmentReport | None]] = {}
         """By transaction, those that are on their way."""
         self._works = False
         self._reason = "storage commitment was not tried yet"
         self._tried = -math.inf
         self._refused = -math.inf
         """When it refused a request last; this and its like by the monotonic clock."""
-        self._reported_here: dict[str, Report] = {}
+        self._reported_here: dict[str, CommitmentReport] = {}
         """Reports that came over the association of their request."""
         self._elsewhere = False
         """Whether reports come over other associations."""
@@ -237,7 +237,7 @@ class Commitment:
     def _is_overdue(self, transaction: OpenCommitment) -> bool:
         return self._clock.has_waited(transaction.requested, self._policy.patience)
 
-    def _report_on(self, transaction: OpenCommitment) -> Report | None:
+    def _report_on(self, transaction: OpenCommitment) -> CommitmentReport | None:
         uid = transaction.transaction_uid
         if uid in self._reported_here:
             return self._reported_here[uid]
@@ -254,7 +254,7 @@ class Commitment:
         self._elsewhere = self._elsewhere or report is not None
         return report
 
-    def _settlement(self, transaction: OpenCommitment, report: Report) -> Settlement:
+    def _settlement(self, transaction: OpenCommitment, report: CommitmentReport) -> Settlement:
         """Return what the report comes to, and learn from it."""
         self._forget(transaction.transaction_uid)
         proof = Proof(

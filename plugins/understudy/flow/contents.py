@@ -56,7 +56,7 @@ NOBODY = Trust()
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class VaultContents:
     """What is in a vault besides the manifests that are believed, which are in the index."""
 
     failed: tuple[Failure, ...]
@@ -73,7 +73,7 @@ def read_contents(
     trust: Trust,
     index: VaultIndex,
     studies: Collection[str] | None = None,
-) -> Contents:
+) -> VaultContents:
     """Read each manifest once and judge them all, or raise RestoreError where none can be decrypted.
 
     The index keeps those of the studies that are asked for. Of several versions under one key the first that
@@ -111,7 +111,7 @@ def read_contents(
         index.add_pack(stored)
     index.believe(trust.writers, inf if trust.unsigned else _unsigned_until(store, index))
     failures += _refused(index)
-    return Contents(tuple(failures), tuple(index.undescribed()))
+    return VaultContents(tuple(failures), tuple(index.undescribed()))
 
 
 def _read(

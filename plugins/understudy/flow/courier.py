@@ -201,7 +201,7 @@ class Lane:
             reason = "what became of it could not be written down: outcome unknown"
             self._record([Delivery(number, Outcome.UNKNOWN, reason) for number in left])
         if not self._is_open():
-            self._pause("the mode keeps it still")
+            self._pause("nothing is sent in this mode")
             return False
         if not self._in_window():
             self._pause("it is outside its send window")
@@ -364,7 +364,7 @@ class Lane:
         if found:
             settled += self._ledger.custody.prove(self.holder.name, found, now=now)
         if denied:
-            self._ledger.custody.despair(self.holder.name, denied, now=now)
+            self._ledger.custody.give_up(self.holder.name, denied, now=now)
         asked -= found.keys() | denied.keys()
         self._miss(sorted(asked & answers.pending), now, lambda _waited, _losses: Absence.LATE)
         self._miss(sorted(asked - answers.pending), now, self._judge_absence)

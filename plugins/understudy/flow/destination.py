@@ -39,7 +39,7 @@ from understudy.core.views import ProofView
 from understudy.flow.beside import Beside
 from understudy.flow.commit import Commitment
 from understudy.flow.holding import BOUNDLESS, Memory
-from understudy.flow.readback import Contents, ReadBack
+from understudy.flow.readback import ContentCheck, ReadBack
 
 _WORTH_AN_ASSOCIATION = 4
 """Instances below which a further association would cost more time than it saves."""
@@ -73,7 +73,7 @@ class DicomDestination:
         transcode: Transcode | None = None,
         commitment: Commitment | None = None,
         read_back: ReadBack | None = None,
-        contents: Contents | None = None,
+        contents: ContentCheck | None = None,
         memory: Memory | None = None,
         beside: Beside | None = None,
         thread: type[threading.Thread] = threading.Thread,

@@ -19,7 +19,7 @@ from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock, HolderUnavailableError
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.uids import can_be_asked_for, shown
-from understudy.core.views import Alarm, Condition, OperationState, OperationView, PlanView, Sign, iso
+from understudy.core.views import Alarm, OperationState, OperationView, PlanView, PrimaryCondition, Sign, iso
 from understudy.engine.operations import Result, Runner, Running
 from understudy.flow.mirror import Comparison, Mirror, Progress, untold
 from understudy.flow.probe import Prober
@@ -155,7 +155,7 @@ class Failback:
                 does = _DOES.get(last.sign, "is busy")
                 unmet.append(f"the primary {does}: C-ECHO {last.echo}; C-FIND {last.find}")
                 break
-            if health.condition is Condition.UP:
+            if health.condition is PrimaryCondition.UP:
                 # A primary that was up is not asked twice: the caller waits.
                 break
         else:
@@ -172,7 +172,7 @@ class Failback:
         answer.
         """
         mode = self._ledger.modes.current()
-        if mode.mode is Mode.RETURNING and self._prober.health.condition is Condition.DOWN:
+        if mode.mode is Mode.RETURNING and self._prober.health.condition is PrimaryCondition.DOWN:
             self.interrupt("understudy", reason="the primary is down again", epoch=mode.epoch)
             return False
         if self._settlement.step():

@@ -10,10 +10,10 @@ from understudy.core.errors import NotFoundError
 from understudy.core.gate import (
     HINTS,
     IMPOSTORS,
+    Admission,
     Allowed,
     GateOutcome,
     Seen,
-    Verdict,
     is_network,
     verdict,
 )
@@ -152,7 +152,7 @@ class Gate:
         """Let a device in, durably, and say whether the running edge does so already."""
         if self._book.approve(entry, who, self._clock.now()):
             _log.info("approve by=%s calling=%r network=%s", who, entry.calling_ae_title, entry.network)
-        return self._tell_edge(anew=True)
+        return self._tell_edge(everything=True)
 
     def revoke(self, who: str, entry: Allowed) -> bool:
         """Take an approval back; associations that run go on to their end."""
@@ -162,7 +162,7 @@ class Gate:
                 "`understudy modalities` shows who is known; the rest is configured",
             )
         _log.info("revoke by=%s calling=%r network=%s", who, entry.calling_ae_title, entry.network)
-        return self._tell_edge(anew=True)
+        return self._tell_edge(everything=True)
 
     def modalities(self) -> list[ModalityView]:
         """Return every device that was seen, with what the allow-list says of it now."""
@@ -178,7 +178,7 @@ class Gate:
         allowed = [*self._configured(), *self._approved()]
 
         def known(address: str, calling: str, called: str) -> bool:
-            return verdict(allowed, address=address, calling=calling, called=called) is Verdict.KNOWN
+            return verdict(allowed, address=address, calling=calling, called=called) is Admission.KNOWN
 
         return known
 
@@ -186,10 +186,10 @@ class Gate:
         """Return the approvals that the edge can load; `alarms` names the others."""
         return [entry for entry in self._book.approvals() if is_network(entry.network)]
 
-    def _tell_edge(self, *, anew: bool = False) -> bool:
-        """Tell the edge what it has not taken yet, or all of it anew; return whether it has taken it."""
+    def _tell_edge(self, *, everything: bool = False) -> bool:
+        """Tell the edge what it has not taken yet, or all of it again; return whether it has taken it."""
         with self._one_at_a_time:
-            self._pending |= anew
+            self._pending |= everything
             if self._pending:
                 try:
                     self._edge.publish(self._configured(), self._approved())

@@ -38,7 +38,7 @@ class Disk(Protocol):
     def path(self, instance: Instance) -> Path: ...
 
 
-class Index(Protocol):
+class OrthancFiles(Protocol):
     """Orthanc's index; calls raise OrthancUnavailableError."""
 
     def file_of(self, orthanc_id: str) -> str | None: ...
@@ -85,7 +85,7 @@ class Healer:
         self,
         ledger: HealerBooks,
         disk: Disk,
-        index: Index,
+        index: OrthancFiles,
         place: Place,
         sources: Sequence[Source],
         surgery: Surgery,
@@ -171,7 +171,7 @@ class Healer:
                 return DamageState.OPEN, _STORED_AGAIN
             instance = again
         if self._disk.damage(instance, lambda _: True) == "":
-            how = "stored anew" if instance.attachment_uuid != file else "it reads well again"
+            how = "stored again" if instance.attachment_uuid != file else "it reads well again"
             return DamageState.HEALED, how
         return DamageState.OPEN, ""
 

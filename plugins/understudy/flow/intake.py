@@ -18,7 +18,7 @@ _FULL = "a disk is full"
 _SYNC = "the disk does not take what is written to it"
 
 
-class Storing(Protocol):
+class StoreRefusals(Protocol):
     """What is asked of Orthanc; raises OrthancUnavailableError."""
 
     def refuses_stores(self) -> bool: ...
@@ -27,7 +27,7 @@ class Storing(Protocol):
 class IntakeWatch:
     """Knows why images are refused; `step` looks at Orthanc, `is_full` at the mark of a full disk."""
 
-    def __init__(self, orthanc: Storing, is_full: Callable[[], bool], clock: Clock) -> None:
+    def __init__(self, orthanc: StoreRefusals, is_full: Callable[[], bool], clock: Clock) -> None:
         self._orthanc = orthanc
         self._is_full = is_full
         self._clock = clock

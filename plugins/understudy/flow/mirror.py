@@ -210,7 +210,7 @@ class Mirror:
         """Studies whose images the primary does not list, and how many were missing when they were moved."""
         self._cut: tuple[Timestamp, str] | None = None
         """Since when the primary's list of studies is cut, and how that shows."""
-        self._vague: tuple[Timestamp, Mapping[StudyInstanceUid, str]] | None = None
+        self._unusable: tuple[Timestamp, Mapping[StudyInstanceUid, str]] | None = None
         """Since when there are studies of which the primary does not say what it has, and why."""
         self._twins: tuple[Timestamp, Mapping[StudyInstanceUid, SopInstanceUid]] | None = None
         """Since when there are studies with one SOP Instance UID in two series, each with one such UID."""
@@ -253,7 +253,7 @@ class Mirror:
         return [
             *self._failure_alarm(),
             *self._cut_alarm(),
-            *self._vague_alarm(),
+            *self._unusable_alarm(),
             *self._twins_alarm(),
             *self._unsent_alarm(),
         ]
@@ -267,8 +267,8 @@ class Mirror:
             return "the primary was not compared since it answers, or since this start"
         if (cut := self._cut) is not None:
             return f"the primary's list of studies is cut: {cut[1]}"
-        if (vague := self._vague) is not None and study in vague[1]:
-            return f"the primary gives no usable answer about the study: {vague[1][study]}"
+        if (unusable := self._unusable) is not None and study in unusable[1]:
+            return f"the primary gives no usable answer about the study: {unusable[1][study]}"
         lost = sum(found.instances for found in self._ledger.gaps.read_departures() if found.study == study)
         return f"the primary no longer lists {lost} instances of the study" if lost else ""
 
@@ -289,9 +289,9 @@ class Mirror:
             hint = "raise the limit of query results at this PACS: other studies may be missing here"
             yield Alarm(iso(since), f"the primary's list of studies is cut: {how}", hint)
 
-    def _vague_alarm(self) -> Iterator[Alarm]:
-        if self._vague is not None:
-            since, studies = self._vague
+    def _unusable_alarm(self) -> Iterator[Alarm]:
+        if self._unusable is not None:
+            since, studies = self._unusable
             study, why = next(iter(studies.items()))
             what = (
                 f"this standby cannot compare {len(studies)} of the {self._listed} studies that the primary "
@@ -507,10 +507,10 @@ class Mirror:
         missing = comparison.missing_here()
         self._unsent = {study: status for study, status in self._unsent.items() if study in missing}
         self._listed = comparison.studies
-        vague = {**self._rounds.silent(), **comparison.reasons}
-        self._vague = self._lasting(self._vague, comparison.started, vague)
+        unusable = {**self._rounds.silent(), **comparison.reasons}
+        self._unusable = self._lasting(self._unusable, comparison.started, unusable)
         self._twins = self._lasting(self._twins, comparison.started, self._twins_now(comparison))
-        if not (missing or vague or comparison.unlisted or comparison.cut):
+        if not (missing or unusable or comparison.unlisted or comparison.cut):
             horizon = self._rounds.complete_up_to(comparison.started)
             if horizon is not None and horizon > (self.horizon or 0.0):
                 self._ledger.facts.write(_HORIZON, repr(float(horizon)))

@@ -23,7 +23,7 @@ class NamesFile(Protocol):
     def write(self, names: Mapping[str, Sequence[str]]) -> None: ...
 
 
-class Names:
+class HostNames:
     """The addresses of some host names, as they were when the name service last answered.
 
     An outage often takes the name service along, so an answer counts until another one comes.

@@ -14,7 +14,7 @@ from understudy.core.ports import (
     RejectedError,
     UnansweredError,
 )
-from understudy.core.views import Condition, Probe, Sign, iso
+from understudy.core.views import PrimaryCondition, Probe, Sign, iso
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Prober:
         self._failures_for_down = failures_for_down
         self._own_work = own_work
         self._lock = threading.Lock()
-        self._health = Health(Condition.UNKNOWN, clock.now())
+        self._health = Health(PrimaryCondition.UNKNOWN, clock.now())
         self._seen = own_work()
 
     @property

@@ -7,17 +7,17 @@ from understudy.core.errors import RefusedError
 from understudy.core.health import Health
 from understudy.core.model import Timestamp
 from understudy.core.modes import ModeEvent
-from understudy.core.views import Condition
+from understudy.core.views import PrimaryCondition
 from understudy.ledger import GapBook, ModeBook, ModeRecord
 
 _ACCEPT = "accept the loss (accept_loss, --accept-loss) if nobody can wait"
 
 _SEEN = {
-    Condition.UP: "the primary is up",
-    Condition.DOWN: "the primary is down",
-    Condition.REFUSES: "the primary answers and refuses this standby, so it may serve others",
-    Condition.BUSY: "the primary answers that it is busy, so it serves others",
-    Condition.UNKNOWN: "whether the primary is up is unknown",
+    PrimaryCondition.UP: "the primary is up",
+    PrimaryCondition.DOWN: "the primary is down",
+    PrimaryCondition.REFUSES: "the primary answers and refuses this standby, so it may serve others",
+    PrimaryCondition.BUSY: "the primary answers that it is busy, so it serves others",
+    PrimaryCondition.UNKNOWN: "whether the primary is up is unknown",
 }
 
 
@@ -37,7 +37,7 @@ def loss(horizon: Timestamp | None, health: Health | None, now: Timestamp) -> fl
     """
     if lag(horizon, now) is None or horizon is None:
         return None
-    down = health is not None and health.condition is Condition.DOWN
+    down = health is not None and health.condition is PrimaryCondition.DOWN
     until = min(health.since, now) if down and health is not None else now
     return max(0.0, until - horizon)
 
@@ -72,7 +72,7 @@ def promote(
     """
     _need_reason(reason)
     unmet: list[str] = []
-    down = health is not None and health.condition is Condition.DOWN
+    down = health is not None and health.condition is PrimaryCondition.DOWN
     if not down and not force:
         seen = "there is no primary" if health is None else _SEEN[health.condition]
         unmet.append(f"{seen}: promote with force (--force) and a reason if you know better")

@@ -1,6 +1,6 @@
 """Readback: fetches an instance from its holder again, and compares the data set with what was sent.
 
-Compared is the SHA-256 of the data set's bytes. A receiver writes the file meta information before it anew,
+Compared is the SHA-256 of the data set's bytes. A receiver writes the file meta information before it again,
 so the whole files always differ; a data set that was converted or coerced there differs too, and is no proof.
 """
 
@@ -95,13 +95,13 @@ class ReadBack:
         moment = self.clock.monotonic()
         if moment - self.failing.setdefault(number, moment) < _PATIENCE:
             return False
-        # A person who replays it begins anew.
+        # A person who replays it begins again.
         del self.failing[number]
         return True
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class ContentCheck:
     """Tells contents apart where a proof names a SOP Instance UID and there is another content under it.
 
     One for each lane. A holder may acknowledge the later content, keep the earlier one, and commit to it by

@@ -19,7 +19,7 @@ KIND = "recover"
 _TOLD = "recover.told"
 
 
-class Row(Protocol):
+class UnreadableRow(Protocol):
     """One row of Orthanc's index without a readable file."""
 
     @property
@@ -66,10 +66,10 @@ class Boot(Protocol):
     def ended(self) -> str: ...
 
     @property
-    def listed(self) -> Sequence[Row]: ...
+    def listed(self) -> Sequence[UnreadableRow]: ...
 
 
-class Reports(Protocol):
+class StartReports(Protocol):
     """The files that a start leaves in the storage area."""
 
     def boot(self) -> Boot | None:
@@ -111,12 +111,12 @@ class RecoveryBooks(Protocol):
     instances: InstanceBook
 
 
-class Recovery:
+class RecoveryWatch:
     """Follows the reports; `files` is what a person is shown of them, from the last look."""
 
     def __init__(
         self,
-        reports: Reports,
+        reports: StartReports,
         ledger: RecoveryBooks,
         scrubber: Scrubber,
         clock: Clock,

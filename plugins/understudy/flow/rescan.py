@@ -91,7 +91,7 @@ class Rescanner:
         running = self._ledger.operations.latest(RESCAN, running=True)
         if running is not None:
             what = (
-                f"Orthanc's index was replaced or restored ({running.message}): everything is compared anew"
+                f"Orthanc's index was replaced or restored ({running.message}): everything is compared again"
             )
             return (Alarm(iso(running.started), what, _HINT),)
         number, since = self._ledger.files.gone()

@@ -53,7 +53,7 @@ _NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RestoreProgress:
     """How far a restore is, after each pack."""
 
     instances_done: int
@@ -130,7 +130,7 @@ def restore(
     opener: Opener,
     target: RestoreTarget,
     study: str | Collection[str] | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[RestoreProgress], None] = lambda _: None,
     *,
     spool: Spool,
     trust: Trust = NOBODY,
@@ -259,9 +259,9 @@ class _Run:
         for member in wanted.values():
             self._fail(self._identity(manifest, member), member, f"{manifest.pack_key}: {reason}")
 
-    def progress(self) -> Progress:
+    def progress(self) -> RestoreProgress:
         """Return how far it is."""
-        return Progress(self._done, self._total, self._bytes_done, self._bytes_total)
+        return RestoreProgress(self._done, self._total, self._bytes_done, self._bytes_total)
 
     def _candidate(self, content: IndexedContent) -> _Content:
         found = self._manifest(content.manifest)

@@ -14,7 +14,7 @@ from understudy.core.model import Instance, InstanceNumber, Timestamp
 from understudy.core.ports import Clock
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.views import OperationState, OperationView, iso
-from understudy.flow.heal import Disk, Index
+from understudy.flow.heal import Disk, OrthancFiles
 from understudy.ledger import EventBook, FactBook, FileBook, InstanceBook, OperationBook
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Scrubber:
         self,
         ledger: ScrubBooks,
         disk: Disk,
-        index: Index,
+        index: OrthancFiles,
         clock: Clock,
         *,
         rate: int,
@@ -149,7 +149,7 @@ class Scrubber:
     def _record(self, instance: Instance, reason: str) -> bool:
         """Record damage and have it healed; return whether it is one."""
         if self._index.file_of(instance.orthanc_id) != instance.attachment_uuid:
-            # Deleted, or stored anew while it was read: the note tells the ledger of the new file.
+            # Deleted, or stored again while it was read: the note tells the ledger of the new file.
             return False
         now = self._clock.now()
         if self._ledger.files.damaged(instance, found_by=KIND, reason=reason, now=now):
@@ -170,7 +170,7 @@ class Scrubber:
                 message=f"{done.damaged} damaged so far" if done.damaged else "reading every stored file",
             )
             if view.state is not OperationState.RUNNING or (more and done.after == before):
-                # Cancelled, or the appliance stops: its next start begins this operation anew.
+                # Cancelled, or the appliance stops: its next start begins this operation again.
                 return
         self._finish(operation, replace(done, ended=self._clock.now()))
 

@@ -12,11 +12,11 @@ from understudy.core.ports import Holder
 from understudy.core.readiness import by_urgency
 from understudy.core.views import (
     Alarm,
-    Condition,
     GapsView,
     HolderView,
     LaneState,
     LaneView,
+    PrimaryCondition,
     PrimaryView,
     Urgency,
     iso,
@@ -152,25 +152,25 @@ def _of_primary(primary: PrimaryView, mode: Mode) -> list[Alarm]:
     """Return what the condition of the primary asks of a person; each names its evidence."""
     probe = primary.evidence[0] if primary.evidence else None
     asked = "" if probe is None else f": C-ECHO {probe.echo}, C-FIND {probe.find}"
-    if mode is Mode.STANDBY and primary.condition is Condition.DOWN:
+    if mode is Mode.STANDBY and primary.condition is PrimaryCondition.DOWN:
         what = f"the primary is down{asked}"
         hint = "on this host type: understudy promote --reason WHY; then point the modalities here"
         return [Alarm(primary.since, what, hint, Urgency.NOW)]
-    if mode is Mode.STANDBY and primary.condition is Condition.REFUSES:
+    if mode is Mode.STANDBY and primary.condition is PrimaryCondition.REFUSES:
         what = f"the primary serves and refuses this standby{asked}"
         hint = (
             "allow this standby's AE title and address at the PACS to query and retrieve (Study Root); until "
             "then images are copied only if the PACS forwards them. It is no outage if modalities can store"
         )
         return [Alarm(primary.since, what, hint)]
-    if mode is Mode.STANDBY and primary.condition is Condition.BUSY:
+    if mode is Mode.STANDBY and primary.condition is PrimaryCondition.BUSY:
         what = f"the primary serves and has no association free for this standby{asked}"
         hint = (
             "allow this standby more associations at the PACS; images that the PACS does not forward are "
             "copied later. It is no outage if modalities can store"
         )
         return [Alarm(primary.since, what, hint)]
-    if mode is Mode.ACTIVE and primary.condition is Condition.UP:
+    if mode is Mode.ACTIVE and primary.condition is PrimaryCondition.UP:
         what = "the primary answers again while this standby is active: two systems may be receiving"
         hint = "keep the modalities here until the failback; what the primary receives is pulled"
         return [Alarm(primary.since, what, hint)]

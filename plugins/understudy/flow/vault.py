@@ -277,7 +277,7 @@ class Vault:
             raise HolderUnavailableError(
                 self.name,
                 f"the store took {key} and does not list it yet",
-                f"a listing may be late: it is asked again, and stored anew after {_LATEST_LISTING:.0f} s",
+                f"a listing may be late: it is asked again, and stored again after {_LATEST_LISTING:.0f} s",
             )
 
     def _lock_from_now(self) -> Timestamp | None:

@@ -19,7 +19,7 @@ from understudy.ledger.schema import (
     instances,
     obligations,
 )
-from understudy.ledger.transitions import able, chunks, despair, disprove, lose, prove, write_proof
+from understudy.ledger.transitions import able, chunks, disprove, give_up, lose, prove, write_proof
 
 
 class CommitmentBook(Book):
@@ -65,7 +65,7 @@ class CommitmentBook(Book):
 
         What it commits to is proven; what was proven in another way meanwhile gets this proof too. What it
         denies is owed again, or left to a person where it was denied as often as may be. What was owed again
-        or sent anew meanwhile is left alone.
+        or sent again meanwhile is left alone.
         """
         with self._database.writing() as connection:
             members = _members(connection, settlement.transaction_uid)
@@ -102,7 +102,7 @@ def _deny(
         if judge_denial(row.losses) is Absence.LOST:
             lose(connection, holder, [row], reason=denied[number], now=now, retry_at=retry_at)
         else:
-            despair(connection, holder, [row], why=denied[number], now=now)
+            give_up(connection, holder, [row], why=denied[number], now=now)
 
 
 def _in_state(

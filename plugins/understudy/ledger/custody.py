@@ -24,8 +24,8 @@ from understudy.ledger.transitions import (
     able,
     advance,
     chunks,
-    despair,
     disprove,
+    give_up,
     lose,
     prove,
 )
@@ -146,26 +146,26 @@ class CustodyBook(Book):
             for row in acknowledged:
                 judged[judge(now - row.changed, row.losses)].append(row)
             youngest = min(now - row.changed for row in acknowledged)
-            # Acknowledged in a time to come: the clock was set back, and patience begins anew.
+            # Acknowledged in a time to come: the clock was set back, and patience begins again.
             values = {"due": ask_again(youngest), "changed": func.min(obligations.c.changed, now)}
             connection.execute(update(obligations).where(sent).values(values))
             reason = "the holder acknowledged it and does not have it"
             lose(connection, holder, judged[Absence.LOST], reason=reason, now=now, retry_at=retry_at)
             why = "never among the instances that it lists"
-            despair(connection, holder, judged[Absence.UNPROVABLE], why=why, now=now)
+            give_up(connection, holder, judged[Absence.UNPROVABLE], why=why, now=now)
             return {absence: len(rows) for absence, rows in judged.items()}
 
-    def despair(self, holder: HolderName, denied: Mapping[InstanceNumber, str], *, now: Timestamp) -> None:
+    def give_up(self, holder: HolderName, denied: Mapping[InstanceNumber, str], *, now: Timestamp) -> None:
         """Leave to a person acknowledged instances that no further copy could prove, and say why.
 
         One that was replaced meanwhile is given up: the holder has what came after it.
         """
         with self._database.writing() as connection:
-            hopeless = able(connection, ObligationEvent.DESPAIR, holder, list(denied))
+            hopeless = able(connection, ObligationEvent.GIVE_UP, holder, list(denied))
             for number in hopeless:
                 mine = (obligations.c.holder == holder, obligations.c.instance == number)
                 rows = connection.execute(select(obligations).where(*mine)).all()
-                despair(connection, holder, rows, why=denied[number], now=now)
+                give_up(connection, holder, rows, why=denied[number], now=now)
             _without_replaced(connection, holder, hopeless, now)
 
     def prove(self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp) -> int:
@@ -283,21 +283,22 @@ def _without_replaced(
 def _ambiguous(
     connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]
 ) -> set[InstanceNumber]:
-    """Return those with another content under their SOP Instance UID: one that they replaced, or one that
-    Orthanc keeps apart, since it names another patient.
+    """Return the instances that have another content under their SOP Instance UID.
 
-    Except in peace, where the holder itself had sent the other one: it may coerce what a device sends to both
-    of us, or have been corrected by hand, and is not to be overwritten by what came here late. What is owed
-    still when an outage is declared may have come in its first minutes, before anybody noticed.
+    The other content is an earlier one that they replaced, or one that Orthanc keeps apart because it names
+    another patient. Outside an outage, a content that the holder itself had sent does not count: the holder
+    may coerce what a device sends to both, or a person may have corrected it there, and content that came
+    here late must not overwrite that. An instance that is owed when an outage is declared may have arrived
+    in the outage's first minutes, before anybody noticed, so during an outage every other content counts.
     """
-    in_peace = current_mode(connection).mode not in (Mode.ACTIVE, Mode.RETURNING)
+    no_outage = current_mode(connection).mode not in (Mode.ACTIVE, Mode.RETURNING)
     other = instances.alias("other")
     received = exists().where(
         proofs.c.instance == other.c.number,
         proofs.c.holder == holder,
         proofs.c.kind == ProofKind.RECEIVED.value,
     )
-    its_own = received if in_peace else false()
+    its_own = received if no_outage else false()
     replaced = and_(
         # All versions of an instance have one identifier, which has an index.
         other.c.orthanc_id == instances.c.orthanc_id,

@@ -98,7 +98,7 @@ class InstanceBook(Book):
         return counted
 
     def _follow(self, connection: Connection) -> None:
-        """Count what is gone anew at the next question, where a transaction changed it."""
+        """Count what is gone again at the next question, where a transaction changed it."""
         if gone_changed(connection):
             self._changes += 1
             self._gone = None

@@ -115,7 +115,7 @@ class IntakeBook(Book):
             append_event(connection, now, SYSTEM, RESCAN, fields)
             write_cursor(connection, "changes", cursor)
             write_fact(connection, mark_fact("changes"), "")
-            cancel_running(connection, RESCAN, "begun anew", now)
+            cancel_running(connection, RESCAN, "started again", now)
             total = connection.scalar(select(func.max(instances.c.number))) or 0
             begin_operation(connection, RESCAN, total=total, unit="instances", message=because, now=now)
 

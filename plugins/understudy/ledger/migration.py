@@ -49,7 +49,7 @@ class MigrationError(Exception):
 def bring_up_to_date(engine: Engine, path: Path) -> None:
     """Make the tables in a new file, or migrate those of an older one.
 
-    The engine must not enforce foreign keys, as a step may make a table anew. Raises LedgerVersionError and
+    The engine must not enforce foreign keys, as a step may make a new table. Raises LedgerVersionError and
     MigrationError; in both cases the file is as it was.
     """
     with engine.connect().execution_options(understudy_writes=True) as connection, connection.begin():

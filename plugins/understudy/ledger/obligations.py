@@ -175,7 +175,7 @@ class ObligationBook(Book):
 
 def unsettled_to(connection: Connection, holder: HolderName) -> int:
     """Return how many obligations to the holder are not settled, within a transaction."""
-    # Counted anew and not looked up: on it rests that nothing is settled while something is owed.
+    # Counted again and not looked up: on it rests that nothing is settled while something is owed.
     query = select(func.count()).where(obligations.c.holder == holder, obligations.c.state.in_(_UNSETTLED))
     return connection.scalar(query) or 0
 

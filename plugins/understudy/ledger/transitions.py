@@ -53,7 +53,7 @@ def advance(
         values["due"] = due
     if reason is not None:
         values["reason"] = reason
-    if event in (ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.DESPAIR):
+    if event in (ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.GIVE_UP):
         values["attempts"] = obligations.c.attempts + 1
     if event in (ObligationEvent.DISPROVE, ObligationEvent.RETURN):
         values["since"] = now
@@ -165,16 +165,16 @@ def lose(
         disprove(connection, holder, numbers, reason=reason, now=now, due=retry_at(attempt))
 
 
-def despair(
+def give_up(
     connection: Connection, holder: HolderName, rows: Sequence[Any], *, why: str, now: Timestamp
 ) -> None:
     """Leave to a person acknowledged obligations, given as rows, that came to nothing again and again."""
     _void_commitments(connection, holder, [row.instance for row in rows])
     for row in rows:
         reason = unproven(row.losses + 1, why)
-        advance(connection, ObligationEvent.DESPAIR, holder, [row.instance], now, reason=reason)
+        advance(connection, ObligationEvent.GIVE_UP, holder, [row.instance], now, reason=reason)
         fields = {"holder": holder, "instance": row.instance, "reason": reason}
-        append_event(connection, now, SYSTEM, ObligationEvent.DESPAIR.value, fields)
+        append_event(connection, now, SYSTEM, ObligationEvent.GIVE_UP.value, fields)
 
 
 def _void_commitments(connection: Connection, holder: HolderName, numbers: Sequence[int]) -> None:

@@ -95,7 +95,7 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class DecodingRefusal:
     """Why a call is not carried out, and how that is answered."""
 
     orthanc_id: str
@@ -130,13 +130,13 @@ class Decoding:
 
     def judge(
         self, path: str, arguments: Mapping[str, str], headers: Mapping[str, str]
-    ) -> Refusal | tuple[str, ...]:
+    ) -> DecodingRefusal | tuple[str, ...]:
         """Return why a call is refused, or the SOP Instance UIDs of what Orthanc may decode for it.
 
         `path` is decoded and canonical. Raises OSError where a stored file cannot be read.
         """
         if (reason := _oversized(arguments)) is not None:
-            return Refusal("", HTTPStatus.BAD_REQUEST, reason)
+            return DecodingRefusal("", HTTPStatus.BAD_REQUEST, reason)
         wish = _wish(path, arguments, headers)
         if wish is None:
             return ()
@@ -148,9 +148,9 @@ class Decoding:
                 continue
             if any(not 0 <= frame < image.pixels.frames for frame in wish.frames):
                 reason = f"it has {image.pixels.frames} frames, and another one is asked for"
-                return Refusal(orthanc_id, HTTPStatus.NOT_FOUND, reason)
+                return DecodingRefusal(orthanc_id, HTTPStatus.NOT_FOUND, reason)
             if (found := self._too_large(wish, image.pixels)) is not None:
-                return Refusal(orthanc_id, HTTPStatus.UNPROCESSABLE_ENTITY, found)
+                return DecodingRefusal(orthanc_id, HTTPStatus.UNPROCESSABLE_ENTITY, found)
             if wish.decodes or _transcodes(wish, image.pixels):
                 decoded.append(image.sop_instance_uid)
         return tuple(decoded)

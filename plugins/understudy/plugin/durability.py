@@ -28,7 +28,7 @@ from pathlib import Path
 RECOVERY_SECONDS = 15.0
 """How long stores stay refused after a failed sync. Linux reports a write-back error once and then calls the
 pages clean, so the next sync may succeed without having written them; Orthanc's checkpoint, every 10 s,
-writes them anew."""
+writes them again."""
 
 
 class StoreStatus(IntEnum):

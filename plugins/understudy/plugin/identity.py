@@ -8,18 +8,18 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from understudy.plugin.roles import Role
+from understudy.plugin.roles import CallerRole
 
 USER_HEADER = "x-understudy-user"
 ROLE_HEADER = "x-understudy-role"
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Caller:
     """Who is calling, and as what."""
 
     user: str
-    role: Role
+    role: CallerRole
 
 
 def _basic_user(authorization: str) -> str | None:
@@ -35,18 +35,18 @@ def _basic_user(authorization: str) -> str | None:
     return user if colon else None
 
 
-def identify(headers: Mapping[str, str]) -> Identity | None:
+def identify(headers: Mapping[str, str]) -> Caller | None:
     """Return the caller, or None where the request names none that we know.
 
     `headers` as Orthanc gives them: names in lower case, the first of several equal names.
     """
     service = _basic_user(headers.get("authorization", ""))
     if service == "agent":
-        return Identity("agent", Role.AGENT)
+        return Caller("agent", CallerRole.AGENT)
     if service != "edge":
         return None
     user = headers.get(USER_HEADER, "")
     role = headers.get(ROLE_HEADER, "")
     if not user or not user.isprintable() or role not in ("reader", "operator", "admin"):
         return None
-    return Identity(user, Role(role))
+    return Caller(user, CallerRole(role))

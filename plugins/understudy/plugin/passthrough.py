@@ -29,7 +29,7 @@ _PASSED_ON = (
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PassedAnswer:
     """What goes back to the caller."""
 
     status: int
@@ -48,17 +48,17 @@ class Request:
     body: bytes
 
 
-def _unavailable(error: Exception) -> Answer:
+def _unavailable(error: Exception) -> PassedAnswer:
     document = {
         "error": "agent_unavailable",
         "message": "The agent does not answer; Orthanc goes on receiving and serving images.",
         "hint": "Look at `docker compose ps agent` and its log; it is restarted by itself.",
         "details": [type(error).__name__],
     }
-    return Answer(503, "application/json", json.dumps(document).encode())
+    return PassedAnswer(503, "application/json", json.dumps(document).encode())
 
 
-def call(socket_path: Path, request: Request, timeout: float = TIMEOUT_SECONDS) -> Answer:
+def call(socket_path: Path, request: Request, timeout: float = TIMEOUT_SECONDS) -> PassedAnswer:
     """Return the agent's answer, or 503 with a hint where there is none."""
     headers = {
         name: value for name, value in request.headers.items() if name in _PASSED_ON and value.isprintable()
@@ -71,7 +71,9 @@ def call(socket_path: Path, request: Request, timeout: float = TIMEOUT_SECONDS) 
         connection.request(request.method, target, body=request.body or None, headers=headers)
         response = connection.getresponse()
         body = response.read()
-        return Answer(response.status, response.getheader("content-type", "application/octet-stream"), body)
+        return PassedAnswer(
+            response.status, response.getheader("content-type", "application/octet-stream"), body
+        )
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         return _unavailable(error)
     finally:

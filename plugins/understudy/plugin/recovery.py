@@ -33,7 +33,7 @@ class NotNowError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Orthanc:
+class RecoveringOrthanc:
     """What is asked of Orthanc; the calls raise NotNowError, `store` RefusedFileError as well."""
 
     held_md5s: Callable[[str], Set[str]]
@@ -95,7 +95,7 @@ def read_note(file: Path) -> tuple[str, int] | None:
 class Recovery:
     """Hands every file of `recover/` to Orthanc; `folder` is storage/understudy."""
 
-    def __init__(self, folder: Path, orthanc: Orthanc, log: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, orthanc: RecoveringOrthanc, log: Callable[[str], None]) -> None:
         self._folder = folder
         self._orthanc = orthanc
         self._log = log
@@ -116,7 +116,7 @@ class Recovery:
     def waiting(self) -> list[Path]:
         """Return the files that are still to be read in, in order.
 
-        One whose note a crash took is left to the next start, which examines it anew.
+        One whose note a crash took is left to the next start, which examines it again.
         """
         folder = self._folder / RECOVER
         if not folder.is_dir():

@@ -8,7 +8,7 @@ import re
 from enum import Enum
 
 
-class Role(Enum):
+class CallerRole(Enum):
     """What a person may do, as the edge says; `agent` is our own process, which is no administrator."""
 
     READER = "reader"
@@ -63,10 +63,10 @@ _AGENT = (
 """The calls that the agent makes (adapters/orthanc.py), and no other: it is the account of a program."""
 
 _TABLE = {
-    Role.READER: _READS,
-    Role.OPERATOR: _READS + _STORES,
-    Role.ADMIN: _EVERYTHING,
-    Role.AGENT: _AGENT,
+    CallerRole.READER: _READS,
+    CallerRole.OPERATOR: _READS + _STORES,
+    CallerRole.ADMIN: _EVERYTHING,
+    CallerRole.AGENT: _AGENT,
 }
 
 _NEVER_FOR_PEOPLE = (
@@ -107,12 +107,12 @@ def canonical_path(path: str) -> str | None:
     return path.rstrip("/") or "/"
 
 
-def allowed(role: Role, method: Method, path: str) -> bool:
+def allowed(role: CallerRole, method: Method, path: str) -> bool:
     """Return whether the role may call the path (decoded, without its query) by the effective method."""
     canonical = canonical_path(path)
     if canonical is None:
         return False
-    if role is not Role.AGENT and _matches(_NEVER_FOR_PEOPLE, method, canonical):
+    if role is not CallerRole.AGENT and _matches(_NEVER_FOR_PEOPLE, method, canonical):
         return False
     return _matches(_TABLE[role], method, canonical)
 

@@ -28,7 +28,7 @@ PADDING = "\0 \t\r\n\v\f"
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class NamedUids:
     """What a file names itself; DCMTK takes the first one of several."""
 
     complete: bool
@@ -37,7 +37,7 @@ class Names:
     """Without padding; None where it is longer than a UID or has odd characters."""
 
 
-def names(content: Content) -> Names | None:
+def names(content: Content) -> NamedUids | None:
     """Return what a DICOM Part 10 file names itself, None where its headers cannot be followed as far."""
     found: dict[int, str] = {}
     try:
@@ -57,4 +57,4 @@ def names(content: Content) -> Names | None:
     uid = found.get(_SOP_INSTANCE, "")
     plain = 0 < len(uid) <= _MAX_UID and uid.isascii() and uid.isprintable()
     complete = len(found) == len(_UIDS) and all(found.values())
-    return Names(complete, uid if plain else None)
+    return NamedUids(complete, uid if plain else None)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from fastapi import Request
 from fastapi.routing import APIRoute
 
+from understudy.core.roles import Role
 from understudy.web.errors import ApiError
-from understudy.web.identity import PREFIX, Identity, Role
+from understudy.web.identity import PREFIX, Identity
 
 ROLES: Mapping[tuple[str, str], Role] = {
-    ("GET", "/health"): Role.NOBODY,
     ("GET", "/status"): Role.READER,
     ("GET", "/mode"): Role.READER,
     ("GET", "/metrics"): Role.READER,
@@ -33,9 +33,6 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("GET", "/docs"): Role.READER,
     ("GET", "/docs/{name}"): Role.READER,
     ("GET", "/openapi.json"): Role.READER,
-    # It makes the agent look at the changes feed now instead of a moment later, nothing else. Orthanc's
-    # plugin calls it, which is no person; at the edge it needs a password like every other path.
-    ("POST", "/wake"): Role.NOBODY,
     ("POST", "/promote"): Role.OPERATOR,
     ("POST", "/failback"): Role.OPERATOR,
     ("GET", "/failback/plan"): Role.READER,
@@ -58,6 +55,13 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("POST", "/obligations/waive"): Role.ADMIN,
 }
 
+OPEN = frozenset({("GET", "/health"), ("POST", "/wake")})
+"""The calls that need no person; at the edge the second one needs a password like every other path.
+
+A monitor asks for the health. Orthanc's plugin wakes the agent, which then looks at the changes feed now
+instead of a moment later, and does nothing else.
+"""
+
 
 async def authorise(request: Request) -> None:
     """Let the request pass if the table allows it, or raise 401, 403 or 415.
@@ -66,15 +70,16 @@ async def authorise(request: Request) -> None:
     """
     route = request.scope.get("route")
     path = route.path.removeprefix(PREFIX) if isinstance(route, APIRoute) else ""
-    needed = ROLES.get((request.method, path))
     identity: Identity | None = request.state.identity
-    if identity is None and needed is not Role.NOBODY:
+    is_open = (request.method, path) in OPEN
+    needed = ROLES.get((request.method, path))
+    if identity is None and not is_open:
         raise ApiError(
             401, "unauthenticated", "nobody is signed in", "sign in at the HTTPS port of the appliance"
         )
-    if needed is None or (identity is not None and identity.role < needed):
-        needs = "no role" if needed is None else needed.name.lower()
-        has = "" if identity is None else identity.role.name.lower()
+    if not is_open and (needed is None or identity is None or identity.role < needed):
+        needs = "no role" if needed is None else needed.word
+        has = "" if identity is None else identity.role.word
         raise ApiError(
             403,
             "forbidden",

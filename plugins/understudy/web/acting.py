@@ -12,10 +12,10 @@ from understudy.core.views import ApprovalView, DeletionView, ModeView, Operatio
 from understudy.web.access import who
 from understudy.web.bodies import (
     AcceptRecipients,
+    BeginFailback,
     Changed,
     Delete,
     Device,
-    Failback,
     Fingerprint,
     Heal,
     Nothing,
@@ -65,7 +65,7 @@ def router(facade: Facade) -> APIRouter:
         response_model=OperationView,
         responses=errors(409, 412),
     )
-    def failback(body: Failback, name: Who) -> Response:
+    def failback(body: BeginFailback, name: Who) -> Response:
         """Turn active into returning and deliver what the primary is owed; progress is in the operation.
 
         With `dry_run` nothing changes: the operation compares both inventories, and `GET /failback/plan`

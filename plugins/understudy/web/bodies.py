@@ -106,7 +106,7 @@ class Promote(_Body):
     epoch: Epoch
 
 
-class Failback(_Body):
+class BeginFailback(_Body):
     """Begin to give back, or only show what that would be."""
 
     dry_run: bool = Field(default=False, description="Answer the plan and change nothing.")
@@ -281,7 +281,7 @@ class Acknowledge(_Body):
     reason: Reason
 
 
-class Health(BaseModel):
+class HealthAnswer(BaseModel):
     """The health in few words."""
 
     healthy: bool

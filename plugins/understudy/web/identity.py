@@ -10,11 +10,12 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
+
+from understudy.core.roles import ROLES_OF_PEOPLE, Role
 
 PREFIX = "/understudy"
 USER_HEADER = "x-understudy-user"
@@ -25,15 +26,6 @@ SIGNATURE_HEADER = "x-understudy-signature"
 
 FRESH_SECONDS = 30.0
 """How long a signature is taken. Edge and agent read the same clock, that of their host."""
-
-
-class Role(IntEnum):
-    """What a person may do; each role may do what the ones before it may."""
-
-    NOBODY = 0
-    READER = 1
-    OPERATOR = 2
-    ADMIN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +53,7 @@ def identity_of(headers: Headers) -> Identity | None:
     users, roles = headers.getlist(USER_HEADER), headers.getlist(ROLE_HEADER)
     if len(users) != 1 or len(roles) != 1 or not users[0].strip():
         return None
-    known = {role.name.lower(): role for role in Role if role is not Role.NOBODY}
-    role = known.get(roles[0])
+    role = ROLES_OF_PEOPLE.get(roles[0])
     return None if role is None else Identity(users[0].strip()[:64], role)
 
 

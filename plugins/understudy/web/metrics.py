@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from understudy.core.modes import Mode
-from understudy.core.views import Condition, HolderView, LaneState, OperationState, Status
+from understudy.core.views import HolderView, LaneState, OperationState, PrimaryCondition, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _STATES = ("owed", "in_flight", "sent", "proven", "refused", "waived")
@@ -156,12 +156,12 @@ class _Snapshot(Collector):
             "1 for the present condition of the primary.",
             labels=["condition"],
         )
-        for known in Condition:
+        for known in PrimaryCondition:
             condition.add_metric([known.value], float(known is primary.condition))
         yield condition
-        if primary.condition is not Condition.UNKNOWN:
+        if primary.condition is not PrimaryCondition.UNKNOWN:
             # Absent while unknown: neither 1 nor 0 would be true, and an alert on 0 would be false.
-            up = float(primary.condition is not Condition.DOWN)
+            up = float(primary.condition is not PrimaryCondition.DOWN)
             yield GaugeMetricFamily(
                 "understudy_primary_up",
                 "0 where the primary is down, 1 where it lives; understudy_primary_condition says more.",

@@ -98,7 +98,7 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
         )
         if not as_page:
             return Response(content, media_type="application/json")
-        # Rendered anew rather than read: the style that the policy allows is then the style that the page
+        # Rendered again rather than read: the style that the policy allows is then the style that the page
         # has.
         return Response(
             render_report(parse_report(content)),

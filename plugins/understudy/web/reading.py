@@ -26,7 +26,7 @@ from understudy.web import metrics
 from understudy.web.bodies import (
     DamagesQuery,
     Explain,
-    Health,
+    HealthAnswer,
     HealthQuery,
     LettersQuery,
     ObligationsQuery,
@@ -66,9 +66,9 @@ def router(facade: Facade) -> APIRouter:
     @routes.get(
         "/health",
         summary="Healthy or not, for load balancers and monitors",
-        response_model=Health,
+        response_model=HealthAnswer,
         responses={
-            503: {"description": "Not healthy by what was asked for.", "model": Health},
+            503: {"description": "Not healthy by what was asked for.", "model": HealthAnswer},
             **errors(anyone=True),
         },
     )
@@ -96,7 +96,7 @@ def router(facade: Facade) -> APIRouter:
         code = 503 if reasons else 200
         if request.state.identity is None:
             return Response(status_code=code)
-        view = Health(
+        view = HealthAnswer(
             healthy=not reasons,
             mode=seen.mode,
             epoch=seen.epoch,

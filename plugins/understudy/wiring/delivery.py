@@ -29,7 +29,7 @@ from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.destination import DicomDestination, Transcode
 from understudy.flow.immutability import LockWatch
 from understudy.flow.pace import Pacer
-from understudy.flow.readback import Contents, ReadBack
+from understudy.flow.readback import ContentCheck, ReadBack
 from understudy.flow.recipients import PinnedSealer
 from understudy.flow.vault import Vault, VaultSettings, held_in_memory
 from understudy.wiring.base import STEP_INTERVAL, Base
@@ -140,7 +140,7 @@ def dicom_destination(
         commitment=commitment,
         read_back=read_back if proof == "readback" else None,
         # What is sent as a transcoded copy never comes back as it is here.
-        contents=None if proof == "readback" or transcode else Contents(read_back, ambiguous),
+        contents=None if proof == "readback" or transcode else ContentCheck(read_back, ambiguous),
         memory=base.memory.of(peer.name),
         beside=beside,
     )

@@ -14,7 +14,7 @@ from understudy.flow.disk import STORAGE, DiskWatch, WatchedVolume
 from understudy.flow.heal import Healer, Surgery
 from understudy.flow.intake import IntakeWatch
 from understudy.flow.note import Noter
-from understudy.flow.recover import Recovery
+from understudy.flow.recover import RecoveryWatch
 from understudy.flow.scrub import Scrubber
 from understudy.plugin.volumes import FLAG, Volume
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
@@ -29,7 +29,7 @@ _LOOK_INTERVAL = 1.0
 """Seconds between two looks at what a start of Orthanc left, and at the room on a volume."""
 
 
-def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple[Scrubber, Recovery]:
+def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple[Scrubber, RecoveryWatch]:
     """Return who looks for damaged files and who repairs what a crash left; healing has its worker, too."""
     on_damage = partial(base.workers.wake, "heal")
     healer = Healer(
@@ -59,7 +59,7 @@ def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple
         on_damage=on_damage,
     )
     boot_reports = BootReports(base.places.storage)
-    recovery = Recovery(boot_reports, base.ledger, scrubber, base.clock, on_damage=on_damage)
+    recovery = RecoveryWatch(boot_reports, base.ledger, scrubber, base.clock, on_damage=on_damage)
     base.workers.add("heal", healer.step, _FILES_INTERVAL)
     base.workers.add("scrub", scrubber.step, STEP_INTERVAL)
     base.workers.add("recover", recovery.step, _LOOK_INTERVAL)

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from understudy.adapters import dictionary, edge_config
-from understudy.adapters.edge import Edge, EdgeUnavailableError, Reports, addresses_of_name
+from understudy.adapters.edge import EdgeLink, EdgeUnavailableError, HandshakeReports, addresses_of_name
 from understudy.adapters.reception import read_refusals
 from understudy.core.gate import Allowed, Seen
 from understudy.flow.gate import Gate
 from understudy.flow.logins import Logins
-from understudy.flow.names import Names
+from understudy.flow.names import HostNames
 from understudy.flow.reception import ReceptionWatch
 from understudy.system.files import write_durably
 from understudy.wiring.base import STEP_INTERVAL, Base
@@ -26,7 +26,7 @@ _NAMES_INTERVAL = 5.0
 
 def wire_logins(base: Base) -> Logins:
     """Return the look at wrong passwords and give it its worker."""
-    edge = Edge(base.places.edge)
+    edge = EdgeLink(base.places.edge)
     logins = Logins(edge.wrong_passwords, base.clock, unavailable=EdgeUnavailableError)
     base.workers.add("logins", logins.step, _LOGINS_INTERVAL)
     return logins
@@ -54,14 +54,14 @@ class _NamesFile:
         write_durably(self._path, edge_config.names_json(names), 0o640)
 
 
-def wire_gate(base: Base) -> tuple[Gate, Names]:
+def wire_gate(base: Base) -> tuple[Gate, HostNames]:
     """Return the gate and what knows the addresses of names, and give them their workers."""
-    reports: list[Reports] = []
+    reports: list[HandshakeReports] = []
 
     def read_reports(most: int) -> Sequence[Seen]:
         # Opened here: without it the rest starts all the same, and the loop raises the alarm.
         if not reports:
-            reports.append(Reports(base.places.edge))
+            reports.append(HandshakeReports(base.places.edge))
         return reports[0].read(most)
 
     def configured() -> Sequence[Allowed]:
@@ -69,14 +69,14 @@ def wire_gate(base: Base) -> tuple[Gate, Names]:
 
     gate = Gate(
         base.ledger.devices,
-        Edge(base.places.edge),
+        EdgeLink(base.places.edge),
         base.clock,
         configured,
         unavailable=EdgeUnavailableError,
         read_reports=read_reports,
     )
     hosts = edge_config.hosts_by_name(base.configuration)
-    names = Names(hosts, addresses_of_name, _NamesFile(base), base.clock, gate.renew)
+    names = HostNames(hosts, addresses_of_name, _NamesFile(base), base.clock, gate.renew)
     base.workers.add("gate", gate.step, STEP_INTERVAL)
     if hosts:
         base.workers.add("names", names.step, _NAMES_INTERVAL)

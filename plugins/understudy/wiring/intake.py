@@ -8,7 +8,7 @@ from understudy.adapters import dictionary, edge_config
 from understudy.adapters.boot import BootReports
 from understudy.adapters.versions import KeptVersions
 from understudy.core.model import HolderName
-from understudy.core.rules import Destination, Matching, Priority, Route, Rules
+from understudy.core.rules import Matching, Priority, RouteDestination, RoutingRule, Rules
 from understudy.flow.conflicts import Conflicts
 from understudy.flow.note import Noter, Reconciling
 from understudy.flow.rescan import Rescanner
@@ -90,7 +90,7 @@ def _rules(configuration: config.Understudy) -> Rules:
         primary_ae_title="" if primary is None else primary.ae_title,
         vaults=[HolderName(vault.name) for vault in configuration.vaults],
         routes=[
-            Route(
+            RoutingRule(
                 route.name,
                 [condition.compiled() for condition in route.when],
                 [HolderName(name) for name in route.to],
@@ -100,7 +100,7 @@ def _rules(configuration: config.Understudy) -> Rules:
             for route in configuration.routes
         ],
         destinations={
-            HolderName(item.name): Destination(
+            HolderName(item.name): RouteDestination(
                 HolderName(item.name),
                 item.ae_title or "",
                 item.addresses or edge_config.addresses_of(item.host or ""),

@@ -8,7 +8,7 @@ from understudy.adapters.dicom import DicomPeer
 from understudy.core.model import HolderKind, Timestamp
 from understudy.core.modes import Mode
 from understudy.core.ports import HolderUnavailableError
-from understudy.core.views import Condition
+from understudy.core.views import PrimaryCondition
 from understudy.flow.appliance import PrimaryParts
 from understudy.flow.destination import DicomDestination
 from understudy.flow.failback import Failback, FailbackPolicy
@@ -75,7 +75,7 @@ def _mirroring(base: Base, primary: PrimaryParts) -> Callable[[], bool]:
     def step() -> bool:
         mode = base.ledger.modes.current().mode
         # One that is busy may have an association for us the next time. Planned work is left alone.
-        asked = primary.prober.health.condition in (Condition.UP, Condition.BUSY)
+        asked = primary.prober.health.condition in (PrimaryCondition.UP, PrimaryCondition.BUSY)
         if mode is Mode.MAINTENANCE or not asked:
             primary.mirror.forget_look()
             return False

@@ -4,7 +4,7 @@ Rule 1: an address that somebody answers for is never taken. It is asked for by 
 before the first attempt alone where hooks may move it to another host, which answers for it then.
 Rule 2: while the agent does not answer, everything stays as it is: it may restart in the middle of an outage.
 Rule 3: what is held is told by a file on the disk, so that a restart neither takes nor gives twice. After a
-start of the host it is taken anew, because nothing that was set up is left.
+start of the host it is taken again, because nothing that was set up is left.
 Rule 4: what goes wrong is an alarm of the appliance: who promotes looks there, and not into this host's log.
 """
 

@@ -134,7 +134,7 @@ function lane(holder, now) {
   const { state, reason, until } = holder.lane;
   if (state === "working") return `sending, ${rate(holder.lane.rate)} instances/s`;
   if (state === "waiting") return `waits${reason ? `: ${reason}` : ""}${until ? `; tries again in ${duration(between(now, until))}` : ""}`;
-  if (state === "paused") return `still${reason ? `: ${reason}` : ""}`;
+  if (state === "paused") return `paused${reason ? `: ${reason}` : ""}`;
   return holder.owed + holder.in_flight + holder.sent ? "about to go on" : "up to date";
 }
 

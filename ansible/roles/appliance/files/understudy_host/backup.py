@@ -16,7 +16,7 @@ _RECIPIENT = re.compile(r"age1[0-9a-z]{58}")
 def back_up(places: Places, recipients: Sequence[str] = ()) -> Path:
     """Write a tar archive, encrypted with age, and return its path; the identity from the safe opens it.
 
-    Without recipients the vault's own is taken. The ledger is not in it: it can be made anew.
+    Without recipients the vault's own is taken. The ledger is not in it: it can be rebuilt.
     """
     readers = list(recipients) or [_vault_recipient(places)]
     folders = [places.configuration, places.secrets, places.project, places.volume("keys")]

@@ -59,7 +59,7 @@ def last_mode(places: Places) -> str | None:
 
 
 def supervise(places: Places) -> None:
-    """Start the appliance and watch it until systemd ends this process; HostError: systemd starts it anew."""
+    """Start the appliance and watch it until systemd ends this process; HostError: it is started again."""
     compose = Compose(places)
     update.recover(places, compose)
     remove_durably(places.decommissioned)

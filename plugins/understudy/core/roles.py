@@ -1,0 +1,21 @@
+"""What a person may do: the roles of the product, and their names in files, headers and commands."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+
+class Role(IntEnum):
+    """A role may do everything that the roles before it may do."""
+
+    READER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+    @property
+    def word(self) -> str:
+        """The role's name as it stands in files, headers and commands."""
+        return self.name.lower()
+
+
+ROLES_OF_PEOPLE: Mapping[str, Role] = {role.word: role for role in Role}
+"""The roles that a person can have, by name."""
