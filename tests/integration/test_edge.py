@@ -6,6 +6,7 @@ import json
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -24,7 +25,9 @@ from tests.integration.edge_peers import (
     half_an_association_request,
     signed_person,
     store,
+    untaken_answers,
 )
+from tests.integration.raw_store import store_good
 from tests.stack import Stack, wait_until
 
 pytestmark = pytest.mark.needs("image")
@@ -49,6 +52,7 @@ PATHS = (
 )
 FREE_WITHOUT_PASSWORD = "/understudy/health"
 ACCEPTABLE_DELAY_SECONDS = 1.0
+PAGE_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -350,10 +354,10 @@ def test_what_changes_of_a_person_is_in_force_within_two_seconds_and_drops_no_as
         return appliance.execute("agent", "understudy", "user", *command).decode().strip()
 
     def becomes(login: tuple[str, str], *expected: int) -> None:
-        """Wait for one part of the appliance, then ask all parts.
+        """Wait for one part of the appliance, then ask all.
 
-        The edge reads its list twice a second and answers 429 after twenty wrong passwords of one name in a
-        minute, so this waits half a second between two questions.
+        Twenty wrong passwords of a name in a minute are answered 429, so the edge, which reads its list
+        twice a second, is not asked more often than that.
         """
         wait_until(
             lambda: web.get(PATHS_OF_A_READER[0], auth=login).status_code,
@@ -434,6 +438,131 @@ def test_guessing_at_the_health_call_is_slowed_as_well(appliance: Stack) -> None
             assert web.get(health, auth=(name, f"guess-{number}")).content == b""
         assert web.get(health, headers=right).content == b""
         assert web.get("/system", headers=right).status_code == 429
+
+
+@pytest.fixture(scope="module")
+def large_file(appliance: Stack) -> str:
+    """The path of a file that fits into no buffer on its way."""
+    item = store_good(appliance.dicom, "edge-large", 16_000_000)
+    found = appliance.post("/tools/find", {"Level": "Instance", "Query": {"SOPInstanceUID": item.uid}})
+    return f"/instances/{found[0]}/file"
+
+
+def seconds_of_an_answer(web: httpx.Client, login: tuple[str, str], path: str) -> float:
+    answer = web.get(path, auth=login)
+    assert answer.status_code == 200, answer.text
+    return answer.elapsed.total_seconds()
+
+
+@pytest.mark.parametrize("turn", ["first", "again"])
+def test_sixty_answers_that_one_person_does_not_take_keep_no_other_waiting(
+    web: httpx.Client, appliance: Stack, reader: tuple[str, str], large_file: str, turn: str
+) -> None:
+    """Asked by a person of whom nothing is counted yet, and by one of whom there is."""
+    with untaken_answers(appliance, reader, large_file, 60) as held:
+        wait_until(
+            lambda: [text for text in map(beginning, held) if text.startswith(b"HTTP/1.1 200")],
+            bool,
+            deadline=20,
+            what="an answer under way",
+        )
+        for path in ("/system", "/dicom-web/studies", "/understudy/console/", "/understudy/status"):
+            assert seconds_of_an_answer(web, appliance.admin, path) < PAGE_SECONDS
+        # What goes beyond the share waits its turn, and is told so when it has waited long enough.
+        told = wait_until(
+            lambda: [text for text in map(beginning, held) if text.startswith(b"HTTP/1.1 429")],
+            bool,
+            deadline=40,
+            what="a request beyond the share answered",
+        )[0]
+        assert b"retry-after: " in told.lower()
+        assert b'"too_many_requests"' in told
+        assert seconds_of_an_answer(web, appliance.admin, "/system") < PAGE_SECONDS
+
+
+def beginning(connection: ssl.SSLSocket) -> bytes:
+    """Return what has come of an answer, a thousand bytes at most, or nothing."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1000)
+    except ssl.SSLWantReadError:
+        return b""
+
+
+@pytest.mark.parametrize("windows", [5])
+def test_person_with_several_browsers_is_refused_nothing(
+    web: httpx.Client, appliance: Stack, reader: tuple[str, str], large_file: str, windows: int
+) -> None:
+    """A browser has six connections by HTTP/1.1: what comes beyond the share waits."""
+    small = large_file.replace("/file", "/tags?simplify")
+
+    def ask(number: int) -> list[int]:
+        with httpx.Client(base_url=appliance.https, verify=False, timeout=60, auth=reader) as browser:
+            return [
+                browser.get(large_file if turn == number % 20 else small).status_code for turn in range(20)
+            ]
+
+    with ThreadPoolExecutor(windows * 6) as threads:
+        answered = [status for told in threads.map(ask, range(windows * 6)) for status in told]
+    assert set(answered) == {200}
+
+
+_CROWD = """
+import base64, http.client, json, socket, ssl, sys, time
+addresses, each, login = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+basic = "Basic " + base64.b64encode(login.encode()).decode()
+context = ssl._create_unverified_context()
+
+def asked(number):
+    began = time.monotonic()
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", 8443, timeout=5, context=context, source_address=(f"127.0.1.{number}", 0)
+    )
+    try:
+        connection.request("GET", "/understudy/status", headers={"Authorization": basic})
+        status = connection.getresponse().status
+    except OSError as error:
+        status = type(error).__name__
+    finally:
+        connection.close()
+    return [status, round(time.monotonic() - began, 2)]
+
+before = asked(1)
+held = []
+for number in range(addresses):
+    for _ in range(each):
+        try:
+            held.append(socket.create_connection(("127.0.0.1", 8443), 1, (f"127.0.2.{number + 1}", 0)))
+        except OSError:
+            break
+print(json.dumps({"before": before, "known": asked(1), "new": asked(2 + addresses)}))
+"""
+
+
+def crowded(appliance: Stack, addresses: int, each: int) -> dict[str, list[object]]:
+    """Open so many connections of each of so many addresses, from within the edge's container.
+
+    There a caller has many addresses. Return how another address is answered, one that has signed in
+    before and one that has not.
+    """
+    login = ":".join(appliance.admin)
+    told = appliance.execute("edge", "/usr/bin/python3", "-c", _CROWD, str(addresses), str(each), login)
+    answers: dict[str, list[object]] = json.loads(told)
+    return answers
+
+
+@pytest.mark.parametrize("addresses", [3, 10])
+def test_connections_of_several_addresses_close_nothing_for_another(appliance: Stack, addresses: int) -> None:
+    for status, seconds in crowded(appliance, addresses, 250).values():
+        assert status == 200
+        assert float(str(seconds)) < PAGE_SECONDS
+
+
+def test_address_that_has_signed_in_gets_in_beside_any_number_of_strangers(appliance: Stack) -> None:
+    answers = crowded(appliance, 80, 10)
+    assert answers["known"][0] == 200
+    # Otherwise they were not enough to close anything.
+    assert answers["new"][0] != 200
 
 
 def test_addresses_of_bulk_data_lead_back_through_the_edge(
