@@ -594,6 +594,8 @@ class Clinic:
         held = {name for name in self.orthanc.here if name.startswith(f"{study}|")}
         self.truth.deleted |= held
         if force:
+            # Some may be in Orthanc alone, and be noted in the middle of the deletion.
+            self.truth.deleted_by_force |= {(name, self.orthanc.here[name].md5) for name in held}
             self.truth.waived |= {
                 (row.holder, row.number) for row in self.auditor.owed() if row.study == study
             }

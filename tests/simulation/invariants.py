@@ -31,6 +31,8 @@ class Truth:
     """By holder and instance, what a person gave up."""
     deleted: set[str] = field(default_factory=set)
     """What a person deleted here, by Orthanc's identifier."""
+    deleted_by_force: set[tuple[str, str]] = field(default_factory=set)
+    """What a person deleted here though it was owed, by Orthanc's identifier and MD5."""
     diverged: set[tuple[StudyInstanceUid, SopInstanceUid]] = field(default_factory=set)
     """Images of which the primary changed the content without telling: its lists name UIDs alone."""
     misled_until: float = 0.0
@@ -204,7 +206,8 @@ class Watcher:
     def _check_owed(self, one: Owed) -> None:
         around, content = self._around, self._around.orthanc.contents[one.md5]
         if one.state == "waived":
-            if (one.holder, one.number) not in self._truth.waived and not one.is_replaced:
+            by_force = (f"{one.study}|{one.uid}", one.md5) in self._truth.deleted_by_force
+            if (one.holder, one.number) not in self._truth.waived and not one.is_replaced and not by_force:
                 raise ViolationError(f"instance {one.number} is waived at {one.holder}, and nobody did that")
             return
         if one.is_replaced and one.holder != VAULT:

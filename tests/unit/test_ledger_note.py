@@ -255,6 +255,13 @@ def _replaced(ledger: Ledger, holder: HolderName) -> tuple[InstanceNumber, Insta
     return first, second
 
 
+def test_inventory_proves_no_content_that_was_replaced(ledger: Ledger) -> None:
+    first, second = _replaced(ledger, PRIMARY)
+    assert ledger.custody.ambiguous(PRIMARY, [first, second]) == {first, second}
+    ledger.custody.disprove(PRIMARY, [first], reason="it is not listed", now=NOW, due=NOW)
+    assert ledger.custody.find(PRIMARY, {first: PROOF}, now=NOW) == set()
+
+
 def test_replaced_content_that_is_denied_is_given_up_and_waits_for_nobody(ledger: Ledger) -> None:
     first, second = _replaced(ledger, PRIMARY)
     ledger.custody.give_up(PRIMARY, {first: "what it gives back differs from what was sent"}, now=NOW)

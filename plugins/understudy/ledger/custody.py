@@ -285,11 +285,12 @@ def _ambiguous(
 ) -> set[InstanceNumber]:
     """Return the instances that have another content under their SOP Instance UID.
 
-    The other content is an earlier one that they replaced, or one that Orthanc keeps apart because it names
-    another patient. Outside an outage, a content that the holder itself had sent does not count: the holder
-    may coerce what a device sends to both, or a person may have corrected it there, and content that came
-    here late must not overwrite that. An instance that is owed when an outage is declared may have arrived
-    in the outage's first minutes, before anybody noticed, so during an outage every other content counts.
+    The other content is an earlier one that they replaced, a later one that replaced them, or one that
+    Orthanc keeps apart because it names another patient. Outside an outage, a content that the holder itself
+    had sent does not count: the holder may coerce what a device sends to both, or a person may have corrected
+    it there, and content that came here late must not overwrite that. An instance that is owed when an outage
+    is declared may have arrived in the outage's first minutes, before anybody noticed, so during an outage
+    every other content counts.
     """
     no_outage = current_mode(connection).mode not in (Mode.ACTIVE, Mode.RETURNING)
     other = instances.alias("other")
@@ -304,6 +305,7 @@ def _ambiguous(
         other.c.orthanc_id == instances.c.orthanc_id,
         other.c.superseded_by == instances.c.number,
     )
+    replacing = other.c.number == instances.c.superseded_by
     beside = and_(
         other.c.sop_instance_uid == instances.c.sop_instance_uid,
         other.c.study_instance_uid == instances.c.study_instance_uid,
@@ -311,7 +313,7 @@ def _ambiguous(
     )
     found: set[InstanceNumber] = set()
     for chunk in chunks(numbers):
-        for condition in (replaced, beside):
+        for condition in (replaced, replacing, beside):
             query = (
                 select(instances.c.number)
                 .join_from(instances, other, condition)
