@@ -226,6 +226,9 @@ class Watcher:
             is_there = any(one.md5 in around.store.members(key) for key in packs if key.startswith("packs/"))
         elif one.holder == PRIMARY and (one.study, one.uid) in self._truth.diverged:
             return
+        elif one.holder == PRIMARY and self._is_deleted((one.study, one.uid)):
+            # A person deleted it here when the primary had it; there is nothing left to give back.
+            return
         else:
             is_there = self._pacs(one.holder).has(one.study, one.uid, content)
         if not is_there:

@@ -16,7 +16,10 @@ SECONDS = 40.0
 FIRST = 20_000
 """The first of the seeds that are played until the time is over."""
 
-FOUND_SOMETHING = {0: "a failback that was settled while something was sent, when its guard was taken away"}
+FOUND_SOMETHING = {
+    0: "a failback that was settled while something was sent, when its guard was taken away",
+    20039: "a replaced content that was called proven by a listing of its UID",
+}
 """Seeds, and what they found."""
 
 
