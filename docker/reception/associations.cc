@@ -285,7 +285,8 @@ struct Network {
         reading.left_ -= seconds;
         if (reading.kind_ == Reading::Kind::data_set && reading.share_->is_waited_for())
             reading.left_ = std::min(reading.left_, HURRY_SECONDS);
-        reading.ended_ = reading.left_ <= 0 || callers().with(reading.association_, false, [&](Caller &caller) {
+        const bool begins = reading.kind_ == Reading::Kind::request || reading.kind_ == Reading::Kind::command;
+        reading.ended_ = reading.left_ <= 0 || (begins && stopping()) || callers().with(reading.association_, false, [&](Caller &caller) {
             caller.behind = GRACE_SECONDS - reading.left_;
             return caller.unwanted;
         });
@@ -371,6 +372,12 @@ OFCondition ASC_receiveAssociation(T_ASC_Network *network, T_ASC_Association **a
     const Reading reading(nullptr, Reading::Kind::request);
     const OFCondition received = receive_association(network, assoc, maxReceivePDUSize, associatePDU, associatePDUlength,
                                                      useSecureLayer, block, timeout, implId);
+    if (received.good() && *assoc != nullptr && stopping()) {
+        const T_ASC_RejectParameters reject = {ASC_RESULT_REJECTEDTRANSIENT, ASC_SOURCE_SERVICEPROVIDER_PRESENTATION_RELATED,
+                                               ASC_REASON_SP_PRES_TEMPORARYCONGESTION};
+        ASC_rejectAssociation(*assoc, &reject);
+        return makeOFCondition(OFM_dcmnet, 1, OF_error, "Orthanc is stopping");
+    }
     // Orthanc forgets an association with such a title: it neither answers nor closes it.
     if (received.good() && *assoc != nullptr && !printable((*assoc)->params->DULparams.callingAPTitle)) {
         const T_ASC_RejectParameters reject = {ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER,
@@ -414,6 +421,8 @@ OFCondition DIMSE_receiveCommand(T_ASC_Association *assoc, T_DIMSE_BlockingMode 
         }
         return true;
     });
+    if (ours && commandSet == nullptr && timeout > 0 && stopping())
+        return DIMSE_OUTOFRESOURCES;
     if (!ours || commandSet != nullptr)
         return receive_command(assoc, blocking, timeout, presID, msg, statusDetail, commandSet);
     const Reading reading(assoc, Reading::Kind::command);

@@ -174,6 +174,9 @@ void reads_on();
 // The body of this thread's HTTP request is about to be parsed; false where there is no memory for that. The call waits.
 bool upload_may_be_parsed();
 
+// Orthanc was asked to stop: nothing new is taken (stop.cc).
+bool stopping();
+
 // Orthanc has stopped by itself (stop.cc): nothing that was on its way is suspect.
 void ended_in_order();
 

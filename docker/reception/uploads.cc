@@ -3,7 +3,7 @@
 // Orthanc keeps a whole body in memory, but for a chunked one of STOW-RS, of which it keeps the part that arrives.
 //
 // Rule 1: a body whose length is told is refused before it is read: 413 where it is too large, 503 where other large
-// objects have the memory; both say why.
+// objects have the memory; both say why. Where Orthanc is stopping, none is read: 503.
 // Rule 2: a chunked body is cut off where one object of it becomes too large.
 #include <civetweb.h>
 
@@ -64,27 +64,34 @@ class Upload {
 
 thread_local Upload *Upload::present = nullptr;
 
-int refuse(mg_connection *connection, Share::Answer answer, long long length)
+int refuse(mg_connection *connection, int status, const char *error, const std::string &message)
 {
-    const bool large = answer == Share::Answer::too_large;
-    const std::string message = large ? "the body has " + std::to_string(length) + " bytes, and at most " +
-                                            std::to_string(settings().largest) + " are taken"
-                                      : "other large objects arrive: send it again later";
-    const std::string body = std::string(R"({"error": ")") + (large ? "too_large" : "no_memory") + R"(", "message": ")" +
-                             message + R"("})";
+    const std::string body = std::string(R"({"error": ")") + error + R"(", "message": ")" + message + R"("})";
     std::fprintf(stderr, "reception: upload refused because=%s\n", message.c_str());
-    Upload::count(answer);
     mg_printf(connection,
               "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
-              large ? "413 Payload Too Large" : "503 Service Unavailable\r\nRetry-After: 30", body.size(), body.c_str());
+              status == 413 ? "413 Payload Too Large" : "503 Service Unavailable\r\nRetry-After: 30", body.size(),
+              body.c_str());
     mg_disable_connection_keep_alive(connection);
-    return large ? 413 : 503;
+    return status;
+}
+
+int refuse(mg_connection *connection, Share::Answer answer, long long length)
+{
+    Upload::count(answer);
+    if (answer == Share::Answer::too_large)
+        return refuse(connection, 413, "too_large",
+                      "the body has " + std::to_string(length) + " bytes, and at most " +
+                          std::to_string(settings().largest) + " are taken");
+    return refuse(connection, 503, "no_memory", "other large objects arrive: send it again later");
 }
 
 } // namespace
 
 int within_limits(mg_connection *connection, int (*handle)(mg_connection *))
 {
+    if (stopping() && std::strcmp(mg_get_request_info(connection)->request_method, "POST") == 0)
+        return refuse(connection, 503, "stopping", "this appliance is stopping: send it again later");
     const long long length = mg_get_request_info(connection)->content_length;
     Upload upload(length < 0);
     const Share::Answer answer = length > 0 ? upload.told(static_cast<uint64_t>(length)) : Share::Answer::taken;
