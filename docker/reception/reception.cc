@@ -63,8 +63,7 @@ bool write_whole(const std::string &file, const std::string &text)
     return written && std::rename(part.c_str(), file.c_str()) == 0;
 }
 
-// The file has one `NAME VALUE` a line, and a line `known TITLE` for each listed AE title. Without its limits Orthanc must not
-// take anything.
+// The file has one `NAME VALUE` a line, and a line `known TITLE` for each listed AE title.
 const Settings &settings()
 {
     static const Settings *const only = [] {
@@ -85,15 +84,6 @@ const Settings &settings()
                 read->found = std::strtoull(value.c_str(), nullptr, 10);
             else if (name == "found_instances")
                 read->found_instances = std::strtoull(value.c_str(), nullptr, 10);
-        }
-        const bool whole = lines.eof() && read->largest > 0 && read->memory > 0 && read->associations > 0 &&
-                           read->found > 0 && read->found_instances > 0;
-        if (!whole) {
-            std::fprintf(stderr,
-                         "reception: Orthanc does not start, its limits are not in the file '%s': run `docker compose -f "
-                         "docker/compose.yml up -d --force-recreate orthanc`, which writes it, and see the lines above\n",
-                         file == nullptr ? "" : file);
-            _exit(EXIT_FAILURE);
         }
         return read;
     }();
@@ -431,13 +421,6 @@ class Reception {
 
 thread_local Reception *Reception::present = nullptr;
 
-OFCondition element_begins(const DcmInputStream &stream, Uint32 length)
-{
-    if (Reception::present != nullptr)
-        return Reception::present->begins(stream, length);
-    return request_may_parse_element() ? EC_Normal : EC_MemoryExhausted;
-}
-
 } // namespace
 
 bool receiving()
@@ -487,8 +470,6 @@ OFCondition DcmDataset::read(DcmInputStream &inStream, const E_TransferSyntax xf
     Reception *reception = Reception::present;
     if (reception == nullptr && !upload_may_be_parsed())
         return errorFlag = EC_MemoryExhausted;
-    if (reception == nullptr)
-        request_begins_data_set();
     if (reception == nullptr || reception->working())
         return read_dataset(this, inStream, xfer, glenc, maxReadLength);
     return reception->read(*this, inStream, xfer, glenc, maxReadLength);
@@ -499,14 +480,14 @@ OFCondition DcmItem::readTagAndLength(DcmInputStream &inStream, const E_Transfer
                                       Uint32 &bytesRead)
 {
     const OFCondition read = read_element_tag(this, inStream, xfer, tag, length, bytesRead);
-    return read.good() ? element_begins(inStream, length) : read;
+    return read.good() && Reception::present != nullptr ? Reception::present->begins(inStream, length) : read;
 }
 
 OFCondition DcmSequenceOfItems::readTagAndLength(DcmInputStream &inStream, const E_TransferSyntax xfer, DcmTag &tag,
                                                  Uint32 &length)
 {
     const OFCondition read = read_item_tag(this, inStream, xfer, tag, length);
-    return read.good() ? element_begins(inStream, length) : read;
+    return read.good() && Reception::present != nullptr ? Reception::present->begins(inStream, length) : read;
 }
 
 // DCMTK calls this once for each level of nesting, whatever it reads.

@@ -41,7 +41,7 @@ constexpr uint64_t ELEMENT_BYTES = 300;
 // Replaces a file by rename, so that a reader never sees a half of it; false where the disk does not take it.
 bool write_whole(const std::string &file, const std::string &text);
 
-// The limits that `understudy prepare-orthanc` derived (adapters/orthanc_config.py). Orthanc ends where one is missing.
+// The limits that `understudy prepare-orthanc` derived (adapters/orthanc_config.py). Zero means: no limit.
 struct Settings {
     uint64_t largest = 0;  // bytes of one object
     uint64_t memory = 0;   // bytes that all receptions and all blocks of 1 MiB and more may take
@@ -158,15 +158,6 @@ void end_turn(bool alone);
 
 // Handles an HTTP request, unless its body is too large: then this answers it (uploads.cc).
 int within_limits(mg_connection *connection, int (*handle)(mg_connection *));
-
-// Handles an HTTP request, and counts the elements that it parses and writes (readers.cc).
-int with_memory(mg_connection *connection, int (*handle)(mg_connection *));
-// This thread's request, if it has one, is about to parse a data set.
-void request_begins_data_set();
-// ... and another element of it; false where there is no memory for it.
-bool request_may_parse_element();
-// This thread's request is answered so, unless its answer has begun (requests.cc).
-void refuse_request(int status, const std::string &reason);
 
 // This thread's HTTP request reads on from its peer: the instances that came before are stored (requests.cc).
 void reads_on();

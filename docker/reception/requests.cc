@@ -35,7 +35,6 @@ thread_local std::string noted;
 thread_local bool in_turn = false, alone = false, waits = true;
 thread_local std::string answer;
 thread_local bool answered = false;
-thread_local bool begun = false; // Orthanc's own answer
 thread_local bool stores = false;
 
 void write_note(const std::string &text)
@@ -74,7 +73,7 @@ void note(const std::string &text)
 int handle_request(mg_connection *connection)
 {
     answer.clear();
-    answered = stores = begun = false;
+    answered = stores = false;
     const int handled = reception::within_limits(connection, handle);
     note("");
     answer.clear();
@@ -89,19 +88,10 @@ bool uploading()
     return stores;
 }
 
-extern "C" void understudy_answer(int status, const char *json);
-
 void reception::reads_on()
 {
     if (noted.find(" decode/") == std::string::npos)
         note("");
-}
-
-void reception::refuse_request(int status, const std::string &reason)
-{
-    std::fprintf(stderr, "reception: request refused because=%s\n", reason.c_str());
-    if (!begun && answer.empty())
-        understudy_answer(status, (R"({"HttpStatus": )" + std::to_string(status) + R"(, "Message": ")" + reason + R"("})").c_str());
 }
 
 extern "C" {
@@ -142,10 +132,8 @@ int mg_write(mg_connection *connection, const void *content, size_t size)
         leave_turn();
         write_note(noted_as("sends", noted));
     }
-    if (answer.empty() || begun) {
-        begun = true;
+    if (answer.empty())
         return write(connection, content, size);
-    }
     if (!answered) {
         answered = true;
         if (write(connection, answer.data(), answer.size()) < 0)
