@@ -129,6 +129,8 @@ class Pacs:
     def merge(self, study: StudyInstanceUid, into: StudyInstanceUid) -> None:
         """Move all images of a study into another one."""
         moved = self.kept.pop(study, {})
+        if not moved:
+            return
         self.kept[into] = {**moved, **self.kept.get(into, {})}
         self._seen_now({into: moved})
 

@@ -18,6 +18,7 @@ FIRST = 20_000
 
 FOUND_SOMETHING = {
     0: "a failback that was settled while something was sent, when its guard was taken away",
+    30022: "a settle that waited for days, since an instance sent weeks ago was not asked for again",
     20039: "a replaced content that was called proven by a listing of its UID",
 }
 """Seeds, and what they found."""

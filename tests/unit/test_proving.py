@@ -31,6 +31,11 @@ def test_pause_before_a_question_grows_with_the_time_waited() -> None:
     assert [pause_before_question(waited, interval=1.0) for waited in (0.0, 10.0, 600.0)] == [1.0, 1.0, 60.0]
 
 
+def test_question_is_asked_again_within_a_quarter_of_an_hour_after_an_outage_of_weeks() -> None:
+    assert pause_before_question(20 * 86400.0, interval=1.0) == 900.0
+    assert pause_before_question(20 * 86400.0, interval=3600.0) == 3600.0
+
+
 def test_report_is_looked_for_a_dozen_times_in_five_minutes() -> None:
     looks, at = 0, 0.0
     while at < 300.0:

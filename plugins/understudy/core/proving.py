@@ -11,6 +11,9 @@ _GROWTH = 4.0
 _SHARE = 0.1
 """Of the time waited so far, that passes until the next question."""
 
+_LONGEST_PAUSE = 900.0
+"""Seconds between two questions at most: after a long outage a person waits for the answer, to settle."""
+
 
 class Absence(Enum):
     """What an instance that is not shown is taken for."""
@@ -40,8 +43,8 @@ def judge_denial(losses: int) -> Absence:
 
 
 def pause_before_question(waited: float, *, interval: float) -> float:
-    """Return the seconds until it is asked for again; at least `interval`."""
-    return max(interval, waited * _SHARE)
+    """Return the seconds until it is asked for again: at least `interval`, at most a quarter of an hour."""
+    return max(interval, min(waited * _SHARE, _LONGEST_PAUSE))
 
 
 def pause_before_look(waited: float, *, interval: float) -> float:
