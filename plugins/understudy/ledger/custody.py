@@ -235,7 +235,8 @@ def _steps(
     """Return what follows from the outcomes, each step with those that it happens to."""
     # Where there is another content under its UID, that is what the holder has: no proof will settle it.
     conflicts = [one.number for one in deliveries if one.outcome is Outcome.CONFLICT]
-    refused = _ambiguous(connection, holder, conflicts)
+    # A content that was replaced meanwhile is no person's work: the lane gives it up once it was read back.
+    refused = _ambiguous(connection, holder, conflicts, beside_later=False)
     failures = _attempts(connection, holder, [one.number for one in deliveries])
     # One try again for all with as many failures, since each question gives another moment.
     again = cache(retry_at)
@@ -281,16 +282,20 @@ def _without_replaced(
 
 
 def _ambiguous(
-    connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]
+    connection: Connection,
+    holder: HolderName,
+    numbers: Sequence[InstanceNumber],
+    *,
+    beside_later: bool = True,
 ) -> set[InstanceNumber]:
     """Return the instances that have another content under their SOP Instance UID.
 
-    The other content is an earlier one that they replaced, a later one that replaced them, or one that
-    Orthanc keeps apart because it names another patient. Outside an outage, a content that the holder itself
-    had sent does not count: the holder may coerce what a device sends to both, or a person may have corrected
-    it there, and content that came here late must not overwrite that. An instance that is owed when an outage
-    is declared may have arrived in the outage's first minutes, before anybody noticed, so during an outage
-    every other content counts.
+    The other content is an earlier one that they replaced, a later one that replaced them (with
+    `beside_later`), or one that Orthanc keeps apart because it names another patient. Outside an outage, a
+    content that the holder itself had sent does not count: the holder may coerce what a device sends to both,
+    or a person may have corrected it there, and content that came here late must not overwrite that. An
+    instance that is owed when an outage is declared may have arrived in the outage's first minutes, before
+    anybody noticed, so during an outage every other content counts.
     """
     no_outage = current_mode(connection).mode not in (Mode.ACTIVE, Mode.RETURNING)
     other = instances.alias("other")
@@ -313,7 +318,7 @@ def _ambiguous(
     )
     found: set[InstanceNumber] = set()
     for chunk in chunks(numbers):
-        for condition in (replaced, replacing, beside):
+        for condition in (replaced, beside, replacing) if beside_later else (replaced, beside):
             query = (
                 select(instances.c.number)
                 .join_from(instances, other, condition)
