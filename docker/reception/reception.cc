@@ -13,18 +13,14 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <memory>
-#include <mutex>
 #include <string>
 
 #include <dcmtk/config/osconfig.h>
 #include <dcmtk/dcmdata/dcdatset.h>
-#include <dcmtk/dcmdata/dcdeftag.h>
 #include <dcmtk/dcmdata/dcistrma.h>
 #include <dcmtk/dcmdata/dcsequen.h>
 #include <dcmtk/dcmdata/dcxfer.h>
@@ -101,17 +97,8 @@ constexpr unsigned MAX_DEPTH = 32;
 constexpr offile_off_t MAX_INFLATED = 128 << 20;
 constexpr uint64_t MAX_ELEMENTS = 1000000;
 
-// So many elements are counted at once. The memory of an ordinary image is counted with its bytes.
-constexpr uint64_t STEP_OF_ELEMENTS = 100;
-
-// Objects of more elements are stored one after the other: Orthanc computes on each for seconds, and a small image that
-// comes beside them needs a processor as well. After PATIENCE one is stored beside the others.
-constexpr uint64_t MANY_ELEMENTS = 10000;
-constexpr std::chrono::seconds PATIENCE(20);
-std::timed_mutex many_elements;
-
-// Bytes of a UID that are given to the plugin; a longer value is none.
-constexpr Uint32 LONGEST_NAME = 256;
+// What DCMTK takes for an element or an item beside its value; on the wire it has 8 bytes.
+constexpr uint64_t ELEMENT_BYTES = 200;
 
 // How the plugin answers the health check's own store (plugins/understudy/plugin/probe.py).
 constexpr Uint16 PROBED = 0xC0DE;
@@ -204,7 +191,6 @@ class Reception {
         }
         dataset.clear();
         share_.release();
-        memory_.release();
         return EC_StreamNotifyClient;
     }
 
@@ -218,7 +204,7 @@ class Reception {
             return makeOFCondition(OFM_dcmdata, 70, OF_error, "it has more than 1000000 elements");
         if (length != DCM_UndefinedLength)
             claimed_ = std::max(claimed_, static_cast<uint64_t>(stream.tell()) + length);
-        if (size() > share_.received() || elements_ % STEP_OF_ELEMENTS == 0) {
+        if (size() > share_.received()) {
             step_->end();
             hold();
             step_->begin();
@@ -233,27 +219,6 @@ class Reception {
             tell("slow", "it arrived too slowly: the association was ended");
     }
 
-    // The value of an element as Orthanc's parser reads it; empty where there is none, or one that is no UID.
-    std::string name(const DcmTagKey &tag) const
-    {
-        DcmElement *element = nullptr;
-        if (stored_ == nullptr || stored_->findAndGetElement(tag, element).bad() || element->getLength() > LONGEST_NAME)
-            return "";
-        // DCMTK changes the padding of a value that it reads, and Orthanc has not written the file yet.
-        const std::unique_ptr<DcmObject> copy(element->clone());
-        auto *const read = static_cast<DcmElement *>(copy.get());
-        char *value = nullptr;
-        if (read->getString(value).good())
-            return value == nullptr ? "" : value;
-        // A UID may come with the VR UN.
-        Uint8 *bytes = nullptr;
-        if (read->getUint8Array(bytes).bad() || bytes == nullptr)
-            return "";
-        return std::string(reinterpret_cast<const char *>(bytes), read->getLength());
-    }
-
-    bool storing() const { return stored_ != nullptr; }
-
     static void progressed(void *reception, T_DIMSE_StoreProgress *progress, T_DIMSE_C_StoreRQ *request, char *file,
                            DcmDataset **dataset, T_DIMSE_C_StoreRSP *response, DcmDataset **detail)
     {
@@ -262,10 +227,7 @@ class Reception {
             self.callback_(self.data_, progress, request, file, dataset, response, detail);
             return;
         }
-        std::unique_lock<std::timed_mutex> one_at_a_time(many_elements, std::defer_lock);
-        if (!self.refused_ && self.elements_ > MANY_ELEMENTS)
-            static_cast<void>(one_at_a_time.try_lock_for(PATIENCE));
-        if (!self.refused_ && (self.share_.store() != Share::Answer::taken || !self.hold_elements(FACTOR))) {
+        if (!self.refused_ && self.share_.store() != Share::Answer::taken) {
             self.refuse("memory", "the memory that storing it takes did not become free", OUT_OF_RESOURCES);
             (*dataset)->clear();
         }
@@ -273,9 +235,6 @@ class Reception {
             response->DimseStatus = self.status_;
         } else {
             self.store(progress, request, file, dataset, response, detail);
-            // Orthanc has done with it, and keeps it until the next one comes.
-            if (self.elements_ > FREE_ELEMENTS)
-                (*dataset)->clear();
             // It was survived, whatever the answer is.
             if (self.suspect_)
                 forget_ends_of(self.uid_);
@@ -330,9 +289,7 @@ class Reception {
                T_DIMSE_C_StoreRSP *response, DcmDataset **detail)
     {
         const Step step(*this);
-        stored_ = *dataset;
         callback_(data_, progress, request, file, dataset, response, detail);
-        stored_ = nullptr;
     }
 
     OFCondition parse(DcmDataset &dataset, DcmInputStream &stream, E_TransferSyntax syntax, E_GrpLenEncoding lengths,
@@ -346,27 +303,16 @@ class Reception {
     }
 
     uint64_t size() const { return std::max(arrived_, claimed_); }
-    uint64_t needed() const { return size() + elements_ * ELEMENT_BYTES; }
 
     // The memory of what has arrived or is claimed by now.
     void hold()
     {
-        if (refused_)
+        const uint64_t needed = size() + elements_ * ELEMENT_BYTES;
+        if (refused_ || needed <= share_.received())
             return;
-        hold_share();
-        if (!refused_ && !hold_elements(1))
-            refuse("memory", "there is no memory for its elements", OUT_OF_RESOURCES);
-    }
-
-    // Waits for others; so it comes before what is refused at once.
-    void hold_share()
-    {
-        if (needed() <= share_.received())
-            return;
-        switch (share_.grow(needed() - share_.received())) {
+        switch (share_.grow(needed - share_.received())) {
         case Share::Answer::too_large:
-            refuse("large", "it is larger than " + std::to_string(settings().largest) + " bytes, of which each of its " +
-                                std::to_string(elements_) + " elements counts " + std::to_string(ELEMENT_BYTES));
+            refuse("large", "it is larger than " + std::to_string(settings().largest) + " bytes");
             break;
         case Share::Answer::no_memory:
             refuse("memory", "other large objects arrive, and their memory did not become free", OUT_OF_RESOURCES);
@@ -374,12 +320,6 @@ class Reception {
         case Share::Answer::taken:
             break;
         }
-    }
-
-    // The memory of the elements that are here by now, so many times; false where it is not there.
-    bool hold_elements(uint64_t times)
-    {
-        return elements_ <= FREE_ELEMENTS || memory_.hold((elements_ - FREE_ELEMENTS) * ELEMENT_BYTES * times);
     }
 
     void refuse(const char *reason, const std::string &why, Uint16 status = CANNOT_UNDERSTAND)
@@ -396,7 +336,7 @@ class Reception {
         std::fprintf(stderr, "reception: c_store refused status=0x%04X calling=%s instance=%s because=%s\n", status,
                      calling_.c_str(), uid_.c_str(), why.c_str());
         // Of one that is too large, the limit that it is beyond.
-        const uint64_t bytes = settings().largest == 0 ? needed() : std::min(needed(), settings().largest);
+        const uint64_t bytes = settings().largest == 0 ? size() : std::min(size(), settings().largest);
         count_refusal(calling_, reason, sop_class_, "instance=" + uid_ + ",bytes=" + std::to_string(bytes));
     }
 
@@ -409,14 +349,12 @@ class Reception {
     uint64_t arrived_ = 0;
     uint64_t claimed_ = 0; // where the last value that was begun ends
     uint64_t elements_ = 0;
-    Elements memory_;
     Uint16 status_ = 0;
     bool suspect_ = false;
     bool waits_ = true; // for its turn
     bool refused_ = false;
     bool working_ = false;
     Step *step_ = nullptr; // while DCMTK reads the data set
-    DcmDataset *stored_ = nullptr; // while Orthanc stores it
 };
 
 thread_local Reception *Reception::present = nullptr;
@@ -426,18 +364,6 @@ thread_local Reception *Reception::present = nullptr;
 bool receiving()
 {
     return Reception::present != nullptr;
-}
-
-// For the plugin: which instance, study and series the data set names that this thread received by C-STORE and that Orthanc
-// stores now; 0 where it does not. So nobody has to read the headers once more, which takes Python a second for each million.
-extern "C" int understudy_received(char (*names)[LONGEST_NAME + 1])
-{
-    if (Reception::present == nullptr || !Reception::present->storing())
-        return 0;
-    const std::array<DcmTagKey, 3> tags{DCM_SOPInstanceUID, DCM_StudyInstanceUID, DCM_SeriesInstanceUID};
-    for (const DcmTagKey &tag : tags)
-        std::snprintf(*names++, LONGEST_NAME + 1, "%s", Reception::present->name(tag).c_str());
-    return 1;
 }
 
 OFCondition DIMSE_storeProvider(T_ASC_Association *assoc, T_ASC_PresentationContextID presIdCmd, T_DIMSE_C_StoreRQ *request,

@@ -33,11 +33,6 @@ std::string word(const char *text);
 // So many times its size Orthanc takes while it stores an object; measured from 50 to 400 MB.
 constexpr uint64_t FACTOR = 4;
 
-// What an element or an item takes beside its value while it is received; while Orthanc stores the object it takes FACTOR
-// times that as well. Measured with 20,000 to 240,000 elements of the VRs LO, LT, OB, UN and US and with items: 870 to 1,120
-// bytes an element while Orthanc stores it, on the wire 8.
-constexpr uint64_t ELEMENT_BYTES = 300;
-
 // Replaces a file by rename, so that a reader never sees a half of it; false where the disk does not take it.
 bool write_whole(const std::string &file, const std::string &text);
 
@@ -86,28 +81,6 @@ class Share {
     bool waiting_to_store_ = false;
     bool waiting_ = false;
 };
-
-// The memory of what a data set has in blocks that are too small for memory.cc to see each of them: its elements, and what
-// Orthanc makes of them. It is counted there as a large block is, and given back at the end.
-class Elements {
-  public:
-    Elements() = default;
-    ~Elements() { release(); }
-    Elements(const Elements &) = delete;
-    Elements &operator=(const Elements &) = delete;
-
-    // So many bytes in all, or more; false where the container does not have them, and then it is as before.
-    bool hold(uint64_t bytes);
-    // They are free again.
-    void release();
-
-  private:
-    uint64_t taken_ = 0;
-};
-
-// The elements of an ordinary image. They are not counted: the memory beside the budget suffices for as many of them as
-// there are threads.
-constexpr uint64_t FREE_ELEMENTS = 2000;
 
 // What this thread reads from a peer, and how long it still waits for that.
 class Reading {

@@ -408,7 +408,7 @@ def test_a_message_without_an_end_is_refused_before_it_takes_memory(
 
 
 def test_a_data_set_of_empty_elements_is_refused_before_it_takes_memory(reception: Reception) -> None:
-    """Each of them has 8 bytes on the wire and 300 in memory."""
+    """Each of them has 8 bytes on the wire and 200 in memory."""
     item = hostile.good("elements")
 
     def pieces() -> Iterator[bytes]:
@@ -422,64 +422,6 @@ def test_a_data_set_of_empty_elements_is_refused_before_it_takes_memory(receptio
     assert answer.status == CANNOT_UNDERSTAND
     assert reception.runs()
     assert max(neighbour) < SOON
-
-
-def _stored_at_once(reception: Reception, items: list[Hostile]) -> tuple[list[int | None], list[float]]:
-    """Return the answers to all of them, and the seconds of each store of a neighbour meanwhile."""
-
-    def store(item: Hostile) -> int | None:
-        return raw_store.store(reception.edge, item, patience=150, calling="CT1").status
-
-    with reception.storing() as neighbour, ThreadPoolExecutor(len(items)) as pool:
-        answers = list(pool.map(store, items))
-    print(f"{answers}; a neighbour's stores took up to {max(neighbour):.2f} s of {len(neighbour)}")
-    return answers, neighbour
-
-
-def _resident(process: int) -> int:
-    """Return how many bytes a process has in memory."""
-    (line,) = [
-        line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmRSS:")
-    ]
-    return int(line.split()[1]) * 1024
-
-
-def test_objects_of_many_elements_at_once_share_the_memory(reception: Reception) -> None:
-    """Each has 2.5 MB on the wire, and takes 270 MB while Orthanc stores it."""
-    items = [hostile.many_elements(f"{time.time()} {number}", 240_000) for number in range(12)]
-    answers, _ = _stored_at_once(reception, items)
-    assert reception.runs()
-    assert set(answers) <= {0, OUT_OF_RESOURCES}
-    assert 0 in answers
-    # What was freed is given back: the next ones need it, and readers do.
-    wait_until(
-        lambda: _resident(reception.pid) // MEGABYTE, lambda held: held < 640, deadline=10, what="its memory"
-    )
-
-
-def test_objects_of_many_elements_keep_no_device_from_storing(reception: Reception) -> None:
-    items = [hostile.many_elements(f"UN {time.time()} {number}", 60_000, "UN") for number in range(16)]
-    answers, neighbour = _stored_at_once(reception, items)
-    assert reception.runs()
-    assert set(answers) == {0}
-    assert max(neighbour) < 2 * SOON
-
-
-def test_a_uid_is_read_whatever_its_vr_and_its_padding(reception: Reception) -> None:
-    item = hostile.good("odd UIDs")
-    study = hostile.text(0x0020000D, "UI", hostile.uid_of("odd UIDs", "good", "study"))
-    series = hostile.text(0x0020000E, "UI", hostile.uid_of("odd UIDs", "good", "series"))
-    assert study in item.content
-    assert series in item.content
-    odd = item.content.replace(study, hostile.element(0x0020000D, "UI", study[8:] + b"\0\0"))
-    odd = odd.replace(series, hostile.element(0x0020000E, "UN", series[8:]))
-    made = Hostile("odd", odd, item.uid)
-    assert raw_store.store(reception.edge, made, patience=20, calling="CT1").status == 0
-    client = reception.stack.client()
-    (found,) = client.post("/tools/lookup", content=item.uid).json()
-    tags = client.get(f"/instances/{found['ID']}/simplified-tags").json()
-    assert tags["StudyInstanceUID"] == hostile.uid_of("odd UIDs", "good", "study")
-    assert tags["SeriesInstanceUID"] == hostile.uid_of("odd UIDs", "good", "series")
 
 
 def large(reception: Reception, megabytes: int, seed: str) -> raw_store.Answer:
