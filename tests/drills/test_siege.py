@@ -98,8 +98,8 @@ def test_siege_of_both_ports_delays_no_store_for_a_second(
     )
     # Else nobody besieged anything.
     assert siege.up["idle"] > IDLE * 0.8
-    # The edge ends these at their first bytes, so fewer are open; each is opened again at once.
-    assert siege.counts["garbage"] > 2 * GARBAGE
+    # The edge ends these at their first bytes; they come again as often as their address may connect.
+    assert siege.counts["garbage"] > GARBAGE
     assert siege.up["slow"] > SLOW * 0.8
     assert siege.counts["scanned open"] > 0
     assert statuses == [0] * len(statuses)
