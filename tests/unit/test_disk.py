@@ -111,12 +111,26 @@ def test_volume_that_tells_its_room_and_gives_no_file_is_not_known(tmp_path: Pat
         worker.join()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{}"])
-def test_file_is_read_past_the_cache_where_there_is_one(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "calls"),
+    [(None, []), (b"", ["posix_fadvise", "pread"]), (b"{}", ["posix_fadvise", "pread"])],
+)
+def test_file_is_read_past_the_cache_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, calls: list[str]
+) -> None:
     file = tmp_path / "boot.json"
     if content is not None:
         file.write_bytes(content)
+    seen: list[str] = []
+    for name in ("posix_fadvise", "pread"):
+        monkeypatch.setattr(f"os.{name}", lambda *_, name=name: seen.append(name))
     read_from_disk(file)
+    assert seen == calls
+
+
+def test_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="directory"):
+        read_from_disk(tmp_path)
 
 
 def test_probe_of_a_store_reads_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
