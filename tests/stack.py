@@ -326,7 +326,10 @@ class Stack:
         return self._access
 
     def add_user(self, name: str, role: str) -> tuple[str, str]:
-        """Make a user, wait until the edge knows it, and return user and password."""
+        """Make a user, wait until the edge knows it, and return user and password.
+
+        Until then each question counts as a wrong password of that name, so there are few.
+        """
         login = (
             name,
             self.execute("agent", "understudy", "user", "add", name, "--role", role).decode().strip(),
@@ -336,6 +339,7 @@ class Stack:
             lambda status: status == 200,
             deadline=5,
             what=f"{name} known at the edge",
+            pause=0.5,
         )
         return login
 

@@ -2,19 +2,38 @@
 --
 -- Rule 1: the list is read twice a second, here. So a person who was removed, or has another password or role, is known as
 -- that within a second, without a restart and without a running agent.
--- Rule 2: with another list everything is forgotten that was remembered with the one before.
+-- Rule 2: who is remembered is remembered as long as the list says the same of that person, and a working day at most.
+-- So nobody who signed in is asked for a password again while somebody else guesses at that name, or because a colleague
+-- was added.
 -- Rule 3: a list that cannot be read changes nothing: a disk that fails must not lock everybody out.
 local people = require("people")
 
 local file = ...
 
--- A password is hashed with a thousand rounds, which is right once a minute and too slow for each of the hundreds of
--- images of a study. So it is remembered who presented what, by digest.
-local SECONDS, MOST = 60, 4096
+-- A password is hashed with a thousand rounds, which is right once and too slow for each of the hundreds of images of a
+-- study. So it is remembered who presented what, by digest.
+local SECONDS, MOST = 12 * 3600, 4096
 
 local text, list = nil, nil
 local known, number = {}, 0
 local complained = false
+
+local function unchanged(people_before, people_now, name)
+    local before, now = people_before[name], people_now[name]
+    return now and now.hash == before.hash and now.role == before.role
+end
+
+-- Who is still remembered with another list.
+local function kept(found)
+    local remembered, count = {}, 0
+    for digest, person in pairs(known) do
+        if unchanged(list, found, person.name) then
+            remembered[digest] = person
+            count = count + 1
+        end
+    end
+    return remembered, count
+end
 
 local function look()
     local opened = io.open(file, "r")
@@ -23,7 +42,8 @@ local function look()
     if content and content == text then return end
     local found = content and people.parse(content)
     if found then
-        text, list, known, number, complained = content, found, {}, 0, false
+        known, number = kept(found)
+        text, list, complained = content, found, false
     elseif not complained then
         complained = true
         core.Alert("the list of people cannot be read: who may sign in is as before")
@@ -45,7 +65,7 @@ local function let_in(txn, name, role)
     txn:set_var("txn.role", role)
 end
 
--- Sets txn.user and txn.role where the same header was right within the last minute.
+-- Sets txn.user and txn.role where the same header was right within the working day.
 core.register_action("recognise", {"http-req"}, function(txn)
     local found = known[txn.c:sha2(txn.sf:req_hdr("authorization"), 256)]
     if found and core.now().sec < found.ends then let_in(txn, found.name, found.role) end
