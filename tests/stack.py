@@ -148,6 +148,19 @@ def wait_until(
         time.sleep(pause)
 
 
+def least(measure: Callable[[], float], *, enough: float) -> float:
+    """Return the first of three measurements that is not above `enough`, or else the least.
+
+    What the machine does beside makes one of them long; a fault makes all three long.
+    """
+    found = measure()
+    for _ in range(2):
+        if found <= enough:
+            break
+        found = min(found, measure())
+    return found
+
+
 class Stack:
     """One compose project on its own volumes and, unless told otherwise, on free ports."""
 
@@ -337,9 +350,9 @@ class Stack:
         wait_until(
             lambda: self.client(login).get("/understudy/mode").status_code,
             lambda status: status == 200,
-            deadline=5,
+            deadline=10,
             what=f"{name} known at the edge",
-            pause=0.5,
+            pause=1,
         )
         return login
 
