@@ -20,6 +20,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from tests import data
+from tests.integration.edge_peers import associated
 from tests.stack import Stack, wait_until
 
 pytestmark = pytest.mark.needs("image")
@@ -75,7 +76,7 @@ def association(appliance: Stack, template: Path, calling: str = "CT1") -> Itera
     entity = AE(calling)
     dataset = pydicom.dcmread(template, stop_before_pixels=True)
     entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
-    opened = entity.associate(*appliance.dicom, ae_title="UNDERSTUDY")
+    opened = associated(entity, appliance.dicom)
     assert opened.is_established
     try:
         yield opened
@@ -139,8 +140,8 @@ class Race:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
-        assert not any(thread.is_alive() for thread in threads), "a store was not answered within 60 s"
+            thread.join(180)
+        assert not any(thread.is_alive() for thread in threads), "the stores were not answered within 180 s"
 
 
 def conflicts(appliance: Stack, uid: str) -> list[dict[str, object]]:
@@ -180,18 +181,26 @@ def vaulted(appliance: Stack) -> None:
     wait_until(
         appliance.status,
         lambda state: all(counts.unproven == 0 for counts in state.holders.values()),
-        deadline=60,
+        deadline=180,
         what="everything vaulted",
     )
 
 
 def counts_right(appliance: Stack) -> None:
     """The ledger's present instances are those of Orthanc, and every version is proven in the vault."""
+
+    def counts() -> list[tuple[int, int, int]]:
+        """Return for each vault what Orthanc and the ledger have, and what is proven there."""
+        held, state = appliance.get("/statistics")["CountInstances"], appliance.status()
+        return [(held, state.instances, holder.proven) for holder in state.holders.values()]
+
     vaulted(appliance)
-    state = appliance.status()
-    assert state.instances == appliance.get("/statistics")["CountInstances"]
-    for counts in state.holders.values():
-        assert counts.proven == state.instances
+    wait_until(
+        counts,
+        lambda seen: all(held == known == proven for held, known, proven in seen),
+        deadline=180,
+        what="the same number at Orthanc, in the ledger and in every vault",
+    )
 
 
 def proven_in_vaults(appliance: Stack, uid: str) -> list[int]:
@@ -207,14 +216,14 @@ def test_other_content_an_hour_later_leaves_both_retrievable(appliance: Stack, t
     send = by_rest(appliance)
     assert send(first) == 0
     wait_until(
-        lambda: proven_in_vaults(appliance, uid), lambda seen: min(seen) == 1, deadline=60, what="vaulted"
+        lambda: proven_in_vaults(appliance, uid), lambda seen: min(seen) == 1, deadline=180, what="vaulted"
     )
     assert send(second) == 0
-    wait_until(lambda: conflicts(appliance, uid), bool, deadline=30, what="the conflict shown")
+    wait_until(lambda: conflicts(appliance, uid), bool, deadline=90, what="the conflict shown")
     assert set(retrieved(appliance, uid).values()) == {as_file(first), as_file(second)}
     assert shown(appliance, uid) == as_file(second)
     wait_until(
-        lambda: proven_in_vaults(appliance, uid), lambda seen: min(seen) == 2, deadline=60, what="vaulted"
+        lambda: proven_in_vaults(appliance, uid), lambda seen: min(seen) == 2, deadline=180, what="vaulted"
     )
     counts_right(appliance)
 
@@ -231,7 +240,7 @@ def test_conflict_shows_digests_senders_and_kind_and_is_exported_and_closed(
     (conflict,) = wait_until(
         lambda: conflicts(appliance, uid),
         lambda seen: bool(seen) and seen[0]["kind"] == "content",
-        deadline=30,
+        deadline=90,
         what="the conflict compared",
     )
     earlier, later = conflict["earlier"], conflict["later"]
@@ -266,7 +275,7 @@ def test_same_content_again_is_one_instance_and_no_conflict(appliance: Stack, te
     (conflict,) = wait_until(
         lambda: conflicts(appliance, uid),
         lambda seen: bool(seen) and seen[0]["kind"] != "unjudged",
-        deadline=30,
+        deadline=90,
         what="the two heads compared",
     )
     assert (conflict["kind"], conflict["unresolved"]) == ("head", False)
@@ -306,7 +315,7 @@ def test_thirty_races_a_millisecond_apart_lose_nothing_acknowledged(appliance: S
         found = wait_until(
             lambda uid=uid: contents(appliance, uid),  # type: ignore[misc]
             lambda seen, wanted=set(acknowledged): seen >= wanted,  # type: ignore[misc]
-            deadline=30,
+            deadline=90,
             what=f"both contents of {named} retrievable",
         )
         assert found == set(acknowledged), named
@@ -314,7 +323,7 @@ def test_thirty_races_a_millisecond_apart_lose_nothing_acknowledged(appliance: S
         wait_until(
             lambda uid=uid: proven_in_vaults(appliance, uid),  # type: ignore[misc]
             lambda seen: min(seen) == 2,
-            deadline=60,
+            deadline=180,
             what=f"both versions of {named} in every vault",
         )
     counts_right(appliance)
@@ -329,10 +338,7 @@ def test_eight_associations_on_three_uids_neither_stop_nor_lose(appliance: Stack
     sends = [by_c_store(opened.enter_context(association(appliance, template))) for _ in range(8)]
 
     def store(number: int, dataset: FileDataset) -> int:
-        """Send it, and again over a new association where no answer came, as modalities do.
-
-        pynetdicom's own thread can take an answer off the queue before the sender looks for it.
-        """
+        """Send it, and again over a new association where no answer came, as modalities do."""
         status = sends[number](dataset)
         if status == NO_ANSWER:
             sends[number] = by_c_store(opened.enter_context(association(appliance, template)))
@@ -366,7 +372,7 @@ def test_eight_associations_on_three_uids_neither_stop_nor_lose(appliance: Stack
     wait_until(
         lambda: set().union(*(contents(appliance, uid) for uid in uids)),
         lambda seen: seen == set(race.acknowledged),
-        deadline=60,
+        deadline=180,
         what="all eighty contents retrievable",
         pause=1,
     )
@@ -396,7 +402,10 @@ def test_sending_again_heals_a_missing_or_damaged_file(
         file = attachment(appliance, uid)
         right = appliance.shell("orthanc", f"md5sum <{file}")
         wait_until(
-            lambda: proven_in_vaults(appliance, uid), lambda seen: min(seen) == 1, deadline=60, what="vaulted"
+            lambda: proven_in_vaults(appliance, uid),
+            lambda seen: min(seen) == 1,
+            deadline=180,
+            what="vaulted",
         )
         appliance.shell("orthanc", damage.format(file) + " 2>/dev/null")
         assert send(dataset) == 0
@@ -429,6 +438,6 @@ def test_a_version_that_cannot_be_kept_is_not_replaced(appliance: Stack, templat
     wait_until(
         lambda: contents(appliance, uid),
         lambda seen: seen == {content_of(first), content_of(second)},
-        deadline=30,
+        deadline=90,
         what="both contents retrievable",
     )
