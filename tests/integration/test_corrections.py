@@ -29,18 +29,18 @@ def test_correction_that_the_primary_drops_is_a_dead_letter_and_named_when_it_is
     (uid,) = series.sop_instance_uids
     lab.send_all(series.paths[0].parent, calling="CT1", to=PRIMARY)
     wait_until(
-        lab.status, lambda seen: seen.holders["primary"].proven == 1, deadline=60, what="the image forwarded"
+        lab.status, lambda seen: seen.holders["primary"].proven == 1, deadline=180, what="the image forwarded"
     )
     lab.promote("a test of corrections", force=True)
     lab.send_all(corrected(series, lab.data / "corrected"), calling="CT1", to=STANDBY)
     wait_until(
-        lab.status, lambda seen: seen.holders["primary"].owed == 1, deadline=30, what="the correction owed"
+        lab.status, lambda seen: seen.holders["primary"].owed == 1, deadline=180, what="the correction owed"
     )
     number = lab.failback()
     state = wait_until(
         lab.status,
         lambda seen: seen.holders["primary"].refused == 1,
-        deadline=120,
+        deadline=180,
         what="the correction refused",
     )
     assert state.mode == "returning"
@@ -52,6 +52,6 @@ def test_correction_that_the_primary_drops_is_a_dead_letter_and_named_when_it_is
     assert DESCRIPTION.encode() not in kept.content
     waiver = {"holder": "primary", "sop_instance_uids": [uid], "reason": "mended at the PACS by hand"}
     lab.post("/understudy/obligations/waive", {**waiver, "epoch": state.epoch})
-    done = lab.finished(number, deadline=60)
+    done = lab.finished(number, deadline=180)
     assert "all but 1 instance that was waived is proven" in done["message"]
-    assert lab.settled(deadline=60).mode == "standby"
+    assert lab.settled(deadline=180).mode == "standby"
