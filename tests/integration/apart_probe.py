@@ -18,7 +18,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-SECONDS = 5
+SECONDS = 30
 KEYS = "/var/lib/understudy-keys"
 OURS = ("/var/lib/", "/run/", "/etc/understudy", "/tmp")
 HOSTS, PORTS = ("edge", "orthanc", "agent"), (2762, 4242, 8042, 8443)
@@ -83,9 +83,11 @@ def let_in(status: int) -> bool:
 
 
 def readable(folder: str) -> dict[str, str]:
-    """Return every file below that can be read, with its text."""
+    """Return every file below that can be read, with its text, but none that is about to replace another."""
     found = {}
     for path in sorted(Path(folder).rglob("*")):
+        if path.name.startswith(".") and path.suffix == ".part":
+            continue
         try:
             found[str(path.relative_to(folder))] = path.read_text("latin-1")
         except OSError:

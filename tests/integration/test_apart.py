@@ -50,7 +50,7 @@ def seen(apart: Stack) -> Seen:
     wait_until(
         lambda: apart.shell("agent", "ls /var/lib/understudy-keys /run/understudy-edge"),
         lambda listed: {"ledger.anchor", "approved.json", "reports.sock"} <= set(listed.split()),
-        deadline=30,
+        deadline=120,
         what="everything that the agent makes",
     )
     script = PROBE.read_bytes()
