@@ -5,10 +5,11 @@ The primary runs in a container on this machine's network; the standby's parts r
 """
 
 import os
+import random
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -72,7 +73,7 @@ class Dcmqrscp:
             check=True,
             capture_output=True,
         )
-        wait_until(self._answers, bool, deadline=30, what="an answer of dcmqrscp")
+        wait_until(self._answers, bool, deadline=60, what="an answer of dcmqrscp")
 
     def stop(self) -> None:
         """End it at once."""
@@ -116,10 +117,12 @@ class Dcmqrscp:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """Return a port below those that the system gives to others until dcmqrscp listens there."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a hundred ports are taken")
 
 
 def _file(image: Kept) -> bytes:
