@@ -141,7 +141,7 @@ def wait_until(
             seen = look()
             if good(seen):
                 return seen
-        except (StackError, httpx.TransportError) as error:
+        except (StackError, httpx.TransportError, OSError) as error:
             seen = error if isinstance(error, StackError) else StackError(f"{type(error).__name__}: {error}")
         if time.monotonic() >= end:
             raise DeadlineError(f"{what}: not within {deadline:g} s; last seen: {seen}")
@@ -303,6 +303,8 @@ class Stack:
     def port(self, service: str, inside: int) -> tuple[str, int]:
         """Return the address under which this machine reaches a published port."""
         host, _, port = self.compose("port", service, str(inside)).strip().rpartition(":")
+        if not port.isdigit():
+            raise StackError(f"port {inside} of {service} is not published now")
         return ("127.0.0.1" if host in ("0.0.0.0", "[::]") else host), int(port)
 
     # --- HTTPS ----------------------------------------------------------------------------------------------
