@@ -19,6 +19,12 @@ _OPTIONS = (
 _CHANGED = "net::ERR_NETWORK_CHANGED"
 """The browser runs on the machine whose networks the tests change, and breaks off its requests then."""
 
+_DRAWING = "GL Driver Message"
+"""How a warning begins that only tells how slowly this machine draws without a graphics card."""
+
+_PATIENCE = 90
+"""Seconds that a page may take on a busy machine."""
+
 
 _LEVELS = """canvas => {
     const copy = document.createElement("canvas");
@@ -54,7 +60,8 @@ class Heard:
         page.on("response", lambda response: self._answer(response))
 
     def _hear(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and _CHANGED not in message.text:
+        of_the_machine = _CHANGED in message.text or _DRAWING in message.text
+        if message.type in ("error", "warning") and not of_the_machine:
             self.errors.append(f"{message.type}: {message.text} {message.location}")
 
     def _see(self, request: Request) -> None:
@@ -93,7 +100,10 @@ def wait_for_pixels(page: Page) -> None:
     canvas = page.locator("canvas.cornerstone-canvas").first
     canvas.wait_for()
     wait_until(
-        lambda: int(canvas.evaluate(_LEVELS)), lambda levels: levels > 20, deadline=20, what="levels of grey"
+        lambda: int(canvas.evaluate(_LEVELS)),
+        lambda levels: levels > 20,
+        deadline=_PATIENCE,
+        what="levels of grey",
     )
 
 
@@ -112,6 +122,7 @@ def signed_in(
                 http_credentials={"username": login[0], "password": login[1]},
                 viewport={"width": width, "height": height},
             )
+            context.set_default_timeout(_PATIENCE * 1000)
             page = context.new_page()
             heard.listen(page)
             yield page, heard

@@ -274,11 +274,11 @@ def s3_service() -> Iterator[S3Service]:
     options = ["--restart", "on-failure:5", "--tmpfs", "/tmp:mode=1777", "--publish", "127.0.0.1::7480"]
     container = _run(["docker", "run", "--detach", *options, tag])
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         probe = ["docker", "exec", container, "healthy.sh"]
         while subprocess.run(probe, capture_output=True, check=False).returncode != 0:
             if time.monotonic() > deadline:
-                raise TimeoutError("the S3 gateway was not ready in 120 s:\n" + _logs(container))
+                raise TimeoutError("the S3 gateway was not ready in 300 s:\n" + _logs(container))
             time.sleep(0.5)
         # Asked now, since each start gets another port.
         port = _run(["docker", "port", container, "7480"]).splitlines()[0].rsplit(":", 1)[1]

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.needs("image", "fuse")
 HANG_SECONDS = float(os.environ.get("UNDERSTUDY_HANG_SECONDS", "30"))
 OUR_USER = 10001
 MANY = 150
-"""Callers at a time; the edge takes 200 connections of one address."""
-UNHINDERED_SECONDS = 5.0
-"""More than any answer takes. What waits for the mount waits for longer than it is watched."""
+"""Health calls at once: the edge takes 200 connections of one address, and others of ours may be open."""
+UNANSWERED_SECONDS = 5.0
+"""After which the agent says that it does not know. What waits for the mount has no answer at all."""
 HUNG, OTHER = "nas", "disk"
 SECOND = "/var/lib/understudy/second"
 
@@ -58,12 +58,12 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
     server = subprocess.Popen(["bindfs", "-f", *options, str(real), str(mounted)])
     found = Mount(mounted, server)
     try:
-        wait_until(mounted.is_mount, bool, deadline=30, what="the mount")
+        wait_until(mounted.is_mount, bool, deadline=60, what="the mount")
         yield found
     finally:
         found.go_on()
         run(["umount", "--lazy", str(mounted)])
-        server.wait(60)
+        server.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,19 @@ def stack(mount: Mount, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
         # What waits in the kernel for the mount cannot be killed.
         mount.go_on()
         found.down()
+
+
+_TAKEOVER = """
+import http.client, json, socket
+agent = http.client.HTTPConnection("localhost")
+agent.sock = socket.socket(socket.AF_UNIX)
+agent.sock.settimeout(2)
+agent.sock.connect("/run/understudy/agent.sock")
+asks = {"X-Understudy-User": "takeover", "X-Understudy-Role": "reader"}
+agent.request("GET", "/understudy/mode", headers=asks)
+print(json.loads(agent.getresponse().read())["mode"])
+"""
+"""How the host's takeover service asks (ansible/roles/takeover/files/understudy_takeover.py)."""
 
 
 def proven(stack: Stack, holder: str, number: int) -> None:
@@ -150,7 +163,7 @@ def test_vault_that_hangs_holds_nothing_but_its_own_lane(stack: Stack, mount: Mo
     worst = {path: max(taken) for path, taken in times.items()}
     print(f"median {medians}, worst {worst}")
     assert max(medians.values()) < 0.3, medians
-    assert max(worst.values()) < UNHINDERED_SECONDS, worst
+    assert max(worst.values()) < UNANSWERED_SECONDS, worst
 
     with (
         httpx.Client(
@@ -174,12 +187,16 @@ def test_vault_that_hangs_holds_nothing_but_its_own_lane(stack: Stack, mount: Mo
     promoted = time.monotonic() - began
     print(f"promote {promoted:.2f} s")
     assert client.get("/understudy/mode").json()["mode"] == "active"
-    assert promoted < UNHINDERED_SECONDS
+    assert promoted < 2
     # As the takeover asks it, and as a person at the appliance does.
-    stack.execute("agent", "understudy", "status", timeout=60)
+    asked = stack.execute("agent", "/usr/bin/python3", "-c", _TAKEOVER, timeout=30)
+    assert asked.decode().strip() == "active"
+    stack.execute("agent", "understudy", "status", timeout=30)
+    raw_store.store_good(stack.dicom, "after the takeover", 100_000)
+    proven(stack, OTHER, 3)
 
     mount.go_on()
-    proven(stack, HUNG, 2)
+    proven(stack, HUNG, 3)
     wait_until(
         stack.status, lambda seen: not seen.raw["disk"]["unknown"], deadline=90, what="the volume seen"
     )

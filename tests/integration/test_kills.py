@@ -15,6 +15,9 @@ pytestmark = pytest.mark.needs("image", "lab-image", "s3-image")
 
 KILLED = ("agent", "orthanc")
 VAULTS = ("local", "cloud")
+PROVEN = 600
+"""Seconds until all is proven: a report of the primary that met no Orthanc is awaited for five minutes."""
+ATTEMPTS = 5
 
 
 def series(lab: Lab, name: str, *, instances: int, size: int = 256) -> data.Series:
@@ -47,7 +50,7 @@ class Sender:
         wait_until(
             sent_again,
             lambda accepted: accepted == set(wanted.sop_instance_uids),
-            deadline=60,
+            deadline=180,
             what="the whole series accepted",
             pause=1,
         )
@@ -55,9 +58,14 @@ class Sender:
 
 def kill_when(lab: Lab, moment: Callable[[State], bool], what: str) -> State:
     """Kill agent and Orthanc at a moment of their work, and return the state that was last seen."""
-    state = wait_until(lab.status, moment, deadline=60, what=what, pause=0.02)
+    state = wait_until(lab.status, moment, deadline=180, what=what, pause=0.02)
     lab.kill(*KILLED)
     return state
+
+
+def in_the_middle(attempt: Callable[[int], bool]) -> None:
+    """Try again where the kill came too late: a busy machine may not tell of a beginning before the end."""
+    assert any(attempt(number) for number in range(ATTEMPTS)), "killed in the middle, not at the end"
 
 
 def revive(lab: Lab) -> None:
@@ -75,7 +83,7 @@ def everywhere_once(lab: Lab, wanted: data.Series) -> None:
             and state.gaps == 0
             and all(counts.unproven == 0 for counts in state.holders.values())
         ),
-        deadline=120,
+        deadline=PROVEN,
         what="all proven everywhere",
         pause=0.5,
     )
@@ -95,7 +103,7 @@ def everywhere_once(lab: Lab, wanted: data.Series) -> None:
     files = wait_until(
         lab.copies_at_standby,
         lambda copies: Counter(copy.sop_instance_uid for copy in copies) == found["standby"],
-        deadline=30,
+        deadline=120,
         what="one file for each instance",
     )
     # What a kill cut off while it was written is kept apart: the beginning of what was sent again.
@@ -115,36 +123,41 @@ def at_peace(lab: Lab) -> None:
             and state.mode == "standby"
             and all(counts.unproven == 0 for counts in state.holders.values())
         ),
-        deadline=90,
+        deadline=PROVEN,
         what="peace before the test",
     )
 
 
 def test_kill_in_the_middle_of_noting_loses_and_doubles_nothing(lab: Lab) -> None:
-    wanted = series(lab, "mid-note", instances=150)
-    before = lab.status().instances
-    sender = Sender(lab, wanted.paths[0].parent, STANDBY)
-    state = kill_when(lab, lambda seen: seen.instances > before, "the first instances noted")
-    assert state.instances < before + len(wanted.paths), "killed in the middle, not at the end"
-    revive(lab)
-    sender.finish(wanted)
-    everywhere_once(lab, wanted)
+    def attempt(number: int) -> bool:
+        wanted = series(lab, f"mid-note-{number}", instances=150)
+        before = lab.status().instances
+        sender = Sender(lab, wanted.paths[0].parent, STANDBY)
+        state = kill_when(lab, lambda seen: seen.instances > before, "the first instances noted")
+        revive(lab)
+        sender.finish(wanted)
+        everywhere_once(lab, wanted)
+        return state.instances < before + len(wanted.paths)
+
+    in_the_middle(attempt)
 
 
 def test_kill_in_the_middle_of_vaulting_loses_and_doubles_nothing(lab: Lab) -> None:
-    wanted = series(lab, "mid-vault", instances=150, size=512)
-    before = lab.status().holders
-    sender = Sender(lab, wanted.paths[0].parent, STANDBY)
-    state = kill_when(
-        lab,
-        lambda seen: any(seen.holders[vault].in_flight for vault in VAULTS),
-        "a pack on its way to a vault",
-    )
-    done = {vault: state.holders[vault].proven - before[vault].proven for vault in VAULTS}
-    assert min(done.values()) < len(wanted.paths), f"killed in the middle, not at the end: {done}"
-    revive(lab)
-    sender.finish(wanted)
-    everywhere_once(lab, wanted)
+    def attempt(number: int) -> bool:
+        wanted = series(lab, f"mid-vault-{number}", instances=150, size=512)
+        before = lab.status().holders
+        sender = Sender(lab, wanted.paths[0].parent, STANDBY)
+        state = kill_when(
+            lab,
+            lambda seen: any(seen.holders[vault].in_flight for vault in VAULTS),
+            "a pack on its way to a vault",
+        )
+        revive(lab)
+        sender.finish(wanted)
+        everywhere_once(lab, wanted)
+        return any(state.holders[vault].proven - before[vault].proven < len(wanted.paths) for vault in VAULTS)
+
+    in_the_middle(attempt)
 
 
 def test_kill_in_the_middle_of_failback_loses_and_doubles_nothing(lab: Lab) -> None:
@@ -154,7 +167,7 @@ def test_kill_in_the_middle_of_failback_loses_and_doubles_nothing(lab: Lab) -> N
     wait_until(
         lab.status,
         lambda seen: seen.holders["primary"].owed == len(wanted.paths),
-        deadline=60,
+        deadline=180,
         what="all owed to the primary",
     )
     before = lab.status().holders["primary"].proven
@@ -164,9 +177,10 @@ def test_kill_in_the_middle_of_failback_loses_and_doubles_nothing(lab: Lab) -> N
         lambda seen: seen.holders["primary"].sent + seen.holders["primary"].proven - before > 0,
         "the first instances given back",
     )
-    assert state.holders["primary"].owed > 0, "killed in the middle, not at the end"
+    # What is due at the same moment goes out together: then nothing is owed, and all is on its way.
+    assert state.holders["primary"].unproven > 0, "killed in the middle, not at the end"
     revive(lab)
     assert (lab.status().mode, lab.status().epoch) == ("returning", epoch)
-    lab.finished(number, deadline=120)
-    assert lab.settled(deadline=60).mode == "standby"
+    lab.finished(number, deadline=PROVEN)
+    assert lab.settled(deadline=PROVEN).mode == "standby"
     everywhere_once(lab, wanted)

@@ -46,7 +46,7 @@ def test_large_image_and_its_neighbours_are_proven_in_the_vault(appliance: Stack
     wait_until(
         appliance.status,
         lambda seen: seen.holders["local"].proven == 3,
-        deadline=180,
+        deadline=600,
         what="three proven",
     )
     assert appliance.get("/understudy/dead-letters") == []

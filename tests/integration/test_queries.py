@@ -17,7 +17,7 @@ from pynetdicom.presentation import build_context
 from understudy.plugin.lists import MOST_RESULTS
 
 from tests import hostile
-from tests.stack import REPOSITORY, TEST_PROJECT, Stack, StackError
+from tests.stack import REPOSITORY, TEST_PROJECT, Stack, StackError, wait_until
 
 pytestmark = pytest.mark.needs("image")
 
@@ -72,14 +72,19 @@ def find(archive: Stack, **keys: str) -> tuple[int, int]:
 
 
 def asked(archive: Stack, path: str, **arguments: str) -> httpx.Response:
-    return archive.client().get(path, params=arguments)
+    return archive.client().get(path, params=arguments, timeout=120)
 
 
 def test_query_with_too_many_answers_says_so(archive: Stack) -> None:
     assert find(archive) == (FOUND, OUT_OF_RESOURCES)
     uid = asked(archive, "/dicom-web/studies", limit="1").json()[0]["0020000D"]["Value"][0]
     assert find(archive, StudyInstanceUID=uid) == (1, 0)
-    assert "query cut calling=WS1" in archive.compose("logs", "--no-color", "orthanc")
+    wait_until(
+        lambda: archive.compose("logs", "--no-color", "orthanc"),
+        lambda log: "query cut calling=WS1" in log,
+        deadline=30,
+        what="a line in the log",
+    )
 
 
 def test_qido_without_a_limit_is_cut_and_says_so_and_pages_give_everything(archive: Stack) -> None:

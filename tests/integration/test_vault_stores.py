@@ -59,7 +59,7 @@ def s3() -> Iterator[S3Service]:
 def s3_store(service: S3Service, keys: tuple[str, str], **changes: str) -> S3Store:
     endpoint = changes.get("endpoint", service.endpoint)
     bucket = changes.get("bucket", service.bucket)
-    return S3Store("vault", endpoint, bucket, "us-east-1", lambda: Credentials(*keys), timeout=5)
+    return S3Store("vault", endpoint, bucket, "us-east-1", lambda: Credentials(*keys), timeout=30)
 
 
 @pytest.fixture(params=["directory", "s3"])

@@ -37,7 +37,7 @@ def orthanc() -> Iterator[httpx.Client]:
     container = _output(*command, "understudy:local", "-c", script, configuration)
     try:
         port = _output("docker", "port", container, "8042").splitlines()[0].rsplit(":", 1)[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             _wait_for(client)
             yield client
     finally:
@@ -127,7 +127,7 @@ def test_folder_that_cannot_be_written_fails_every_instance(parts: Bench, tmp_pa
 
 
 def _wait_for(client: httpx.Client) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             client.get("/system").raise_for_status()
