@@ -3,7 +3,8 @@
 // Whoever claims a frame of 60000 x 60000, a length of 4 GB or a rendering of 40000 x 40000 makes Orthanc, DCMTK, GDCM
 // or OpenJPEG ask for that memory, and each of them can be told that there is none: the call fails and Orthanc lives.
 //
-// Rule 1: only blocks from LARGE bytes on are counted, so that an ordinary allocation pays one comparison.
+// Rule 1: only blocks from LARGE bytes on are counted, so that an ordinary allocation pays one comparison. Many small ones
+// are counted by those who know their number (Elements).
 // Rule 2: what is received may have all of the budget, anything else what is left of it while the largest object is stored
 // (budget.cc): a reader's wish never takes the memory of an examination.
 #include <malloc.h>
@@ -44,11 +45,16 @@ __attribute__((constructor)) void read_budget()
     budget_of_others = budget - static_cast<long>(reception::FACTOR * settings.largest);
 }
 
+long most_of_this_thread()
+{
+    return receiving() || uploading() ? budget : budget_of_others;
+}
+
 bool fits(size_t size)
 {
     if (size < LARGE)
         return true;
-    const long most = receiving() || uploading() ? budget : budget_of_others;
+    const long most = most_of_this_thread();
     if (size <= static_cast<size_t>(most) && taken.load(std::memory_order_relaxed) <= most - static_cast<long>(size))
         return true;
     errno = ENOMEM;
@@ -71,6 +77,39 @@ void *counted(void *block)
 }
 
 } // namespace
+
+namespace reception {
+
+namespace {
+// After so many bytes of small blocks the heaps are trimmed. The C library has a heap for many of the threads, and would
+// keep in each of them as much as the largest object there took.
+constexpr uint64_t TRIMMED = 16 << 20;
+} // namespace
+
+bool Elements::hold(uint64_t bytes)
+{
+    if (bytes <= taken_)
+        return true;
+    const auto more = static_cast<long>(bytes - taken_);
+    if (taken.fetch_add(more, std::memory_order_relaxed) > most_of_this_thread() - more) {
+        taken.fetch_sub(more, std::memory_order_relaxed);
+        return false;
+    }
+    taken_ = bytes;
+    return true;
+}
+
+void Elements::release()
+{
+    if (taken_ == 0)
+        return;
+    if (taken_ >= TRIMMED)
+        malloc_trim(0);
+    taken.fetch_sub(static_cast<long>(taken_), std::memory_order_relaxed);
+    taken_ = 0;
+}
+
+} // namespace reception
 
 extern "C" {
 

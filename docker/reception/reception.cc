@@ -13,14 +13,18 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <memory>
+#include <mutex>
 #include <string>
 
 #include <dcmtk/config/osconfig.h>
 #include <dcmtk/dcmdata/dcdatset.h>
+#include <dcmtk/dcmdata/dcdeftag.h>
 #include <dcmtk/dcmdata/dcistrma.h>
 #include <dcmtk/dcmdata/dcsequen.h>
 #include <dcmtk/dcmdata/dcxfer.h>
@@ -59,7 +63,8 @@ bool write_whole(const std::string &file, const std::string &text)
     return written && std::rename(part.c_str(), file.c_str()) == 0;
 }
 
-// The file has one `NAME VALUE` a line, and a line `known TITLE` for each listed AE title.
+// The file has one `NAME VALUE` a line, and a line `known TITLE` for each listed AE title. Without its limits Orthanc must not
+// take anything.
 const Settings &settings()
 {
     static const Settings *const only = [] {
@@ -81,6 +86,15 @@ const Settings &settings()
             else if (name == "found_instances")
                 read->found_instances = std::strtoull(value.c_str(), nullptr, 10);
         }
+        const bool whole = lines.eof() && read->largest > 0 && read->memory > 0 && read->associations > 0 &&
+                           read->found > 0 && read->found_instances > 0;
+        if (!whole) {
+            std::fprintf(stderr,
+                         "reception: Orthanc does not start, its limits are not in the file '%s': run `docker compose -f "
+                         "docker/compose.yml up -d --force-recreate orthanc`, which writes it, and see the lines above\n",
+                         file == nullptr ? "" : file);
+            _exit(EXIT_FAILURE);
+        }
         return read;
     }();
     return *only;
@@ -97,8 +111,17 @@ constexpr unsigned MAX_DEPTH = 32;
 constexpr offile_off_t MAX_INFLATED = 128 << 20;
 constexpr uint64_t MAX_ELEMENTS = 1000000;
 
-// What DCMTK takes for an element or an item beside its value; on the wire it has 8 bytes.
-constexpr uint64_t ELEMENT_BYTES = 200;
+// So many elements are counted at once. The memory of an ordinary image is counted with its bytes.
+constexpr uint64_t STEP_OF_ELEMENTS = 100;
+
+// Objects of more elements are stored one after the other: Orthanc computes on each for seconds, and a small image that
+// comes beside them needs a processor as well. After PATIENCE one is stored beside the others.
+constexpr uint64_t MANY_ELEMENTS = 10000;
+constexpr std::chrono::seconds PATIENCE(20);
+std::timed_mutex many_elements;
+
+// Bytes of a UID that are given to the plugin; a longer value is none.
+constexpr Uint32 LONGEST_NAME = 256;
 
 // How the plugin answers the health check's own store (plugins/understudy/plugin/probe.py).
 constexpr Uint16 PROBED = 0xC0DE;
@@ -191,6 +214,7 @@ class Reception {
         }
         dataset.clear();
         share_.release();
+        memory_.release();
         return EC_StreamNotifyClient;
     }
 
@@ -204,7 +228,7 @@ class Reception {
             return makeOFCondition(OFM_dcmdata, 70, OF_error, "it has more than 1000000 elements");
         if (length != DCM_UndefinedLength)
             claimed_ = std::max(claimed_, static_cast<uint64_t>(stream.tell()) + length);
-        if (size() > share_.received()) {
+        if (size() > share_.received() || elements_ % STEP_OF_ELEMENTS == 0) {
             step_->end();
             hold();
             step_->begin();
@@ -219,6 +243,27 @@ class Reception {
             tell("slow", "it arrived too slowly: the association was ended");
     }
 
+    // The value of an element as Orthanc's parser reads it; empty where there is none, or one that is no UID.
+    std::string name(const DcmTagKey &tag) const
+    {
+        DcmElement *element = nullptr;
+        if (stored_ == nullptr || stored_->findAndGetElement(tag, element).bad() || element->getLength() > LONGEST_NAME)
+            return "";
+        // DCMTK changes the padding of a value that it reads, and Orthanc has not written the file yet.
+        const std::unique_ptr<DcmObject> copy(element->clone());
+        auto *const read = static_cast<DcmElement *>(copy.get());
+        char *value = nullptr;
+        if (read->getString(value).good())
+            return value == nullptr ? "" : value;
+        // A UID may come with the VR UN.
+        Uint8 *bytes = nullptr;
+        if (read->getUint8Array(bytes).bad() || bytes == nullptr)
+            return "";
+        return std::string(reinterpret_cast<const char *>(bytes), read->getLength());
+    }
+
+    bool storing() const { return stored_ != nullptr; }
+
     static void progressed(void *reception, T_DIMSE_StoreProgress *progress, T_DIMSE_C_StoreRQ *request, char *file,
                            DcmDataset **dataset, T_DIMSE_C_StoreRSP *response, DcmDataset **detail)
     {
@@ -227,7 +272,10 @@ class Reception {
             self.callback_(self.data_, progress, request, file, dataset, response, detail);
             return;
         }
-        if (!self.refused_ && self.share_.store() != Share::Answer::taken) {
+        std::unique_lock<std::timed_mutex> one_at_a_time(many_elements, std::defer_lock);
+        if (!self.refused_ && self.elements_ > MANY_ELEMENTS)
+            static_cast<void>(one_at_a_time.try_lock_for(PATIENCE));
+        if (!self.refused_ && (self.share_.store() != Share::Answer::taken || !self.hold_elements(FACTOR))) {
             self.refuse("memory", "the memory that storing it takes did not become free", OUT_OF_RESOURCES);
             (*dataset)->clear();
         }
@@ -235,6 +283,9 @@ class Reception {
             response->DimseStatus = self.status_;
         } else {
             self.store(progress, request, file, dataset, response, detail);
+            // Orthanc has done with it, and keeps it until the next one comes.
+            if (self.elements_ > FREE_ELEMENTS)
+                (*dataset)->clear();
             // It was survived, whatever the answer is.
             if (self.suspect_)
                 forget_ends_of(self.uid_);
@@ -289,7 +340,9 @@ class Reception {
                T_DIMSE_C_StoreRSP *response, DcmDataset **detail)
     {
         const Step step(*this);
+        stored_ = *dataset;
         callback_(data_, progress, request, file, dataset, response, detail);
+        stored_ = nullptr;
     }
 
     OFCondition parse(DcmDataset &dataset, DcmInputStream &stream, E_TransferSyntax syntax, E_GrpLenEncoding lengths,
@@ -303,16 +356,27 @@ class Reception {
     }
 
     uint64_t size() const { return std::max(arrived_, claimed_); }
+    uint64_t needed() const { return size() + elements_ * ELEMENT_BYTES; }
 
     // The memory of what has arrived or is claimed by now.
     void hold()
     {
-        const uint64_t needed = size() + elements_ * ELEMENT_BYTES;
-        if (refused_ || needed <= share_.received())
+        if (refused_)
             return;
-        switch (share_.grow(needed - share_.received())) {
+        hold_share();
+        if (!refused_ && !hold_elements(1))
+            refuse("memory", "there is no memory for its elements", OUT_OF_RESOURCES);
+    }
+
+    // Waits for others; so it comes before what is refused at once.
+    void hold_share()
+    {
+        if (needed() <= share_.received())
+            return;
+        switch (share_.grow(needed() - share_.received())) {
         case Share::Answer::too_large:
-            refuse("large", "it is larger than " + std::to_string(settings().largest) + " bytes");
+            refuse("large", "it is larger than " + std::to_string(settings().largest) + " bytes, of which each of its " +
+                                std::to_string(elements_) + " elements counts " + std::to_string(ELEMENT_BYTES));
             break;
         case Share::Answer::no_memory:
             refuse("memory", "other large objects arrive, and their memory did not become free", OUT_OF_RESOURCES);
@@ -320,6 +384,12 @@ class Reception {
         case Share::Answer::taken:
             break;
         }
+    }
+
+    // The memory of the elements that are here by now, so many times; false where it is not there.
+    bool hold_elements(uint64_t times)
+    {
+        return elements_ <= FREE_ELEMENTS || memory_.hold((elements_ - FREE_ELEMENTS) * ELEMENT_BYTES * times);
     }
 
     void refuse(const char *reason, const std::string &why, Uint16 status = CANNOT_UNDERSTAND)
@@ -336,7 +406,7 @@ class Reception {
         std::fprintf(stderr, "reception: c_store refused status=0x%04X calling=%s instance=%s because=%s\n", status,
                      calling_.c_str(), uid_.c_str(), why.c_str());
         // Of one that is too large, the limit that it is beyond.
-        const uint64_t bytes = settings().largest == 0 ? size() : std::min(size(), settings().largest);
+        const uint64_t bytes = settings().largest == 0 ? needed() : std::min(needed(), settings().largest);
         count_refusal(calling_, reason, sop_class_, "instance=" + uid_ + ",bytes=" + std::to_string(bytes));
     }
 
@@ -349,21 +419,42 @@ class Reception {
     uint64_t arrived_ = 0;
     uint64_t claimed_ = 0; // where the last value that was begun ends
     uint64_t elements_ = 0;
+    Elements memory_;
     Uint16 status_ = 0;
     bool suspect_ = false;
     bool waits_ = true; // for its turn
     bool refused_ = false;
     bool working_ = false;
     Step *step_ = nullptr; // while DCMTK reads the data set
+    DcmDataset *stored_ = nullptr; // while Orthanc stores it
 };
 
 thread_local Reception *Reception::present = nullptr;
+
+OFCondition element_begins(const DcmInputStream &stream, Uint32 length)
+{
+    if (Reception::present != nullptr)
+        return Reception::present->begins(stream, length);
+    return request_may_parse_element() ? EC_Normal : EC_MemoryExhausted;
+}
 
 } // namespace
 
 bool receiving()
 {
     return Reception::present != nullptr;
+}
+
+// For the plugin: which instance, study and series the data set names that this thread received by C-STORE and that Orthanc
+// stores now; 0 where it does not. So nobody has to read the headers once more, which takes Python a second for each million.
+extern "C" int understudy_received(char (*names)[LONGEST_NAME + 1])
+{
+    if (Reception::present == nullptr || !Reception::present->storing())
+        return 0;
+    const std::array<DcmTagKey, 3> tags{DCM_SOPInstanceUID, DCM_StudyInstanceUID, DCM_SeriesInstanceUID};
+    for (const DcmTagKey &tag : tags)
+        std::snprintf(*names++, LONGEST_NAME + 1, "%s", Reception::present->name(tag).c_str());
+    return 1;
 }
 
 OFCondition DIMSE_storeProvider(T_ASC_Association *assoc, T_ASC_PresentationContextID presIdCmd, T_DIMSE_C_StoreRQ *request,
@@ -396,6 +487,8 @@ OFCondition DcmDataset::read(DcmInputStream &inStream, const E_TransferSyntax xf
     Reception *reception = Reception::present;
     if (reception == nullptr && !upload_may_be_parsed())
         return errorFlag = EC_MemoryExhausted;
+    if (reception == nullptr)
+        request_begins_data_set();
     if (reception == nullptr || reception->working())
         return read_dataset(this, inStream, xfer, glenc, maxReadLength);
     return reception->read(*this, inStream, xfer, glenc, maxReadLength);
@@ -406,14 +499,14 @@ OFCondition DcmItem::readTagAndLength(DcmInputStream &inStream, const E_Transfer
                                       Uint32 &bytesRead)
 {
     const OFCondition read = read_element_tag(this, inStream, xfer, tag, length, bytesRead);
-    return read.good() && Reception::present != nullptr ? Reception::present->begins(inStream, length) : read;
+    return read.good() ? element_begins(inStream, length) : read;
 }
 
 OFCondition DcmSequenceOfItems::readTagAndLength(DcmInputStream &inStream, const E_TransferSyntax xfer, DcmTag &tag,
                                                  Uint32 &length)
 {
     const OFCondition read = read_item_tag(this, inStream, xfer, tag, length);
-    return read.good() && Reception::present != nullptr ? Reception::present->begins(inStream, length) : read;
+    return read.good() ? element_begins(inStream, length) : read;
 }
 
 // DCMTK calls this once for each level of nesting, whatever it reads.
