@@ -1,11 +1,10 @@
-// Holds what HTTP requests make of data sets to the memory of the container.
+// Holds what the questions of readers make of data sets to the memory of the container.
 //
-// For a reader Orthanc parses an object and writes all its elements as JSON. That takes ELEMENT_BYTES for each that is parsed
-// and up to MADE_BYTES for each that is written, in blocks that are too small for memory.cc to see: two readers of objects
-// with 990,000 elements ended Orthanc. An object that is stored by HTTP takes FACTOR times ELEMENT_BYTES, as by C-STORE.
+// For a reader Orthanc parses an object, and writes all its elements as JSON. Both take small blocks, which nobody can be
+// refused one by one (memory.cc): two readers of objects with 990,000 elements ended Orthanc.
 //
-// Rule 1: a parsed data set counts until the next one is parsed, and what was made of its elements until the request ends.
-// Rule 2: who does not find that memory is refused at once: parsing fails, or writing does, and the answer is 503.
+// Rule 1: who finds no memory for the next elements is refused: parsing fails, or writing does. By HTTP the answer is 503.
+// Rule 2: an object that is stored by HTTP has to find the memory of its elements before it is stored, as by C-STORE.
 // Rule 3: what DICOMweb's own threads write of a whole series is not refused: it would keep for good what lacks an instance.
 #include <new>
 #include <string>
@@ -16,16 +15,12 @@
 
 #include "reception.h"
 
+bool receiving();
 bool uploading();
 
 namespace reception {
 
 namespace {
-
-// Measured as 690 bytes for /simplified-tags and 930 for /tags.
-constexpr uint64_t MADE_BYTES = 1000;
-// So many elements are counted at once.
-constexpr uint64_t STEP = 100;
 
 using GetElement = DcmElement *(DcmItem *, unsigned long);
 using GetItem = DcmItem *(DcmSequenceOfItems *, unsigned long);
@@ -35,71 +30,79 @@ GetItem *const get_item = replaced<GetItem>("_ZN18DcmSequenceOfItems7getItemEm")
 
 constexpr char REASON[] = "there is no memory now for the elements of an object: other requests have it, or it has too many";
 
-// Of one request, by the thread that works on it.
-class Reader {
+// What one thread works on for somebody who asks.
+class Question {
   public:
-    Reader() { present = this; }
-    ~Reader() { present = nullptr; }
-    Reader(const Reader &) = delete;
-    Reader &operator=(const Reader &) = delete;
+    Question() { present = this; }
+    ~Question() { present = nullptr; }
+    Question(const Question &) = delete;
+    Question &operator=(const Question &) = delete;
+
+    void begin() { elements_ = 0; }
+    void begin_data_set() { of_data_set_ = 0; }
 
     bool parses()
     {
-        // As of what comes by C-STORE.
-        if (uploading() && parsed_ * ELEMENT_BYTES > settings().largest) {
-            refuse_request(413, "the object has more elements than the memory suffices for");
-            count_refusal("-", "large", "-", "instance=-,bytes=" + std::to_string(settings().largest));
-            return false;
-        }
-        // What is made of its elements counts with them: Orthanc keeps an object that it has parsed, and would do so in vain.
-        return fits(++parsed_, parsed_memory_, uploading() ? FACTOR * ELEMENT_BYTES : ELEMENT_BYTES + MADE_BYTES);
+        if (!uploading())
+            return one_more();
+        ++of_data_set_;
+        return of_data_set_ <= FREE_ELEMENTS || of_data_set_ % STEP_OF_ELEMENTS != 0 ||
+               to_be_stored_.hold(of_data_set_ * STORED_BYTES) || refused();
     }
 
-    // What Orthanc makes of an object that was parsed before, or of one more than it has parsed now.
-    bool makes() { return uploading() || ++made_ <= parsed_ || fits(made_ - parsed_, made_memory_, MADE_BYTES); }
+    bool one_more() { return elements_fit(++elements_) || refused(); }
 
-    void begin()
-    {
-        parsed_ = 0;
-        parsed_memory_.release();
-    }
-
-    static thread_local Reader *present;
+    static thread_local Question *present;
 
   private:
-    static bool fits(uint64_t number, Elements &memory, uint64_t each)
+    static bool refused()
     {
-        if (number <= FREE_ELEMENTS || number % STEP != 0 || memory.hold((number - FREE_ELEMENTS) * each))
-            return true;
         refuse_request(503, REASON);
         if (uploading())
             count_refusal("-", "memory", "-", "instance=-");
         return false;
     }
 
-    uint64_t parsed_ = 0, made_ = 0;
-    Elements parsed_memory_, made_memory_;
+    uint64_t elements_ = 0;    // that were parsed and written
+    uint64_t of_data_set_ = 0; // of the one that is to be stored
+    Reserve to_be_stored_;
 };
 
-thread_local Reader *Reader::present = nullptr;
+thread_local Question *Question::present = nullptr;
 
-bool may_make_one_more() { return Reader::present == nullptr || Reader::present->makes(); }
+// What is being stored has its memory.
+bool may_make_one_more()
+{
+    return Question::present == nullptr || receiving() || uploading() || Question::present->one_more();
+}
 
 } // namespace
 
 int with_memory(mg_connection *connection, int (*handle)(mg_connection *))
 {
-    const Reader reader;
-    return handle(connection);
+    int handled = 0;
+    {
+        Question question;
+        handled = handle(connection);
+    }
+    give_back_memory();
+    return handled;
 }
 
-void request_begins_data_set()
+void question_begins()
 {
-    if (Reader::present != nullptr)
-        Reader::present->begin();
+    static thread_local Question question;
+    question.begin();
+    give_back_memory();
 }
 
-bool request_may_parse_element() { return Reader::present == nullptr || Reader::present->parses(); }
+void question_begins_data_set()
+{
+    if (Question::present != nullptr)
+        Question::present->begin_data_set();
+}
+
+bool question_may_parse_element() { return Question::present == nullptr || Question::present->parses(); }
 
 } // namespace reception
 

@@ -111,9 +111,6 @@ constexpr unsigned MAX_DEPTH = 32;
 constexpr offile_off_t MAX_INFLATED = 128 << 20;
 constexpr uint64_t MAX_ELEMENTS = 1000000;
 
-// So many elements are counted at once. The memory of an ordinary image is counted with its bytes.
-constexpr uint64_t STEP_OF_ELEMENTS = 100;
-
 // Objects of more elements are stored one after the other: Orthanc computes on each for seconds, and a small image that
 // comes beside them needs a processor as well. After PATIENCE one is stored beside the others.
 constexpr uint64_t MANY_ELEMENTS = 10000;
@@ -173,6 +170,7 @@ class Reception {
 
     ~Reception()
     {
+        give_back_memory();
         present = nullptr;
         note("");
         give_back_slot(slot_);
@@ -214,7 +212,6 @@ class Reception {
         }
         dataset.clear();
         share_.release();
-        memory_.release();
         return EC_StreamNotifyClient;
     }
 
@@ -228,11 +225,13 @@ class Reception {
             return makeOFCondition(OFM_dcmdata, 70, OF_error, "it has more than 1000000 elements");
         if (length != DCM_UndefinedLength)
             claimed_ = std::max(claimed_, static_cast<uint64_t>(stream.tell()) + length);
-        if (size() > share_.received() || elements_ % STEP_OF_ELEMENTS == 0) {
+        if (size() > share_.received()) {
             step_->end();
             hold();
             step_->begin();
         }
+        if (!elements_fit(elements_))
+            refuse("memory", "there is no memory for its elements", OUT_OF_RESOURCES);
         return refused_ ? EC_MemoryExhausted : EC_Normal;
     }
 
@@ -275,7 +274,10 @@ class Reception {
         std::unique_lock<std::timed_mutex> one_at_a_time(many_elements, std::defer_lock);
         if (!self.refused_ && self.elements_ > MANY_ELEMENTS)
             static_cast<void>(one_at_a_time.try_lock_for(PATIENCE));
-        if (!self.refused_ && (self.share_.store() != Share::Answer::taken || !self.hold_elements(FACTOR))) {
+        Reserve reserve;
+        const bool many = self.elements_ > FREE_ELEMENTS;
+        if (!self.refused_ && (self.share_.store() != Share::Answer::taken ||
+                               (many && !reserve.hold(self.elements_ * STORED_BYTES)))) {
             self.refuse("memory", "the memory that storing it takes did not become free", OUT_OF_RESOURCES);
             (*dataset)->clear();
         }
@@ -284,7 +286,7 @@ class Reception {
         } else {
             self.store(progress, request, file, dataset, response, detail);
             // Orthanc has done with it, and keeps it until the next one comes.
-            if (self.elements_ > FREE_ELEMENTS)
+            if (many)
                 (*dataset)->clear();
             // It was survived, whatever the answer is.
             if (self.suspect_)
@@ -356,27 +358,16 @@ class Reception {
     }
 
     uint64_t size() const { return std::max(arrived_, claimed_); }
-    uint64_t needed() const { return size() + elements_ * ELEMENT_BYTES; }
 
     // The memory of what has arrived or is claimed by now.
     void hold()
     {
-        if (refused_)
+        const uint64_t needed = size() + elements_ * ELEMENT_BYTES;
+        if (refused_ || needed <= share_.received())
             return;
-        hold_share();
-        if (!refused_ && !hold_elements(1))
-            refuse("memory", "there is no memory for its elements", OUT_OF_RESOURCES);
-    }
-
-    // Waits for others; so it comes before what is refused at once.
-    void hold_share()
-    {
-        if (needed() <= share_.received())
-            return;
-        switch (share_.grow(needed() - share_.received())) {
+        switch (share_.grow(needed - share_.received())) {
         case Share::Answer::too_large:
-            refuse("large", "it is larger than " + std::to_string(settings().largest) + " bytes, of which each of its " +
-                                std::to_string(elements_) + " elements counts " + std::to_string(ELEMENT_BYTES));
+            refuse("large", "it is larger than " + std::to_string(settings().largest) + " bytes");
             break;
         case Share::Answer::no_memory:
             refuse("memory", "other large objects arrive, and their memory did not become free", OUT_OF_RESOURCES);
@@ -384,12 +375,6 @@ class Reception {
         case Share::Answer::taken:
             break;
         }
-    }
-
-    // The memory of the elements that are here by now, so many times; false where it is not there.
-    bool hold_elements(uint64_t times)
-    {
-        return elements_ <= FREE_ELEMENTS || memory_.hold((elements_ - FREE_ELEMENTS) * ELEMENT_BYTES * times);
     }
 
     void refuse(const char *reason, const std::string &why, Uint16 status = CANNOT_UNDERSTAND)
@@ -406,7 +391,7 @@ class Reception {
         std::fprintf(stderr, "reception: c_store refused status=0x%04X calling=%s instance=%s because=%s\n", status,
                      calling_.c_str(), uid_.c_str(), why.c_str());
         // Of one that is too large, the limit that it is beyond.
-        const uint64_t bytes = settings().largest == 0 ? needed() : std::min(needed(), settings().largest);
+        const uint64_t bytes = settings().largest == 0 ? size() : std::min(size(), settings().largest);
         count_refusal(calling_, reason, sop_class_, "instance=" + uid_ + ",bytes=" + std::to_string(bytes));
     }
 
@@ -419,7 +404,6 @@ class Reception {
     uint64_t arrived_ = 0;
     uint64_t claimed_ = 0; // where the last value that was begun ends
     uint64_t elements_ = 0;
-    Elements memory_;
     Uint16 status_ = 0;
     bool suspect_ = false;
     bool waits_ = true; // for its turn
@@ -435,7 +419,7 @@ OFCondition element_begins(const DcmInputStream &stream, Uint32 length)
 {
     if (Reception::present != nullptr)
         return Reception::present->begins(stream, length);
-    return request_may_parse_element() ? EC_Normal : EC_MemoryExhausted;
+    return question_may_parse_element() ? EC_Normal : EC_MemoryExhausted;
 }
 
 } // namespace
@@ -488,7 +472,7 @@ OFCondition DcmDataset::read(DcmInputStream &inStream, const E_TransferSyntax xf
     if (reception == nullptr && !upload_may_be_parsed())
         return errorFlag = EC_MemoryExhausted;
     if (reception == nullptr)
-        request_begins_data_set();
+        question_begins_data_set();
     if (reception == nullptr || reception->working())
         return read_dataset(this, inStream, xfer, glenc, maxReadLength);
     return reception->read(*this, inStream, xfer, glenc, maxReadLength);

@@ -33,10 +33,23 @@ std::string word(const char *text);
 // So many times its size Orthanc takes while it stores an object; measured from 50 to 400 MB.
 constexpr uint64_t FACTOR = 4;
 
-// What an element or an item takes beside its value while it is received; while Orthanc stores the object it takes FACTOR
-// times that as well. Measured with 20,000 to 240,000 elements of the VRs LO, LT, OB, UN and US and with items: 870 to 1,120
-// bytes an element while Orthanc stores it, on the wire 8.
-constexpr uint64_t ELEMENT_BYTES = 300;
+// What DCMTK takes for an element or an item beside its value; on the wire it has 8 bytes.
+constexpr uint64_t ELEMENT_BYTES = 200;
+// What Orthanc takes more of it while it stores the object, in small blocks. Measured with 20,000 to 240,000 elements of the
+// VRs LO, LT, OB, UN and US and with items.
+constexpr uint64_t STORED_BYTES = 850;
+// The elements of an ordinary image: they always have their memory. Of others so many are looked at together.
+constexpr uint64_t FREE_ELEMENTS = 2000, STEP_OF_ELEMENTS = 100;
+
+// Whether this thread may take so many bytes more, by what Orthanc has taken now (memory.cc).
+bool memory_left(uint64_t bytes);
+// ... and for this thread's elements, which are so many by now. They are looked at from time to time.
+inline bool elements_fit(uint64_t number)
+{
+    return number <= FREE_ELEMENTS || number % STEP_OF_ELEMENTS != 0 || memory_left(0);
+}
+// Much may have been freed: the system has it back.
+void give_back_memory();
 
 // Replaces a file by rename, so that a reader never sees a half of it; false where the disk does not take it.
 bool write_whole(const std::string &file, const std::string &text);
@@ -87,27 +100,21 @@ class Share {
     bool waiting_ = false;
 };
 
-// The memory of what a data set has in blocks that are too small for memory.cc to see each of them: its elements, and what
-// Orthanc makes of them. It is counted there as a large block is, and given back at the end.
-class Elements {
+// Memory that is going to be taken in small blocks, as long as this lives.
+class Reserve {
   public:
-    Elements() = default;
-    ~Elements() { release(); }
-    Elements(const Elements &) = delete;
-    Elements &operator=(const Elements &) = delete;
+    Reserve() = default;
+    ~Reserve() { release(); }
+    Reserve(const Reserve &) = delete;
+    Reserve &operator=(const Reserve &) = delete;
 
-    // So many bytes in all, or more; false where the container does not have them, and then it is as before.
+    // So many bytes in all; false where they are not there, and then it is as before.
     bool hold(uint64_t bytes);
-    // They are free again.
     void release();
 
   private:
-    uint64_t taken_ = 0;
+    uint64_t bytes_ = 0;
 };
-
-// The elements of an ordinary image. They are not counted: the memory beside the budget suffices for as many of them as
-// there are threads.
-constexpr uint64_t FREE_ELEMENTS = 2000;
 
 // What this thread reads from a peer, and how long it still waits for that.
 class Reading {
@@ -159,12 +166,14 @@ void end_turn(bool alone);
 // Handles an HTTP request, unless its body is too large: then this answers it (uploads.cc).
 int within_limits(mg_connection *connection, int (*handle)(mg_connection *));
 
-// Handles an HTTP request, and counts the elements that it parses and writes (readers.cc).
+// Handles an HTTP request, as a question that may take memory as far as it is there (readers.cc).
 int with_memory(mg_connection *connection, int (*handle)(mg_connection *));
-// This thread's request, if it has one, is about to parse a data set.
-void request_begins_data_set();
+// This thread begins to work on a command that came by DICOM.
+void question_begins();
+// This thread's question, if it has one, is about to parse a data set.
+void question_begins_data_set();
 // ... and another element of it; false where there is no memory for it.
-bool request_may_parse_element();
+bool question_may_parse_element();
 // This thread's request is answered so, unless its answer has begun (requests.cc).
 void refuse_request(int status, const std::string &reason);
 

@@ -35,6 +35,7 @@ thread_local std::string noted;
 thread_local bool in_turn = false, alone = false, waits = true;
 thread_local std::string answer;
 thread_local bool answered = false;
+thread_local bool in_request = false;
 thread_local bool begun = false; // Orthanc's own answer
 thread_local bool stores = false;
 
@@ -75,7 +76,9 @@ int handle_request(mg_connection *connection)
 {
     answer.clear();
     answered = stores = begun = false;
+    in_request = true;
     const int handled = reception::within_limits(connection, handle);
+    in_request = false;
     note("");
     answer.clear();
     stores = false;
@@ -100,7 +103,8 @@ void reception::reads_on()
 void reception::refuse_request(int status, const std::string &reason)
 {
     std::fprintf(stderr, "reception: request refused because=%s\n", reason.c_str());
-    if (!begun && answer.empty())
+    // A question that came by DICOM is answered by Orthanc.
+    if (in_request && !begun && answer.empty())
         understudy_answer(status, (R"({"HttpStatus": )" + std::to_string(status) + R"(, "Message": ")" + reason + R"("})").c_str());
 }
 
