@@ -37,7 +37,7 @@ from understudy.plugin.probe import PROBED, is_probe, try_disk
 from understudy.plugin.recovery import NotNowError, RecoveringOrthanc, Recovery, RefusedFileError
 from understudy.plugin.roles import CallerRole, Method, allowed, canonical_path, stores
 from understudy.plugin.shape import fault
-from understudy.plugin.sop_instance import NamedUids, names
+from understudy.plugin.sop_instance import PADDING, NamedUids, names
 from understudy.plugin.versions import Index, NotKeptError, StoredFile, Versions
 from understudy.plugin.volumes import FLAG, IntakeGuard, Volume
 from understudy.plugin.wake import Waker
@@ -56,6 +56,9 @@ failure: C-STORE 0xA700, REST 500. `DISCARD` would answer success."""
 NAMELESS = "it does not name its study, its series or itself"
 """Why an object is refused that Orthanc would refuse as well, with its patient in the log."""
 
+_NAME_BYTES = 257
+"""Of a UID and the NUL behind it, in what docker/reception/reception.cc gives."""
+
 SENDER_METADATA = ("RemoteAET", "CalledAET", "RemoteIP", "ReceptionDate", "TransferSyntax", "SopClassUid")
 
 
@@ -72,6 +75,7 @@ class Requests:
         self._note = library.understudy_note
         self._answer = library.understudy_answer
         self._receive = library.understudy_receive
+        self._received = library.understudy_received
 
     def note(self, text: str) -> None:
         """Note what this thread works on until its request has ended; an empty text ends it now."""
@@ -80,6 +84,15 @@ class Requests:
     def receive(self) -> None:
         """Give the request of this thread the memory of an instance that is received."""
         self._receive()
+
+    def names(self) -> NamedUids | None:
+        """Return what Orthanc's parser read in the instance that this thread stores for a C-STORE, None
+        where it stores none."""
+        uids = ((ctypes.c_char * _NAME_BYTES) * 3)()
+        if not self._received(uids):
+            return None
+        read = [uid.value.decode("latin-1").strip(PADDING) for uid in uids]
+        return NamedUids(complete=all(read), sop_instance_uid=read[0] or None)
 
     def answer(self, status: HTTPStatus, reason: str) -> None:
         """Say how the request of this thread is answered once the filter has refused it."""
@@ -157,7 +170,7 @@ class Plugin:
         self._looked_at.discard(threading.get_ident())
         if not is_part10(content):
             return self._refused("it does not begin as DICOM Part 10 files do")
-        found = names(content)
+        found = names(content) if by_rest else self._requests.names() or names(content)
         if found is not None and not found.complete:
             return self._refused(NAMELESS)
         # What comes by C-STORE was parsed by now (docker/reception).

@@ -75,6 +75,16 @@ def empty_elements(count: int) -> Iterator[bytes]:
         )
 
 
+def many_elements(seed: str, count: int, vr: str = "LO") -> "Hostile":
+    """Return a valid image with so many private elements of two bytes before the UIDs of study and series."""
+    maker, of_group = _Maker("many-elements", seed), 0xF000
+    maker.elements[0x00110000] = b"".join(
+        element((0x0011 + 2 * (number // of_group)) << 16 | 0x1000 + number % of_group, vr, b"A ")
+        for number in range(count)
+    )
+    return maker.made()
+
+
 def uid_of(*parts: str) -> str:
     """Return a UID that the parts alone decide (DICOM PS3.5 B.2)."""
     return f"2.25.{int.from_bytes(hashlib.sha256('/'.join(parts).encode()).digest()[:15])}"

@@ -425,6 +425,7 @@ OFCondition DIMSE_receiveCommand(T_ASC_Association *assoc, T_DIMSE_BlockingMode 
         return DIMSE_OUTOFRESOURCES;
     if (!ours || commandSet != nullptr)
         return receive_command(assoc, blocking, timeout, presID, msg, statusDetail, commandSet);
+    question_begins();
     const Reading reading(assoc, Reading::Kind::command);
     DcmDataset *command = nullptr;
     OFCondition received = receive_command(assoc, blocking, timeout, presID, msg, statusDetail, &command);

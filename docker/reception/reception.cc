@@ -13,14 +13,18 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <memory>
+#include <mutex>
 #include <string>
 
 #include <dcmtk/config/osconfig.h>
 #include <dcmtk/dcmdata/dcdatset.h>
+#include <dcmtk/dcmdata/dcdeftag.h>
 #include <dcmtk/dcmdata/dcistrma.h>
 #include <dcmtk/dcmdata/dcsequen.h>
 #include <dcmtk/dcmdata/dcxfer.h>
@@ -59,7 +63,8 @@ bool write_whole(const std::string &file, const std::string &text)
     return written && std::rename(part.c_str(), file.c_str()) == 0;
 }
 
-// The file has one `NAME VALUE` a line, and a line `known TITLE` for each listed AE title.
+// The file has one `NAME VALUE` a line, and a line `known TITLE` for each listed AE title. Without its limits Orthanc must not
+// take anything.
 const Settings &settings()
 {
     static const Settings *const only = [] {
@@ -81,6 +86,15 @@ const Settings &settings()
             else if (name == "found_instances")
                 read->found_instances = std::strtoull(value.c_str(), nullptr, 10);
         }
+        const bool whole = lines.eof() && read->largest > 0 && read->memory > 0 && read->associations > 0 &&
+                           read->found > 0 && read->found_instances > 0;
+        if (!whole) {
+            std::fprintf(stderr,
+                         "reception: Orthanc does not start, its limits are not in the file '%s': run `docker compose -f "
+                         "docker/compose.yml up -d --force-recreate orthanc`, which writes it, and see the lines above\n",
+                         file == nullptr ? "" : file);
+            _exit(EXIT_FAILURE);
+        }
         return read;
     }();
     return *only;
@@ -97,8 +111,14 @@ constexpr unsigned MAX_DEPTH = 32;
 constexpr offile_off_t MAX_INFLATED = 128 << 20;
 constexpr uint64_t MAX_ELEMENTS = 1000000;
 
-// What DCMTK takes for an element or an item beside its value; on the wire it has 8 bytes.
-constexpr uint64_t ELEMENT_BYTES = 200;
+// Objects of more elements are stored one after the other: Orthanc computes on each for seconds, and a small image that
+// comes beside them needs a processor as well. After PATIENCE one is stored beside the others.
+constexpr uint64_t MANY_ELEMENTS = 10000;
+constexpr std::chrono::seconds PATIENCE(20);
+std::timed_mutex many_elements;
+
+// Bytes of a UID that are given to the plugin; a longer value is none.
+constexpr Uint32 LONGEST_NAME = 256;
 
 // How the plugin answers the health check's own store (plugins/understudy/plugin/probe.py).
 constexpr Uint16 PROBED = 0xC0DE;
@@ -150,6 +170,7 @@ class Reception {
 
     ~Reception()
     {
+        give_back_memory();
         present = nullptr;
         note("");
         give_back_slot(slot_);
@@ -209,6 +230,8 @@ class Reception {
             hold();
             step_->begin();
         }
+        if (!elements_fit(elements_))
+            refuse("memory", "there is no memory for its elements", OUT_OF_RESOURCES);
         return refused_ ? EC_MemoryExhausted : EC_Normal;
     }
 
@@ -219,6 +242,27 @@ class Reception {
             tell("slow", "it arrived too slowly: the association was ended");
     }
 
+    // The value of an element as Orthanc's parser reads it; empty where there is none, or one that is no UID.
+    std::string name(const DcmTagKey &tag) const
+    {
+        DcmElement *element = nullptr;
+        if (stored_ == nullptr || stored_->findAndGetElement(tag, element).bad() || element->getLength() > LONGEST_NAME)
+            return "";
+        // DCMTK changes the padding of a value that it reads, and Orthanc has not written the file yet.
+        const std::unique_ptr<DcmObject> copy(element->clone());
+        auto *const read = static_cast<DcmElement *>(copy.get());
+        char *value = nullptr;
+        if (read->getString(value).good())
+            return value == nullptr ? "" : value;
+        // A UID may come with the VR UN.
+        Uint8 *bytes = nullptr;
+        if (read->getUint8Array(bytes).bad() || bytes == nullptr)
+            return "";
+        return std::string(reinterpret_cast<const char *>(bytes), read->getLength());
+    }
+
+    bool storing() const { return stored_ != nullptr; }
+
     static void progressed(void *reception, T_DIMSE_StoreProgress *progress, T_DIMSE_C_StoreRQ *request, char *file,
                            DcmDataset **dataset, T_DIMSE_C_StoreRSP *response, DcmDataset **detail)
     {
@@ -227,7 +271,13 @@ class Reception {
             self.callback_(self.data_, progress, request, file, dataset, response, detail);
             return;
         }
-        if (!self.refused_ && self.share_.store() != Share::Answer::taken) {
+        std::unique_lock<std::timed_mutex> one_at_a_time(many_elements, std::defer_lock);
+        if (!self.refused_ && self.elements_ > MANY_ELEMENTS)
+            static_cast<void>(one_at_a_time.try_lock_for(PATIENCE));
+        Reserve reserve;
+        const bool many = self.elements_ > FREE_ELEMENTS;
+        if (!self.refused_ && (self.share_.store() != Share::Answer::taken ||
+                               (many && !reserve.hold(self.elements_ * STORED_BYTES)))) {
             self.refuse("memory", "the memory that storing it takes did not become free", OUT_OF_RESOURCES);
             (*dataset)->clear();
         }
@@ -235,6 +285,9 @@ class Reception {
             response->DimseStatus = self.status_;
         } else {
             self.store(progress, request, file, dataset, response, detail);
+            // Orthanc has done with it, and keeps it until the next one comes.
+            if (many)
+                (*dataset)->clear();
             // It was survived, whatever the answer is.
             if (self.suspect_)
                 forget_ends_of(self.uid_);
@@ -289,7 +342,9 @@ class Reception {
                T_DIMSE_C_StoreRSP *response, DcmDataset **detail)
     {
         const Step step(*this);
+        stored_ = *dataset;
         callback_(data_, progress, request, file, dataset, response, detail);
+        stored_ = nullptr;
     }
 
     OFCondition parse(DcmDataset &dataset, DcmInputStream &stream, E_TransferSyntax syntax, E_GrpLenEncoding lengths,
@@ -355,15 +410,35 @@ class Reception {
     bool refused_ = false;
     bool working_ = false;
     Step *step_ = nullptr; // while DCMTK reads the data set
+    DcmDataset *stored_ = nullptr; // while Orthanc stores it
 };
 
 thread_local Reception *Reception::present = nullptr;
+
+OFCondition element_begins(const DcmInputStream &stream, Uint32 length)
+{
+    if (Reception::present != nullptr)
+        return Reception::present->begins(stream, length);
+    return question_may_parse_element() ? EC_Normal : EC_MemoryExhausted;
+}
 
 } // namespace
 
 bool receiving()
 {
     return Reception::present != nullptr;
+}
+
+// For the plugin: which instance, study and series the data set names that this thread received by C-STORE and that Orthanc
+// stores now; 0 where it does not. So nobody has to read the headers once more, which takes Python a second for each million.
+extern "C" int understudy_received(char (*names)[LONGEST_NAME + 1])
+{
+    if (Reception::present == nullptr || !Reception::present->storing())
+        return 0;
+    const std::array<DcmTagKey, 3> tags{DCM_SOPInstanceUID, DCM_StudyInstanceUID, DCM_SeriesInstanceUID};
+    for (const DcmTagKey &tag : tags)
+        std::snprintf(*names++, LONGEST_NAME + 1, "%s", Reception::present->name(tag).c_str());
+    return 1;
 }
 
 OFCondition DIMSE_storeProvider(T_ASC_Association *assoc, T_ASC_PresentationContextID presIdCmd, T_DIMSE_C_StoreRQ *request,
@@ -396,6 +471,8 @@ OFCondition DcmDataset::read(DcmInputStream &inStream, const E_TransferSyntax xf
     Reception *reception = Reception::present;
     if (reception == nullptr && !upload_may_be_parsed())
         return errorFlag = EC_MemoryExhausted;
+    if (reception == nullptr)
+        question_begins_data_set();
     if (reception == nullptr || reception->working())
         return read_dataset(this, inStream, xfer, glenc, maxReadLength);
     return reception->read(*this, inStream, xfer, glenc, maxReadLength);
@@ -406,14 +483,14 @@ OFCondition DcmItem::readTagAndLength(DcmInputStream &inStream, const E_Transfer
                                       Uint32 &bytesRead)
 {
     const OFCondition read = read_element_tag(this, inStream, xfer, tag, length, bytesRead);
-    return read.good() && Reception::present != nullptr ? Reception::present->begins(inStream, length) : read;
+    return read.good() ? element_begins(inStream, length) : read;
 }
 
 OFCondition DcmSequenceOfItems::readTagAndLength(DcmInputStream &inStream, const E_TransferSyntax xfer, DcmTag &tag,
                                                  Uint32 &length)
 {
     const OFCondition read = read_item_tag(this, inStream, xfer, tag, length);
-    return read.good() && Reception::present != nullptr ? Reception::present->begins(inStream, length) : read;
+    return read.good() ? element_begins(inStream, length) : read;
 }
 
 // DCMTK calls this once for each level of nesting, whatever it reads.

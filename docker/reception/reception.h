@@ -33,10 +33,28 @@ std::string word(const char *text);
 // So many times its size Orthanc takes while it stores an object; measured from 50 to 400 MB.
 constexpr uint64_t FACTOR = 4;
 
+// What DCMTK takes for an element or an item beside its value; on the wire it has 8 bytes.
+constexpr uint64_t ELEMENT_BYTES = 200;
+// What Orthanc takes more of it while it stores the object, in small blocks. Measured with 20,000 to 240,000 elements of the
+// VRs LO, LT, OB, UN and US and with items.
+constexpr uint64_t STORED_BYTES = 850;
+// The elements of an ordinary image: they always have their memory. Of others so many are looked at together.
+constexpr uint64_t FREE_ELEMENTS = 2000, STEP_OF_ELEMENTS = 100;
+
+// Whether this thread may take so many bytes more, by what Orthanc has taken now (memory.cc).
+bool memory_left(uint64_t bytes);
+// ... and for this thread's elements, which are so many by now. They are looked at from time to time.
+inline bool elements_fit(uint64_t number)
+{
+    return number <= FREE_ELEMENTS || number % STEP_OF_ELEMENTS != 0 || memory_left(0);
+}
+// Much may have been freed: the system has it back.
+void give_back_memory();
+
 // Replaces a file by rename, so that a reader never sees a half of it; false where the disk does not take it.
 bool write_whole(const std::string &file, const std::string &text);
 
-// The limits that `understudy prepare-orthanc` derived (adapters/orthanc_config.py). Zero means: no limit.
+// The limits that `understudy prepare-orthanc` derived (adapters/orthanc_config.py). Orthanc ends where one is missing.
 struct Settings {
     uint64_t largest = 0;  // bytes of one object
     uint64_t memory = 0;   // bytes that all receptions and all blocks of 1 MiB and more may take
@@ -80,6 +98,22 @@ class Share {
     bool storing_ = false;
     bool waiting_to_store_ = false;
     bool waiting_ = false;
+};
+
+// Memory that is going to be taken in small blocks, as long as this lives.
+class Reserve {
+  public:
+    Reserve() = default;
+    ~Reserve() { release(); }
+    Reserve(const Reserve &) = delete;
+    Reserve &operator=(const Reserve &) = delete;
+
+    // So many bytes in all; false where they are not there, and then it is as before.
+    bool hold(uint64_t bytes);
+    void release();
+
+  private:
+    uint64_t bytes_ = 0;
 };
 
 // What this thread reads from a peer, and how long it still waits for that.
@@ -131,6 +165,17 @@ void end_turn(bool alone);
 
 // Handles an HTTP request, unless its body is too large: then this answers it (uploads.cc).
 int within_limits(mg_connection *connection, int (*handle)(mg_connection *));
+
+// Handles an HTTP request, as a question that may take memory as far as it is there (readers.cc).
+int with_memory(mg_connection *connection, int (*handle)(mg_connection *));
+// This thread begins to work on a command that came by DICOM.
+void question_begins();
+// This thread's question, if it has one, is about to parse a data set.
+void question_begins_data_set();
+// ... and another element of it; false where there is no memory for it.
+bool question_may_parse_element();
+// This thread's request is answered so, unless its answer has begun (requests.cc).
+void refuse_request(int status, const std::string &reason);
 
 // This thread's HTTP request reads on from its peer: the instances that came before are stored (requests.cc).
 void reads_on();

@@ -35,6 +35,8 @@ thread_local std::string noted;
 thread_local bool in_turn = false, alone = false, waits = true;
 thread_local std::string answer;
 thread_local bool answered = false;
+thread_local bool in_request = false;
+thread_local bool begun = false; // Orthanc's own answer
 thread_local bool stores = false;
 
 void write_note(const std::string &text)
@@ -73,8 +75,10 @@ void note(const std::string &text)
 int handle_request(mg_connection *connection)
 {
     answer.clear();
-    answered = stores = false;
+    answered = stores = begun = false;
+    in_request = true;
     const int handled = reception::within_limits(connection, handle);
+    in_request = false;
     note("");
     answer.clear();
     stores = false;
@@ -88,10 +92,20 @@ bool uploading()
     return stores;
 }
 
+extern "C" void understudy_answer(int status, const char *json);
+
 void reception::reads_on()
 {
     if (noted.find(" decode/") == std::string::npos)
         note("");
+}
+
+void reception::refuse_request(int status, const std::string &reason)
+{
+    std::fprintf(stderr, "reception: request refused because=%s\n", reason.c_str());
+    // A question that came by DICOM is answered by Orthanc.
+    if (in_request && !begun && answer.empty())
+        understudy_answer(status, (R"({"HttpStatus": )" + std::to_string(status) + R"(, "Message": ")" + reason + R"("})").c_str());
 }
 
 extern "C" {
@@ -132,8 +146,10 @@ int mg_write(mg_connection *connection, const void *content, size_t size)
         leave_turn();
         write_note(noted_as("sends", noted));
     }
-    if (answer.empty())
+    if (answer.empty() || begun) {
+        begun = true;
         return write(connection, content, size);
+    }
     if (!answered) {
         answered = true;
         if (write(connection, answer.data(), answer.size()) < 0)

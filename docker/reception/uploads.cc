@@ -95,7 +95,7 @@ int within_limits(mg_connection *connection, int (*handle)(mg_connection *))
     const long long length = mg_get_request_info(connection)->content_length;
     Upload upload(length < 0);
     const Share::Answer answer = length > 0 ? upload.told(static_cast<uint64_t>(length)) : Share::Answer::taken;
-    return answer == Share::Answer::taken ? handle(connection) : refuse(connection, answer, length);
+    return answer == Share::Answer::taken ? with_memory(connection, handle) : refuse(connection, answer, length);
 }
 
 bool upload_may_be_parsed() { return Upload::present == nullptr || Upload::present->parse(); }

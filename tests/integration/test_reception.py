@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from tests import hostile
 from tests.adversary import upper_layer
 from tests.hostile import EXPLICIT, Hostile
 from tests.integration import raw_store
-from tests.stack import REPOSITORY, TEST_PROJECT, Stack, StackError, wait_until
+from tests.stack import IMAGE, REPOSITORY, TEST_PROJECT, Stack, StackError, wait_until
 
 pytestmark = pytest.mark.needs("image")
 
@@ -57,6 +58,8 @@ TOLD_WITHIN = 60
 CANNOT_UNDERSTAND, OUT_OF_RESOURCES = 0xC000, 0xA700
 LARGEST = 219 * 2**20
 """Of one object where Orthanc has 2 GiB."""
+MANY_THAT_ARE_READ = 60_000
+"""Elements of an object that a reader still gets as JSON."""
 GRACE = 60.0
 THREADS = 72
 """Of Orthanc, for associations."""
@@ -448,6 +451,76 @@ def test_a_data_set_of_empty_elements_is_refused_before_it_takes_memory(receptio
     assert undelayed(neighbour), sorted(neighbour)[-3:]
 
 
+def _stored_at_once(reception: Reception, items: list[Hostile]) -> tuple[list[int | None], list[float]]:
+    """Return the answers to all of them, and the seconds of each store of a neighbour meanwhile."""
+
+    def store(item: Hostile) -> int | None:
+        return raw_store.store(reception.edge, item, patience=150, calling="CT1").status
+
+    with reception.storing() as neighbour, ThreadPoolExecutor(len(items)) as pool:
+        answers = list(pool.map(store, items))
+    print(f"{answers}; a neighbour's stores took up to {max(neighbour):.2f} s of {len(neighbour)}")
+    return answers, neighbour
+
+
+def _resident(process: int) -> int:
+    """Return how many bytes a process has in memory."""
+    (line,) = [
+        line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmRSS:")
+    ]
+    return int(line.split()[1]) * 1024
+
+
+def test_objects_of_many_elements_at_once_share_the_memory(reception: Reception) -> None:
+    """Each has 2.5 MB on the wire, and takes 270 MB while Orthanc stores it."""
+    items = [hostile.many_elements(f"{time.time()} {number}", 240_000) for number in range(12)]
+    answers, _ = _stored_at_once(reception, items)
+    assert reception.runs()
+    assert set(answers) <= {0, OUT_OF_RESOURCES}
+    assert 0 in answers
+    # What was freed is given back: the next ones need it, and readers do.
+    wait_until(
+        lambda: _resident(reception.pid) // MEGABYTE, lambda held: held < 640, deadline=10, what="its memory"
+    )
+
+
+def test_objects_of_many_elements_keep_no_device_from_storing(reception: Reception) -> None:
+    items = [hostile.many_elements(f"UN {time.time()} {number}", 60_000, "UN") for number in range(16)]
+    answers, neighbour = _stored_at_once(reception, items)
+    assert reception.runs()
+    assert set(answers) == {0}
+    assert max(neighbour) < 2 * SOON
+
+
+@pytest.mark.parametrize("limits", ["", "largest 1\nmemory 0\n", "largest 1000000\nmemory 10000000\n"])
+def test_orthanc_does_not_start_without_the_limits_of_its_reception(limits: str) -> None:
+    script = 'printf "$1" > /tmp/limits; UNDERSTUDY_RECEPTION=/tmp/$2 LD_PRELOAD=$3 Orthanc --version 2>&1'
+    library = "/opt/understudy/lib/reception.so"
+    docker = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "bash", IMAGE, "-c", script, "sh"]
+    for file in ("limits", "none"):
+        tried = subprocess.run([*docker, limits, file, library], capture_output=True, text=True, check=False)
+        assert tried.returncode == 1
+        assert "Orthanc does not start" in tried.stdout
+        assert "--force-recreate orthanc" in tried.stdout
+
+
+def test_a_uid_is_read_whatever_its_vr_and_its_padding(reception: Reception) -> None:
+    item = hostile.good("odd UIDs")
+    study = hostile.text(0x0020000D, "UI", hostile.uid_of("odd UIDs", "good", "study"))
+    series = hostile.text(0x0020000E, "UI", hostile.uid_of("odd UIDs", "good", "series"))
+    assert study in item.content
+    assert series in item.content
+    odd = item.content.replace(study, hostile.element(0x0020000D, "UI", study[8:] + b"\0\0"))
+    odd = odd.replace(series, hostile.element(0x0020000E, "UN", series[8:]))
+    made = Hostile("odd", odd, item.uid)
+    assert raw_store.store(reception.edge, made, patience=20, calling="CT1").status == 0
+    client = reception.stack.client()
+    (found,) = client.post("/tools/lookup", content=item.uid).json()
+    tags = client.get(f"/instances/{found['ID']}/simplified-tags").json()
+    assert tags["StudyInstanceUID"] == hostile.uid_of("odd UIDs", "good", "study")
+    assert tags["SeriesInstanceUID"] == hostile.uid_of("odd UIDs", "good", "series")
+
+
 def large(reception: Reception, megabytes: int, seed: str) -> raw_store.Answer:
     item = hostile.good(f"large {seed} {megabytes}")
     return raw_store.store_large(reception.edge, item, megabytes * MEGABYTE, patience=120, calling="CT1")
@@ -713,6 +786,34 @@ def test_what_orthanc_refuses_is_counted_by_device_and_the_association_goes_on(r
     )
     (context,) = [row[4] for row in rows if row[2:4] == ["CONTEXT", "syntax"]]
     assert context == f"class={hostile.CT},syntax=1.2.840.113619.5.2"
+
+
+def test_readers_and_uploads_of_many_elements_do_not_end_orthanc(reception: Reception) -> None:
+    """Orthanc takes up to 1,300 bytes for each element that it writes as JSON."""
+    few, many = (
+        hostile.many_elements(f"readers {time.time()}", number) for number in (MANY_THAT_ARE_READ, 700_000)
+    )
+    client, tags = reception.stack.client(), []
+    for item in (few, many):
+        assert raw_store.store(reception.edge, item, patience=60, calling="CT1").status == 0
+        (found,) = client.post("/tools/lookup", content=item.uid).json()
+        tags.append(f"/instances/{found['ID']}/tags")
+    assert client.get(tags[0], timeout=60).status_code == 200
+    with reception.storing() as neighbour, ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda path: client.get(path, timeout=60), [tags[1]] * 4))
+    assert max(neighbour) < 2 * SOON
+    assert {answer.status_code for answer in answers} == {503}
+    assert "there is no memory now" in answers[0].json()["Message"]
+
+    upload = hostile.many_elements(f"upload {time.time()}", 990_000)
+
+    def post(_number: int) -> httpx.Response:
+        return client.post("/instances", content=upload.content, headers=FILE, timeout=60)
+
+    with ThreadPoolExecutor(2) as pool:
+        posted = list(pool.map(post, range(2)))
+    assert {answer.status_code for answer in posted} <= {200, 503}
+    assert reception.runs()
 
 
 def test_an_orderly_stop_ends_with_0(reception: Reception) -> None:

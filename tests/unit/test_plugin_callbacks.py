@@ -45,6 +45,15 @@ class Library:
         self.notes: list[str] = []
         self.answers: list[tuple[int, str]] = []
         self.receiving = 0
+        self.received: tuple[bytes, ...] | None = None
+        """Instance, study and series that the parser found, while a C-STORE is being stored."""
+
+    def understudy_received(self, uids: Any) -> int:
+        if self.received is None:
+            return 0
+        for uid, value in zip(uids, self.received, strict=True):
+            uid.value = value
+        return 1
 
     def understudy_note(self, text: ctypes.c_char_p) -> None:
         self.notes.append((text.value or b"").decode())
@@ -214,6 +223,33 @@ def test_what_hides_its_uid_is_parked_like_any_other(
     assert any(f"instance={key} because=parked" in line for line in setup.host.lines)
     assert len(parsed) == (0 if key == HIDDEN_KEY else 1)
     assert notes[-1] == ""
+
+
+@pytest.mark.parametrize(
+    ("received", "action"),
+    [
+        ((b"1.2.3", b"1.2", b"1.2.1"), Action.KEEP_AS_IS),
+        ((b"1.2.3", b" ", b"1.2.1"), Action.MODIFY),
+        ((b"", b"1.2", b"1.2.1"), Action.MODIFY),
+    ],
+)
+def test_nobody_reads_the_headers_of_what_the_reception_has_read(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, received: tuple[bytes, ...], action: Action
+) -> None:
+    """Python took 0.2 s for 60,000 elements before the UIDs, and every other store waited meanwhile."""
+    setup.library.received = received
+    module = sys.modules["understudy_plugin"]
+    monkeypatch.setattr(module, "names", fail)
+    monkeypatch.setattr(module, "fault", fail)
+    looked_up = list[str]()
+
+    def before_store(uid: str, _content: bytes) -> bool:
+        looked_up.append(uid)
+        return False
+
+    monkeypatch.setattr(setup.plugin._versions, "before_store", before_store)
+    assert setup.plugin.on_received(GOOD, Origin.DICOM_PROTOCOL)[0] is action
+    assert looked_up == (["1.2.3"] if action is Action.KEEP_AS_IS else [])
 
 
 STORE_CALLS = (

@@ -1,7 +1,8 @@
 """Reads from a file's headers which study, series and instance it names (DICOM PS3.10 7.1, PS3.5 7).
 
-It runs before every store. It stops at the last of the three UIDs, which stand near the beginning, and reads
-no other value. What it cannot follow with certainty is left to Orthanc's own parser.
+It runs before every store by HTTP. For a C-STORE the reception says what Orthanc's parser has read
+(docker/reception/reception.cc). It stops at the last of the three UIDs, which stand near the beginning, and
+reads no other value. What it cannot follow with certainty is left to Orthanc's own parser.
 """
 
 import struct
@@ -23,7 +24,7 @@ _UIDS = frozenset({_SOP_INSTANCE, _STUDY, _SERIES})
 _MAX_UID = 64
 _INFLATED = 65536
 """Bytes of a deflated data set that are looked at, however many it claims to have."""
-_PADDING = "\0 \t\r\n\v\f"
+PADDING = "\0 \t\r\n\v\f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def names(content: Content) -> NamedUids | None:
         for tag, _, begin, length in elements(content, offset, order, explicit=explicit, wanted=_UIDS):
             if length == UNDEFINED:
                 return None
-            found.setdefault(tag, content[begin : begin + min(length, 256)].decode("latin-1").strip(_PADDING))
+            found.setdefault(tag, content[begin : begin + min(length, 256)].decode("latin-1").strip(PADDING))
             if len(found) == len(_UIDS):
                 break
     except (LostError, struct.error, zlib.error):
