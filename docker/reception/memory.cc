@@ -7,10 +7,12 @@
 // many of them asks before (memory_left).
 // Rule 2: what is received may have all of the budget, anything else what is left of it while the largest object is stored
 // (budget.cc): a reader's wish never takes the memory of an examination.
-// Rule 3: what many small blocks took is given back to the system. The C library has a heap for many of the threads, and
-// would keep in each of them as much as the largest object there took.
+// Rule 3: what is freed is given back to the system, or it would be missing although nobody counts it. A large block is a
+// mapping of its own, whatever was freed before. Small ones are in heaps for a few threads each, which are trimmed.
 #include <malloc.h>
 #include <pthread.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -18,6 +20,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 
 #include "reception.h"
@@ -40,8 +43,9 @@ constexpr size_t LARGE = 1 << 20;
 // What small blocks take in ordinary work, of the memory that core/intake.py reserves for it: Orthanc with its caches,
 // and small objects.
 constexpr long ORDINARY = 384 << 20;
-// Small blocks of so many bytes were freed: the heaps are trimmed.
+// So many bytes more than after the last time are in memory and not allocated: the heaps are trimmed.
 constexpr long FREED = 64 << 20;
+constexpr long BETWEEN_LOOKS = 250; // ms
 
 std::atomic<long> large{0};
 
@@ -51,8 +55,9 @@ struct alignas(64) Counter {
     std::atomic<long> bytes{0};
 };
 std::array<Counter, 64> small;
-// The most of them since the heaps were trimmed.
-std::atomic<long> most_small{0};
+
+// What the heaps keep whatever is freed, and when that was looked at, in ms.
+std::atomic<long> kept{0}, looked{0};
 
 Counter &counter_of_this_thread()
 {
@@ -71,8 +76,9 @@ long in_small_blocks()
 
 long budget = LONG_MAX, budget_of_others = LONG_MAX;
 
-__attribute__((constructor)) void read_budget()
+__attribute__((constructor)) void prepare()
 {
+    mallopt(M_MMAP_THRESHOLD, LARGE);
     const reception::Settings &settings = reception::settings();
     if (settings.memory == 0)
         return;
@@ -91,6 +97,18 @@ bool fits(size_t size)
         return true;
     errno = ENOMEM;
     return false;
+}
+
+// Bytes that are in memory and in no block. Less than none where blocks were not written to yet.
+long unused()
+{
+    long size = 0, resident = 0, shared = 0;
+    if (std::FILE *file = std::fopen("/proc/self/statm", "re")) {
+        if (std::fscanf(file, "%ld %ld %ld", &size, &resident, &shared) != 3)
+            resident = shared = 0;
+        std::fclose(file);
+    }
+    return (resident - shared) * sysconf(_SC_PAGESIZE) - in_small_blocks() - large.load(std::memory_order_relaxed);
 }
 
 void count(void *block, long sign)
@@ -115,20 +133,23 @@ namespace reception {
 bool memory_left(uint64_t bytes)
 {
     const long most = most_of_this_thread();
-    const long now = in_small_blocks();
-    long before = most_small.load(std::memory_order_relaxed);
-    while (before < now && !most_small.compare_exchange_weak(before, now, std::memory_order_relaxed)) {
-    }
-    const long taken = large.load(std::memory_order_relaxed) + std::max(0L, now - ORDINARY);
+    const long taken = large.load(std::memory_order_relaxed) + std::max(0L, in_small_blocks() - ORDINARY);
     return bytes <= static_cast<uint64_t>(most) && taken <= most - static_cast<long>(bytes);
 }
 
 void give_back_memory()
 {
-    const long now = in_small_blocks();
-    long before = most_small.load(std::memory_order_relaxed);
-    if (before - now >= FREED && most_small.compare_exchange_strong(before, now, std::memory_order_relaxed))
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    const long moment = now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    long before = looked.load(std::memory_order_relaxed);
+    if (moment - before < BETWEEN_LOOKS || !looked.compare_exchange_strong(before, moment, std::memory_order_relaxed))
+        return;
+    if (unused() >= kept.load(std::memory_order_relaxed) + FREED)
         malloc_trim(0);
+    else if (unused() >= kept.load(std::memory_order_relaxed))
+        return;
+    kept.store(std::max(0L, unused()), std::memory_order_relaxed);
 }
 
 bool Reserve::hold(uint64_t bytes)
