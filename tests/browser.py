@@ -93,7 +93,7 @@ def wait_for_pixels(page: Page) -> None:
     canvas = page.locator("canvas.cornerstone-canvas").first
     canvas.wait_for()
     wait_until(
-        lambda: int(canvas.evaluate(_LEVELS)), lambda levels: levels > 20, deadline=20, what="levels of grey"
+        lambda: int(canvas.evaluate(_LEVELS)), lambda levels: levels > 20, deadline=90, what="levels of grey"
     )
 
 
