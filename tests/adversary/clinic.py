@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.stack import IMAGE, REPOSITORY, TEST_PROJECT, Stack, run
+from tests.stack import BUILD, IMAGE, REPOSITORY, TEST_PROJECT, Stack, run
+from tests.stalls import Stalls
 
 SERVICES = ("edge", "orthanc", "agent")
 ANSWER_BOUND = 1.0
@@ -34,6 +35,10 @@ SECTION: dict[str, Any] = {
         {"Name": "mr1", "AeTitle": "MR1", "Host": "198.51.100.4", "Addresses": ELSEWHERE},
     ],
 }
+ATTACKERS_SHARE, WITNESS_SHARE = 256, 4096
+"""Of the processors, where a service of the appliance has 1024 (Docker's default): outside these tests
+attackers and devices compute on machines of their own."""
+
 IMPOSTORS = ("WS2", "MR1", "PACS")
 """Titles that are listed at another address, by role: reader, modality, primary."""
 
@@ -46,12 +51,15 @@ class Testimony:
     failed: list[str] = field(default_factory=list)
     slowest_seconds: float = 0.0
     stored: list[str] = field(default_factory=list)
+    allowance: float = 0.0
+    """Seconds for which this machine itself may have kept it waiting."""
 
     def assert_never_kept_waiting(self) -> None:
         """Fail unless every store of the known device was taken within the bound."""
         assert self.stores > 0, "the witness stored nothing"
         assert self.failed == []
-        assert self.slowest_seconds <= ANSWER_BOUND, f"a known device waited {self.slowest_seconds} s"
+        waited = f"a known device waited {self.slowest_seconds} s, for this machine {self.allowance:.1f} s"
+        assert self.slowest_seconds <= ANSWER_BOUND + self.allowance, waited
 
 
 class Clinic:
@@ -99,10 +107,12 @@ class Clinic:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n", "the witness's container ended early"
-            yield testimony
-            process.stdin.close()
-            told = json.loads(process.stdout.readline())
+            with Stalls(BUILD) as stalls:
+                assert process.stdout.readline() == "ready\n", "the witness's container ended early"
+                yield testimony
+                process.stdin.close()
+                told = json.loads(process.stdout.readline())
+            testimony.allowance = stalls.allowance
             testimony.stores, testimony.failed = told["stores"], told["failed"]
             testimony.slowest_seconds, testimony.stored = told["slowest_seconds"], told["stored"]
         finally:
@@ -154,6 +164,7 @@ class Clinic:
     ) -> list[str]:
         options = ["docker", "run", "--rm", "--name", name, "--network", f"{self.stack.project}_front"]
         options += ["--cap-drop", "ALL", "--ulimit", "nofile=4096", "--env", f"ADVERSARY_LOGIN={login}"]
+        options += ["--cpu-shares", str(WITNESS_SHARE if interactive else ATTACKERS_SHARE)]
         options += [
             "--volume",
             f"{REPOSITORY / 'tests'}:/adversary/tests:ro",

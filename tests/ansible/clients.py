@@ -18,11 +18,20 @@ _TIMEOUT = 20
 
 
 def echo(
-    host: str, port: int, *, calling: str, called: str = "STANDBY", over: ssl.SSLContext | None = None
+    host: str,
+    port: int,
+    *,
+    calling: str,
+    called: str = "STANDBY",
+    over: ssl.SSLContext | None = None,
+    seconds: float = 0.5,
 ) -> int | None:
-    """Return the status of a C-ECHO, by TLS if a context is given; None where there was no association."""
+    """Return the status of a C-ECHO, by TLS if a context is given; None where there was no association.
+
+    Nor is there one where nobody accepts the connection within `seconds`.
+    """
     # pynetdicom leaves the socket of a refused connection open.
-    if not is_open(host, port):
+    if not is_open(host, port, seconds=seconds):
         return None
     entity = _entity(calling)
     entity.add_requested_context(Verification)

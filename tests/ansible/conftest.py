@@ -43,7 +43,7 @@ def pacs() -> Iterator[str]:
         wait_until(
             lambda: clients.echo(PACS, DICOM, calling="STANDBY", called="PRIMARY"),
             lambda status: status == 0,
-            deadline=60,
+            deadline=180,
             what="the PACS",
         )
         yield network

@@ -78,7 +78,7 @@ class Target:
         wait_until(
             lambda: self.execute("systemctl", "is-active", "ssh.service").strip(),
             lambda seen: seen == "active",
-            deadline=60,
+            deadline=180,
             what="SSH of the target",
         )
 
@@ -114,12 +114,12 @@ class Target:
         )
         return path
 
-    def play(self, play: str, variables: Mapping[str, Any], *options: str, timeout: float = 900) -> Played:
+    def play(self, play: str, variables: Mapping[str, Any], *options: str, timeout: float = 1800) -> Played:
         """Run a play against this host."""
         return played(play, self.inventory(variables), *options, timeout=timeout)
 
 
-def played(play: str, inventory: Path, *options: str, timeout: float = 900) -> Played:
+def played(play: str, inventory: Path, *options: str, timeout: float = 1800) -> Played:
     """Run a play as a person would, in the folder `ansible`."""
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "--inventory", str(inventory)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}

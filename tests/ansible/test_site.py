@@ -12,7 +12,7 @@ from tests import data
 from tests.ansible import clients, target
 from tests.ansible.conftest import DICOM, HTTPS, Standby
 from tests.certificates import Authority
-from tests.stack import IMAGE, run
+from tests.stack import IMAGE, run, wait_until
 
 pytestmark = [pytest.mark.longer, pytest.mark.needs("image", "lab-image", "target-image", "ssh")]
 
@@ -68,7 +68,7 @@ def test_secrets_of_the_first_start_are_for_root_alone_and_in_no_log_of_the_play
 def test_dicom_serves_who_is_known(standby: Standby, tmp_path: Path) -> None:
     series = data.ct_series(tmp_path, seed="ansible", instances=3, rows=64, columns=64)
     host = standby.host.address
-    assert clients.echo(host, DICOM, calling="CT1") == 0
+    assert clients.echo(host, DICOM, calling="CT1", seconds=20) == 0
     assert clients.store(host, DICOM, series.paths, calling="CT1") == [0, 0, 0]
     assert clients.studies(host, DICOM, calling="READER") == [series.study_instance_uid]
     assert clients.echo(host, DICOM, calling="STRANGER") is None
@@ -105,7 +105,7 @@ def test_every_other_port_is_closed(standby: Standby) -> None:
     ports = sorted({*CLOSED, *target.listening(standby.host)} - {22, DICOM, HTTPS})
     opened = [port for port in ports if clients.is_open(standby.host.address, port)]
     assert opened == []
-    assert clients.is_open(standby.host.address, HTTPS)
+    assert clients.is_open(standby.host.address, HTTPS, seconds=20)
 
 
 def test_networks_that_are_not_named_reach_nothing(standby: Standby) -> None:
@@ -169,4 +169,10 @@ def test_host_is_hardened(standby: Standby) -> None:
         "640 root /opt/understudy/.env",
     ]
     assert "ActiveState=active" in standby.host.execute("systemctl", "show", "understudy.service")
-    assert standby.host.execute("systemctl", "list-units", "--failed", "--no-legend") == ""
+    # What a timer starts every minute may have failed once, while the machine was busy.
+    wait_until(
+        lambda: standby.host.execute("systemctl", "list-units", "--failed", "--no-legend"),
+        lambda failed: not failed.strip(),
+        deadline=150,
+        what="no unit that failed",
+    )

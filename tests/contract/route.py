@@ -37,8 +37,8 @@ POLICY = LanePolicy(
 )
 PATIENCE = 120.0
 """Seconds that a transport waits where the peer answers: more than a busy machine needs."""
-IMPATIENCE = 0.5
-"""Seconds that it waits where the peer hangs: what these tests cost."""
+IMPATIENCE = 2.0
+"""Seconds that it waits where the peer hangs: what these tests cost, and enough for the answers that come."""
 
 
 def destination(

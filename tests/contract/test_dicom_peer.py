@@ -41,9 +41,11 @@ STUDY = StudyInstanceUid("1.2.3")
 ODD = bytes.fromhex("0800 0500 4353 0a00") + b"ISO_IR 100" + bytes.fromhex("0900 1000 4c4f 0400") + b"ODD\x00"
 """A data set as a peer might have written it; its private element has no owner that we could know."""
 DEADLINE = 30.0
+SILENCE = 2.0
+"""Seconds after which a silent peer is given up: enough for a busy machine to make the association."""
 
 
-def peer(port: int, *, timeout: float = 5.0, host: str = "127.0.0.1") -> DicomPeer:
+def peer(port: int, *, timeout: float = DEADLINE, host: str = "127.0.0.1") -> DicomPeer:
     return DicomPeer(
         "pacs", ae_title="PACS", host=host, port=port, calling_ae_title="STANDBY", timeout=timeout
     )
@@ -225,7 +227,7 @@ def files() -> Files:
     return Files()
 
 
-def store(port: int, sent: list[FileToSend], *, timeout: float = 5.0) -> list[Verdict]:
+def store(port: int, sent: list[FileToSend], *, timeout: float = DEADLINE) -> list[Verdict]:
     """Send the files over one association, as long as it is open."""
     verdicts: list[Verdict] = []
     pairs = [(file.sop_class_uid, file.transfer_syntax_uid) for file in sent]
@@ -259,8 +261,8 @@ def test_echo_with_a_failure_status_is_told() -> None:
 
 def test_echo_without_an_answer_is_given_up_after_the_timeout() -> None:
     pacs = Pacs(silent=threading.Event())
-    with pacs.serving() as port, pytest.raises(HolderUnavailableError, match=r"nothing, for 0\.3 s"):
-        peer(port, timeout=0.3).echo()
+    with pacs.serving() as port, pytest.raises(HolderUnavailableError, match="nothing, for 2 s"):
+        peer(port, timeout=SILENCE).echo()
 
 
 def test_port_without_a_listener_is_told() -> None:
@@ -412,8 +414,8 @@ def test_store_of_a_broken_file_is_told_and_the_rest_is_sent(
 def test_store_without_an_answer_is_an_unknown_outcome(files: Files) -> None:
     pacs = Pacs(silent=threading.Event())
     with pacs.serving() as port:
-        (verdict,) = store(port, [files.make(ODD), files.make(ODD)], timeout=0.3)
-    assert verdict == of_loss(Loss.TIMED_OUT, "it sent nothing, or next to nothing, for 0.3 s")
+        (verdict,) = store(port, [files.make(ODD), files.make(ODD)], timeout=SILENCE)
+    assert verdict == of_loss(Loss.TIMED_OUT, "it sent nothing, or next to nothing, for 2 s")
 
 
 def _connection(event: evt.Event) -> socket.socket:
@@ -454,7 +456,7 @@ def test_store_broken_off_in_the_data_set_is_an_unknown_outcome(
 
     pacs = Pacs()
     with pacs.serving((evt.EVT_DATA_RECV, on_data)) as port:
-        verdicts = store(port, [files.make(content) for _ in range(3)], timeout=3)
+        verdicts = store(port, [files.make(content) for _ in range(3)])
     # The third is not sent: the association has ended.
     assert outcomes(verdicts) == [Outcome.DELIVERED, Outcome.UNKNOWN]
     # Whether the second arrived nobody can tell from here, which is what an unknown outcome says.
@@ -522,7 +524,7 @@ def test_answer_in_many_pieces_is_read(files: Files) -> None:
     whole = answer()
     said = data((1, whole[:5])) + data((1, whole[5:20]), (3, whole[20:]))
     with raw_server(accept(), said, hold=True) as port:
-        (verdict,) = store(port, [files.make(ODD)], timeout=0.3)
+        (verdict,) = store(port, [files.make(ODD)], timeout=SILENCE)
     assert verdict == of_status(0)
 
 
@@ -546,7 +548,7 @@ def test_abort_instead_of_an_answer_tells_whose_it_is(files: Files, source: int)
 def test_context_that_is_not_answered_is_tried_again(files: Files) -> None:
     with raw_server(accept(), b"", hold=True) as port:
         sent = [files.make(ODD, sop_class="1.2"), files.make(ODD, sop_class="1.3")]
-        verdicts = store(port, list(reversed(sent)), timeout=0.3)
+        verdicts = store(port, list(reversed(sent)), timeout=SILENCE)
     assert verdicts[0].outcome is Outcome.RETRY
     assert "not answered" in verdicts[0].reason
 
@@ -697,9 +699,9 @@ def test_find_without_an_answer_is_given_up_after_the_timeout() -> None:
     pacs = Pacs(silent=threading.Event())
     with (
         pacs.serving() as port,
-        pytest.raises(HolderUnavailableError, match=r"C-FIND: no answer in time \(.* for 0\.3 s\)"),
+        pytest.raises(HolderUnavailableError, match=r"C-FIND: no answer in time \(.* for 2 s\)"),
     ):
-        peer(port, timeout=0.3).studies()
+        peer(port, timeout=SILENCE).studies()
 
 
 def test_find_with_a_failure_in_the_middle_does_not_wait_for_the_rest() -> None:
@@ -776,10 +778,10 @@ def test_move_without_an_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_answers_that_drip_are_given_up_although_none_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("understudy.adapters.dicom.ANSWER", 1)
     with (
-        endless(pause=0.2) as port,
+        endless(pause=0.5) as port,
         pytest.raises(HolderUnavailableError, match=r"no answer in time \(its answers come too slowly"),
     ):
-        peer(port, timeout=0.5).studies()
+        peer(port, timeout=SILENCE).studies()
 
 
 # C-MOVE
@@ -818,10 +820,11 @@ def test_move_to_a_destination_that_the_peer_does_not_know_is_told() -> None:
         assert peer(port).move(STUDY, "NOBODY").status == 0xA801
 
 
-def test_move_without_an_answer_is_given_up_in_the_end() -> None:
+def test_move_without_an_answer_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.adapters.dicom._MOVE_PATIENCE", 1.5)
     pacs = Pacs(silent=threading.Event())
     with (
         pacs.serving() as port,
-        pytest.raises(HolderUnavailableError, match="C-MOVE: no answer in time"),
+        pytest.raises(HolderUnavailableError, match=r"C-MOVE: no answer in time .* for 3 s"),
     ):
-        peer(port, timeout=0.05).move(STUDY, "STANDBY")
+        peer(port, timeout=SILENCE).move(STUDY, "STANDBY")

@@ -16,7 +16,7 @@ from understudy.core.ports import HolderUnavailableError, InstanceSource
 
 from tests.unit.fakes import new_instance
 
-PATIENCE = 1.0
+PATIENCE = 2.0
 """Seconds of silence after which the source gives up."""
 HEAD = b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0\0\0\0\0"
 DATA = bytes(range(256)) * 16
@@ -38,7 +38,7 @@ class Pace:
             ended.wait(10)
 
 
-STEADY = Pace(128, 0.07)
+STEADY = Pace(128, 0.14)
 """For more than twice the patience in all."""
 
 

@@ -26,7 +26,7 @@ from tests.stack import RefusedError, State, wait_until
 LAB_SERVICES = ("primary", "s3", "archive", "modality", "reader")
 VAULTS = ("local", "cloud")
 HOLDER_COLUMNS = ("holder", "instances", "missing", "extra", "twice", "unaltered (SHA-256)")
-FIRST_STORE_DEADLINE = 30.0
+FIRST_STORE_DEADLINE = 60.0
 
 
 class StoryError(Exception):
@@ -178,7 +178,7 @@ class Story:
             wait_until(
                 self.lab.uids_at_standby,
                 self.acknowledged.issubset,
-                deadline=90,
+                deadline=300,
                 what="history at the standby",
                 pause=1,
             )
@@ -203,7 +203,7 @@ class Story:
     def _everywhere(self) -> None:
         with self.narrator.step("all of it is at standby, archive and both vaults") as step:
             began = time.monotonic()
-            state = self._proven(120)
+            state = self._proven(400)
             self.figures.vault_lag = time.monotonic() - began
             _equal("standby", self.lab.uids_at_standby(), self.acknowledged)
             step.say(", ".join(f"{name} {counts.proven} proven" for name, counts in state.holders.items()))
@@ -225,7 +225,7 @@ class Story:
             state = wait_until(
                 self.lab.status,
                 lambda seen: seen.condition == "down",
-                deadline=60,
+                deadline=180,
                 what="the primary known to be down",
             )
             self.figures.noticed = time.monotonic() - self._killed
@@ -314,7 +314,7 @@ class Story:
             state = wait_until(
                 self.lab.status,
                 lambda seen: seen.condition == "up",
-                deadline=60,
+                deadline=180,
                 what="the primary known to be up",
             )
             _check(state.mode == "active", f"a primary that reappears changes no mode: {state}")
@@ -337,7 +337,7 @@ class Story:
             number = self.lab.failback()
             done = self.lab.finished(
                 number,
-                deadline=180,
+                deadline=600,
                 look=lambda seen: step.show(f"{seen['done']} of {seen['total']} {seen['unit']}"),
             )
             _check(bool(done["report"]), f"the failback has its report: {done}")
@@ -359,7 +359,7 @@ class Story:
 
     def _settle(self) -> None:
         with self.narrator.step("the modality is pointed back; settle, after the quiet period") as step:
-            state = self.lab.settled(deadline=60)
+            state = self.lab.settled(deadline=180)
             step.say(
                 f"mode {state.mode}, epoch {state.epoch}; every instance of the epoch was asked for once more"
             )
@@ -368,7 +368,7 @@ class Story:
 
     def _compare(self) -> None:
         with self.narrator.step("the holders are compared by SOP Instance UID") as step:
-            self._proven(90)
+            self._proven(300)
             identity = self.lab.first_start().identity
             primary, standby = self.lab.instances_at(PRIMARY), self.lab.instances_at(STANDBY)
             self._vaults = {"local": self.lab.local_vault(identity), "cloud": self.lab.cloud_vault(identity)}

@@ -3,13 +3,13 @@
 import logging
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.drills.faults import seed_of_this_run
+from tests.drills.ports import lasting_port
 from tests.drills.results import Results
 from tests.stack import BUILD, TEST_PROJECT, Stack
 
@@ -63,11 +63,8 @@ def work() -> Iterator[Path]:
 @pytest.fixture(scope="package")
 def clinic() -> Iterator[Stack]:
     """The whole appliance, to be killed and besieged; its port stays when the edge restarts."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    stack = Stack(
-        f"{TEST_PROJECT}-drill", lab=False, environment={"UNDERSTUDY_DICOM_PORT": f"127.0.0.1:{port}"}
-    )
+    environment = {"UNDERSTUDY_DICOM_PORT": f"127.0.0.1:{lasting_port()}"}
+    stack = Stack(f"{TEST_PROJECT}-drill", lab=False, environment=environment)
     stack.down()
     try:
         stack.up()

@@ -18,8 +18,8 @@ from tests.stack import StackError, run, wait_until
 # linux/fs.h: _IOWR('X', 119, int), _IOWR('X', 120, int).
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 TRAY_HEADROOM_MB = 64
-RELEASE_DEADLINE = 15.0
-FILL_DEADLINE = 15.0
+RELEASE_DEADLINE = 60.0
+FILL_DEADLINE = 60.0
 
 
 class DiskError(Exception):

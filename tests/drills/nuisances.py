@@ -129,7 +129,8 @@ async def main() -> None:
         *(asyncio.create_task(nuisances.garbage()) for _ in range(garbage)),
         *(asyncio.create_task(nuisances.slow()) for _ in range(slow)),
     ]
-    while any(nuisances.up[kind] < number for kind, number in wanted.items()):
+    # How many are open at one moment varies: the edge ends them all the time.
+    while any(nuisances.counts[kind] < number for kind, number in wanted.items()):
         await asyncio.sleep(REST_SECONDS)
     tasks.append(asyncio.create_task(nuisances.watch()))
     tasks += [asyncio.create_task(nuisances.scan(1 + number)) for number in range(SCANNERS)]

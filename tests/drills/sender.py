@@ -195,7 +195,11 @@ def association(
     def store(instance: Instance) -> int | None:
         if not opened.is_established:
             return None
-        status = opened.send_c_store(instance.dataset).get("Status")
+        try:
+            status = opened.send_c_store(instance.dataset).get("Status")
+        except RuntimeError:
+            # pynetdicom's word for an association that has ended by now.
+            return None
         return None if status is None else int(status)
 
     try:

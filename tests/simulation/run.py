@@ -3,8 +3,7 @@
 import logging
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,16 +61,10 @@ def play(seed: int, folder: Path, figures: Figures) -> Failure | None:
     return None
 
 
-def play_for(seconds: float, first: int, figures: Figures) -> Failure | None:
-    """Play clinics from this seed on for so many seconds of a processor, until one fails."""
-    began = time.process_time()
+def play_some(seeds: Iterable[int], figures: Figures) -> Failure | None:
+    """Play the clinics of these seeds, until one fails."""
     with in_memory() as folder:
-        seed = first
-        while time.process_time() - began < seconds:
-            if (failure := play(seed, folder, figures)) is not None:
-                return failure
-            seed += 1
-    return None
+        return next(filter(None, (play(seed, folder, figures) for seed in seeds)), None)
 
 
 def commit() -> str:

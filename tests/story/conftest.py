@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Response
 
-from tests.browser import Heard, signed_in
+from tests.browser import Heard, signed_in, visit
 from tests.lab import Lab
 from tests.stack import BUILD, REPOSITORY, TEST_PROJECT, Access, StackError, wait_until
 
-DEADLINE = 420
+DEADLINE = 1200
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Demo:
 
         content = json.loads(
             wait_until(
-                written, lambda text: text.endswith("}"), deadline=120, what="the appliance of the demo"
+                written, lambda text: text.endswith("}"), deadline=400, what="the appliance of the demo"
             )
         )
         return Access(content["user"], content["password"], content["fingerprint"], content["vault_identity"])
@@ -129,7 +129,7 @@ def played() -> Iterator[tuple[Demo, Watched]]:
 def _watch(demo: Demo) -> Watched:
     with signed_in(demo.access().login) as (page, heard):
         watched = Watched(heard)
-        page.goto(f"{demo.lab.https}/understudy/console/")
+        visit(page, heard, f"{demo.lab.https}/understudy/console/", lambda: page.locator("#mode").wait_for())
         wait_until(
             lambda: _look(page, watched),
             lambda _: demo.process.poll() is not None,
@@ -137,13 +137,20 @@ def _watch(demo: Demo) -> Watched:
             what="the demo",
         )
         if demo.process.returncode == 0:
-            # The page asks every two seconds: one look later it shows the end.
+            # The page asks every two seconds, and shows one answer before it asks for the next.
+            for _ in range(2):
+                with page.expect_response(_is_status, timeout=60_000):
+                    pass
             page.wait_for_function(
-                "document.querySelector('#mode').textContent === 'standby'", timeout=10_000
+                "document.querySelector('#mode').textContent === 'standby'", timeout=60_000
             )
             watched.facts = _facts(page)
             watched.status = json.loads(demo.lab.execute("agent", "understudy", "status", "--json"))
     return watched
+
+
+def _is_status(answer: Response) -> bool:
+    return answer.url.endswith("/understudy/status") and answer.ok
 
 
 def _look(page: Page, watched: Watched) -> str:
@@ -153,7 +160,7 @@ def _look(page: Page, watched: Watched) -> str:
         watched.modes.append(mode)
         if mode == "returning":
             # Once the operation's bar is there as well.
-            page.wait_for_selector("#operations article", timeout=10_000)
+            page.wait_for_selector("#operations article", timeout=60_000)
             watched.screenshot.parent.mkdir(parents=True, exist_ok=True)
             page.screenshot(path=watched.screenshot, full_page=True)
     return mode

@@ -51,10 +51,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Fak
     agent = Agent(uvicorn.Config(app, uds=str(folder / "agent.sock"), log_level="error"))
     thread = threading.Thread(target=agent.run)
     thread.start()
-    assert agent.listening.wait(10)
+    assert agent.listening.wait(60)
     yield folder / "agent.sock", facade
     agent.should_exit = True
-    thread.join(10)
+    thread.join(60)
 
 
 @pytest.fixture

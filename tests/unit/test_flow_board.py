@@ -52,16 +52,18 @@ def test_look_that_fails_leaves_the_board_as_it_is() -> None:
 
 
 def test_look_that_hangs_holds_nobody_who_reads() -> None:
-    clock, hanging = Clock(), threading.Event()
+    clock, looking, hanging = Clock(), threading.Event(), threading.Event()
 
     def look() -> int:
-        hanging.wait(10)
+        looking.set()
+        hanging.wait(60)
         return 1
 
     watch = Watch(look, clock)
     worker = threading.Thread(target=watch.step)
     worker.start()
     try:
+        assert looking.wait(60)
         clock.advance(PATIENCE + 1)
         assert (watch.value, watch.unknown_since) == (None, NOW)
     finally:

@@ -86,7 +86,7 @@ class Line:
 
     def store(self, file: FileToSend) -> Verdict:
         if self.peer.together is not None and not self.sent:
-            self.peer.together.wait(10)
+            self.peer.together.wait(60)
         if file.sop_instance_uid in self.peer.poison:
             raise UnforeseenError
         time.sleep(self.peer.seconds)

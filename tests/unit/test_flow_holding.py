@@ -38,9 +38,9 @@ class Holder(threading.Thread):
     def run(self) -> None:
         with self._memory.holding(self._size) as room:
             self._has_it.set()
-            self._shrunk.wait(60)
+            self._shrunk.wait(300)
             room.shrink(self._shrink_to)
-            self._let_go.wait(60)
+            self._let_go.wait(300)
 
     @property
     def holds(self) -> bool:
@@ -49,7 +49,7 @@ class Holder(threading.Thread):
 
     def has_it(self) -> None:
         """Wait until it has what it asked for."""
-        assert self._has_it.wait(10)
+        assert self._has_it.wait(60)
 
     def is_kept_waiting(self) -> None:
         """See that it does not get what it asked for, although it looks again."""
@@ -64,7 +64,7 @@ class Holder(threading.Thread):
         """Give all of it back."""
         self._shrunk.set()
         self._let_go.set()
-        self.join(10)
+        self.join(60)
 
 
 def holder(memory: Memory, megabytes: int) -> Holder:
@@ -73,7 +73,7 @@ def holder(memory: Memory, megabytes: int) -> Holder:
     wait_until(
         lambda: one.holds or str(megabytes) in memory.waiting(),
         bool,
-        deadline=10,
+        deadline=60,
         what=f"asked for {megabytes}",
         pause=0.01,
     )

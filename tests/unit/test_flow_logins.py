@@ -73,7 +73,7 @@ def test_table_of_the_edge_is_read(tmp_path: Path) -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         assert EdgeLink(tmp_path).wrong_passwords(OFTEN) == {"192.0.2.5": 41, "2001:db8::5": 20}
-        thread.join(10)
+        thread.join(60)
 
 
 def test_edge_that_is_absent_is_said_to_be(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ def test_alarm_that_two_workers_have_is_shown_once_and_ends_with_the_next_good_s
     workers.add("reconcile", step, 0.01)
     workers.start()
     try:
-        wait_until(asked_again, bool, deadline=5, what="a failure of both", pause=0.01)
+        wait_until(asked_again, bool, deadline=60, what="a failure of both", pause=0.01)
         assert [alarm.what for alarm in workers.alarms()] == ["Orthanc does not answer: refused"]
         broken.clear()
         workers.wake("note", "reconcile")
-        wait_until(workers.alarms, lambda alarms: not alarms, deadline=5, what="its end", pause=0.01)
+        wait_until(workers.alarms, lambda alarms: not alarms, deadline=60, what="its end", pause=0.01)
     finally:
-        workers.stop(5)
+        workers.stop(60)

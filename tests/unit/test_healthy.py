@@ -42,8 +42,10 @@ def server(answer: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]]
 
         thread = threading.Thread(target=run)
         thread.start()
-        yield listening.getsockname()[:2]
-        thread.join()
+        try:
+            yield listening.getsockname()[:2]
+        finally:
+            thread.join()
 
 
 def _pdu(connection: socket.socket) -> bytes:
@@ -76,7 +78,7 @@ def scp(echo: int, store: int | None) -> Callable[[socket.socket], None]:
 
 
 def check(
-    healthy: ModuleType, answer: Callable[[socket.socket], None], *, stores: bool, within: float = 5
+    healthy: ModuleType, answer: Callable[[socket.socket], None], *, stores: bool, within: float = 60
 ) -> None:
     with server(answer) as address:
         healthy._dicom(address, time.monotonic() + within, stores=stores)
@@ -131,7 +133,7 @@ def test_an_answer_that_comes_drop_by_drop_is_red(healthy: ModuleType) -> None:
                 healthy._dicom(address, began + 0.6, stores=True)
         finally:
             ended.set()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
 
 
 def test_it_and_the_plugin_mean_the_same_probe(healthy: ModuleType) -> None:

@@ -135,18 +135,20 @@ def test_a_line_that_has_begun_ends_nothing() -> None:
     assert FORGED not in log.text
 
 
-def test_a_value_of_hundreds_of_megabytes_passes_in_time() -> None:
+@pytest.mark.parametrize("content", [f"{ORDINARY}\n", "P", "required tag"], ids=["lines", "P", "tag"])
+def test_a_value_of_hundreds_of_megabytes_passes_in_time(content: str) -> None:
     """On a log that is never silent, the time alone protects from its end."""
     log = Log()
     log.filter.take(f"{HEAD}{MESSAGE}PatientID=1\n".encode())
-    piece = (f"{ORDINARY}\n".encode() * 1000)[:65536]
+    piece = (content.encode() * 65536)[:65536]
     began = time.process_time()
     for _ in range(64 * 2**20 // len(piece)):
         log.filter.take(piece)
     # The largest object at 8 GB of memory has 1548 MiB.
     assert (time.process_time() - began) * 1548 / 64 < log_filter.MOST_SECONDS
     log.filter.end()
-    assert log.text.splitlines()[1].endswith("lines were hidden")
+    (told,) = log.text.splitlines()[1:]
+    assert told.endswith("lines were hidden")
 
 
 def test_every_prefix_that_the_reception_prints_is_known() -> None:

@@ -192,6 +192,6 @@ def test_thread_tells_its_result(area: Area) -> None:
     area.put("a", b"1.2/x")
     recovery = area.recovery()
     recovery.start()
-    recovery.stop(timeout=10)
+    recovery.stop(timeout=60)
     result = json.loads((area.root / RESULT_FILE).read_text())
     assert result["stored"] + result["waiting"] == 1

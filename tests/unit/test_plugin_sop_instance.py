@@ -137,9 +137,9 @@ def test_a_deflate_bomb_costs_nothing() -> None:
     import zlib
 
     bomb = zlib.compress(b"\0" * 2**26, wbits=-15)
-    began = time.perf_counter()
+    began = time.thread_time()
     assert sop_instance_uid(file_of(syntax=b"1.2.840.10008.1.2.1.99") + bomb) is None
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 @given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=20), st.integers(0, 700))

@@ -91,12 +91,12 @@ class Sender:
     def do(self, step: Callable[[], object]) -> None:
         self._step = step
         self._told.release()
-        assert self._done.acquire(timeout=5), "a callback waits for another store"
+        assert self._done.acquire(timeout=60), "a callback waits for another store"
 
     def end(self) -> None:
         self._step = None
         self._told.release()
-        self._thread.join(5)
+        self._thread.join(60)
 
     def _run(self) -> None:
         while True:

@@ -4,7 +4,7 @@ import threading
 
 from understudy.plugin.wake import Waker
 
-DEADLINE = 5.0
+DEADLINE = 60.0
 
 
 def test_notice_wakes_the_agent() -> None:

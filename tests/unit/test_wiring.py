@@ -102,7 +102,7 @@ def test_status_names_each_lane_that_waits_for_memory(base: Base, tmp_path: Path
     with memory.holding(memory.most):
         for holder in configured_holders(configured):
             Thread(target=_hold, args=(holder,), daemon=True).start()
-        waiting = wait_until(memory.waiting, lambda seen: len(seen) == 2, deadline=10, what="both wait")
+        waiting = wait_until(memory.waiting, lambda seen: len(seen) == 2, deadline=60, what="both wait")
     assert waiting == {"archive": 1000, "local": 1000}
 
 
