@@ -1,10 +1,12 @@
 """The facts of the ledger: small values by their names."""
 
-from sqlalchemy import Connection, Integer, String, cast, select
+from sqlalchemy import Connection, Integer, String, bindparam, cast, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.ledger.database import Book
 from understudy.ledger.schema import ledger_facts
+
+_VALUE = select(ledger_facts.c.value).where(ledger_facts.c.name == bindparam("name"))
 
 
 class FactBook(Book):
@@ -23,7 +25,7 @@ class FactBook(Book):
 
 def read_fact(connection: Connection, name: str) -> str | None:
     """Return a fact within a transaction."""
-    return connection.scalar(select(ledger_facts.c.value).where(ledger_facts.c.name == f"fact:{name}"))
+    return connection.scalar(_VALUE, {"name": f"fact:{name}"})
 
 
 def write_fact(connection: Connection, name: str, value: str) -> None:
@@ -33,8 +35,7 @@ def write_fact(connection: Connection, name: str, value: str) -> None:
 
 def read_cursor(connection: Connection, name: str) -> int:
     """Return a persisted cursor within a transaction, 0 where it was never written."""
-    query = select(ledger_facts.c.value).where(ledger_facts.c.name == f"cursor:{name}")
-    return int(connection.scalar(query) or 0)
+    return int(connection.scalar(_VALUE, {"name": f"cursor:{name}"}) or 0)
 
 
 def write_cursor(connection: Connection, name: str, value: int, mark: str = "") -> None:

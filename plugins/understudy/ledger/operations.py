@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from understudy.core.errors import NotFoundError, RefusedError
 from understudy.core.model import Timestamp
@@ -17,6 +17,14 @@ RESCAN = "rescan"
 """The operation that compares all that Orthanc holds with the ledger, and what it finds missing."""
 
 _RUNNING = OperationState.RUNNING.value
+
+_LATEST = (
+    select(operations)
+    .where(operations.c.kind == bindparam("kind"))
+    .order_by(operations.c.operation.desc())
+    .limit(1)
+)
+_LATEST_RUNNING = _LATEST.where(operations.c.state == _RUNNING)
 
 
 class OperationBook(Book):
@@ -85,11 +93,8 @@ class OperationBook(Book):
 
     def latest(self, kind: str, *, running: bool = False) -> OperationView | None:
         """Return the newest operation of a kind, or the newest that is running, None where there is none."""
-        query = select(operations).where(operations.c.kind == kind)
-        if running:
-            query = query.where(operations.c.state == _RUNNING)
         with self._database.reading() as connection:
-            row = connection.execute(query.order_by(operations.c.operation.desc()).limit(1)).first()
+            row = connection.execute(_LATEST_RUNNING if running else _LATEST, {"kind": kind}).first()
             return None if row is None else _operation(row)
 
     def newest(self, limit: int) -> list[OperationView]:
