@@ -20,13 +20,13 @@ class SharedDialect(SQLiteDialect_pysqlite):
     def __hash__(self) -> int:
         return hash(SharedDialect)
 
-
-def _share(connection: Connection) -> None:
-    connection.execution_options(compiled_cache=_COMPILED)
+    @classmethod
+    def engine_created(cls, engine: Engine) -> None:
+        """Let the new engine use what was compiled for the others."""
+        engine.update_execution_options(compiled_cache=_COMPILED)
 
 
 registry.register("sqlite", __name__, SharedDialect.__name__)
-event.listen(Engine, "engine_connect", _share)
 
 _create_all = MetaData.create_all
 _STATEMENTS: dict[MetaData, list[tuple[str, Any]]] = {}
