@@ -7,6 +7,8 @@ from understudy.ledger.database import Book
 from understudy.ledger.schema import ledger_facts
 
 _VALUE = select(ledger_facts.c.value).where(ledger_facts.c.name == bindparam("name"))
+_NEW = upsert(ledger_facts)
+_WRITE = _NEW.on_conflict_do_update(index_elements=["name"], set_={"value": _NEW.excluded.value})
 
 
 class FactBook(Book):
@@ -51,8 +53,7 @@ def mark_fact(cursor: str) -> str:
 
 
 def _write(connection: Connection, name: str, value: str) -> None:
-    statement = upsert(ledger_facts).values(name=name, value=value)
-    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+    connection.execute(_WRITE, {"name": name, "value": value})
 
 
 def count_up(connection: Connection, name: str, number: int) -> None:
