@@ -34,6 +34,8 @@ def odd_s3() -> Iterator[OddS3]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # The body, which comes after the headers, would wait for 40 ms until the client acknowledges these.
+        disable_nagle_algorithm = True
 
         def do_PUT(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -67,6 +67,7 @@ def open_ledger(path: Path, machine: Machine) -> Ledger:
             machine.write()
 
     event.listen(ledger.database.engine, "before_cursor_execute", before)
+    event.listen(ledger.database.engine, "begin", lambda _connection: machine.call(), insert=True)
     event.listen(ledger.database.engine, "commit", lambda _connection: machine.call())
     ledger.modes.start(machine.now())
     return ledger

@@ -1,10 +1,15 @@
-"""What all unit tests share: SQL that was compiled for the ledger of one test serves those of the others."""
+"""What all unit tests share: what was compiled or made for the ledger of one test serves the others."""
 
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy import Engine
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from understudy.ledger import database
+from understudy.ledger.migration import bring_up_to_date
 
 _COMPILED: dict[Any, Any] = {}
 
@@ -20,36 +25,31 @@ class SharedDialect(SQLiteDialect_pysqlite):
     def __hash__(self) -> int:
         return hash(SharedDialect)
 
-
-def _share(connection: Connection) -> None:
-    connection.execution_options(compiled_cache=_COMPILED)
+    @classmethod
+    def engine_created(cls, engine: Engine) -> None:
+        """Let the new engine use what was compiled for the others."""
+        engine.update_execution_options(compiled_cache=_COMPILED)
 
 
 registry.register("sqlite", __name__, SharedDialect.__name__)
-event.listen(Engine, "engine_connect", _share)
-
-_create_all = MetaData.create_all
-_STATEMENTS: dict[MetaData, list[tuple[str, Any]]] = {}
-"""The statements that make a new file, with their values: many tests begin with a new ledger."""
 
 
-def _create_as_before(metadata: MetaData, bind: Connection, **options: Any) -> None:
-    """Make the tables as SQLAlchemy made them the first time, without compiling every table again."""
-    if metadata in _STATEMENTS:
-        for statement, values in _STATEMENTS[metadata]:
-            bind.exec_driver_sql(statement, values)
-        return
-    statements: list[tuple[str, Any]] = []
-
-    def note(*arguments: Any) -> None:
-        statements.append((arguments[2], arguments[3] or None))
-
-    event.listen(bind, "before_cursor_execute", note)
-    try:
-        _create_all(metadata, bind, **options)
-    finally:
-        event.remove(bind, "before_cursor_execute", note)
-    _STATEMENTS[metadata] = statements
+@cache
+def _new_file() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "ledger.sqlite")
+        engine = database._engine(path, foreign_keys=False)
+        bring_up_to_date(engine, path)
+        engine.dispose()
+        return path.read_bytes()
 
 
-MetaData.create_all = _create_as_before  # type: ignore[assignment]
+def _begin(engine: Engine, path: Path) -> None:
+    """Bring a ledger up to date; a new one is a copy, since many tests begin with one."""
+    if path.exists():
+        bring_up_to_date(engine, path)
+    else:
+        path.write_bytes(_new_file())
+
+
+database.bring_up_to_date = _begin  # type: ignore[attr-defined]

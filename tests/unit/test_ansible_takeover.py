@@ -77,7 +77,7 @@ def test_mode_is_asked_for_alone_and_of_an_older_agent_by_its_status(
 
     monkeypatch.setattr(takeover, "AGENT", tmp_path / "agent.sock")
     with Server(str(tmp_path / "agent.sock"), Agent) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             assert takeover.mode() == told

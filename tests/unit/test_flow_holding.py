@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 from understudy.core.refusals import hint_of
+from understudy.flow import holding
 from understudy.flow.holding import RESERVE, Memory
 from understudy.flow.vault import WORKING, held_in_memory
 
@@ -13,6 +14,8 @@ from tests.unit.fakes import Clock
 
 MEGABYTE = 2**20
 LIMIT = RESERVE + 100 * MEGABYTE
+LOOK_AGAIN = 0.02
+"""Seconds between two looks of a waiting request."""
 
 
 def test_file_that_never_fits_is_refused_by_its_size_with_what_it_needs() -> None:
@@ -53,7 +56,7 @@ class Holder(threading.Thread):
 
     def is_kept_waiting(self) -> None:
         """See that it does not get what it asked for, although it looks again."""
-        assert not self._has_it.wait(1.5)
+        assert not self._has_it.wait(5 * LOOK_AGAIN)
 
     def shrink(self, size: int) -> None:
         """Give back the rest."""
@@ -86,7 +89,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def memory(clock: Clock) -> Memory:
+def memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Memory:
+    monkeypatch.setattr(holding, "_LOOK_AGAIN", LOOK_AGAIN)
     return Memory(LIMIT, clock.now)
 
 

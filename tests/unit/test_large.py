@@ -6,7 +6,7 @@ import pytest
 
 from tests.large import WAYS, growth
 
-MEGABYTES = 150
+MEGABYTES = 75
 
 
 @pytest.mark.parametrize("way", list(WAYS))

@@ -144,5 +144,5 @@ def test_act_broken_off_after_any_statement_ends_the_same(
         assert dump(again) == expected, f"after {crashes}"
         assert (miscounted(again), unproven(again), again.events.broken()) == ({}, [], None)
         again.close()
-    # At least BEGIN, a statement and the commit.
-    assert crashes >= 3
+    # At least a statement and the commit.
+    assert crashes >= 2

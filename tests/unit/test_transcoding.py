@@ -36,7 +36,7 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.fixture
 def orthanc() -> Iterator[Orthanc]:
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield Orthanc(f"http://127.0.0.1:{server.server_address[1]}", "agent", "x", 5)
         server.shutdown()

@@ -131,15 +131,17 @@ class World:
         self.failback.begin("ann", epoch=self.epoch)
 
     def work(self, seconds: float = 60.0) -> None:
-        """Turn every loop for a while, a step a second."""
-        for _ in range(int(seconds)):
+        """Turn every loop for a while: again after a second, or after five where there was nothing to do."""
+        while seconds > 0:
             self.noter.catch_up()
-            self.lane.step()
+            worked = self.lane.step()
             try:
-                self.failback.step()
+                worked = self.failback.step() or worked
             except HolderUnavailableError:
                 self.prober.step()
-            self.clock.advance(1)
+            pause = min(1 if worked else 5, seconds)
+            self.clock.advance(pause)
+            seconds -= pause
 
     def settle(self, override_quiet: str | None = None) -> None:
         """Settle at once; what the operation fails of is raised as a caller would have heard it at once."""

@@ -1,6 +1,7 @@
 """The words of the command and their options; the work is in remote.py, local.py and restore.py."""
 
 import argparse
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +13,7 @@ from understudy.core.obligations import ObligationState
 _EPILOG = "exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the agent cannot be reached"
 
 
+@cache
 def parser() -> argparse.ArgumentParser:
     """Return the parser; each command sets `run`, a function from the parsed arguments to an exit code."""
     top = argparse.ArgumentParser(

@@ -21,6 +21,18 @@ _MOST_DEVICES = 1000
 _ANY = ""
 """In the key of an approval, since NULL equals nothing: any called AE title."""
 
+_NEW = upsert(devices)
+_NOTE = _NEW.on_conflict_do_update(
+    index_elements=list(devices.primary_key),
+    set_={
+        "last_seen": _NEW.excluded.last_seen,
+        "associations": devices.c.associations + _NEW.excluded.associations,
+        "refused": devices.c.refused + _NEW.excluded.refused,
+        "outcome": _NEW.excluded.outcome,
+        "reason": _NEW.excluded.reason,
+    },
+)
+
 
 class DeviceBook(Book):
     """Everything about who sends here."""
@@ -44,33 +56,8 @@ class DeviceBook(Book):
         forgotten last.
         """
         with self._database.writing() as connection:
-            for one in seen:
-                accepted = one.outcome is GateOutcome.ACCEPTED
-                associations, refused = (one.number, 0) if accepted else (0, one.number)
-                row = upsert(devices).values(
-                    calling_ae_title=one.calling_ae_title,
-                    called_ae_title=one.called_ae_title,
-                    remote_address=one.address,
-                    tls=one.tls,
-                    first_seen=now,
-                    last_seen=now,
-                    associations=associations,
-                    refused=refused,
-                    outcome=one.outcome.value,
-                    reason=one.reason,
-                )
-                connection.execute(
-                    row.on_conflict_do_update(
-                        index_elements=list(devices.primary_key),
-                        set_={
-                            "last_seen": now,
-                            "associations": devices.c.associations + associations,
-                            "refused": devices.c.refused + refused,
-                            "outcome": one.outcome.value,
-                            "reason": one.reason,
-                        },
-                    )
-                )
+            if seen:
+                connection.execute(_NOTE, [_row(one, now) for one in seen])
             if batch is not None:
                 connection.execute(edge_batch.delete())
                 connection.execute(edge_batch.insert().values(number=batch))
@@ -178,6 +165,23 @@ class DeviceBook(Book):
             for row in (sent[pair] for pair in unreported)
         ]
         return sorted(views, key=lambda view: view.last_seen, reverse=True)
+
+
+def _row(one: Seen, now: Timestamp) -> dict[str, object]:
+    """Return the row of a device that is seen for the first time."""
+    accepted = one.outcome is GateOutcome.ACCEPTED
+    return {
+        "calling_ae_title": one.calling_ae_title,
+        "called_ae_title": one.called_ae_title,
+        "remote_address": one.address,
+        "tls": one.tls,
+        "first_seen": now,
+        "last_seen": now,
+        "associations": one.number if accepted else 0,
+        "refused": 0 if accepted else one.number,
+        "outcome": one.outcome.value,
+        "reason": one.reason,
+    }
 
 
 def _view(row: Any) -> ModalityView:

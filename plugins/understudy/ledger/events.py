@@ -16,6 +16,9 @@ from understudy.ledger.schema import events, modes, obligations, proofs
 _APPENDED = "understudy_appended"
 """Where a connection remembers the event that its transaction wrote last."""
 
+_LAST = select(events.c.event, events.c.chain).order_by(events.c.event.desc()).limit(1)
+_APPEND = insert(events).returning(events.c.event)
+
 
 class EventBook(Book):
     """The log of events, and whether it is whole."""
@@ -69,10 +72,8 @@ class EventBook(Book):
 
     def last(self) -> Link | None:
         """Return the last event and its hash, for whoever keeps them elsewhere."""
-        query = select(events.c.event, events.c.chain).order_by(events.c.event.desc()).limit(1)
         with self._database.reading() as connection:
-            row = connection.execute(query).first()
-            return None if row is None else Link(row.event, row.chain)
+            return _last(connection)
 
     def _unanchored(self) -> int | None:
         """Return the event that the anchor names, if the ledger does not have it so."""
@@ -94,12 +95,17 @@ def append_event(
 ) -> None:
     """Append an event to the hash chain within a transaction: identifiers and numbers only."""
     text = json.dumps(dict(fields), sort_keys=True, separators=(",", ":"))
-    previous = connection.scalar(select(events.c.chain).order_by(events.c.event.desc()).limit(1)) or ""
+    previous = _last(connection)
     # As the column gives it back: the hash of 5 is not that of 5.0.
     at = float(now)
-    chain = link(previous, at, who, kind, text)
-    row = insert(events).values(at=at, who=who, kind=kind, fields=text, chain=chain)
-    connection.info[_APPENDED] = Link(connection.scalar(row.returning(events.c.event)) or 0, chain)
+    chain = link("" if previous is None else previous.chain, at, who, kind, text)
+    row = {"at": at, "who": who, "kind": kind, "fields": text, "chain": chain}
+    connection.info[_APPENDED] = Link(connection.scalar(_APPEND, row) or 0, chain)
+
+
+def _last(connection: Connection) -> Link | None:
+    row = connection.execute(_LAST).first()
+    return None if row is None else Link(row.event, row.chain)
 
 
 _UNPROVEN = select(func.count(), func.min(obligations.c.instance), obligations.c.holder).where(

@@ -1,10 +1,14 @@
 """The facts of the ledger: small values by their names."""
 
-from sqlalchemy import Connection, Integer, String, cast, select
+from sqlalchemy import Connection, Integer, String, bindparam, cast, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.ledger.database import Book
 from understudy.ledger.schema import ledger_facts
+
+_VALUE = select(ledger_facts.c.value).where(ledger_facts.c.name == bindparam("name"))
+_NEW = upsert(ledger_facts)
+_WRITE = _NEW.on_conflict_do_update(index_elements=["name"], set_={"value": _NEW.excluded.value})
 
 
 class FactBook(Book):
@@ -23,7 +27,7 @@ class FactBook(Book):
 
 def read_fact(connection: Connection, name: str) -> str | None:
     """Return a fact within a transaction."""
-    return connection.scalar(select(ledger_facts.c.value).where(ledger_facts.c.name == f"fact:{name}"))
+    return connection.scalar(_VALUE, {"name": f"fact:{name}"})
 
 
 def write_fact(connection: Connection, name: str, value: str) -> None:
@@ -33,8 +37,7 @@ def write_fact(connection: Connection, name: str, value: str) -> None:
 
 def read_cursor(connection: Connection, name: str) -> int:
     """Return a persisted cursor within a transaction, 0 where it was never written."""
-    query = select(ledger_facts.c.value).where(ledger_facts.c.name == f"cursor:{name}")
-    return int(connection.scalar(query) or 0)
+    return int(connection.scalar(_VALUE, {"name": f"cursor:{name}"}) or 0)
 
 
 def write_cursor(connection: Connection, name: str, value: int, mark: str = "") -> None:
@@ -50,8 +53,7 @@ def mark_fact(cursor: str) -> str:
 
 
 def _write(connection: Connection, name: str, value: str) -> None:
-    statement = upsert(ledger_facts).values(name=name, value=value)
-    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+    connection.execute(_WRITE, {"name": name, "value": value})
 
 
 def count_up(connection: Connection, name: str, number: int) -> None:

@@ -1,6 +1,6 @@
 """The instances of the ledger: what is held here, and how much."""
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, bindparam, case, func, select
 
 from understudy.core.model import Instance, InstanceNumber, StudyInstanceUid, Timestamp
 from understudy.ledger.counts import studies
@@ -9,6 +9,7 @@ from understudy.ledger.deletions import IS_HELD, gone, gone_changed
 from understudy.ledger.schema import INSTANCE_COLUMNS, instances
 
 _PRESENT = instances.c.superseded_by.is_(None)
+_OF_STUDY = select(*INSTANCE_COLUMNS).where(_PRESENT, instances.c.study_instance_uid == bindparam("study"))
 
 
 class InstanceBook(Book):
@@ -50,11 +51,8 @@ class InstanceBook(Book):
 
     def of_study(self, study: StudyInstanceUid) -> list[Instance]:
         """Return the present version of every instance of a study."""
-        query = select(*INSTANCE_COLUMNS).where(
-            instances.c.study_instance_uid == study, instances.c.superseded_by.is_(None)
-        )
         with self._database.reading() as connection:
-            return [Instance(*row) for row in connection.execute(query)]
+            return [Instance(*row) for row in connection.execute(_OF_STUDY, {"study": study})]
 
     def studies_of_epoch(self, epoch: int) -> set[StudyInstanceUid]:
         """Return the studies with an instance that was noted in this epoch."""

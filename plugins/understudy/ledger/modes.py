@@ -28,6 +28,8 @@ Transaction = Connection
 Guard = Callable[[Transaction], Sequence[str]]
 """Looks at the ledger inside the transition's own transaction and returns what stands against it."""
 
+_CURRENT = select(modes).order_by(modes.c.change.desc()).limit(1)
+
 _CHANGED_MODE = "understudy_mode"
 """Where a connection remembers the mode that its transaction wrote."""
 
@@ -115,5 +117,5 @@ class ModeBook(Book):
 
 def current_mode(connection: Connection) -> ModeRecord:
     """Return the mode in force, within a transaction."""
-    row = connection.execute(select(modes).order_by(modes.c.change.desc()).limit(1)).one()
+    row = connection.execute(_CURRENT).one()
     return ModeRecord(Mode(row.mode), row.epoch, Timestamp(row.at))

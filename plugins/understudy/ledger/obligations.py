@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Subquery, and_, func, or_, select
+from sqlalchemy import Connection, Subquery, and_, bindparam, func, or_, select
 
 from understudy.core.model import (
     HolderName,
@@ -21,37 +21,41 @@ from understudy.ledger.schema import INSTANCE_COLUMNS, instances, obligations, p
 
 _UNSETTLED = [state.value for state in UNSETTLED]
 
+_TALLY = (
+    select(tallies.c.holder, tallies.c.state, func.sum(tallies.c.number))
+    .where(tallies.c.number > 0, or_(tallies.c.present, tallies.c.state.in_(_UNSETTLED)))
+    .group_by(tallies.c.holder, tallies.c.state)
+)
+
+_OF_STUDY = (
+    select(obligations.c.instance, obligations.c.state)
+    .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+    .where(obligations.c.holder == bindparam("holder"), instances.c.study_instance_uid == bindparam("study"))
+)
+_STUDIES_WITH = (
+    select(instances.c.study_instance_uid, func.count(instances.c.sop_instance_uid.distinct()).label("found"))
+    .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+    .where(obligations.c.holder == bindparam("holder"), obligations.c.state == bindparam("state"))
+    .where(instances.c.superseded_by.is_(None))
+    # Not by the column itself: its index would be read whole to find a handful of obligations.
+    .group_by(instances.c.study_instance_uid.concat(""))
+)
+
 
 class ObligationBook(Book):
     """Everything that is asked of obligations and their proofs, but what a lane does next."""
 
     def of_study(self, holder: HolderName, study: StudyInstanceUid) -> dict[InstanceNumber, ObligationState]:
         """Return the state of every obligation of a study to a holder."""
-        query = (
-            select(obligations.c.instance, obligations.c.state)
-            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-            .where(obligations.c.holder == holder, instances.c.study_instance_uid == study)
-        )
         with self._database.reading() as connection:
-            return {
-                InstanceNumber(row.instance): ObligationState(row.state) for row in connection.execute(query)
-            }
+            rows = connection.execute(_OF_STUDY, {"holder": holder, "study": study})
+            return {InstanceNumber(row.instance): ObligationState(row.state) for row in rows}
 
     def studies_with(self, holder: HolderName, state: ObligationState) -> dict[StudyInstanceUid, int]:
         """Return, for each study that has any, how many SOP Instance UIDs are in the state at the holder."""
-        query = (
-            select(
-                instances.c.study_instance_uid,
-                func.count(instances.c.sop_instance_uid.distinct()).label("found"),
-            )
-            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-            .where(obligations.c.holder == holder, obligations.c.state == state.value)
-            .where(instances.c.superseded_by.is_(None))
-            # Not by the column itself: its index would be read whole to find a handful of obligations.
-            .group_by(instances.c.study_instance_uid.concat(""))
-        )
         with self._database.reading() as connection:
-            return {StudyInstanceUid(row.study_instance_uid): row.found for row in connection.execute(query)}
+            rows = connection.execute(_STUDIES_WITH, {"holder": holder, "state": state.value})
+            return {StudyInstanceUid(row.study_instance_uid): row.found for row in rows}
 
     def proofs_of_epoch(
         self, holder: HolderName, epoch: int
@@ -128,14 +132,9 @@ class ObligationBook(Book):
 
         Earlier versions of an instance count only while they are unsettled: proven is what is held now.
         """
-        query = (
-            select(tallies.c.holder, tallies.c.state, func.sum(tallies.c.number))
-            .where(tallies.c.number > 0, or_(tallies.c.present, tallies.c.state.in_(_UNSETTLED)))
-            .group_by(tallies.c.holder, tallies.c.state)
-        )
         found: dict[HolderName, dict[ObligationState, int]] = {}
         with self._database.reading() as connection:
-            for holder, state, number in connection.execute(query):
+            for holder, state, number in connection.execute(_TALLY):
                 found.setdefault(HolderName(holder), {})[ObligationState(state)] = number
         return found
 

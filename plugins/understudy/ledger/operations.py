@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from understudy.core.errors import NotFoundError, RefusedError
 from understudy.core.model import Timestamp
@@ -18,6 +18,15 @@ RESCAN = "rescan"
 
 _RUNNING = OperationState.RUNNING.value
 
+_BY_NUMBER = select(operations).where(operations.c.operation == bindparam("operation"))
+_LATEST = (
+    select(operations)
+    .where(operations.c.kind == bindparam("kind"))
+    .order_by(operations.c.operation.desc())
+    .limit(1)
+)
+_LATEST_RUNNING = _LATEST.where(operations.c.state == _RUNNING)
+
 
 class OperationBook(Book):
     """The operations, running and ended."""
@@ -26,7 +35,7 @@ class OperationBook(Book):
         """Record a new running operation."""
         with self._database.writing() as connection:
             number = begin_operation(connection, kind, total=total, unit=unit, message=message, now=now)
-            return _operation(connection.execute(_by_number(number)).one())
+            return _operation(connection.execute(_BY_NUMBER, {"operation": number}).one())
 
     def update(
         self,
@@ -48,7 +57,7 @@ class OperationBook(Book):
         with self._database.writing() as connection:
             statement = update(operations).where(operations.c.operation == operation, running)
             connection.execute(statement.values(updated=now, **values))
-            row = connection.execute(_by_number(operation)).first()
+            row = connection.execute(_BY_NUMBER, {"operation": operation}).first()
             if row is None:
                 raise _no_operation(operation)
             return _operation(row)
@@ -62,7 +71,7 @@ class OperationBook(Book):
         values = {"state": OperationState.CANCELLED.value, "message": f"cancelled by {who}", "updated": now}
         with self._database.writing() as connection:
             changed = connection.execute(ended.values(**values)).rowcount
-            row = connection.execute(_by_number(operation)).first()
+            row = connection.execute(_BY_NUMBER, {"operation": operation}).first()
             if row is None:
                 raise _no_operation(operation)
             view = _operation(row)
@@ -78,18 +87,15 @@ class OperationBook(Book):
     def get(self, operation: int) -> OperationView:
         """Return one operation, or raise NotFoundError."""
         with self._database.reading() as connection:
-            row = connection.execute(_by_number(operation)).first()
+            row = connection.execute(_BY_NUMBER, {"operation": operation}).first()
         if row is None:
             raise _no_operation(operation)
         return _operation(row)
 
     def latest(self, kind: str, *, running: bool = False) -> OperationView | None:
         """Return the newest operation of a kind, or the newest that is running, None where there is none."""
-        query = select(operations).where(operations.c.kind == kind)
-        if running:
-            query = query.where(operations.c.state == _RUNNING)
         with self._database.reading() as connection:
-            row = connection.execute(query.order_by(operations.c.operation.desc()).limit(1)).first()
+            row = connection.execute(_LATEST_RUNNING if running else _LATEST, {"kind": kind}).first()
             return None if row is None else _operation(row)
 
     def newest(self, limit: int) -> list[OperationView]:
@@ -131,10 +137,6 @@ def cancel_running(connection: Connection, kind: str, message: str, now: Timesta
     """End what runs of a kind within a transaction."""
     statement = update(operations).where(operations.c.kind == kind, operations.c.state == _RUNNING)
     connection.execute(statement.values(state=OperationState.CANCELLED.value, updated=now, message=message))
-
-
-def _by_number(operation: int) -> Any:
-    return select(operations).where(operations.c.operation == operation)
 
 
 def _no_operation(operation: int) -> NotFoundError:

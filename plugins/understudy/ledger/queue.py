@@ -1,9 +1,10 @@
 """The queue of a lane: what a holder is due to get, and what it acknowledged without a proof."""
 
 import math
-from collections.abc import Set
+from collections.abc import Iterable, Set
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import Column, ColumnElement, Float, Select, and_, bindparam, select
 
 from understudy.core.batch import ripe_study
 from understudy.core.model import (
@@ -39,49 +40,20 @@ class QueueBook(Book):
         already or its oldest has waited ten times as long. What has more than `longest` seconds to wait,
         which nobody asked for, was written before the clock was set back. It comes where nothing else is due.
         """
-        for ready in (obligations.c.due <= now, obligations.c.due > now + longest):
-            batch = self._owed(holder, ready, now, limit, max_bytes, linger, besides)
-            if batch:
-                return batch
+        asked = {
+            "holder": holder,
+            "now": now,
+            "ahead": now + longest,
+            "besides": sorted(besides),
+            "limit": limit,
+            "looked_at": 4 * limit,
+        }
+        for studies, batch in (_DUE, _DUE_AHEAD):
+            with self._database.reading() as connection:
+                study = ripe_study(connection.execute(studies, asked), limit, max_bytes, now, linger)
+                if study is not None:
+                    return _within(max_bytes, connection.execute(batch, {**asked, "study": study}))
         return []
-
-    def _owed(
-        self,
-        holder: HolderName,
-        ready: ColumnElement[bool],
-        now: Timestamp,
-        limit: int,
-        max_bytes: int,
-        linger: float,
-        besides: Set[StudyInstanceUid],
-    ) -> list[Instance]:
-        ready = and_(obligations.c.holder == holder, obligations.c.state == ObligationState.OWED.value, ready)
-        query = (
-            select(instances.c.study_instance_uid, instances.c.size, obligations.c.since)
-            .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-            .where(ready, *_none_of(besides))
-            .order_by(obligations.c.due, obligations.c.instance)
-            .limit(4 * limit)
-        )
-        with self._database.reading() as connection:
-            study = ripe_study(connection.execute(query), limit, max_bytes, now, linger)
-            if study is None:
-                return []
-            rows = connection.execute(
-                select(*INSTANCE_COLUMNS)
-                .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-                .where(ready, instances.c.study_instance_uid == study)
-                .order_by(instances.c.number)
-                .limit(limit)
-            )
-            batch: list[Instance] = []
-            total = 0
-            for row in rows:
-                total += row.size
-                if batch and total > max_bytes:
-                    break
-                batch.append(Instance(*row))
-            return batch
 
     def sent(
         self,
@@ -96,49 +68,72 @@ class QueueBook(Book):
 
         `longest` is as for `due`; nor does any wait for longer than it was acknowledged for already.
         """
-        waited = now - obligations.c.changed
-        for ready in (
-            obligations.c.due <= now,
-            and_(obligations.c.due > now + longest, obligations.c.due > now + waited),
-        ):
-            found = self._sent(holder, ready, limit, besides)
-            if found:
-                return found
+        asked = {
+            "holder": holder,
+            "now": now,
+            "ahead": now + longest,
+            "besides": sorted(besides),
+            "limit": limit,
+            "looked_at": 1,
+        }
+        for studies, batch in (_SENT, _SENT_AHEAD):
+            with self._database.reading() as connection:
+                first = connection.execute(studies, asked).first()
+                if first is not None:
+                    rows = connection.execute(batch, {**asked, "study": first.study_instance_uid})
+                    return [Instance(*row) for row in rows]
         return []
-
-    def _sent(
-        self, holder: HolderName, ready: ColumnElement[bool], limit: int, besides: Set[StudyInstanceUid]
-    ) -> list[Instance]:
-        waiting = and_(
-            obligations.c.holder == holder, obligations.c.state == ObligationState.SENT.value, ready
-        )
-        with self._database.reading() as connection:
-            first = connection.execute(
-                select(instances.c.study_instance_uid)
-                .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-                .where(waiting, *_none_of(besides))
-                .order_by(obligations.c.due)
-                .limit(1)
-            ).first()
-            if first is None:
-                return []
-            rows = connection.execute(
-                select(*INSTANCE_COLUMNS)
-                .join_from(obligations, instances, obligations.c.instance == instances.c.number)
-                .where(waiting, instances.c.study_instance_uid == first.study_instance_uid)
-                .order_by(instances.c.number)
-                .limit(limit)
-            )
-            return [Instance(*row) for row in rows]
 
     def in_flight(self, holder: HolderName) -> list[InstanceNumber]:
         """Return what is claimed for the holder and has no outcome yet."""
-        query = select(obligations.c.instance).where(
-            obligations.c.holder == holder, obligations.c.state == ObligationState.IN_FLIGHT.value
-        )
         with self._database.reading() as connection:
-            return [InstanceNumber(number) for number in connection.scalars(query)]
+            return [InstanceNumber(number) for number in connection.scalars(_IN_FLIGHT, {"holder": holder})]
 
 
-def _none_of(besides: Set[StudyInstanceUid]) -> list[ColumnElement[bool]]:
-    return [instances.c.study_instance_uid.not_in(sorted(besides))] if besides else []
+def _within(max_bytes: int, rows: Iterable[Any]) -> list[Instance]:
+    """Return as many of the instances as have no more bytes together, and at least one."""
+    batch: list[Instance] = []
+    total = 0
+    for row in rows:
+        total += row.size
+        if batch and total > max_bytes:
+            break
+        batch.append(Instance(*row))
+    return batch
+
+
+def _looks(
+    state: ObligationState, ready: ColumnElement[bool], *order: Column[Any]
+) -> tuple[Select[Any], Select[Any]]:
+    """Return what selects the studies of the instances in a state that are ready, and those of one study."""
+    waiting = (
+        select(instances.c.study_instance_uid, instances.c.size, obligations.c.since)
+        .join_from(obligations, instances, obligations.c.instance == instances.c.number)
+        .where(obligations.c.holder == bindparam("holder"), obligations.c.state == state.value, ready)
+    )
+    study = instances.c.study_instance_uid
+    return (
+        waiting.where(study.not_in(bindparam("besides", expanding=True)))
+        .order_by(*order)
+        .limit(bindparam("looked_at")),
+        waiting.with_only_columns(*INSTANCE_COLUMNS)
+        .where(study == bindparam("study"))
+        .order_by(instances.c.number)
+        .limit(bindparam("limit")),
+    )
+
+
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to answer it.
+_NOW = bindparam("now", type_=Float)
+_READY, _AHEAD = obligations.c.due <= _NOW, obligations.c.due > bindparam("ahead")
+_DUE, _DUE_AHEAD = (
+    _looks(ObligationState.OWED, ready, obligations.c.due, obligations.c.instance)
+    for ready in (_READY, _AHEAD)
+)
+_SENT, _SENT_AHEAD = (
+    _looks(ObligationState.SENT, ready, obligations.c.due)
+    for ready in (_READY, and_(_AHEAD, obligations.c.due > _NOW + (_NOW - obligations.c.changed)))
+)
+_IN_FLIGHT = select(obligations.c.instance).where(
+    obligations.c.holder == bindparam("holder"), obligations.c.state == ObligationState.IN_FLIGHT.value
+)

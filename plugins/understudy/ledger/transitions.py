@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.core.model import HolderName, InstanceNumber, Proof, Timestamp
@@ -24,6 +24,12 @@ SYSTEM = "understudy"
 
 CHUNK = 500
 """Numbers in one statement: SQLite limits its variables."""
+
+_ABLE = select(obligations.c.instance).where(
+    obligations.c.holder == bindparam("holder"),
+    obligations.c.instance.in_(bindparam("numbers", expanding=True)),
+    obligations.c.state.in_(bindparam("states", expanding=True)),
+)
 
 _Item = TypeVar("_Item")
 
@@ -76,17 +82,10 @@ def able(
     connection: Connection, event: ObligationEvent, holder: HolderName, numbers: Sequence[InstanceNumber]
 ) -> list[InstanceNumber]:
     """Return those of the obligations to which the event may happen now, in order."""
+    states = [state.value for state in origins(event)]
     found: set[int] = set()
     for chunk in chunks(numbers):
-        found |= set(
-            connection.scalars(
-                select(obligations.c.instance).where(
-                    obligations.c.holder == holder,
-                    obligations.c.instance.in_(chunk),
-                    obligations.c.state.in_([state.value for state in origins(event)]),
-                )
-            )
-        )
+        found |= set(connection.scalars(_ABLE, {"holder": holder, "numbers": chunk, "states": states}))
     return [number for number in dict.fromkeys(numbers) if number in found]
 
 
