@@ -189,8 +189,8 @@ def test_vault_that_hangs_holds_nothing_but_its_own_lane(stack: Stack, mount: Mo
     assert client.get("/understudy/mode").json()["mode"] == "active"
     assert promoted < 2
     # As the takeover asks it, and as a person at the appliance does.
-    asked = stack.execute("agent", "/usr/bin/python3", "-c", _TAKEOVER, timeout=30)
-    assert asked.decode().strip() == "active"
+    seen = stack.execute("agent", "/usr/bin/python3", "-c", _TAKEOVER, timeout=30)
+    assert seen.decode().strip() == "active"
     stack.execute("agent", "understudy", "status", timeout=30)
     raw_store.store_good(stack.dicom, "after the takeover", 100_000)
     proven(stack, OTHER, 3)
