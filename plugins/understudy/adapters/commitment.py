@@ -15,6 +15,8 @@ _INSTANCE = "1.2.840.10008.1.20.1.1"
 """The one SOP instance of the class (DICOM PS3.4 J.3.5)."""
 _REQUEST = 1
 """Action Type ID (DICOM PS3.4 J.3.2)."""
+_REPORTS_BEFORE_THE_ANSWER = 100
+"""Of this request and of earlier ones. A peer that sends more may never answer."""
 
 
 def request(transaction_uid: str, references: Sequence[tuple[str, str]]) -> Dataset:
@@ -30,7 +32,8 @@ def ask(
 ) -> tuple[dimse.Message, bytes | None]:
     """Send the request and return its answer, and the report's data set where one comes in time.
 
-    Some peers report before they answer. A report is answered as taken over this association.
+    Some peers report before they answer. A report is answered as taken over this association. Raises
+    AssociationLostError, also where only reports come.
     """
     elements: dimse.Elements = {
         dimse.REQUESTED_CLASS: CONTEXT.sop_class_uid,
@@ -38,19 +41,18 @@ def ask(
         dimse.ACTION: _REQUEST,
     }
     dimse.send(association, context, dimse.ACT, elements, data)
-    answer: dimse.Message | None = None
     report: bytes | None = None
-    while answer is None:
+    for _ in range(_REPORTS_BEFORE_THE_ANSWER + 1):
         message = dimse.receive(association, patience)
         if message.requests(dimse.EVENT_REPORT):
             report = _taken(association, context, message)
         elif message.answers(dimse.ACT, 1):
-            answer = message
+            if message.status == dimse.SUCCESS and report is None:
+                report = _awaited(association, context, patience, linger)
+            return message, report
         else:
             raise association.garbled("an answer to something else")
-    if answer.status == dimse.SUCCESS and report is None:
-        report = _awaited(association, context, patience, linger)
-    return answer, report
+    raise association.garbled("reports alone, and no answer")
 
 
 def _awaited(association: Association, context: Accepted, patience: float, linger: float) -> bytes | None:
