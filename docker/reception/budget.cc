@@ -54,7 +54,7 @@ class Budget {
     {
         std::unique_lock<std::mutex> lock(mutex_);
         const uint64_t wanted = share.received_ + bytes;
-        if (settings().largest != 0 && wanted > settings().largest)
+        if (wanted > settings().largest)
             return Share::Answer::too_large;
         const bool good = wait(lock, share, [&] { return wanted <= free_ || (!gives_way(share) && fits(share, wanted)); });
         if (good)
@@ -83,7 +83,7 @@ class Budget {
   private:
     template <typename Condition> bool wait(std::unique_lock<std::mutex> &lock, Share &share, Condition condition)
     {
-        if (settings().memory == 0 || condition())
+        if (condition())
             return true;
         using Clock = std::chrono::steady_clock;
         const auto began = Clock::now();

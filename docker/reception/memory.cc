@@ -80,8 +80,6 @@ __attribute__((constructor)) void prepare()
 {
     mallopt(M_MMAP_THRESHOLD, LARGE);
     const reception::Settings &settings = reception::settings();
-    if (settings.memory == 0)
-        return;
     budget = static_cast<long>(settings.memory);
     budget_of_others = budget - static_cast<long>(reception::FACTOR * settings.largest);
 }

@@ -43,7 +43,7 @@ void answered(void *data, OFBool cancelled, T_DIMSE_C_FindRQ *request, DcmDatase
     const Query &query = *static_cast<Query *>(data);
     query.callback(query.data, cancelled, request, identifiers, number, response, found, detail);
     const size_t limit = limit_of(identifiers);
-    if (limit == 0 || response->DimseStatus != STATUS_Success || static_cast<size_t>(number) <= limit)
+    if (response->DimseStatus != STATUS_Success || static_cast<size_t>(number) <= limit)
         return;
     response->DimseStatus = OUT_OF_RESOURCES;
     std::fprintf(stderr, "reception: query cut calling=%s answers=%zu\n", query.calling.c_str(), limit);

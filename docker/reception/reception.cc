@@ -391,7 +391,7 @@ class Reception {
         std::fprintf(stderr, "reception: c_store refused status=0x%04X calling=%s instance=%s because=%s\n", status,
                      calling_.c_str(), uid_.c_str(), why.c_str());
         // Of one that is too large, the limit that it is beyond.
-        const uint64_t bytes = settings().largest == 0 ? size() : std::min(size(), settings().largest);
+        const uint64_t bytes = std::min(size(), settings().largest);
         count_refusal(calling_, reason, sop_class_, "instance=" + uid_ + ",bytes=" + std::to_string(bytes));
     }
 
