@@ -7,8 +7,8 @@
 // many of them asks before (memory_left).
 // Rule 2: what is received may have all of the budget, anything else what is left of it while the largest object is stored
 // (budget.cc): a reader's wish never takes the memory of an examination.
-// Rule 3: what is freed is given back to the system, or it would be missing although nobody counts it. A large block is a
-// mapping of its own, whatever was freed before. Small ones are in heaps for a few threads each, which are trimmed.
+// Rule 3: what is freed is given back to the system, or it would be missing although nobody counts it. A large block mostly
+// is a mapping of its own, whatever was freed before. Others are in heaps for a few threads each, which are trimmed.
 #include <malloc.h>
 #include <pthread.h>
 #include <time.h>
@@ -48,6 +48,8 @@ constexpr long FREED = 64 << 20;
 constexpr long BETWEEN_LOOKS = 250; // ms
 
 std::atomic<long> large{0};
+// The part of it that this thread has reserved.
+thread_local long reserved = 0;
 
 // Bytes of the small blocks: what is allocated less what is freed, of a part of the threads each. One counter for all would
 // take longer than the allocation.
@@ -113,7 +115,8 @@ void count(void *block, long sign)
 {
     if (block == nullptr)
         return;
-    const size_t size = malloc_usable_size(block);
+    // With its header, which counts where blocks are small.
+    const size_t size = malloc_usable_size(block) + sizeof(size_t);
     std::atomic<long> &bytes = size >= LARGE ? large : counter_of_this_thread().bytes;
     bytes.fetch_add(sign * static_cast<long>(size), std::memory_order_relaxed);
 }
@@ -131,7 +134,9 @@ namespace reception {
 bool memory_left(uint64_t bytes)
 {
     const long most = most_of_this_thread();
-    const long taken = large.load(std::memory_order_relaxed) + std::max(0L, in_small_blocks() - ORDINARY);
+    // What this thread has reserved becomes small blocks one by one.
+    const long blocks = large.load(std::memory_order_relaxed) - reserved;
+    const long taken = blocks + std::max(0L, in_small_blocks() - ORDINARY);
     return bytes <= static_cast<uint64_t>(most) && taken <= most - static_cast<long>(bytes);
 }
 
@@ -154,9 +159,12 @@ bool Reserve::hold(uint64_t bytes)
 {
     if (bytes <= bytes_)
         return true;
-    if (!memory_left(bytes - bytes_))
+    // As if nothing of it were reserved yet.
+    if (!memory_left(bytes))
         return false;
-    large.fetch_add(static_cast<long>(bytes - bytes_), std::memory_order_relaxed);
+    const auto more = static_cast<long>(bytes - bytes_);
+    large.fetch_add(more, std::memory_order_relaxed);
+    reserved += more;
     bytes_ = bytes;
     return true;
 }
@@ -164,6 +172,7 @@ bool Reserve::hold(uint64_t bytes)
 void Reserve::release()
 {
     large.fetch_sub(static_cast<long>(bytes_), std::memory_order_relaxed);
+    reserved -= static_cast<long>(bytes_);
     bytes_ = 0;
 }
 
@@ -189,8 +198,10 @@ void *calloc(size_t number, size_t size) noexcept
 void *realloc(void *block, size_t size) noexcept
 {
     const size_t before = block == nullptr ? 0 : malloc_usable_size(block);
-    if (size > before && !fits(before >= LARGE ? size - before : size))
+    if (size > before && size >= LARGE && !reception::memory_left(before >= LARGE ? size - before : size)) {
+        errno = ENOMEM;
         return nullptr;
+    }
     count(block, -1);
     void *const found = __libc_realloc(block, size);
     // Where it fails the old block is still there.
@@ -200,10 +211,19 @@ void *realloc(void *block, size_t size) noexcept
 
 void free(void *block) noexcept
 {
-    const int before = errno;
     count(block, -1);
     __libc_free(block);
-    errno = before;
+}
+
+// C23 has these two; the C library's own would not come by here.
+void free_sized(void *block, size_t) noexcept
+{
+    free(block);
+}
+
+void free_aligned_sized(void *block, size_t, size_t) noexcept
+{
+    free(block);
 }
 
 void *memalign(size_t alignment, size_t size) noexcept

@@ -2,6 +2,8 @@
 // before the first is sent, and then it says that these were all (seen with 1.13.0).
 //
 // Rule 1: the reader gets what was found, and at the end "out of resources" (PS3.4 C.4.1.1.4) in place of success.
+#include <new>
+
 #include <dcmtk/config/osconfig.h>
 #include <dcmtk/dcmdata/dcdeftag.h>
 #include <dcmtk/dcmdata/dcdatset.h>
@@ -41,7 +43,15 @@ void answered(void *data, OFBool cancelled, T_DIMSE_C_FindRQ *request, DcmDatase
               T_DIMSE_C_FindRSP *response, DcmDataset **found, DcmDataset **detail)
 {
     const Query &query = *static_cast<Query *>(data);
-    query.callback(query.data, cancelled, request, identifiers, number, response, found, detail);
+    question_begins();
+    try {
+        query.callback(query.data, cancelled, request, identifiers, number, response, found, detail);
+    } catch (const std::bad_alloc &) {
+        *found = nullptr;
+        response->DimseStatus = OUT_OF_RESOURCES;
+        std::fprintf(stderr, "reception: query cut calling=%s because=there is no memory\n", query.calling.c_str());
+        return;
+    }
     const size_t limit = limit_of(identifiers);
     if (response->DimseStatus != STATUS_Success || static_cast<size_t>(number) <= limit)
         return;

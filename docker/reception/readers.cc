@@ -5,7 +5,8 @@
 //
 // Rule 1: who finds no memory for the next elements is refused: parsing fails, or writing does. By HTTP the answer is 503.
 // Rule 2: an object that is stored by HTTP has to find the memory of its elements before it is stored, as by C-STORE.
-// Rule 3: what DICOMweb's own threads write of a whole series is not refused: it would keep for good what lacks an instance.
+// Rule 3: Orthanc's own threads, which parse for readers, and DICOMweb's, which write of a whole series, are not refused:
+// what lacks an instance would be kept for good. How much they parse at a time, and keep, is in Orthanc's configuration.
 #include <new>
 #include <string>
 
@@ -33,13 +34,24 @@ constexpr char REASON[] = "there is no memory now for the elements of an object:
 // What one thread works on for somebody who asks.
 class Question {
   public:
-    Question() { present = this; }
+    explicit Question(bool by_http) : by_http_(by_http) { present = this; }
     ~Question() { present = nullptr; }
     Question(const Question &) = delete;
     Question &operator=(const Question &) = delete;
 
-    void begin() { elements_ = 0; }
-    void begin_data_set() { of_data_set_ = 0; }
+    void begin()
+    {
+        elements_ = 0;
+        told_ = false;
+    }
+
+    // One command retrieves a whole study, and is not to fail for the sum of its ordinary images.
+    void begin_data_set()
+    {
+        of_data_set_ = 0;
+        if (!by_http_)
+            elements_ = 0;
+    }
 
     bool parses()
     {
@@ -55,14 +67,20 @@ class Question {
     static thread_local Question *present;
 
   private:
-    static bool refused()
+    // Told once: Orthanc may ask for the next element all the same.
+    bool refused()
     {
-        refuse_request(503, REASON);
-        if (uploading())
-            count_refusal("-", "memory", "-", "instance=-");
+        if (!told_) {
+            refuse_request(503, REASON);
+            if (uploading())
+                count_refusal("-", "memory", "-", "instance=-");
+        }
+        told_ = true;
         return false;
     }
 
+    const bool by_http_;
+    bool told_ = false;
     uint64_t elements_ = 0;    // that were parsed and written
     uint64_t of_data_set_ = 0; // of the one that is to be stored
     Reserve to_be_stored_;
@@ -70,19 +88,21 @@ class Question {
 
 thread_local Question *Question::present = nullptr;
 
-// What is being stored has its memory.
-bool may_make_one_more()
+// What is being stored has its memory. A null pointer would be an element that is not there: Orthanc would leave it out.
+void make_one_more()
 {
-    return Question::present == nullptr || receiving() || uploading() || Question::present->one_more();
+    if (Question::present != nullptr && !receiving() && !uploading() && !Question::present->one_more())
+        throw std::bad_alloc();
 }
 
 } // namespace
 
 int with_memory(mg_connection *connection, int (*handle)(mg_connection *))
 {
+    give_back_memory();
     int handled = 0;
     {
-        Question question;
+        Question question(true);
         handled = handle(connection);
     }
     give_back_memory();
@@ -91,7 +111,7 @@ int with_memory(mg_connection *connection, int (*handle)(mg_connection *))
 
 void question_begins()
 {
-    static thread_local Question question;
+    static thread_local Question question(false);
     question.begin();
     give_back_memory();
 }
@@ -109,12 +129,12 @@ bool question_may_parse_element() { return Question::present == nullptr || Quest
 // Orthanc asks for the elements of an item, and for the items of a sequence, one by one.
 DcmElement *DcmItem::getElement(const unsigned long num)
 {
-    return reception::may_make_one_more() ? reception::get_element(this, num) : nullptr;
+    reception::make_one_more();
+    return reception::get_element(this, num);
 }
 
 DcmItem *DcmSequenceOfItems::getItem(const unsigned long num)
 {
-    if (!reception::may_make_one_more())
-        throw std::bad_alloc();
+    reception::make_one_more();
     return reception::get_item(this, num);
 }

@@ -21,6 +21,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include <dcmtk/config/osconfig.h>
 #include <dcmtk/dcmdata/dcdatset.h>
@@ -277,7 +278,7 @@ class Reception {
         Reserve reserve;
         const bool many = self.elements_ > FREE_ELEMENTS;
         if (!self.refused_ && (self.share_.store() != Share::Answer::taken ||
-                               (many && !reserve.hold(self.elements_ * STORED_BYTES)))) {
+                               (many && !patiently(reserve, self.elements_ * STORED_BYTES)))) {
             self.refuse("memory", "the memory that storing it takes did not become free", OUT_OF_RESOURCES);
             (*dataset)->clear();
         }
@@ -332,6 +333,17 @@ class Reception {
         Reception &reception_;
         bool locked_ = false;
     };
+
+    static bool patiently(Reserve &reserve, uint64_t bytes)
+    {
+        const auto until = std::chrono::steady_clock::now() + PATIENCE;
+        while (!reserve.hold(bytes)) {
+            if (std::chrono::steady_clock::now() >= until)
+                return false;
+            std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        }
+        return true;
+    }
 
     void note(const char *what) const
     {

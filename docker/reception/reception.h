@@ -100,7 +100,7 @@ class Share {
     bool waiting_ = false;
 };
 
-// Memory that is going to be taken in small blocks, as long as this lives.
+// Memory that this thread is going to take in small blocks, as long as this lives.
 class Reserve {
   public:
     Reserve() = default;
