@@ -69,7 +69,7 @@ Network = Annotated[
 Addresses = Annotated[
     list[Network],
     Field(
-        # They are one line of the edge's table, which has to fit into its buffer.
+        # All addresses are on one line of the edge's table, and the line has to fit into the edge's buffer.
         max_length=100,
         description="Addresses and networks from which its associations come. Without any, those of `Host`: "
         "a host name is looked up, and counts from then on, also while the name service is away.",
@@ -118,7 +118,7 @@ class _Section(BaseModel):
 
 
 class Tls(_Section):
-    """TLS towards another party, 1.2 at least; a relative path begins in the configuration folder."""
+    """TLS 1.2 or later to another party. A relative path starts at the configuration folder."""
 
     authorities: Path = Field(description="PEM file of the authorities that sign its certificate.")
     certificate: Path | None = Field(
@@ -148,7 +148,7 @@ _READ_BACK = (
 
 
 class Primary(_Section):
-    """The clinic's PACS, which this appliance stands by for."""
+    """The clinic's PACS, for which this appliance stands by."""
 
     ae_title: AeTitle
     host: Host
@@ -165,7 +165,7 @@ class Primary(_Section):
 
 
 class Condition(_Section):
-    """One thing that a route asks of an instance: exactly one of `Equals`, `In` and `Regex`."""
+    """A condition of a route on one value of an instance: exactly one of `Equals`, `In` and `Regex`."""
 
     of: str = Field(
         description="What is looked at: CallingAeTitle, CalledAeTitle, SourceAddress, Weekday, TimeOfDay "
@@ -211,7 +211,7 @@ class Condition(_Section):
 
 
 def _pattern(text: str) -> rules.Test:
-    """Return the test for a pattern; whatever it is, its time grows in proportion to the value alone."""
+    """Return the test for a pattern. For every pattern, its time is linear in the length of the value."""
     try:
         schema = core_schema.str_schema(pattern=text, regex_engine="rust-regex")
         return SchemaValidator(schema).isinstance_python
@@ -232,14 +232,14 @@ PartOfDay = Annotated[
 
 
 class Bandwidth(_Section):
-    """A limit for a part of every day."""
+    """A limit of the bandwidth for a part of every day."""
 
     hours: PartOfDay
     bytes_per_second: int = Field(ge=1024, description="Bytes a second that are not exceeded then.")
 
 
 class Destination(_Section):
-    """A party that routes lead to: by C-STORE to `Host`, or by STOW-RS to `Url`."""
+    """A destination of routes: by C-STORE to `Host`, or by STOW-RS to `Url`."""
 
     name: Name
     ae_title: AeTitle | None = Field(
@@ -309,7 +309,7 @@ class Destination(_Section):
 
 
 class Route(_Section):
-    """A rule for new instances: where all conditions hold, they are owed to the destinations."""
+    """A rule for new instances: an instance that meets all conditions is owed to the destinations."""
 
     name: Name
     when: list[Condition] = Field(
@@ -350,7 +350,7 @@ class DirectoryVault(_Section):
 
 
 class S3Vault(_Section):
-    """A vault in an S3 bucket that was made with Object Lock."""
+    """A vault in an S3 bucket that was created with Object Lock."""
 
     name: Name
     endpoint: str = Field(
@@ -369,7 +369,7 @@ class S3Vault(_Section):
 
 
 def _kind_of_vault(value: object) -> str:
-    """Tell a vault in a bucket from one in a directory, so that errors speak of the one that is meant."""
+    """Return the kind of a vault, so that errors are about the kind that the operator meant."""
     keys = value if isinstance(value, dict) else vars(type(value)).get("model_fields", {})
     return "directory" if "Directory" in keys or "directory" in keys else "s3"
 
@@ -380,7 +380,7 @@ Vault = Annotated[
 
 
 class Modality(_Section):
-    """A DICOM device of the clinic that stores here, or that queries and retrieves from here."""
+    """A DICOM device of the clinic that stores here, or that queries and retrieves here."""
 
     name: Name
     ae_title: AeTitle
@@ -394,7 +394,7 @@ class Modality(_Section):
 
 
 class DicomTls(_Section):
-    """DICOM over TLS on the second port, with a client certificate; off without `ClientCa`."""
+    """DICOM over TLS with client certificates, on the second port. It is off without `ClientCa`."""
 
     client_ca: Path | None = Field(
         default=None,
@@ -411,7 +411,7 @@ class DicomTls(_Section):
 
 
 class Edge(_Section):
-    """How many associations there may be at a time; who is over it is told to try again."""
+    """Limits of simultaneous associations. A caller above a limit is told to try again."""
 
     associations: int = Field(default=64, ge=2, le=1000, description="Of all together.")
     associations_of_device: int = Field(
@@ -432,7 +432,7 @@ class Edge(_Section):
 
 
 class Policy(_Section):
-    """How often, how long and how much; the defaults suit a small clinic."""
+    """Intervals and limits. The defaults suit a small clinic."""
 
     accept_strangers: bool = Field(
         default=True,
@@ -522,7 +522,7 @@ class Policy(_Section):
 
 
 class Understudy(_Section):
-    """Everything that this appliance knows of its clinic."""
+    """The configuration of the appliance for its clinic."""
 
     site: Name = Field(default="clinic", description="Name of the site, shown on every page and report.")
     ae_title: AeTitle = Field(default="UNDERSTUDY", description="Our own AE title.")
@@ -549,7 +549,7 @@ class Understudy(_Section):
     policy: Policy = Field(default=Policy(), description="Intervals and limits.")
 
     def owed_limit(self, holder: str) -> float:
-        """Return the seconds that a holder may be owed anything before it is an alarm.
+        """Return the seconds for which an instance may be owed to a holder before an alarm is raised.
 
         Time in which a destination's windows are closed does not count.
         """
@@ -593,7 +593,7 @@ class Understudy(_Section):
 
 
 def substitute(text: str, environment: Mapping[str, str]) -> str:
-    """Return the text with `${NAME}` and `${NAME:-default}` replaced as Orthanc does it (Orthanc Book)."""
+    """Return the text with `${NAME}` and `${NAME:-default}` replaced as Orthanc does (Orthanc Book)."""
 
     def value(match: re.Match[str]) -> str:
         return environment.get(match["name"]) or match["default"] or ""
@@ -613,7 +613,7 @@ def parse(document: object) -> Understudy:
 
 
 def _words(kind: str, location: tuple[int | str, ...], message: str) -> str:
-    """Return pydantic's message in words of ours where it would say nothing to an operator."""
+    """Return pydantic's message, or a clearer one if the operator wrote an unknown key."""
     if kind != "extra_forbidden":
         return message.removeprefix("Value error, ")
     keys = _keys(Understudy.model_json_schema())
@@ -624,7 +624,7 @@ def _words(kind: str, location: tuple[int | str, ...], message: str) -> str:
 
 
 def _keys(schema: object) -> list[str]:
-    """Return the names of all keys that a JSON schema has anywhere."""
+    """Return the names of all keys of a JSON schema, at every level."""
     if isinstance(schema, list):
         return [name for one in schema for name in _keys(one)]
     if not isinstance(schema, dict):
@@ -633,14 +633,14 @@ def _keys(schema: object) -> list[str]:
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:
-    # The tag of a union is no part of what the operator wrote.
+    # The operator did not write the tag of a union.
     parts = [part for part in location if part not in ("s3", "directory")]
     path = "Understudy" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     return f"{path}: {message}"
 
 
 def read_files(folder: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the text of all `*.json` files of the folder by name, with the variables replaced.
+    """Return the text of each `*.json` file of the folder by file name, with the variables replaced.
 
     Raises ConfigurationError.
     """
@@ -671,7 +671,7 @@ def sections_of(texts: Mapping[str, str]) -> dict[str, object]:
         try:
             content = json5.loads(text)
         except RecursionError:
-            # What it says depends on how deep the caller was.
+            # The message of the error depends on the depth of the caller's stack.
             problems.append(f"{file}: nested too deeply")
             continue
         except ValueError as error:
@@ -695,5 +695,5 @@ def read_sections(folder: Path, environment: Mapping[str, str] = os.environ) -> 
 
 
 def schema_json() -> str:
-    """Return the JSON Schema of the section, from which the reference page is made."""
+    """Return the JSON Schema of the section. The reference page is generated from it."""
     return json.dumps(Understudy.model_json_schema(by_alias=True), indent=2)

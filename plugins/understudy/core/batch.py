@@ -1,21 +1,21 @@
-"""Which study a lane takes next: one that is whole enough, or has waited for long enough."""
+"""Chooses the study that a lane sends next: one that is full, or that has waited long enough."""
 
 from collections.abc import Iterable
 
 from understudy.core.model import StudyInstanceUid, Timestamp
 
 _MOST_LINGERS = 10
-"""A study that goes on growing waits at most for so many times the linger."""
+"""A study that keeps growing waits at most this many times the linger."""
 
 
 def ripe_study(
     owed: Iterable[tuple[str, int, float]], limit: int, max_bytes: int, now: Timestamp, linger: float
 ) -> StudyInstanceUid | None:
-    """Return the first study of what is owed that is full or has waited for more for long enough.
+    """Return the first owed study that is full or has waited long enough for more instances, or None.
 
-    `owed` names the study, the bytes and since when it is owed, of each instance, the longest due first. A
-    study is full with `limit` instances or `max_bytes`; any other waits until it has not grown for `linger`
-    seconds.
+    `owed` has for each instance its study, its bytes and the time since when it is owed, the longest due
+    first. A study is full with `limit` instances or `max_bytes`. Any other study waits until it has not grown
+    for `linger` seconds.
     """
     total: dict[str, int] = {}
     count: dict[str, int] = {}
@@ -29,7 +29,7 @@ def ripe_study(
     for study in total:
         full = total[study] >= max_bytes or count[study] >= limit
         waited = newest[study] <= now - linger or oldest[study] <= now - _MOST_LINGERS * linger
-        # Owed since a time to come: the clock was set back, and nobody knows how long it has waited.
+        # A start in the future means that the clock was set back: the waiting time is not known.
         waited = waited or newest[study] > now + linger
         if full or waited:
             return StudyInstanceUid(study)

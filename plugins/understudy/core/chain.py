@@ -1,4 +1,4 @@
-"""The hash chain of the event log, and what it attests."""
+"""The hash chain of the event log, and the check of mode changes against it."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ def link(previous: str, at: float, who: str, kind: str, fields: str) -> str:
 def first_unattested(
     told: Sequence[tuple[Mapping[str, object], Timestamp]], changes: Sequence[tuple[str, int, Timestamp]]
 ) -> int | None:
-    """Return the first change of mode, from 1, that is not the one in the event log at its place.
+    """Return the position, from 1, of the first mode change that differs from the event log, or None.
 
-    `told` are the fields and moments of the events of modes. `changes` are modes, epochs and moments as the
-    ledger has them, whatever somebody wrote there.
+    `told` has the fields and the time of each mode event. `changes` has the mode, epoch and time of each
+    change in the ledger's own table, which somebody may have altered.
     """
     attested = [(fields.get("to", fields.get("mode")), fields["epoch"], at) for fields, at in told]
     pairs = zip_longest(attested, changes)

@@ -1,4 +1,4 @@
-"""Deletion: what a person wants deleted here, how it stands elsewhere, and what speaks against it."""
+"""Deletion: the instances to delete here, their state at the holders, and the objections."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from understudy.core.obligations import ObligationState
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A study, or of it a series or some instances."""
+    """The object of a deletion: a study, one of its series, or some of its instances."""
 
     study_instance_uid: StudyInstanceUid
     series_instance_uid: str | None = None
@@ -19,21 +19,21 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How instances stand with the holders, in numbers."""
+    """The state of instances at the holders, as numbers."""
 
     unsettled: Mapping[HolderName, int]
     """Owed to a holder, on the way, or not proven yet."""
     proven: Mapping[HolderName, int]
     doubted: Mapping[HolderName, int]
-    """Proven at a holder that may have lost them since."""
+    """Proven at a holder that may have lost them, or that is not configured any more."""
     alone: int
-    """Proven at no holder, or at doubted ones alone: the last copy that is known is here."""
+    """Not proven at any trusted holder: the last known copy is here."""
 
 
 _UNDER_WAY = (ObligationState.OWED, ObligationState.IN_FLIGHT, ObligationState.SENT)
 
 NOT_CONFIGURED = "it is not configured any more"
-"""Why a holder is doubted that nobody asks."""
+"""The reason to doubt a holder that the agent no longer asks."""
 
 
 def standing_of(
@@ -41,7 +41,7 @@ def standing_of(
     found: Iterable[tuple[InstanceNumber, HolderName, ObligationState]],
     trusted: Collection[HolderName],
 ) -> Standing:
-    """Return how instances stand, by all their obligations; a proof counts at the `trusted` holders alone."""
+    """Return the state of instances from all their obligations. Only proofs at `trusted` holders count."""
     unsettled: Counter[HolderName] = Counter()
     proven: Counter[HolderName] = Counter()
     doubted: Counter[HolderName] = Counter()
@@ -60,9 +60,9 @@ def standing_of(
 
 
 def objections(standing: Standing, doubts: Mapping[HolderName, str]) -> list[str]:
-    """Return what speaks against a deletion, one sentence each; a person may decide otherwise by force.
+    """Return the objections to a deletion, one sentence each. A forced deletion ignores them.
 
-    `doubts` say by holder why its proofs do not count now, and are empty where they do.
+    `doubts` says by holder why its proofs do not count now, and is empty for a trusted holder.
     """
     found = [
         f"{number} instances are owed to {holder} or not proven there yet"

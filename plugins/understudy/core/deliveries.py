@@ -1,4 +1,4 @@
-"""What follows from the outcome of a delivery for the obligation."""
+"""Decides what happens to an obligation after a delivery."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from understudy.core.obligations import ObligationEvent
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What happens to an obligation, why, and when it is looked at next."""
+    """The event for an obligation, its reason, and the time when the obligation is due next, if ever."""
 
     event: ObligationEvent
     reason: str
@@ -24,10 +24,10 @@ def step_after(
     now: Timestamp,
     retry_at: Callable[[int], Timestamp],
 ) -> Step:
-    """Return the step after a delivery that had so many failures before it.
+    """Return the step after a delivery; `failures` is the number of failures before it.
 
-    `held_otherwise` says that the holder has another content under its UID: no proof would settle a conflict.
-    `retry_at` gives the next try by the failures so far.
+    `held_otherwise` says that the holder has another content under the same UID, so that no proof can resolve
+    a conflict. `retry_at` returns the time of the next attempt for a number of failures.
     """
     match one.outcome:
         case Outcome.DELIVERED:

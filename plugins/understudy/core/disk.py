@@ -1,4 +1,4 @@
-"""Disk: how full the volumes are, and how many days the room lasts at the pace of the last days."""
+"""Disk: how full the volumes are, and for how many days they suffice at the recent rate of intake."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ from understudy.core.views import Alarm, DiskView, Fullness, Urgency, VolumeView
 
 DAY = 86_400.0
 FORECAST_DAYS = 7
-"""Days of intake that the forecast looks back on."""
+"""Number of past days of intake that the forecast uses."""
 _SOON = 14.0
-"""Days left below which a volume is worth an alarm although no mark is reached: none is bought in one."""
+"""Below this number of days left, an alarm is raised before a mark is reached: buying a disk takes days."""
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeSpace:
-    """One volume as it was measured: sizes in bytes, `used` a share of 0 to 1 (bytes or inodes)."""
+    """One measured volume: sizes in bytes, `used` as a fraction from 0 to 1 (bytes or inodes)."""
 
     name: str
     total: int
     free: int
     used: float
     growth: float
-    """Bytes that a day of intake at the pace of the last days takes of it; 0 where it is not known."""
+    """Bytes that one day of intake needs at the recent rate, 0 if not known."""
 
 
 def bytes_a_day(by_day: Mapping[int, int], now: Timestamp, began: Timestamp) -> float:
-    """Return the mean of the last whole days; `by_day` has the bytes received by day since 1970.
+    """Return the mean bytes a day over the last whole days; `by_day` is keyed by the day since 1970.
 
-    An appliance that is younger has fewer of them; on its first day nothing can be said, and the answer is 0.
+    A younger appliance has fewer days. On its first day nothing is known, and the result is 0.
     """
     today = int(now // DAY)
     first = max(today - FORECAST_DAYS, int(began // DAY) + 1)
@@ -37,7 +37,7 @@ def bytes_a_day(by_day: Mapping[int, int], now: Timestamp, began: Timestamp) -> 
 
 
 def volume_view(space: VolumeSpace, *, warn_percent: float, refuse_percent: float) -> VolumeView:
-    """Return the volume judged by the marks."""
+    """Return the volume with its state by the two marks, and the days left."""
     percent = space.used * 100
     state = Fullness.FINE
     if percent >= warn_percent:
@@ -50,7 +50,7 @@ def volume_view(space: VolumeSpace, *, warn_percent: float, refuse_percent: floa
 
 
 def alarms(view: DiskView, since: Callable[[str], str]) -> list[Alarm]:
-    """Return what a person has to know of the disks; `since` says when each began."""
+    """Return the alarms of the disks; `since` returns when the condition of that name began."""
     found = []
     if view.refusing:
         found.append(

@@ -1,12 +1,12 @@
-"""Due: the one way to ask whether a time has come, whatever happens to the machine's clock meanwhile.
+"""Due: the only way to check whether a time has come, safe against steps of the machine's clock.
 
-A clock can be set: by hand, or by a time service that finds it wrong. A moment that was written before such a
-step says nothing by itself about how long ago it was.
+A clock can be set by hand or by a time service. A timestamp from before such a step does not tell how long
+ago it was written.
 
 Rule 1: a wait that begins and ends in this process is measured by `monotonic`, which nobody can set.
-Rule 2: a moment that is shown or kept is compared by `is_due`, `has_waited` and `age`, and not by `now`.
-Rule 3: in doubt, work is due: repeating it changes nothing (`is_due`).
-Rule 4: in doubt, patience has not ended: nothing is given up by a step of the clock (`has_waited`).
+Rule 2: a stored or shown timestamp is compared by `is_due`, `has_waited` and `age`, and not by `now`.
+Rule 3: in doubt, work is due, because repeating it changes nothing (`is_due`).
+Rule 4: in doubt, a timeout has not expired, so a step of the clock gives nothing up (`has_waited`).
 """
 
 from collections import deque
@@ -17,30 +17,30 @@ from dataclasses import dataclass
 from understudy.core.model import Timestamp
 
 _TOLERANCE = 2.0
-"""Seconds by which the two clocks may differ between two looks; a time service moves a clock less than that
-without a step."""
+"""Seconds by which the two clocks may drift apart between two reads. A larger difference is a step: a time
+service that only slews the clock stays below."""
 
 _MOST_STEPS = 100
-"""Steps that are remembered, the latest."""
+"""The number of latest steps that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One step of the machine's clock: what it would have shown, and what it showed."""
+    """One step of the machine's clock: the time expected without the step, and the time shown after it."""
 
     before: Timestamp
     after: Timestamp
 
     def applies_to(self, moment: float, now: Timestamp) -> bool:
-        """Say whether the moment was written before this step.
+        """Say whether the timestamp was written before this step.
 
-        After a step back, only a moment that lies ahead is surely older than the step.
+        After a step back, this is certain only for a timestamp in the future.
         """
         return moment <= self.before if self.after > self.before else moment > now
 
 
 class Clock:
-    """The machine's clock, beside one that only goes forward; both are arguments, in seconds."""
+    """The machine's clock together with a monotonic one. Both are arguments and return seconds."""
 
     def __init__(
         self,
@@ -48,9 +48,9 @@ class Clock:
         monotonic: Callable[[], float],
         lock: AbstractContextManager[object],
     ) -> None:
-        """`machine` returns seconds since 1970-01-01T00:00:00Z, `monotonic` those since any moment.
+        """`machine` returns seconds since 1970-01-01T00:00:00Z, `monotonic` seconds since any fixed moment.
 
-        `lock` lets one thread at a time in.
+        `lock` admits one thread at a time.
         """
         self._machine = machine
         self._monotonic = monotonic
@@ -60,7 +60,7 @@ class Clock:
         self._difference = at - self._began
 
     def now(self) -> Timestamp:
-        """Return what the machine's clock shows: for records and screens."""
+        """Return the machine's time, for records and screens."""
         at, moment = self._read()
         with self._lock:
             expected = moment + self._difference
@@ -70,14 +70,14 @@ class Clock:
         return Timestamp(at)
 
     def monotonic(self) -> float:
-        """Return seconds that only grow: for waits inside this process."""
+        """Return seconds that only grow, for waits inside this process."""
         return self._monotonic()
 
     def age(self, moment: Timestamp) -> float | None:
-        """Return the seconds since a moment, None where nobody knows.
+        """Return the seconds since a timestamp, or None if the age is not known.
 
-        The steps of the clock that this process saw are left out. Nobody knows where the moment lies ahead
-        all the same: then it was written before this process began.
+        Steps of the clock that this process saw are left out. The age is not known if the timestamp is in the
+        future even so: it was then written before this process started.
         """
         now, since = self.now(), float(moment)
         with self._lock:
@@ -88,28 +88,28 @@ class Clock:
         return max(0.0, now - since) if since <= now + _TOLERANCE else None
 
     def is_due(self, last: Timestamp | None, interval: float) -> bool:
-        """Say whether work that was last done at a moment, None for never, is to be done now."""
+        """Say whether work is due whose last run was at `last`, None for never."""
         age = None if last is None else self.age(last)
         return age is None or age >= interval
 
     def has_waited(self, since: Timestamp, patience: float) -> bool:
-        """Say whether more than `patience` seconds have surely passed since a moment.
+        """Say whether more than `patience` seconds have certainly passed since a timestamp.
 
-        Where nobody knows, they count from the beginning of this process.
+        If the age is not known, the seconds count from the start of this process.
         """
         return self.waited(since) > patience
 
     def waited(self, since: Timestamp) -> float:
-        """Return the seconds that have surely passed since a moment."""
+        """Return the seconds that have certainly passed since a timestamp."""
         age = self.age(since)
         return self._monotonic() - self._began if age is None else age
 
     def _read(self) -> tuple[float, float]:
-        """Return what both clocks show at one moment."""
+        """Return the times of both clocks at one moment."""
         while True:
             before = self._monotonic()
             at = self._machine()
             after = self._monotonic()
-            # Else the process stood still between the two: that is no step of the clock.
+            # Otherwise the process was suspended between the reads, which is no step of the clock.
             if after - before <= _TOLERANCE / 2:
                 return at, after

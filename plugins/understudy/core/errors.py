@@ -1,10 +1,10 @@
-"""Refusals that an operator meets: each says what, why and what to do."""
+"""Errors for refused actions. Each says what was refused, why, and what to do."""
 
 from collections.abc import Sequence
 
 
 class RefusedError(Exception):
-    """An action that is not done; nothing changed."""
+    """The action is refused, and nothing changed."""
 
     def __init__(self, message: str, hint: str, details: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -13,12 +13,12 @@ class RefusedError(Exception):
 
 
 class StaleEpochError(RefusedError):
-    """The caller saw another epoch than the present one: somebody else acted meanwhile."""
+    """The caller named an epoch that is not the current one, because another person acted meanwhile."""
 
 
 class PreconditionError(RefusedError):
-    """A guard of the mode table is not met; `details` names every unmet one."""
+    """A condition for the action is not met; `details` names every unmet condition."""
 
 
 class NotFoundError(RefusedError):
-    """Nothing of that name or number is known."""
+    """There is no object of this name or number."""

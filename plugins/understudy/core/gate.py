@@ -1,4 +1,4 @@
-"""The association gate's allow-list: who may open an association, and what the edge says of who tried."""
+"""The association gate: its allow-list, and the outcomes that the edge reports for each attempt."""
 
 import ipaddress
 import re
@@ -11,30 +11,30 @@ EVERYWHERE = ("0.0.0.0/0", "::/0")
 """The networks of all addresses."""
 
 NOWHERE = "-"
-"""In place of a network: the device's address is not known, and nobody may use its AE title."""
+"""Stands for a network if the device's address is not known. Nobody may use its AE title then."""
 
 UNKNOWN = "~"
-"""In place of a network: the same, of a device that may only store. Meanwhile it counts as a stranger."""
+"""Stands for an unknown network of a device that may only store. The device counts as a stranger then."""
 
 _FINGERPRINT = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}")
 
 
 class Admission(Enum):
-    """What the allow-list says of an association; the words are those of edge/admission.lua."""
+    """The allow-list's verdict on an association; edge/admission.lua uses the same words."""
 
     KNOWN = "known"
     CALLING = "calling"
     """No entry has this calling AE title."""
     CALLED = "called"
-    """An entry has, and it names another called AE title."""
+    """An entry has this calling AE title, but names another called AE title."""
     ADDRESS = "address"
-    """The calling AE title belongs to a device at another address."""
+    """The calling AE title is that of a device at another address."""
     CERTIFICATE = "certificate"
-    """An entry has, and it asks for a certificate that the caller did not show."""
+    """An entry has this calling AE title, but asks for a certificate that the caller did not show."""
 
 
 class GateOutcome(Enum):
-    """What became of an association; the words are those of edge/gate.lua and edge/haproxy.cfg."""
+    """The outcome of an association attempt; edge/gate.lua and edge/haproxy.cfg use the same words."""
 
     ACCEPTED = "accepted"
     REFUSED_CALLING = "refused_calling"
@@ -42,13 +42,13 @@ class GateOutcome(Enum):
     REFUSED_CERTIFICATE = "refused_certificate"
     REFUSED_CALLED = "refused_called"
     REFUSED_REQUEST = "refused_request"
-    """The association request is not as DICOM has it; the reason says where."""
+    """The association request breaks the DICOM standard; the reason says where."""
     REFUSED_UPLOAD = "refused_upload"
-    """An upload by HTTP whose length says that it is too large."""
+    """An HTTP upload whose announced length is above the limit."""
     REFUSED_LIMIT = "refused_limit"
     REFUSED_FULL = "refused_full"
     NO_ASSOCIATION = "no_association"
-    """A connection that asked for none in time, or spoke something else."""
+    """A connection that requested no association in time, or used another protocol."""
     TLS_FAILED = "tls_failed"
 
 
@@ -74,18 +74,19 @@ HINTS = {
 }
 """What a person can do about each refusal.
 
-Without the peer's AE title and address: it chooses them, and people copy commands.
+The hints leave out the peer's AE title and address: an attacker can choose them, and people copy commands.
 """
 
 IMPOSTORS = (GateOutcome.REFUSED_ADDRESS, GateOutcome.REFUSED_CERTIFICATE)
-"""A listed device that was not believed: it has changed and cannot send, or somebody uses its name."""
+"""Refusals of a listed AE title: the device has changed and cannot send, or another device uses its name."""
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """One entry: this calling AE title at this address or network may call this one, any if it is None.
+    """An entry of the allow-list: a calling AE title at an address or network.
 
-    With `certificate`, in the form of `certificate_of`, only over TLS and with that certificate.
+    The device may call `called_ae_title`, or any AE title if that is None. If `certificate` is set (in the
+    form of `certificate_of`), the device is admitted only over TLS and with that certificate.
     """
 
     calling_ae_title: str
@@ -95,13 +96,13 @@ class Allowed:
 
     @cached_property
     def parsed(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-        """The network as a value; None where the device's address is not known."""
+        """The network as a value, None if the device's address is not known."""
         return None if self.network in (NOWHERE, UNKNOWN) else ipaddress.ip_network(self.network)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Associations or attempts as the edge counted them; AE titles are empty where none was said."""
+    """Associations or attempts that the edge counted; an AE title is empty if the caller gave none."""
 
     calling_ae_title: str
     called_ae_title: str
@@ -113,9 +114,9 @@ class Seen:
 
 
 def network_of(text: str) -> str:
-    """Return an address or a network in its one canonical form, or raise ValueError."""
+    """Return an address or a network in canonical form, or raise ValueError."""
     network = ipaddress.ip_network(text.strip(), strict=False)
-    # HAProxy does not read an address with a scope such as fe80::1%eth0, and would not start with it.
+    # HAProxy does not start with an address that has a scope, such as fe80::1%eth0.
     if "%" in str(network):
         raise ValueError(f"{text!r} has a scope: name the address without what follows the %")
     return str(network)
@@ -130,9 +131,9 @@ def is_network(text: str) -> bool:
 
 
 def certificate_of(text: str) -> str:
-    """Return what names a client certificate as the gate compares it, or raise ValueError.
+    """Return the name of a client certificate in the form that the gate compares, or raise ValueError.
 
-    A SHA-256 fingerprint becomes `F` and its hexadecimal digits, a common name `C` and its bytes in
+    A SHA-256 fingerprint becomes `F` and its hexadecimal digits. A common name becomes `C` and its bytes in
     hexadecimal.
     """
     if _FINGERPRINT.fullmatch(text):
@@ -143,7 +144,7 @@ def certificate_of(text: str) -> str:
 
 
 def same_title(one: str, other: str) -> bool:
-    """Say whether two AE titles are one to Orthanc where it is told not to regard case."""
+    """Say whether two AE titles are equal without regard to case, as Orthanc can be set to compare them."""
     return one.lower() == other.lower()
 
 
@@ -155,7 +156,7 @@ def verdict(
     called: str,
     shows: Callable[[str], bool] = lambda _: True,
 ) -> Admission:
-    """Return what the allow-list says; edge/admission.lua decides the same at the gate.
+    """Return the allow-list's verdict on a caller; edge/admission.lua decides the same at the gate.
 
     `shows` says whether the caller has shown a certificate, in the form of `certificate_of`.
     """

@@ -1,7 +1,7 @@
-"""The health of the primary from its probes, with hysteresis: one lost probe moves nothing.
+"""The health of the primary from its probes, with hysteresis: one failed probe changes nothing.
 
-Rule 1: only silence is evidence of an outage. A primary that refuses or is busy lives, and so does one that
-answers other requests of ours while the probe gets no turn.
+Rule 1: only silence is evidence of an outage. A primary is alive if it refuses or is busy, or if it answers
+other requests of ours while a probe fails.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from understudy.core.model import Timestamp
 from understudy.core.views import PrimaryCondition, Probe, Sign
 
 KEPT = 20
-"""Probes kept as evidence."""
+"""Number of probes that are kept as evidence."""
 
 GOOD_PROBES_FOR_UP = 2
-"""Good probes in a row after which a primary that was down counts as up again."""
+"""Number of good probes in a row after which a primary that was down counts as up again."""
 
 _CONDITIONS = {
     Sign.REFUSES: PrimaryCondition.REFUSES,
@@ -25,9 +25,9 @@ _CONDITIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the probes say so far; `evidence` holds the newest first.
+    """The result of the probes so far; `evidence` has the newest probe first.
 
-    `seen` is when the primary last gave a sign of life, None where it never did.
+    `seen` is the time of the primary's last sign of life, None if there was none.
     """
 
     condition: PrimaryCondition

@@ -1,33 +1,33 @@
-"""How large an object may be, and what large blocks of memory may take, by the memory of Orthanc.
+"""Limits that follow from Orthanc's memory: the size of an object, large memory blocks, answers to a query.
 
-Orthanc takes four times an object's size while it stores the object (measured from 50 to 400 MB), and up to
-three times its size while it gives it to a reader (DICOMweb; a C-GET takes twice). So the largest object is a
-seventh of what may be taken: what readers ask for never takes the memory of an examination, and whatever is
-stored can be given back.
+Orthanc needs four times an object's size while it stores the object (measured from 50 to 400 MB), and up to
+three times its size while it sends it to a reader (DICOMweb; a C-GET needs twice). So the largest object is a
+seventh of the budget: a reader's request never takes the memory of an examination that arrives, and every
+stored object can be sent back.
 """
 
 from dataclasses import dataclass
 
 MIB = 2**20
 RESERVED = 512 * MIB
-"""What Orthanc takes in blocks of less than 1 MiB: itself, and the small objects outside the budget."""
+"""Memory for blocks of less than 1 MiB: Orthanc itself, and small objects outside the budget."""
 _SMALLEST = 16 * MIB
-"""What one object may have in any case."""
+"""Size that one object may have in any case."""
 _SHARES = 7
 _FEWEST_FOUND, _INSTANCES_FOUND = 512, 4
-"""Answers to one query at least; and how many times as many instances, which have fewer attributes."""
+"""Fewest answers to a query; factor for queries of instances, whose answers have fewer attributes."""
 SPARE_THREADS = 8
-"""Threads of Orthanc beyond the edge's associations: what the edge has ended ends here a moment later."""
+"""Orthanc's threads beyond the edge's limit of associations: Orthanc ends an association after the edge."""
 
 
 @dataclass(frozen=True, slots=True)
 class IntakeLimits:
-    """Bytes of one object and of all large blocks together, and the answers to one query."""
+    """The limits: bytes of one object, bytes of all large blocks together, and answers to one query."""
 
     largest_object: int
     memory: int
     found: int
-    """Patients, studies or series that one C-FIND gives: each costs some 15 kB until all are sent."""
+    """Patients, studies or series that one C-FIND returns; each needs about 15 kB until all are sent."""
     found_instances: int
 
 

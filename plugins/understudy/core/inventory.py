@@ -1,4 +1,4 @@
-"""The inventory diff: what the primary and the standby hold, compared study by study."""
+"""The inventory diff: compares the instances of the primary and the standby study by study."""
 
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from understudy.core.model import (
 from understudy.core.obligations import ObligationState
 
 Image = tuple[SeriesInstanceUid, SopInstanceUid]
-"""How a PACS lists an image: one SOP Instance UID may stand in two series."""
+"""An image in the list of a PACS, which may have one SOP Instance UID in two series."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedStudy:
-    """A study in a PACS's list: its count of instances, None where it is not known, and its date.
+    """A study in a PACS's list: its count of instances, None if not known, and its date.
 
-    The count is optional (DICOM PS3.4 table C.6-1), and some PACS always answer 0: that is no number either.
-    The date is YYYYMMDD, empty where there is none.
+    The count is optional (DICOM PS3.4 table C.6-1). A count of 0, which some PACS always give, counts as not
+    known. The date is YYYYMMDD, empty if there is none.
     """
 
     count: int | None = None
@@ -30,7 +30,7 @@ class ListedStudy:
 
 @dataclass(frozen=True, slots=True)
 class StudyList:
-    """The studies that a PACS lists, the newest first; `cut` says why others may be missing, or is empty."""
+    """The studies that a PACS lists, the newest first; `cut` says why some may be missing, or is empty."""
 
     studies: Mapping[StudyInstanceUid, ListedStudy]
     cut: str = ""
@@ -44,32 +44,32 @@ class StudyDiff:
     listed: int
     """Images that the primary lists."""
     missing_here: Sequence[Image]
-    """The primary has them, we do not: a gap, to be pulled."""
+    """Images that the primary has and we lack: gaps, to be pulled."""
     found: Sequence[Instance]
-    """Owed to the primary, and it lists them already."""
+    """Instances that are owed to the primary and that it already lists."""
     lost: Sequence[Instance]
-    """The primary was proven to have them and does not list them."""
+    """Instances that were proven at the primary and that it does not list."""
     to_send: Sequence[Instance]
-    """Owed, and not listed."""
+    """Instances that are owed to the primary and that it does not list."""
     unasked: int = 0
-    """Missing instances that are known by number alone; only a move of the whole study brings them."""
+    """Number of missing instances with unknown UIDs. Only a C-MOVE of the whole study fetches them."""
     twins: Sequence[SopInstanceUid] = ()
     """SOP Instance UIDs that the primary lists in more than one series."""
 
     @property
     def missing(self) -> int:
-        """How many instances the primary has and we do not."""
+        """The number of instances that the primary has and we lack."""
         return self.unasked + len(self.missing_here)
 
 
 def whole_study(study: StudyInstanceUid, count: int | None) -> StudyDiff:
-    """Return the difference of a study of which nothing is here; one without a count has one at least."""
+    """Return the difference for a study that is absent here; without a count it counts as one instance."""
     number = count or 1
     return StudyDiff(study, number, (), (), (), (), unasked=number)
 
 
 def uncompared_study(study: StudyInstanceUid, count: int | None, here: int) -> StudyDiff:
-    """Return what is known of a study whose images the primary does not list: numbers alone."""
+    """Return the difference, in numbers only, for a study whose images the primary does not list."""
     return StudyDiff(study, 0, (), (), (), (), unasked=max((count or 0) - here, 0 if here else 1))
 
 
@@ -79,10 +79,10 @@ def compare_study(
     ours: Sequence[Instance],
     states: Mapping[InstanceNumber, ObligationState],
 ) -> StudyDiff:
-    """Return the difference; `states` are those of the obligations to the primary.
+    """Return the difference; `states` are the states of the obligations to the primary.
 
-    An image is told by its SOP Instance UID, in whatever series either side has it. Where the primary lists
-    the UID in two series, both count, each by its series.
+    Images are matched by SOP Instance UID, in any series. If the primary lists a UID in two series, both
+    images count, and each is matched by its series too.
     """
     series: dict[SopInstanceUid, int] = {}
     for _, uid in listed:
@@ -111,7 +111,7 @@ def compare_study(
 
 
 def counts_differ(listed: ListedStudy, proven: int) -> bool:
-    """Say whether the primary's count tells that images were added or lost; an unknown count does not."""
+    """Say whether the primary's count shows that images were added or lost; an unknown count does not."""
     return listed.count is not None and listed.count != proven
 
 
@@ -120,5 +120,5 @@ def unlisted_studies(
     proven: Collection[StudyInstanceUid],
     wanted: Collection[StudyInstanceUid],
 ) -> list[StudyInstanceUid]:
-    """Return the studies of ours that the primary's list leaves out, in a steady order."""
+    """Return our studies that the primary's list leaves out, in a stable order."""
     return sorted({*proven, *wanted} - set(listed))

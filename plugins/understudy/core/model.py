@@ -1,4 +1,4 @@
-"""The words of the ledger of custody as types: instances, holders, obligations, deliveries and proofs."""
+"""The basic types of the ledger: instances, holders, deliveries and proofs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Evidence = Mapping[str, str | int | float]
 
 
 class HolderKind(Enum):
-    """Who may hold an instance."""
+    """The kinds of holders."""
 
     PRIMARY = "primary"
     ROUTE = "route"
@@ -26,7 +26,7 @@ class HolderKind(Enum):
 
 
 class ProofKind(Enum):
-    """How the possession of an instance by a holder was shown (architecture, section 1)."""
+    """The kind of evidence that a holder has an instance (docs/architecture.md, "One idea: custody")."""
 
     COMMITMENT = "commitment"
     INVENTORY = "inventory"
@@ -46,7 +46,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class NewInstance:
-    """What Orthanc's changes feed tells of one stored instance, before the ledger has it."""
+    """A stored instance from Orthanc's changes feed, before it is in the ledger."""
 
     orthanc_id: str
     attachment_uuid: str
@@ -60,7 +60,7 @@ class NewInstance:
     """Bytes of the stored Part 10 file."""
     md5: str
     calling_ae_title: str
-    """Empty where it did not come over C-STORE."""
+    """Empty if the instance did not arrive by C-STORE."""
     called_ae_title: str
     remote_address: str
     received_at: Timestamp
@@ -74,23 +74,23 @@ class Instance(NewInstance):
 
 
 class Outcome(Enum):
-    """What became of one instance that was handed to a holder."""
+    """The outcome of sending one instance to a holder."""
 
     DELIVERED = "delivered"
     DELIVERED_ALTERED = "delivered_altered"
     CONFLICT = "conflict"
-    """Something of its UID is there. Found out before it is sent again; a person has to act where the holder
-    is known to keep another content."""
+    """The holder has an object of this UID. The agent checks what the holder has before it sends again. A
+    person has to act if the holder is known to have another content."""
     RETRY = "retry"
     UNKNOWN = "unknown"
-    """No answer came: the holder may have it. Found out before it is sent again."""
+    """No answer came, so the holder may have the instance. The agent checks before it sends again."""
     REFUSED = "refused"
     """A person has to act: replay or waive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The outcome for one instance of a batch; `proof` only where the holder gave it in the same breath."""
+    """The outcome for one instance of a batch; `proof` is set if the holder proved the instance at once."""
 
     number: InstanceNumber
     outcome: Outcome

@@ -1,10 +1,10 @@
-"""The modes of the appliance: one table, from which every transition and the manual's diagram come."""
+"""The modes of the appliance: one table of all transitions. The manual's diagram is drawn from it."""
 
 from enum import Enum
 
 
 class Mode(Enum):
-    """Who serves the clinic, as the appliance sees it."""
+    """The mode says which system serves the clinic: the primary or this appliance."""
 
     STANDBY = "standby"
     ACTIVE = "active"
@@ -13,7 +13,7 @@ class Mode(Enum):
 
 
 class ModeEvent(Enum):
-    """What an operator asks of the mode."""
+    """A change of the mode that an operator asks for."""
 
     PROMOTE = "promote"
     FAILBACK = "failback"
@@ -34,7 +34,7 @@ TRANSITIONS: dict[tuple[Mode, ModeEvent], Mode] = {
 
 
 class WrongModeError(Exception):
-    """An event that the present mode does not know; nothing changed."""
+    """The event is not possible in the current mode, and nothing changed."""
 
     def __init__(self, mode: Mode, event: ModeEvent) -> None:
         allowed = sorted(origin.value for (origin, known), _ in TRANSITIONS.items() if known is event)
@@ -53,10 +53,10 @@ def after(mode: Mode, event: ModeEvent) -> Mode:
 
 
 def next_epoch(epoch: int, event: ModeEvent) -> int:
-    """Return the epoch after the event: it grows with every promotion and with nothing else."""
+    """Return the epoch after the event. Only a promotion increases it."""
     return epoch + 1 if event is ModeEvent.PROMOTE else epoch
 
 
 def delivers_to_primary(mode: Mode) -> bool:
-    """Say whether the lane to the primary works: not while it is presumed down, nor during planned work."""
+    """Say whether the lane to the primary works: not in an outage (active) or planned work (maintenance)."""
     return mode in (Mode.STANDBY, Mode.RETURNING)

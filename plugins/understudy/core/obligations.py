@@ -1,4 +1,4 @@
-"""The states of an obligation: one table; no other transition exists."""
+"""The states of an obligation: one table of all transitions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from understudy.core.model import HolderName, Timestamp
 
 
 class ObligationState(Enum):
-    """Where an instance stands on its way to one holder."""
+    """The state of an instance on its way to one holder."""
 
     OWED = "owed"
     IN_FLIGHT = "in_flight"
@@ -40,14 +40,14 @@ _PROVEN, _REFUSED, _WAIVED = ObligationState.PROVEN, ObligationState.REFUSED, Ob
 
 TRANSITIONS: dict[tuple[ObligationState, ObligationEvent], ObligationState] = {
     (_OWED, ObligationEvent.CLAIM): _FLIGHT,
-    # It was not sent: what stopped the lane had nothing to do with it.
+    # The instance was not sent, and is not the cause of what stopped the lane.
     (_FLIGHT, ObligationEvent.RELEASE): _OWED,
     (_FLIGHT, ObligationEvent.ACKNOWLEDGE): _SENT,
     (_FLIGHT, ObligationEvent.FAIL): _OWED,
     (_FLIGHT, ObligationEvent.REFUSE): _REFUSED,
     (_SENT, ObligationEvent.PROVE): _PROVEN,
     (_SENT, ObligationEvent.DISPROVE): _OWED,
-    # Acknowledged again and again, and never shown.
+    # The holder acknowledged the instance repeatedly, and never showed it.
     (_SENT, ObligationEvent.GIVE_UP): _REFUSED,
     # A holder that was proven to have an instance can lose it: to a restore from an old backup, or to another
     # content under its SOP Instance UID.
@@ -56,12 +56,12 @@ TRANSITIONS: dict[tuple[ObligationState, ObligationEvent], ObligationState] = {
     (_OWED, ObligationEvent.WAIVE): _WAIVED,
     (_REFUSED, ObligationEvent.WAIVE): _WAIVED,
     (_REFUSED, ObligationEvent.REPLAY): _OWED,
-    # An earlier content takes its place again: what was given up for the later one is owed once more.
+    # The reason for waiving is void: an earlier content is the current one again, or a deletion was not done.
     (_WAIVED, ObligationEvent.RETURN): _OWED,
 }
 
 UNSETTLED = frozenset({_OWED, _FLIGHT, _SENT, _REFUSED})
-"""States in which the holder is not proven to have the instance and nobody has given it up."""
+"""States in which the instance is neither proven at the holder nor waived."""
 
 REACHED = frozenset({_FLIGHT, _SENT, _PROVEN})
 """States in which the holder may have the instance."""
@@ -73,14 +73,14 @@ def origins(event: ObligationEvent) -> frozenset[ObligationState]:
 
 
 def target(event: ObligationEvent) -> ObligationState:
-    """Return the one state that the event leads to."""
+    """Return the only state that the event leads to."""
     (state,) = {state for (_, known), state in TRANSITIONS.items() if known is event}
     return state
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which obligations are meant: of a holder, of named instances, of a study; of any where None."""
+    """A filter for obligations by holder, instances and study; None matches all."""
 
     holder: str | None = None
     sop_instance_uids: Sequence[str] | None = None
@@ -89,7 +89,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Obligation:
-    """One obligation with what is known of it; `due` is when it is tried next."""
+    """One obligation with its history; `due` is the time of the next attempt."""
 
     holder: HolderName
     state: ObligationState
@@ -112,4 +112,4 @@ class DeadLetters:
     since: Timestamp
     latest: Timestamp
     sop_instance_uid: str
-    """One of them."""
+    """One of the refused instances."""

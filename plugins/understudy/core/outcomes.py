@@ -1,7 +1,8 @@
-"""What every answer, and every missing one, means for custody: one table with the standard's sections.
+"""The meaning of every answer of a holder, or of a missing answer: one table with the standard's sections.
 
-Rule 1: an instance is delivered only where the holder said so of this very instance.
-Rule 2: where the holder may have it, the outcome is unknown, and the proof finds out before it is sent again.
+Rule 1: an instance counts as delivered only if the holder said so about this instance.
+Rule 2: if the holder may have the instance, the outcome is unknown. A proof is asked for before the instance
+is sent again.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ __all__ = ["TABLE", "Answer", "Loss", "Row", "Stow", "Verdict"]
 
 
 class Answer(Enum):
-    """From what an outcome is read."""
+    """The kind of answer from which an outcome is read."""
 
     STATUS = "status of C-STORE"
     CONTEXT = "presentation context"
@@ -24,7 +25,7 @@ class Answer(Enum):
 
 
 class Loss(IntEnum):
-    """How an answer to an instance can fail to come; the code of its rows."""
+    """Why the answer for an instance did not come; the value is the code in the table."""
 
     TIMED_OUT = 1
     ABORTED_BY_USER = 2
@@ -37,7 +38,7 @@ class Loss(IntEnum):
 
 
 class Stow(IntEnum):
-    """What the body of a STOW-RS answer says of one instance; the code of its rows."""
+    """What the body of a STOW-RS answer says about one instance; the value is the code in the table."""
 
     REFERENCED = 1
     WARNED = 2
@@ -47,19 +48,21 @@ class Stow(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one instance, in words, and what a person can do about it."""
+    """The outcome for one instance, with the reason in words and what a person can do about it."""
 
     outcome: Outcome
     reason: str
     hint: str = ""
     doubted: bool = False
-    """Whether the instance is sent once more, alone on an association, before this is believed."""
+    """Whether the outcome counts only after the instance was sent again, alone on an association."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: answers with a code from `low` to `high` mean this, where they are `doubted`
-    only when an association of its own brings the same."""
+    """One line of the table: the meaning of answers with a code from `low` to `high`.
+
+    A `doubted` answer counts only if it is the same after the instance was sent alone on an association.
+    """
 
     answer: Answer
     low: int
@@ -84,7 +87,7 @@ _ADDRESS = "check that it runs and that its address and port are right"
 _URL = "check the address and the credentials of this destination"
 
 TABLE: tuple[Row, ...] = (
-    # The first row that fits counts.
+    # The first matching row counts.
     Row(Answer.STATUS, 0x0000, 0x0000, _DELIVERED, "stored", "PS3.4 B.2.3"),
     Row(Answer.STATUS, 0x0001, 0x0001, _ALTERED, "stored with a warning", "PS3.7 C.4"),
     Row(Answer.STATUS, 0x0107, 0x0107, _ALTERED, "stored, attributes left out", "PS3.7 C.4"),
@@ -115,18 +118,18 @@ TABLE: tuple[Row, ...] = (
     Row(Answer.STATUS, 0xA800, 0xA8FF, _REFUSED, "SOP class not supported", "PS3.18 I.2", _CLASS),
     Row(Answer.STATUS, 0xA900, 0xA9FF, _REFUSED, "does not match its SOP class", "PS3.4 B.2.3", _OBJECT),
     Row(Answer.STATUS, 0xC122, 0xC122, _REFUSED, "transfer syntax not supported", "PS3.18 I.2", _SYNTAX),
-    # A receiver in trouble says so too, and some go on saying it until the association ends.
+    # A receiver with a fault of its own sends these too, and some repeat it until the association ends.
     Row(
         Answer.STATUS, 0xC000, 0xCFFF, _REFUSED, "cannot understand it", "PS3.4 B.2.3", _OBJECT, doubted=True
     ),
     Row(Answer.STATUS, 0x0000, 0xFFFF, _REFUSED, "a status that the standard does not know", "PS3.7 C", _LOG),
-    # Of an association that was accepted, for the pair of SOP class and transfer syntax.
+    # The result for one pair of SOP class and transfer syntax in an accepted association.
     Row(Answer.CONTEXT, 1, 1, _REFUSED, "rejected by the user", "PS3.8 9.3.3.2", _CLASS),
     Row(Answer.CONTEXT, 2, 2, _RETRY, "rejected by the provider", "PS3.8 9.3.3.2", _LOG),
     Row(Answer.CONTEXT, 3, 3, _REFUSED, "SOP class not supported", "PS3.8 9.3.3.2", _CLASS),
     Row(Answer.CONTEXT, 4, 4, _REFUSED, "transfer syntax not supported", "PS3.8 9.3.3.2", _SYNTAX),
     Row(Answer.CONTEXT, 0, 255, _RETRY, "not answered", "PS3.8 9.3.3.2", _LOG),
-    # Source (first digits) and reason (last two) in hexadecimal. No instance is to blame: the lane waits.
+    # Source (first two digits) and reason (last two) in hexadecimal. No instance is to blame: the lane waits.
     Row(Answer.REJECTION, 0x0101, 0x0101, _RETRY, "no reason given", "PS3.8 9.3.4", _TITLES),
     Row(Answer.REJECTION, 0x0102, 0x0102, _RETRY, "application context unknown", "PS3.8 9.3.4", _LOG),
     Row(Answer.REJECTION, 0x0103, 0x0103, _RETRY, "calling AE title not recognised", "PS3.8 9.3.4", _TITLES),
@@ -178,7 +181,7 @@ TABLE: tuple[Row, ...] = (
         "PS3.15 B.12",
         "compare the certificates and authorities of both sides, and whether both speak TLS",
     ),
-    # 200, 202 and 409 come with a body that speaks of each instance.
+    # 200, 202 and 409 come with a body that has a result for each instance.
     Row(Answer.HTTP, 200, 202, _UNKNOWN, "its body says nothing of the instance", "PS3.18 10.5.3", _LOG),
     Row(Answer.HTTP, 300, 399, _RETRY, "it answers from another address", "PS3.18 8.5", _URL),
     Row(Answer.HTTP, 400, 400, _REFUSED, "bad request", "PS3.18 10.5.3", _OBJECT),
@@ -192,7 +195,7 @@ TABLE: tuple[Row, ...] = (
     Row(Answer.HTTP, 500, 599, _RETRY, "a fault or overload of the server", "PS3.18 8.5", _LOG),
     Row(Answer.HTTP, 0, 999, _RETRY, "no answer of STOW-RS", "PS3.18 8.5", _URL),
     Row(Answer.STOW, Stow.REFERENCED, Stow.REFERENCED, _DELIVERED, "stored", "PS3.18 I.2"),
-    # Its Warning Reason is looked up among the statuses of C-STORE, as is a Failure Reason.
+    # A Warning Reason or Failure Reason is looked up among the statuses of C-STORE.
     Row(Answer.STOW, Stow.WARNED, Stow.WARNED, _ALTERED, "stored with a warning", "PS3.18 I.2"),
     Row(Answer.STOW, Stow.FAILED, Stow.FAILED, _UNKNOWN, "failed without a reason", "PS3.18 I.2", _LOG),
     Row(Answer.STOW, Stow.NOT_MENTIONED, Stow.NOT_MENTIONED, _UNKNOWN, "not mentioned", "PS3.18 I.2", _LOG),
@@ -206,17 +209,17 @@ _HINTS = {row.words: row.hint for row in TABLE if row.hint}
 
 
 def hint_of(reason: str) -> str:
-    """Return what a person can do about the reason of a Verdict, empty where the table says nothing."""
+    """Return what a person can do about the reason of a Verdict, empty if the table has no hint."""
     return _HINTS.get(reason.partition(" (")[0], "")
 
 
 def of_status(status: int) -> Verdict:
-    """Return what a DIMSE status of C-STORE means, with the status in hexadecimal."""
+    """Return the meaning of a DIMSE status of C-STORE, with the status in hexadecimal."""
     return _verdict(Answer.STATUS, status, f"DIMSE status 0x{status:04X}")
 
 
 def of_context(result: int, sop_class_uid: str, transfer_syntax_uid: str) -> Verdict:
-    """Return what a presentation context that was not accepted means."""
+    """Return the meaning of a presentation context that was not accepted."""
     return _verdict(
         Answer.CONTEXT,
         result,
@@ -226,7 +229,7 @@ def of_context(result: int, sop_class_uid: str, transfer_syntax_uid: str) -> Ver
 
 
 def of_rejection(result: int, source: int, reason: int) -> Verdict:
-    """Return what a rejected association means, with its three numbers (A-ASSOCIATE-RJ)."""
+    """Return the meaning of a rejected association, with its three numbers (A-ASSOCIATE-RJ)."""
     lasting = {1: "for good", 2: "for now"}.get(result, f"with result {result}")
     return _verdict(
         Answer.REJECTION,
@@ -236,17 +239,17 @@ def of_rejection(result: int, source: int, reason: int) -> Verdict:
 
 
 def of_loss(loss: Loss, detail: str = "") -> Verdict:
-    """Return what an answer that did not come means; the detail says of what or by whose words."""
+    """Return the meaning of a missing answer; `detail` is added to the reason."""
     return _verdict(Answer.LOSS, loss, detail)
 
 
 def of_http(status: int) -> Verdict:
-    """Return what a status of HTTP means for an instance of which no body speaks."""
+    """Return the meaning of an HTTP status for an instance that the body does not mention."""
     return _verdict(Answer.HTTP, status, f"HTTP status {status}")
 
 
 def of_stow(answer: Stow, reason: int | None) -> Verdict:
-    """Return what the body of STOW-RS means; `reason` is its Warning Reason or Failure Reason, if any."""
+    """Return the meaning of a STOW-RS body; `reason` is its Warning Reason or Failure Reason, if any."""
     if answer is Stow.FAILED and reason is not None:
         found = _row(Answer.STATUS, reason)
         # A failure never counts as stored, whatever number it carries.

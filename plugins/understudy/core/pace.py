@@ -1,24 +1,24 @@
-"""How fast: a token bucket whose rate may change from hour to hour, and the slowest that counts as alive."""
+"""Rates: a token bucket whose rate may change by the hour, and the lowest rate that counts as progress."""
 
 from dataclasses import dataclass
 
 _SHORTEST_WAIT = 0.001
-"""Seconds that are not worth a wait."""
+"""Waits of up to this number of seconds are left out."""
 
 
 @dataclass(slots=True)
 class TokenBucket:
-    """Bytes that may be sent, filled at the rate of the moment; it never holds more than a second's worth.
+    """A bucket of bytes that may be sent, filled at the current rate. It holds at most one second's bytes.
 
-    One instance may be larger than that: it is let through when nothing is overdrawn, and paid off after.
+    An instance may be larger than that. It is sent when the level is not negative, and makes it negative.
     """
 
     at: float
-    """By the monotonic clock, as all moments here."""
+    """Time of the last change by the monotonic clock, as all times here."""
     level: float = 0.0
 
     def take(self, size: int, now: float, rate: int | None) -> float:
-        """Take the bytes and return 0, or return the seconds after which to ask again.
+        """Take the bytes and return 0, or return the seconds to wait before asking again.
 
         `rate` is in bytes a second, None without a limit.
         """
@@ -35,29 +35,29 @@ class TokenBucket:
 
 
 FLOOR = 256
-"""Bytes a second below which what arrives counts as stopped: no line in use is that slow."""
+"""Bytes a second below which a transfer counts as stopped: no line in use is that slow."""
 
 
 ANSWER = 2 * FLOOR
-"""Bytes that one of many answers counts as at least: one in two seconds is slow, and no sign of an end."""
+"""Fewest bytes that one of many answers counts as, so that one answer in two seconds is enough progress."""
 
 
 class Arrival:
-    """How long bytes are waited for that a peer sends: silence ends it, and a drip does, but no length.
+    """The time limit of a transfer from a peer: silence or a rate below FLOOR ends it, but no total length.
 
-    Every FLOOR bytes allow one second more, so many seconds ahead at most. What arrives faster takes as long
-    as it takes.
+    Every FLOOR bytes extend the limit by one second, to at most `patience` seconds from now. So a faster
+    transfer may take any time.
     """
 
     def __init__(self, patience: float, now: float) -> None:
-        """`patience` is in seconds; `now`, as all moments, by the monotonic clock."""
+        """`patience` is in seconds; `now`, as all times here, is by the monotonic clock."""
         self.patience = patience
         self._until = now + patience
 
     def took(self, size: int, now: float) -> None:
-        """Take note of bytes that have arrived."""
+        """Note that `size` bytes have arrived."""
         self._until = min(self._until + size / FLOOR, now + self.patience)
 
     def left(self, now: float) -> float:
-        """Return the seconds that more may be waited; none are left where it is not above 0."""
+        """Return the seconds that remain; the time is over if the result is 0 or less."""
         return self._until - now

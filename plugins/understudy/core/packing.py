@@ -1,6 +1,6 @@
-"""What a vault pack is: the names in it, the keys it is kept under, its manifest and the record of intent.
+"""The format of a vault pack: names of its members, keys in the store, manifest, and record of intent.
 
-Rule 1: no path or key here is built from what a DICOM object says, unless it is a UID in standard form.
+Rule 1: no path or key is built from the content of a DICOM object, unless it is a UID in standard form.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 class ManifestError(Exception):
-    """A manifest cannot be believed: it is no JSON of this format, or it contradicts itself."""
+    """A manifest is not valid: it is not JSON of this format, or it contradicts itself."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -52,7 +52,7 @@ def digests(content: bytes) -> Digests:
 
 @dataclass(frozen=True, slots=True)
 class PackIntent:
-    """A pack about to be stored: written down first, so that a crash never leads to a second upload."""
+    """A pack that is about to be stored. It is recorded first, so that a crash causes no second upload."""
 
     key: str
     manifest_key: str
@@ -61,15 +61,15 @@ class PackIntent:
     """SHA-256 of each member's file, in the order of `numbers`."""
     pack: Digests
     manifest: bytes
-    """The encrypted manifest: it cannot be made again, because encryption differs each time."""
+    """The encrypted manifest. It is kept because each encryption gives other bytes."""
     manifest_digests: Digests
     locked_until: Timestamp | None = None
-    """Until when the store is asked to lock the pack, None where it is not."""
+    """The end of the lock that the store is asked for, None if no lock is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyFacts:
-    """What helps a person to find a study; empty where the file does not say."""
+    """Attributes by which a person finds a study, empty if the file does not have them."""
 
     patient_id: str = ""
     patient_name: str = ""
@@ -96,12 +96,12 @@ class Member:
     received_at: float
     """Seconds since 1970-01-01T00:00:00Z."""
     orthanc_id: str = ""
-    """Tells instances apart that have one SOP Instance UID and name different patients."""
+    """Distinguishes instances of different patients that have the same SOP Instance UID."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The description of one pack; it is kept encrypted beside it."""
+    """The description of one pack, stored encrypted beside the pack."""
 
     format: str
     site: str
@@ -118,19 +118,19 @@ class Manifest:
         "sha256- and the SHA-256 of its UTF-8; a hyphen and a number tell versions of an instance apart"
     )
     writer: str = ""
-    """The public key that its signature is checked by; empty where it has none."""
+    """The public key for checking the manifest's signature, empty if it has no signature."""
 
 
 _MANIFEST = TypeAdapter(Manifest)
 
 
 def is_standard_uid(uid: str) -> bool:
-    """Say whether the UID has the form of DICOM PS3.5 9.1: digits, dots, no leading zeros, 64 at most."""
+    """Say whether the UID has the form of DICOM PS3.5 9.1: up to 64 digits and dots, no leading zeros."""
     return len(uid) <= 64 and _UID.fullmatch(uid) is not None
 
 
 def name_part(uid: str) -> str:
-    """Return the UID where it is one in standard form, else a digest in its place."""
+    """Return the UID if it is in standard form, otherwise a digest of it."""
     if is_standard_uid(uid):
         return uid
     return "sha256-" + hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()
@@ -151,9 +151,9 @@ def member_names(instances: Sequence[NewInstance]) -> list[str]:
 
 
 def is_member_name(name: str) -> bool:
-    """Say whether `member_names` can have made the name, so that it is safe as a relative path.
+    """Say whether the name has the form that `member_names` gives, so that it is safe as a relative path.
 
-    A recipient is public, so anybody may have made a manifest: age says who can read, never who wrote.
+    The recipient key is public, so anybody can make a manifest: age does not tell who encrypted a file.
     """
     return _NAME.fullmatch(name) is not None
 
@@ -161,7 +161,7 @@ def is_member_name(name: str) -> bool:
 def keys_for(created: Timestamp, token: str) -> tuple[str, str]:
     """Return the keys of a pack and of its manifest; `token` is 128 random bits as hex.
 
-    No UID is in a key: whoever may list a bucket learns neither patients nor studies.
+    A key contains no UID, so a person who may list the bucket learns nothing about patients or studies.
     """
     if _TOKEN.fullmatch(token) is None:
         raise ValueError("the token has to be 32 lower-case hex digits")
@@ -177,7 +177,7 @@ def pack_key_of(manifest_key: str) -> str:
 
 
 def manifest_to_json(manifest: Manifest) -> bytes:
-    """Return the manifest as ASCII JSON, in which any patient's name can be written and read again."""
+    """Return the manifest as ASCII JSON, which can represent any patient's name."""
     return json.dumps(asdict(manifest), indent=1).encode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""What the flow asks of the outside: a holder, a clock."""
+"""The ports: the interfaces through which the flow uses holders, Orthanc, object stores and files."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
@@ -34,13 +34,13 @@ class Reads(Protocol):
 
 
 class Writes(Protocol):
-    """Takes bytes."""
+    """A sink of bytes."""
 
     def write(self, content: bytes, /) -> object: ...
 
 
 class HolderUnavailableError(Exception):
-    """The holder cannot be asked or given anything now; a later try can help, and no instance is to blame."""
+    """The holder cannot be reached or used now. A later attempt can help, and no instance is to blame."""
 
     def __init__(self, holder: str, reason: str, hint: str) -> None:
         super().__init__(f"{holder}: {reason}")
@@ -50,19 +50,22 @@ class HolderUnavailableError(Exception):
 
 
 class UnansweredError(HolderUnavailableError):
-    """The holder is there and has no usable answer to a question; it may take instances all the same."""
+    """The holder is reachable but gives no usable answer to a query. It may still accept instances."""
 
 
 class BusyError(HolderUnavailableError):
-    """The holder is there and takes no further association for now."""
+    """The holder is reachable but accepts no further association for now."""
 
 
 class RejectedError(HolderUnavailableError):
-    """The holder is there and rejects our association for good."""
+    """The holder is reachable but rejects our association permanently."""
 
 
 class NoImagesError(UnansweredError):
-    """The holder lists a study, and no image of it: nothing can be concluded; `counted` is what it counts."""
+    """The holder lists a study but none of its images, so nothing can be concluded.
+
+    `counted` is the number of instances that the holder gives for the study, None if it gives none.
+    """
 
     def __init__(self, holder: str, reason: str, hint: str, counted: int | None) -> None:
         super().__init__(holder, reason, hint)
@@ -70,12 +73,14 @@ class NoImagesError(UnansweredError):
 
 
 class NotGivenError(HolderUnavailableError):
-    """The holder was asked to give one instance back and failed; it may give back others."""
+    """The holder failed to return one instance. It may return others."""
 
 
 class CappedError(UnansweredError):
-    """The holder lists fewer instances of a study than it counts: what it lists it has, of others it tells
-    nothing."""
+    """The holder lists fewer instances of a study than it counts.
+
+    The holder has the listed instances. Nothing is known of the others.
+    """
 
     def __init__(self, holder: str, reason: str, hint: str, listed: Set[Image]) -> None:
         super().__init__(holder, reason, hint)
@@ -83,13 +88,13 @@ class CappedError(UnansweredError):
 
     @property
     def uids(self) -> Set[SopInstanceUid]:
-        """The SOP Instance UIDs of what it lists."""
+        """The SOP Instance UIDs of the listed images."""
         return {uid for _, uid in self.listed}
 
 
 @dataclass(frozen=True, slots=True)
 class OpenCommitment:
-    """A transaction of storage commitment that the holder was asked for, without a report so far."""
+    """A storage commitment transaction that was requested from the holder and has no report yet."""
 
     transaction_uid: str
     requested: Timestamp
@@ -98,7 +103,7 @@ class OpenCommitment:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What the report of a transaction comes to; for each denied instance why."""
+    """The result of a transaction's report: committed instances, and denied ones with the reason."""
 
     transaction_uid: str
     committed: Mapping[InstanceNumber, Proof]
@@ -107,23 +112,23 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What asking for proofs brought; instances of the question that are in neither are absent."""
+    """The result of asking for proofs. A requested instance that no field names is absent at the holder."""
 
     found: Mapping[InstanceNumber, Proof]
     pending: Set[InstanceNumber] = frozenset()
-    """Whose answer is still awaited."""
+    """Instances whose answer is still awaited."""
     settlements: Sequence[Settlement] = ()
-    """Reports that came in, of these instances or of others."""
+    """Reports that have arrived, about these instances or about others."""
     denied: Mapping[InstanceNumber, str] = field(default_factory=dict)
-    """Why one more copy could not be proven either."""
+    """Instances that one more copy would not prove either, with the reason."""
 
 
 class CommitmentRefusedError(Exception):
-    """The holder does not take a request for storage commitment; why is its text."""
+    """The holder does not accept a request for storage commitment; the text is the reason."""
 
 
 class Committer(Protocol):
-    """Who can be asked for storage commitment."""
+    """A holder that can be asked for storage commitment."""
 
     @property
     def name(self) -> str: ...
@@ -134,40 +139,40 @@ class Committer(Protocol):
     def commit(
         self, transaction_uid: str, references: Sequence[tuple[str, str]], linger: float
     ) -> CommitmentReport | None:
-        """Ask it to commit to instances, each by SOP class and SOP Instance UID (N-ACTION).
+        """Ask the holder to commit to instances, each given by SOP class and SOP Instance UID (N-ACTION).
 
-        Returns its report where that comes over the same association within `linger` seconds. Raises
-        CommitmentRefusedError, and HolderUnavailableError.
+        Returns the report if it arrives over the same association within `linger` seconds, otherwise None.
+        Raises CommitmentRefusedError or HolderUnavailableError.
         """
         ...
 
 
 class CommitmentReports(Protocol):
-    """Where reports arrive that holders send over associations of their own."""
+    """Access to the reports that holders send over associations of their own."""
 
     def commitment_report(self, transaction_uid: str) -> CommitmentReport | None:
-        """Return the report on a transaction, None where there is none; or raise OrthancUnavailableError."""
+        """Return the report on a transaction, or None if there is none. Raises OrthancUnavailableError."""
         ...
 
 
 class InstanceSource(Protocol):
-    """Who gives single instances back."""
+    """A holder that can return single instances."""
 
     @property
     def ae_title(self) -> str: ...
 
     def fetch(self, instance: Instance) -> bytes | None:
-        """Return the data set as it is kept there, None where the answer is that there is none to give.
+        """Return the data set as the holder keeps it, or None if the holder answers that it has none.
 
-        Raises HolderUnavailableError; NotGivenError where it tries and fails.
+        Raises HolderUnavailableError, or NotGivenError if the holder tries to return it and fails.
         """
         ...
 
 
 class Holder(Protocol):
-    """Whoever may hold an instance: the primary, a route destination or a vault.
+    """A place that has to have instances: the primary, a route's destination or a vault.
 
-    All calls raise HolderUnavailableError where the holder as a whole does not answer.
+    All calls raise HolderUnavailableError if the holder as a whole does not answer.
     """
 
     @property
@@ -177,22 +182,25 @@ class Holder(Protocol):
     def kind(self) -> HolderKind: ...
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
-        """Return a proof for each of these instances that the holder has; the absent ones are left out."""
+        """Return a proof for each of these instances that the holder has, and nothing for the others."""
         ...
 
     @property
     def proof(self) -> ProofView:
-        """By what it is proven now to have what it acknowledged."""
+        """The kind of proof that is asked for acknowledged instances now."""
         ...
 
     def prove(self, instances: Sequence[Instance]) -> Answers:
-        """Ask for proofs of acknowledged instances, of one study or of none; see what came in meanwhile."""
+        """Ask for proofs of acknowledged instances of one study, and collect reports that have arrived.
+
+        Without instances, only collect the reports.
+        """
         ...
 
     def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
-        """Hand over instances of one study, yielding one Delivery for each as it becomes known.
+        """Send instances of one study, and yield a Delivery for each as soon as its outcome is known.
 
-        One without a Delivery was not sent.
+        An instance without a Delivery was not sent.
         """
         ...
 
@@ -203,7 +211,7 @@ MAX_CONTEXTS = 128
 
 @dataclass(frozen=True, slots=True)
 class FileToSend:
-    """One stored file: `content` is the whole of it, with its file meta information, and is read once."""
+    """One stored file: `content` is the whole file with its file meta information, and is read once."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -222,20 +230,20 @@ class Storing(Protocol):
         ...
 
     def accepts(self, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
-        """Say whether the peer takes this pair, which has to be one that the association was made for."""
+        """Say whether the peer accepts this pair, which has to be one that the association proposed."""
         ...
 
     def store(self, file: FileToSend) -> Verdict:
-        """Send one file and return what became of it.
+        """Send one file and return the outcome.
 
-        Raises HolderUnavailableError where the peer says something of itself and not of the file.
+        Raises HolderUnavailableError if the peer reports a fault of its own and not of the file.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class MoveResult:
-    """What a C-MOVE ended with: its DIMSE status and the numbers of its sub-operations."""
+    """The result of a C-MOVE: its final DIMSE status and the numbers of its sub-operations."""
 
     status: int
     completed: int
@@ -243,27 +251,27 @@ class MoveResult:
 
 
 class Receiver(Protocol):
-    """Who takes instances and tells which of a study it has, or raises HolderUnavailableError."""
+    """A party that accepts instances and lists a study's instances. Calls raise HolderUnavailableError."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def ae_title(self) -> str:
-        """What proofs name it by: its AE title, or the address of a DICOMweb server."""
+        """The name of this party in proofs: its AE title, or the address of a DICOMweb server."""
         ...
 
     def instances(self, study: StudyInstanceUid) -> Set[SopInstanceUid]:
-        """Return the SOP Instance UIDs that it lists for a study; a study without any counts as absent."""
+        """Return the SOP Instance UIDs that the party lists for a study, empty if it lists none."""
         ...
 
     def storing(self, pairs: Collection[tuple[str, str]]) -> AbstractContextManager[Storing]:
-        """Give an association for files of at most MAX_CONTEXTS pairs of SOP class and transfer syntax."""
+        """Open an association for at most MAX_CONTEXTS pairs of SOP class and transfer syntax."""
         ...
 
 
 class Peer(Receiver, Protocol):
-    """A remote DICOM AE as we call it; each call raises HolderUnavailableError where it cannot be done."""
+    """A remote DICOM AE. A call that cannot be done raises HolderUnavailableError."""
 
     @property
     def host(self) -> str: ...
@@ -272,33 +280,34 @@ class Peer(Receiver, Protocol):
     def port(self) -> int: ...
 
     def echo(self) -> None:
-        """Ask whether it answers (C-ECHO)."""
+        """Check that the peer answers (C-ECHO)."""
         ...
 
     def studies(self, study: StudyInstanceUid | None = None) -> StudyList:
-        """Return every study, or the one asked for, the newest first."""
+        """Return every study, or only the given one, with the newest first."""
         ...
 
     def images(self, study: StudyInstanceUid) -> Set[Image]:
-        """Return the images that it lists for a study.
+        """Return the images that the peer lists for a study.
 
-        Raises CappedError where it counts more than it lists, NoImagesError where it lists the study alone.
+        Raises CappedError if the peer counts more images than it lists, and NoImagesError if it lists the
+        study without any image.
         """
         ...
 
     def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
-        """Ask it to send a study to the AE title `destination` and wait for the end."""
+        """Ask the peer to send a study to the AE title `destination`, and wait for the end."""
         ...
 
     def move_instances(
         self, study: StudyInstanceUid, images: Collection[Image], destination: str
     ) -> MoveResult:
-        """Ask it for images of a study one by one, and wait for the end of each."""
+        """Ask the peer to send images of a study one by one, and wait for the end of each."""
         ...
 
 
 class OrthancUnavailableError(Exception):
-    """Our own Orthanc does not answer; a later try can help."""
+    """Our own Orthanc does not answer. A later attempt can help."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"Orthanc does not answer: {reason}")
@@ -307,11 +316,11 @@ class OrthancUnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """One page of Orthanc's changes feed: identifiers of stored instances, and where to read on.
+    """One page of Orthanc's changes feed, with the identifiers of stored instances.
 
-    `last` is the cursor for the next page. `was_reset` tells that the feed ends at `last`, before the cursor
-    that was asked for: the index was replaced or restored from a backup. `mark` tells the last of these
-    changes from any other, and is empty where there is none.
+    `last` is the cursor for the next page. `was_reset` is true if the feed ends at `last`, before the
+    requested cursor: the index was replaced or restored from a backup. `mark` identifies the last change of
+    the page, and is empty if the page has no change.
     """
 
     orthanc_ids: Sequence[str]
@@ -322,10 +331,10 @@ class Changes:
 
 
 class Feed(Protocol):
-    """Orthanc as the note sees it; all calls raise OrthancUnavailableError."""
+    """Orthanc's changes feed and index. All calls raise OrthancUnavailableError."""
 
     def changes(self, since: int, limit: int) -> Changes:
-        """Return the instances stored after the cursor `since`, at most `limit`."""
+        """Return up to `limit` instances that were stored after the cursor `since`."""
         ...
 
     def end(self) -> int:
@@ -333,62 +342,65 @@ class Feed(Protocol):
         ...
 
     def contradicts(self, mark: str) -> bool:
-        """Say whether another change has the number of this one; one that is not there any more does not."""
+        """Say whether the feed has another change under the number in this mark.
+
+        A change that is no longer in the feed is no contradiction.
+        """
         ...
 
     def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
-        """Return what Orthanc knows of these instances; those deleted meanwhile are left out."""
+        """Return Orthanc's description of these instances, without those that have been deleted."""
         ...
 
     def identifiers(self, start: int, limit: int) -> list[str]:
-        """Return Orthanc's identifiers of what it holds, from position `start`, at most `limit`."""
+        """Return up to `limit` of Orthanc's identifiers of its instances, from position `start`."""
         ...
 
 
 LARGEST_SMALL = 2**26
-"""Bytes of an object beyond which `ObjectStore.get` returns its beginning alone."""
+"""Size in bytes above which `ObjectStore.get` returns only the beginning of an object."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One version of one object, as the store itself tells of it."""
+    """One version of one object, as the store itself describes it."""
 
     key: str
     version: str
-    """The store's own name of the version; empty where it keeps none."""
+    """The store's own name of the version, empty if the store keeps no versions."""
     size: int
     md5: str
-    """Empty where the store tells none."""
+    """Empty if the store gives no MD5."""
     sha256: str | None = None
-    """Only where `stat` told it; a listing has none."""
+    """Known from `stat` only; a listing has none."""
     stored_at: float | None = None
-    """When the store took it, by its own clock, in seconds since 1970; None where it was not told.
+    """When the store received the object, by its own clock, in seconds since 1970; None if not known.
 
-    A store that is not `retained` lets whoever writes choose this time."""
+    If the store is not `retained`, the writer can choose this time."""
 
 
 class ObjectStore(Protocol):
-    """Where a vault keeps its objects: each key is written once and never changed.
+    """The store in which a vault keeps its objects. Each key is written once and never changed.
 
-    All calls raise HolderUnavailableError where the store does not answer or refuses us.
+    All calls raise HolderUnavailableError if the store does not answer or refuses us.
     """
 
     @property
     def retained(self) -> bool:
-        """Whether the store itself refuses to delete or change an object until its retention ends."""
+        """Whether the store itself protects an object from deletion and change until its retention ends."""
         ...
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest object that it takes."""
+        """Size in bytes of the largest object that the store accepts."""
         ...
 
     def put_file(
         self, key: str, file: BinaryIO, digests: Digests, retain_until: Timestamp | None
     ) -> StoredObject:
-        """Store the whole file, of these digests, durably; a key that holds the same bytes is left as it is.
+        """Store the whole file with these digests durably. A key that has the same bytes stays unchanged.
 
-        What is returned names the version; only `stat` tells what the store has.
+        The returned object only names the version. Use `stat` to learn what the store really has.
         """
         ...
 
@@ -397,24 +409,24 @@ class ObjectStore(Protocol):
         ...
 
     def stat(self, key: str) -> StoredObject | None:
-        """Return what the store shows under the key: the version that was written first, or None."""
+        """Return the version that was written first under the key, or None if the store has none."""
         ...
 
     def open(self, key: str, version: str = "") -> AbstractContextManager[Reads]:
-        """Give the bytes of the version, or of the one that `stat` shows; raises KeyError if absent."""
+        """Give the bytes of the version, or of the one that `stat` returns. Raises KeyError if absent."""
         ...
 
     def get(self, key: str, version: str = "") -> bytes:
-        """Return the bytes of a small object as `open` gives them."""
+        """Return the bytes of a small object, of the same version as `open` does."""
         ...
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield every version of every object below the prefix, deleted or not, the oldest of a key first."""
+        """Yield all versions of all objects under the prefix, deleted ones too, the oldest of a key first."""
         ...
 
 
 class UntoldError(Exception):
-    """A store does not tell this user of an object's lock."""
+    """The store does not let this user read an object's lock."""
 
 
 class UnreadableFileError(Exception):
@@ -430,19 +442,19 @@ class StoredFiles(Protocol):
     """Orthanc's stored files, read only."""
 
     def open(self, instance: Instance) -> AbstractContextManager[BinaryIO]:
-        """Give the file, which has the size and MD5 that the ledger has, or raise UnreadableFileError.
+        """Open the file, after a check of its size and MD5 against the ledger, or raise UnreadableFileError.
 
-        Reading the last of it raises UnreadableFileError too, where it changed meanwhile.
+        Reading its end raises UnreadableFileError too, if the file has changed meanwhile.
         """
         ...
 
     def study_facts(self, file: BinaryIO, transfer_syntax_uid: str) -> StudyFacts | None:
-        """Return what the file says of its study, or None where it cannot be parsed."""
+        """Return the file's attributes of its study, or None if the file cannot be parsed."""
         ...
 
 
 class Sealer(Protocol):
-    """Encryption to recipients: this side can write and never read."""
+    """Encryption to recipients. The appliance can encrypt, but cannot decrypt."""
 
     @property
     def recipients(self) -> Sequence[str]: ...
@@ -450,23 +462,23 @@ class Sealer(Protocol):
     def seal(self, plain: bytes) -> bytes: ...
 
     def seal_stream(self, plain: Reads, sealed: Writes) -> None:
-        """Write what the reader gives, sealed; raises what either end raises."""
+        """Encrypt the bytes of `plain` into `sealed`. Errors of either side are passed on."""
         ...
 
 
 class Signer(Protocol):
-    """Signs what this appliance writes, so that a reader tells it from what anybody else wrote."""
+    """Signs the objects that this appliance writes, so that a reader can tell who wrote them."""
 
     @property
     def writer(self) -> str:
-        """The public key that the signatures are checked by."""
+        """The public key for checking the signatures."""
         ...
 
     def sign(self, content: bytes) -> bytes: ...
 
 
 class SealError(Exception):
-    """Something sealed cannot be opened: another key, or bytes that were changed."""
+    """Decryption failed: the key is another one, or bytes were changed."""
 
     def __init__(self, reason: str, hint: str) -> None:
         super().__init__(reason)
@@ -474,19 +486,19 @@ class SealError(Exception):
 
 
 class Opener(Protocol):
-    """Decryption by an identity."""
+    """Decryption with an age identity."""
 
     def open(self, sealed: bytes) -> bytes:
         """Return the plain bytes, or raise SealError."""
         ...
 
     def opened(self, sealed: Reads) -> AbstractContextManager[BinaryIO]:
-        """Give the plain bytes as a stream, whose reading raises SealError."""
+        """Give the plain bytes as a stream. Reading it raises SealError."""
         ...
 
 
 class TargetError(Exception):
-    """The place that a restore writes to does not take one file."""
+    """The target of a restore does not accept a file."""
 
     def __init__(self, reason: str, hint: str) -> None:
         super().__init__(reason)
@@ -494,16 +506,16 @@ class TargetError(Exception):
 
 
 class RestoreTarget(Protocol):
-    """Where a restore puts DICOM files: a folder or an Orthanc."""
+    """The target of a restore: a folder or an Orthanc."""
 
     def has(self, member: Member) -> bool:
-        """Say whether exactly these bytes are there already, or raise TargetError where other bytes are."""
+        """Say whether exactly these bytes are there already. Raises TargetError if other bytes are there."""
         ...
 
     def keep(self, member: Member, content: Reads) -> None:
-        """Put the file there durably, or raise TargetError.
+        """Write the file durably, or raise TargetError.
 
-        The content is read to its end before the file counts as there: reading the end raises where the
-        bytes are not the member's.
+        The file counts as written only after its content was read to the end. Reading the end raises an
+        error if the bytes are not those of the member.
         """
         ...

@@ -1,11 +1,11 @@
-"""How fast a long act goes, and how long it still takes."""
+"""The rate of an operation, and the time that it still takes."""
 
 
 def rate_of(done: int, seconds: float) -> float:
-    """Return units a second, 0 where no time has passed."""
+    """Return the units per second, 0 if no time has passed."""
     return done / seconds if seconds > 0 else 0.0
 
 
 def seconds_left(units: int, rate: float) -> float | None:
-    """Return the seconds that so many units take at the rate, None where nobody can say."""
+    """Return the seconds that these units take at this rate, None if the rate is 0."""
     return units / rate if rate > 0 else None

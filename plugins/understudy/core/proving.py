@@ -1,36 +1,37 @@
-"""Proving: what follows when a holder does not show an instance that it acknowledged."""
+"""Proving: decides what to do if a holder acknowledged an instance and then does not show it."""
 
 from enum import Enum
 
 MOST_LOSSES = 3
-"""Acknowledgements of one instance that come to nothing before a person has to look."""
+"""After this number of acknowledgements of one instance without a proof, a person has to act."""
 
 _GROWTH = 4.0
-"""By how much longer each further acknowledgement is trusted: after an outage an index can be far behind."""
+"""Each further acknowledgement is trusted longer by this factor: after an outage an index can lag far."""
 
 _SHARE = 0.1
-"""Of the time waited so far, that passes until the next question."""
+"""The pause before the next query, as a fraction of the time waited so far."""
 
 _LONGEST_PAUSE = 900.0
-"""Seconds between two questions at most: after a long outage a person waits for the answer, to settle."""
+"""Most seconds between two queries: after a long outage a person waits for the proof, to settle."""
 
 
 class Absence(Enum):
-    """What an instance that is not shown is taken for."""
+    """How an acknowledged instance that the holder does not show is treated."""
 
     LATE = "late"
-    """It may come yet: asked for again."""
+    """It may still appear, so the agent asks for it again."""
     LOST = "lost"
-    """It is sent again."""
+    """The agent sends it again."""
     UNPROVABLE = "unprovable"
-    """One more copy would not be shown either: a person has to act."""
+    """The holder would not show another copy either, so a person has to act."""
 
 
 def judge_absence(waited: float, losses: int, *, patience: float) -> Absence:
-    """Return what an instance is that was acknowledged `waited` seconds ago and is not shown.
+    """Return the verdict on an instance that was acknowledged `waited` seconds ago and is not shown.
 
-    `losses` counts the acknowledgements before this one that came to nothing, `patience` is how many seconds
-    the first one is trusted. A holder that keeps instances under other UIDs would else get copies for ever.
+    `losses` is the number of earlier acknowledgements without a proof. `patience` is the number of seconds
+    for which the first one is trusted. Without this limit, a holder that stores instances under other UIDs
+    would get copies for ever.
     """
     if waited <= patience * _GROWTH**losses:
         return Absence.LATE
@@ -38,17 +39,17 @@ def judge_absence(waited: float, losses: int, *, patience: float) -> Absence:
 
 
 def judge_denial(losses: int) -> Absence:
-    """Return what an instance is that the holder says it lacks; `losses` as for `judge_absence`."""
+    """Return the verdict on an instance that the holder says it lacks; `losses` as for `judge_absence`."""
     return Absence.LOST if losses + 1 < MOST_LOSSES else Absence.UNPROVABLE
 
 
 def pause_before_question(waited: float, *, interval: float) -> float:
-    """Return the seconds until it is asked for again: at least `interval`, at most a quarter of an hour."""
+    """Return the seconds until the agent asks again: at least `interval`, otherwise at most 15 minutes."""
     return max(interval, min(waited * _SHARE, _LONGEST_PAUSE))
 
 
 def pause_before_look(waited: float, *, interval: float) -> float:
-    """Return the seconds until a report of storage commitment is looked for again; at least `interval`.
+    """Return the seconds until the agent looks for a storage commitment report again, at least `interval`.
 
     Orthanc writes an error into its log for each report that it does not have.
     """

@@ -1,4 +1,4 @@
-"""Readiness: whether a monitor is told that all is well, and the colour of the banner. Decided here alone."""
+"""Readiness: the only place that decides whether a monitor sees "healthy", and the banner's colour."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,11 +18,11 @@ def unready(
     role: Mode | None = None,
     max_lag: float | None = None,
 ) -> list[str]:
-    """Return why the appliance is not healthy by what was asked for; empty where it is.
+    """Return why the appliance is not healthy by the caller's criteria, empty if it is healthy.
 
-    `role` is the mode that the caller wants, `max_lag` the seconds of the primary's work that a promotion now
-    may lack at most; `loss_seconds` is None where nobody knows. `unknown_since` is the moment since which the
-    ledger does not answer, `storage_unknown_since` the one since which no stored file can be read.
+    `role` is the mode that the caller wants. `max_lag` is the largest accepted `loss_seconds`, which is None
+    if not known. `unknown_since` is the time since when the ledger does not answer. `storage_unknown_since`
+    is the time since when no stored file can be read.
     """
     reasons = []
     if unknown_since is not None:
@@ -54,5 +54,5 @@ def tone(alarms: Iterable[Alarm]) -> Tone:
 
 
 def by_urgency(alarms: Iterable[Alarm]) -> Sequence[Alarm]:
-    """Return the alarms with the most urgent first, otherwise as they come."""
+    """Return the alarms sorted by urgency, the most urgent first, otherwise in their given order."""
     return sorted(alarms, key=lambda alarm: _ORDER.index(alarm.urgency))

@@ -1,7 +1,7 @@
-"""What Orthanc's reception refused, in words: by device, with a hint, and as alarms.
+"""The refusals by Orthanc's reception in words: by device, with a hint, and as alarms.
 
-Rule 1: a peer chooses AE titles, UIDs and how often it is refused. Every text that is shown is made visible.
-The number of alarms and the devices that an alarm names are bounded.
+Rule 1: a peer controls its AE title, its UIDs and the number of its refusals. So every shown text is escaped
+by `visible`, and the number of alarms and of devices that an alarm names is bounded.
 """
 
 import re
@@ -16,33 +16,33 @@ from understudy.core.views import Alarm, ModalityView, RefusalView, iso
 
 BY_HTTP = "by HTTP, without AE title"
 OTHERS = "others, no longer told apart"
-"""In place of an AE title, and longer than one may be."""
+"""Stands for an AE title, and is longer than an AE title can be."""
 
 OTHER = "other"
 """Stands for a reason that is not in the table."""
 
 _HOUR = 3600.0
 _NAMED = 3
-"""Devices that an alarm names."""
+"""Number of devices that an alarm names."""
 _LATEST = 253_402_300_799
-"""The last second that a date can have."""
+"""The last second that Python's datetime can represent."""
 _DIGITS = 19
 _ESCAPED = re.compile("%([0-9A-F]{2})")
-"""A byte as docker/reception writes it."""
+"""A byte as docker/reception escapes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What was refused from one caller for one reason and one SOP class; every text is one printable word."""
+    """The refusals of one caller for one reason and one SOP class; every text is one printable word."""
 
     count: int
     last: int
     """In seconds since 1970."""
     calling_ae_title: str
-    """A minus sign where it came by HTTP, an asterisk for devices that are no longer told apart."""
+    """A minus sign for HTTP, an asterisk for devices that are no longer counted separately."""
     reason: str
     details: Mapping[str, str]
-    """By name: class, syntax, instance, bytes; values that several commas part are one."""
+    """Value by name (class, syntax, instance, bytes). A value may contain commas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +113,11 @@ _SERVICE = _Reason(
 _UNKNOWN = _Reason("something that has no name", "`docker compose logs orthanc` may say more")
 
 _STANDARD, _IMAGES = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."
-"""All UIDs of the standard, and among them those of what a device sends by C-STORE (PS3.6 annex A)."""
+"""Prefixes of all UIDs of the standard, and of its SOP classes for C-STORE (PS3.6 annex A)."""
 
 
 def refusals(lines: Iterable[str]) -> list[Refusal]:
-    """Return what the reception's file says (docker/reception/refusals.cc); a damaged line is passed over."""
+    """Return the refusals in the reception's file (docker/reception/refusals.cc), without damaged lines."""
     found = []
     for line in lines:
         words = line.split()
@@ -143,7 +143,7 @@ def _details(text: str) -> dict[str, str]:
 
 
 def counts(found: Iterable[Refusal]) -> dict[str, int]:
-    """Return how often something was refused, by reason."""
+    """Return the number of refusals by reason."""
     total: Counter[str] = Counter()
     for refusal in found:
         total[refusal.reason if refusal.reason in _REASONS else OTHER] += refusal.count
@@ -156,11 +156,11 @@ def beside(
     listed: Collection[str],
     name_of: Callable[[str], str],
 ) -> list[ModalityView]:
-    """Return the devices with what was refused from them; a device that the edge does not know gets a row.
+    """Return the devices with their refusals; a device that the edge does not know gets a row.
 
-    Orthanc does not see the device's address. So where several rows have the AE title, the refusals stand at
-    the row whose association was accepted last. `listed` are the AE titles of the allow-list; `name_of` names
-    UIDs.
+    Orthanc does not see the device's address. So if several rows have the AE title, the row seen last gets
+    the refusals, and rows with accepted associations come before others. `listed` are the AE titles of the
+    allow-list; `name_of` returns the name of a UID.
     """
     by_title: dict[str, list[Refusal]] = {}
     for refusal in found:
@@ -193,9 +193,9 @@ def beside(
 def alarms(
     found: Iterable[Refusal], listed: Collection[str], waited: Callable[[Timestamp], float]
 ) -> list[Alarm]:
-    """Return one alarm for each reason for which images were kept out within the last hour.
+    """Return one alarm for each reason for which images were refused within the last hour.
 
-    `waited` returns the seconds since a moment.
+    `waited` returns the seconds since a timestamp.
     """
     by_phrase: dict[tuple[str, str], list[Refusal]] = {}
     for refusal in found:
@@ -213,7 +213,7 @@ def alarms(
 
 
 def _devices(refused: Iterable[Refusal], listed: Collection[str]) -> str:
-    """Name the first devices: listed ones before strangers, and later ones before earlier ones."""
+    """Return the names of the first devices: listed ones before others, then the latest first."""
     times: Counter[str] = Counter()
     last: dict[str, int] = {}
     for refusal in refused:
@@ -231,12 +231,12 @@ def _view(refusal: Refusal, name_of: Callable[[str], str]) -> RefusalView:
     what = reason.what
     size = refusal.details.get("bytes", "")
     if refusal.reason == "large" and _is_number(size):
-        # The reception stops at the limit: it is what had arrived.
+        # The reception stops at the limit, so the size is the number of bytes that had arrived.
         what = f"an image larger than {int(size) // MIB} MiB"
     sop_class = _uid(refusal, "class")
     about = name_of(sop_class) if sop_class else ""
     if syntaxes := [name_of(one) for one in _uid(refusal, "syntax").split(",") if one]:
-        # Of a class that is not taken, the encodings do not matter.
+        # If the class is not accepted, the encodings do not matter.
         about += f" as {', '.join(syntaxes)}" if refusal.reason != "class" else ""
     return RefusalView(
         reason=refusal.reason if refusal.reason in _REASONS else OTHER,
@@ -250,14 +250,15 @@ def _view(refusal: Refusal, name_of: Callable[[str], str]) -> RefusalView:
 
 
 def _reason(refusal: Refusal) -> _Reason:
-    # Of devices that are no longer told apart, the class is not known: nobody is called for a printer.
+    # The class is not known for devices that are no longer counted separately. It then counts as a service,
+    # so that a printer causes no alarm.
     sop_class = _uid(refusal, "class") or _STANDARD
     is_service = sop_class.startswith(_STANDARD) and not sop_class.startswith(_IMAGES)
     return _SERVICE if refusal.reason == "class" and is_service else _REASONS.get(refusal.reason, _UNKNOWN)
 
 
 def _text(word: str) -> str:
-    """Return what the peer said, from the one printable word of it."""
+    """Return the peer's text from its escaped form of one printable word."""
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), word)
 
 

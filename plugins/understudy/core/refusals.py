@@ -1,31 +1,31 @@
-"""Why an obligation is refused or given up, and what a person can do about it."""
+"""The reasons for refused and waived obligations, and what a person can do about each."""
 
 from understudy.core import outcomes
 from understudy.core.obligations import ObligationState
 
 FILE = "its stored file "
-"""How every reason begins that blames the stored file; once that reads well, it is owed again."""
+"""Beginning of every reason about the stored file. Once the file can be read, the instance is owed again."""
 
 DELETED = "it was deleted here"
-"""How the reason begins where the instance is not in Orthanc any more; stored again, it is owed again."""
+"""Beginning of the reason if Orthanc no longer has the instance. Stored again, the instance is owed again."""
 
 TOO_LARGE = "it is too large: "
-"""How the reason begins where the agent has not the memory to hold the instance."""
+"""Beginning of the reason if the agent has too little memory for the instance."""
 
 PACK_TOO_LARGE = "its pack is too large: "
-"""How the reason begins where the store takes no object of that size."""
+"""Beginning of the reason if the store accepts no object of this size."""
 
 NO_ROOM = "the volume `state` has no room for its pack, which may take half of what is free"
-"""Of an instance that is tried again: a large pack is written there before it is sent."""
+"""Reason for a later attempt: a large pack is written to this volume before it is sent."""
 
 ENDED_US = "the agent ended twice while it held it"
-"""Of an instance that the agent was working on, alone, when it was killed for the second time."""
+"""Reason if the agent was killed for the second time while it worked on this instance alone."""
 
 UNPROVEN = "unproven: "
-"""How the reason begins where the holder acknowledged the instance again and again and never showed it."""
+"""Beginning of the reason if the holder acknowledged the instance repeatedly and never showed it."""
 
 UNASKABLE = "its Study Instance UID is no UID: nobody can be asked whether they have it"
-"""Of an instance that could be sent and never be proven."""
+"""Reason for an instance that could be sent but never proven."""
 
 _MORE_MEMORY = "raise UNDERSTUDY_AGENT_MEMORY in docker/.env and restart the agent, then replay; or waive it"
 
@@ -42,12 +42,12 @@ _HINTS = {
 
 
 def deleted(held_by: list[str]) -> str:
-    """Return the reason for an instance that Orthanc lost to a deletion, with who is proven to have it."""
+    """Return the reason for an instance that was deleted in Orthanc, with the holders where it is proven."""
     return f"{DELETED}; " + (f"{', '.join(held_by)} has it" if held_by else "nobody is proven to have it")
 
 
 def too_large(size: int, largest: int, limit: int, needed: int) -> str:
-    """Return the reason for an instance that cannot be held; all in bytes."""
+    """Return the reason for an instance that does not fit into memory; all arguments are in bytes."""
     mega = 2**20
     return (
         f"{TOO_LARGE}{-(-size // mega)} MiB, and the agent holds {largest // mega} MiB at most within its "
@@ -56,18 +56,18 @@ def too_large(size: int, largest: int, limit: int, needed: int) -> str:
 
 
 def pack_too_large(size: int, largest: int) -> str:
-    """Return the reason for an instance whose pack no store of this kind takes; both in bytes."""
+    """Return the reason for an instance whose pack is too large for the store; both in bytes."""
     mega = 2**20
     return f"{PACK_TOO_LARGE}{-(-size // mega)} MiB, and the store takes {largest // mega} MiB in one put"
 
 
 def replaced(successor: int) -> str:
-    """Return the reason for giving up a content that another instance of the ledger took the place of."""
+    """Return the reason for waiving a content that another instance of the ledger has replaced."""
     return f"its content was replaced: instance {successor} is owed in its place"
 
 
 def unproven(times: int, why: str) -> str:
-    """Return the reason for an instance that was acknowledged so many times and never proven, and why."""
+    """Return the reason for an instance that was acknowledged `times` times and never proven."""
     return f"{UNPROVEN}acknowledged {'once' if times == 1 else f'{times} times'}, and {why}"
 
 
@@ -87,5 +87,5 @@ _NOTHING_TO_DO = {
 
 
 def advice(state: ObligationState, reason: str) -> str:
-    """Return what a person can do about an obligation, empty where it is settled."""
+    """Return what a person can do about an obligation, empty if it is proven or waived."""
     return hint_of(reason) if state is ObligationState.REFUSED else _NOTHING_TO_DO.get(state, "")

@@ -1,5 +1,4 @@
-"""The closing report of an operation as a type: what was done, what was proven, and what is left to a
-person."""
+"""The closing report of an operation as a type: its work, its proofs, and the work left for a person."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,11 +30,11 @@ class ReportTable:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The report of one operation; `kind` is the verb, `outcome` one line, `details` paragraphs, `hints` what
-    to do next.
+    """The report of one operation.
 
-    `started` and `finished` are ISO 8601 with zone. It names studies and instances by UID only, never a
-    patient.
+    `kind` is the verb, `outcome` one line, `details` paragraphs, and `hints` the next actions for a person.
+    `started` and `finished` are ISO 8601 with zone. The report names studies and instances by UID only, and
+    never a patient.
     """
 
     title: str

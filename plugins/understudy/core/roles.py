@@ -1,11 +1,11 @@
-"""What a person may do: the roles of the product, and their names in files, headers and commands."""
+"""The roles of people, and the roles' names in files, headers and commands."""
 
 from collections.abc import Mapping
 from enum import IntEnum
 
 
 class Role(IntEnum):
-    """A role may do everything that the roles before it may do."""
+    """A role. Each role has all permissions of the roles before it."""
 
     READER = 1
     OPERATOR = 2
@@ -13,7 +13,7 @@ class Role(IntEnum):
 
     @property
     def word(self) -> str:
-        """The role's name as it stands in files, headers and commands."""
+        """The role's name in files, headers and commands."""
         return self.name.lower()
 
 

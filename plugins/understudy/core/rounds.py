@@ -1,10 +1,11 @@
-"""Rounds: which studies are compared image by image now, where counts prove nothing.
+"""Rounds: choose the studies that are compared image by image now, although their counts are equal.
 
-Equal counts are no proof: one image may have gone and another come. Asking for every image of an archive at
-every look would be too much for it. So recent studies are compared at every look, the others in a slow round.
+Equal counts prove nothing: one image may be gone and another one new. A query for every image of an archive
+at every look would be too much load. So recent studies are compared at every look, and the others once a day
+in the slow round.
 
-Rule 1: only a comparison by images that succeeded moves the horizon for a study whose count proves nothing.
-Rule 2: a study for which the primary gave no usable answer holds the horizon until a comparison of that study
+Rule 1: for a study whose count proves nothing, only a successful comparison by images moves the horizon.
+Rule 2: a study without a usable answer from the primary stops the horizon until a comparison of that study
 succeeds. Other studies keep their turns meanwhile.
 """
 
@@ -17,18 +18,18 @@ from understudy.core.inventory import ListedStudy
 from understudy.core.model import StudyInstanceUid, Timestamp
 
 RECENT_DAYS = 3
-"""A study is recent whose date is not farther from today than so many days."""
+"""A study is recent if its date is within this number of days from today."""
 
 CHANGED_SECONDS = 6 * 3600.0
-"""A study is recent for so long after its numbers changed, here or at the primary."""
+"""A study is also recent for this time after its number of images changed, here or at the primary."""
 
 SLOW_ROUND_SECONDS = 86_400.0
-"""Time in which every other study has its turn, where the primary answers quickly enough."""
+"""Time in which every other study has its turn, if the primary answers quickly enough."""
 
 
 @dataclass(slots=True)
 class _Memory:
-    """What is known of one study from look to look."""
+    """The state of one study that is kept between looks."""
 
     count: int | None
     here: int
@@ -37,18 +38,18 @@ class _Memory:
     tried: float | None = None
     compared: float | None = None
     silence: str = ""
-    """Why the last comparison had no usable answer, empty where it had one."""
+    """Why the last comparison had no usable answer, empty if it had one."""
     clean: tuple[int | None, int] | None = None
-    """Both numbers when it was compared last and nothing differed."""
+    """Both counts at the last comparison if that found no difference, otherwise None."""
 
 
 class Rounds:
-    """Remembers by study what was compared when; each look calls `begin` first."""
+    """Remembers when each study was compared. Each look calls `begin` first."""
 
     def __init__(self) -> None:
         self._studies: dict[StudyInstanceUid, _Memory] = {}
         self._fresh: dict[StudyInstanceUid, Timestamp] = {}
-        """Studies that were pulled and compared since the last look began."""
+        """Studies that `begin` did not know, and that were pulled and compared since the last look began."""
         self._now = 0.0
         self._recent_dates = ("", "")
         self._slow_from: float | None = None
@@ -65,13 +66,14 @@ class Rounds:
         changed_lately: Collection[StudyInstanceUid],
         now: Timestamp,
     ) -> None:
-        """Take note of both lists; before the first of this process `changed_lately` changed here.
+        """Start a look with the list of the primary and our counts of images by study.
 
-        Studies of which nothing is here have no turn: all of them is missing.
+        `changed_lately` are studies that changed here before the first look of this process. A study that is
+        absent here has no turn, because all of it is missing.
         """
         first = not self.begun
         if first or now < self._now:
-            # The clock was set back: what was compared ahead of it tells nothing.
+            # After the clock was set back, times of comparisons in the future mean nothing.
             self._slow_from = now
         before, self._studies, self._now = self._studies, {}, now
         self._recent_dates = (_date(now, -RECENT_DAYS), _date(now, RECENT_DAYS))
@@ -92,12 +94,15 @@ class Rounds:
         self._fresh = {}
 
     def is_clean(self, study: StudyInstanceUid) -> bool:
-        """Say whether nothing differed by images at the same two numbers: the primary counts otherwise."""
+        """Say whether a comparison by images at the current counts found no difference.
+
+        Unequal counts then only mean that the primary counts in another way.
+        """
         memory = self._studies.get(study)
         return memory is not None and memory.clean == (memory.count, memory.here)
 
     def required(self) -> list[StudyInstanceUid]:
-        """Return the studies that hold the horizon until they are compared, the longest untried first."""
+        """Return the studies that stop the horizon until they are compared, the longest untried first."""
         found = [study for study, memory in self._studies.items() if self._holds_horizon(memory)]
         return sorted(found, key=self._tried)
 
@@ -114,7 +119,7 @@ class Rounds:
         return sorted(others, key=self._tried)[:turns]
 
     def compared(self, study: StudyInstanceUid, at: Timestamp, *, differs: bool) -> None:
-        """Note that the study was compared by images that were asked for at this moment."""
+        """Note that the study was compared by images; `at` is the time of the query."""
         memory = self._studies.get(study)
         if memory is None:
             self._fresh[study] = at
@@ -124,7 +129,7 @@ class Rounds:
             memory.clean = None if differs else (memory.count, memory.here)
 
     def unanswered(self, study: StudyInstanceUid, at: Timestamp, why: str) -> None:
-        """Note that there was no usable answer about the study."""
+        """Note that the primary gave no usable answer about the study."""
         memory = self._studies.get(study)
         if memory is not None:
             memory.tried, memory.silence, memory.clean = at, why, None
@@ -134,13 +139,13 @@ class Rounds:
         return {study: memory.silence for study, memory in self._studies.items() if memory.silence}
 
     def never_tried(self, studies: Iterable[StudyInstanceUid]) -> bool:
-        """Say whether one of these studies was never asked for."""
+        """Say whether the primary was never asked about one of these studies."""
         return any(self._tried(study) == -math.inf for study in studies)
 
     def complete_up_to(self, started: Timestamp) -> Timestamp | None:
-        """Return the moment up to which all that is listed is known to be here, None where it is not known.
+        """Return the time up to which all listed images are known to be here, None if it is not known.
 
-        `started` is when the list was asked for.
+        `started` is the time when the list was requested.
         """
         if not self.begun:
             return None

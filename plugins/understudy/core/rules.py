@@ -1,7 +1,7 @@
-"""Which holders an instance is owed to, decided when it is first seen.
+"""Decides which holders an instance is owed to. The decision is made when the instance is first seen.
 
-Rule 1: what an instance owes and what a person is told about it come from the same judgement.
-Rule 2: every value is text; of several values of an attribute one suffices, and an absent one fits nothing.
+Rule 1: the obligations of an instance and their explanation for a person come from the same evaluation.
+Rule 2: every value is text. One matching value of an attribute suffices. An absent attribute never matches.
 """
 
 import ipaddress
@@ -30,13 +30,13 @@ NOTED: Mapping[str, str] = {
     "StudyInstanceUID": "study_instance_uid",
     "TransferSyntaxUID": "transfer_syntax_uid",
 }
-"""What is known of every instance without a look into its file."""
+"""Keywords whose values are known without reading the file, with the field of `NewInstance`."""
 
 KNOWN = frozenset({*NOTED, SOURCE_ADDRESS, WEEKDAY, TIME_OF_DAY})
 
 
 class Priority(IntEnum):
-    """What is sent first to a destination, in the words of DICOM (PS3.7 E.1, Priority)."""
+    """The order of sending to a destination, with DICOM's words (PS3.7 E.1, Priority)."""
 
     LOW = 0
     MEDIUM = 1
@@ -44,30 +44,30 @@ class Priority(IntEnum):
 
 
 class Matching(Enum):
-    """Which of the routes that fit an instance count."""
+    """Whether all matching routes count, or only the first."""
 
     ALL = "all"
     FIRST = "first"
 
 
 Test = Callable[[str], bool]
-"""Says whether one value fits."""
+"""Says whether one value matches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An instance as the rules see it."""
+    """An instance with the values that the rules use."""
 
     instance: NewInstance
     source_address: str
-    """Where its sender calls from, as the edge saw it; empty where that is not known."""
+    """The sender's address as the edge saw it, empty if not known."""
     received: datetime
-    """When it came, in the site's time zone."""
+    """The time of the reception, in the site's time zone."""
     attributes: Mapping[str, Sequence[str]]
-    """By DICOM keyword, the values of those attributes that the rules look for in its file."""
+    """Values by DICOM keyword, for the attributes that the rules need from the file."""
 
     def values(self, of: str) -> Sequence[str]:
-        """Return the values of one attribute, none where it is absent or empty."""
+        """Return the values of one attribute, none if it is absent or empty."""
         if of in NOTED:
             found = str(getattr(self.instance, NOTED[of]))
         elif of == SOURCE_ADDRESS:
@@ -83,7 +83,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class RouteCondition:
-    """One thing that a route asks of an instance; `asks` says it in words, as in `is one of CT, MR`."""
+    """A condition of a route on one value; `asks` is the condition in words, such as `is one of CT, MR`."""
 
     of: str
     asks: str
@@ -91,12 +91,12 @@ class RouteCondition:
     negated: bool = False
 
     def holds(self, values: Sequence[str]) -> bool:
-        """Say whether an instance with these values is wanted."""
+        """Say whether an instance with these values meets the condition."""
         return any(map(self.test, values)) is not self.negated
 
 
 def test_of(of: str, wanted: Sequence[str]) -> Test:
-    """Return the test for one of these texts, or raise ValueError for one that cannot be meant.
+    """Return the test whether a value is one of `wanted`, or raise ValueError if one of these is not valid.
 
     Addresses are IP addresses or networks, times are parts of a day, weekdays have their English names.
     """
@@ -125,17 +125,17 @@ def _is_within(ranges: Sequence[Hours], value: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RouteDestination:
-    """A route's destination, as far as it decides what it is sent; no SOP class named wants all."""
+    """The properties of a destination that decide what it is sent; no SOP class means all."""
 
     holder: HolderName
     ae_title: str
-    """Empty where it has none."""
+    """Empty if the destination has none."""
     addresses: Sequence[str] = ()
-    """Networks from which it calls itself."""
+    """Networks from which the destination itself sends."""
     sop_classes: frozenset[str] = frozenset()
 
     def refusal(self, subject: Subject) -> str:
-        """Return why it is never sent this instance, empty where it may be: the loop guard stands here."""
+        """Return why the destination is never sent this instance, empty if it may be. This prevents loops."""
         if self.ae_title and subject.instance.calling_ae_title == self.ae_title:
             return f"it came from {self.ae_title} itself"
         address = subject.source_address
@@ -148,30 +148,31 @@ class RouteDestination:
 
 @dataclass(frozen=True, slots=True)
 class RoutingRule:
-    """Instances of which all conditions hold are owed to these destinations."""
+    """A route: an instance that meets all conditions is owed to these destinations."""
 
     name: str
     conditions: Sequence[RouteCondition]
     destinations: Sequence[HolderName]
     priority: Priority = Priority.MEDIUM
     when_stable: bool = False
-    """Whether they wait until their study has not grown for a while."""
+    """Whether the instances wait until their study has not grown for some time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Debt:
-    """What an instance owes to one holder."""
+    """An obligation to create: the instance is owed to this holder."""
 
     holder: HolderName
     priority: Priority = Priority.LOW
     when_stable: bool = False
-    """Whether it waits for its study; then it has no head start over others, whatever its priority."""
+    """Whether the instance waits for its study. Its priority then gives no head start."""
 
 
 def first_due(debt: Debt, now: Timestamp, *, primary_grace: float | None, stable_age: float) -> Timestamp:
-    """Return when a holder may first be given what it is owed now: in the past, where that comes first.
+    """Return when an instance that is owed now is first due. A priority moves the time into the past.
 
-    `primary_grace` are the seconds that the primary has to get it in another way, None for other holders.
+    `primary_grace` is the number of seconds in which the primary may get the instance in another way, None
+    for other holders.
     """
     if primary_grace is not None:
         return Timestamp(now + primary_grace)
@@ -180,7 +181,7 @@ def first_due(debt: Debt, now: Timestamp, *, primary_grace: float | None, stable
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A condition, the values that it met and whether it holds."""
+    """A condition, the instance's values, and whether the condition holds."""
 
     condition: RouteCondition
     values: Sequence[str]
@@ -189,12 +190,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A route with each of its conditions; `refusals` are by destination, where it matches."""
+    """The evaluation of a route; `refusals` has the result of `RouteDestination.refusal` by destination."""
 
     route: RoutingRule
     asked: Sequence[Asked]
     passed_over: bool
-    """An earlier route matched, and the first alone counts."""
+    """Whether an earlier route matched and only the first one counts."""
     refusals: Mapping[HolderName, str]
 
     @property
@@ -203,7 +204,7 @@ class Judged:
         return not self.passed_over and all(one.holds for one in self.asked)
 
     def debts(self) -> list[Debt]:
-        """Return what follows from it."""
+        """Return the debts that the route causes."""
         route = self.route
         return [
             Debt(holder, route.priority, route.when_stable)
@@ -214,7 +215,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """All that decides what an instance owes."""
+    """Everything that decides to which holders an instance is owed."""
 
     primary: HolderName | None
     primary_ae_title: str
@@ -225,21 +226,21 @@ class Rules:
 
     @property
     def keywords(self) -> frozenset[str]:
-        """The attributes for which an instance's file has to be read."""
+        """The attributes that need a read of the instance's file."""
         return frozenset(one.of for route in self.routes for one in route.conditions) - KNOWN
 
     @property
     def asks_address(self) -> bool:
-        """Whether it matters from where a sender calls."""
+        """Whether the decision depends on the sender's address."""
         asked = (one.of == SOURCE_ADDRESS for route in self.routes for one in route.conditions)
         return any(asked) or any(destination.addresses for destination in self.destinations.values())
 
     def came_from_primary(self, instance: NewInstance) -> bool:
-        """Say whether the primary itself sent the instance: it forwarded it or answered our pull."""
+        """Say whether the primary itself sent the instance, by forwarding it or by answering our C-MOVE."""
         return self.primary is not None and instance.calling_ae_title == self.primary_ae_title
 
     def judge(self, subject: Subject) -> list[Judged]:
-        """Return every route with what it asks of the instance, in their order."""
+        """Return the evaluation of every route for the instance, in the order of the routes."""
         found: list[Judged] = []
         for route in self.routes:
             passed_over = self.matching is Matching.FIRST and any(judged.matches for judged in found)
@@ -253,10 +254,11 @@ class Rules:
         return found
 
     def owed(self, subject: Subject) -> list[Debt]:
-        """Return what the instance owes to holders that have yet to be proven to have it.
+        """Return the debts of a new instance.
 
-        Every vault, every destination of a route that matches, and the primary unless it came from there. Of
-        several routes to one destination the most urgent one counts, and one that sends at once.
+        It is owed to every vault, to every destination of a matching route, and to the primary unless it came
+        from the primary. If several routes lead to one destination, the highest priority counts, and sending
+        at once goes before waiting for the study.
         """
         debts = {vault: Debt(vault) for vault in self.vaults}
         for debt in chain.from_iterable(judged.debts() for judged in self.judge(subject)):

@@ -1,4 +1,4 @@
-"""Hours of the day: ranges of the local clock, and what they allow or limit."""
+"""Hours of the day: ranges of local time for sending windows and bandwidth limits."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,14 +14,14 @@ MINUTES_OF_A_DAY = 24 * 60
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """A part of every day, in minutes since midnight: from `begin` until before `end`, over midnight too."""
+    """A part of every day in minutes since midnight, without `end` itself; it may span midnight."""
 
     begin: int
     end: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the range that `HH:MM-HH:MM` names, or raise ValueError."""
+        """Return the range from its text `HH:MM-HH:MM`, or raise ValueError."""
         found = _RANGE.fullmatch(text)
         if found is None:
             raise ValueError(f"{text!r} is no part of a day: write it as 18:00-07:30")
@@ -44,34 +44,34 @@ class Hours:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most so many bytes a second in a part of every day."""
+    """A limit in bytes a second for a part of every day."""
 
     hours: Hours
     bytes_per_second: int
 
 
 def minute_of(local: datetime) -> int:
-    """Return the minute of the day of a moment in the site's time zone."""
+    """Return the minute of the day of a time in the site's time zone."""
     return local.hour * 60 + local.minute
 
 
 def in_window(windows: Sequence[Hours], local: datetime) -> bool:
-    """Say whether one of the windows is open; where there is none, all day is."""
+    """Say whether one of the windows is open. Without any window, every time is open."""
     return not windows or any(minute_of(local) in window for window in windows)
 
 
 def bytes_per_second(limits: Iterable[Limit], local: datetime) -> int | None:
-    """Return the tightest limit that holds now, None where none does."""
+    """Return the lowest limit that applies now, None if none applies."""
     minute = minute_of(local)
     return min((limit.bytes_per_second for limit in limits if minute in limit.hours), default=None)
 
 
 def longest_closed(windows: Sequence[Hours]) -> float:
-    """Return the seconds for which no window is open at most, 0 where there is none."""
+    """Return the longest time in seconds for which no window is open, 0 without any window."""
     if not windows:
         return 0.0
     longest = run = 0
-    # Twice round the clock: what is closed over midnight is one piece.
+    # Two days, so that a closed time over midnight counts as one piece.
     for minute in range(2 * MINUTES_OF_A_DAY):
         closed = not any(minute % MINUTES_OF_A_DAY in window for window in windows)
         run = run + 1 if closed else 0

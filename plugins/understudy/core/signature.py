@@ -1,4 +1,4 @@
-"""How a manifest is signed: its last field is a signature over all bytes before it.
+"""The signature of a manifest: its last field is a signature over all bytes before that field.
 
 Rule 1: the signature covers bytes, not values, so that a reader of any version can check it.
 """
@@ -35,13 +35,13 @@ def writers_in(identity_file: str) -> frozenset[str]:
 
 
 def fingerprint(recipients: Iterable[str]) -> str:
-    """Return what a person compares recipients by: 16 digits of a SHA-256, in fours."""
+    """Return a fingerprint by which a person compares recipients: 16 digits of a SHA-256, in fours."""
     digest = hashlib.sha256("\n".join(sorted(recipients)).encode()).hexdigest()[:16]
     return " ".join(digest[start : start + 4] for start in range(0, 16, 4))
 
 
 def bytes_to_sign(document: bytes) -> bytes:
-    """Return what is signed of a JSON object that `manifest_to_json` wrote."""
+    """Return the bytes to sign of a JSON object that `manifest_to_json` wrote."""
     return document.removesuffix(_END)
 
 
@@ -51,7 +51,7 @@ def with_signature(document: bytes, signature: bytes) -> bytes:
 
 
 def split_signature(document: bytes) -> Signed | None:
-    """Return what was signed and the signature, or None where the document has none in its place."""
+    """Return the signed bytes and the signature, or None if the document has no signature at its end."""
     start = document.rfind(b',\n "signature": "')
     match = _SUFFIX.fullmatch(document, start) if start >= 0 else None
     return None if match is None else Signed(document[:start], bytes.fromhex(match[1].decode("ascii")))

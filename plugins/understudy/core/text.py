@@ -1,7 +1,7 @@
-"""Makes text that came from outside fit for one line of a screen, a page or a log.
+"""Makes text from outside safe for one line of a screen, a page or a log.
 
-DICOM attributes, AE titles and answers of peers hold any character. A line end forges a line of a log, an
-escape sequence moves the cursor, a bidirectional override turns the rest of a line around.
+DICOM attributes, AE titles and answers of peers can contain any character. A line end forges a line of a log,
+an escape sequence moves the cursor, and a bidirectional override reverses the rest of a line.
 """
 
 _SHOWN = frozenset(
@@ -12,11 +12,11 @@ _SHOWN = frozenset(
 )
 
 _BETWEEN = "\n\r\t"
-"""What stands between the parts of a JSON document, and never raw in its strings."""
+"""White space that separates the parts of a JSON document and never occurs raw in its strings."""
 
 
 def visible(text: str) -> str:
-    r"""Return the text with every character that is not shown written as its escape: \x1b, \u202e."""
+    r"""Return the text with every character that is unsafe to show written as an escape: \x1b, \u202e."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(sign if _shown(sign) else _escaped(sign) for sign in text)
@@ -34,9 +34,9 @@ def _escaped(sign: str) -> str:
 
 
 def visible_json(text: str) -> str:
-    r"""Return the same JSON document with \u escapes for what a terminal would act on.
+    r"""Return the same JSON document with \u escapes for characters that a terminal would interpret.
 
-    JSON itself escapes control characters below U+0020 inside strings and has line ends between them.
+    JSON itself escapes control characters below U+0020 inside strings, and has line ends only outside them.
     """
     return "".join(sign if sign in _BETWEEN or _shown(sign) else _json(sign) for sign in text)
 

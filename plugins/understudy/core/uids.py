@@ -1,4 +1,4 @@
-"""UIDs as objects have them: Orthanc keeps whatever an object says, UID (DICOM PS3.5 9.1) or not."""
+"""UIDs of stored objects: Orthanc stores them even if they break the standard (DICOM PS3.5 9.1)."""
 
 import hashlib
 import re
@@ -7,16 +7,16 @@ _ASKABLE = re.compile(r"[0-9.]{1,64}")
 
 
 def can_be_asked_for(uid: str) -> bool:
-    """Say whether the UID can stand in a query and mean itself alone.
+    """Say whether a query with this UID matches only this UID.
 
-    Leading zeros do no harm. A wildcard, a backslash (a list of UIDs, PS3.4 C.2.2.2.2) or another alphabet
-    does.
+    Leading zeros are harmless. Wildcards, backslashes (a list of UIDs, PS3.4 C.2.2.2.2) and characters other
+    than digits and dots are not.
     """
     return _ASKABLE.fullmatch(uid) is not None
 
 
 def shown(uid: str) -> str:
-    """Return the UID as a log may hold it: one that could forge a line as a digest."""
+    """Return the UID, or its digest if the UID has characters that could forge a line of a log."""
     if can_be_asked_for(uid):
         return uid
     return "sha256-" + hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()

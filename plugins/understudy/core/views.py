@@ -1,4 +1,4 @@
-"""What people and monitors are shown, as types: the status of the appliance and its operations."""
+"""The types that screens, REST and monitors show: the status of the appliance and its operations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ Moment = Annotated[
     BeforeValidator(moment_of),
     WithJsonSchema({"type": "string"}),
 ]
-"""A moment that REST writes as `iso` does, and that its callers read back."""
+"""A moment. REST writes it with `iso`; a caller of REST reads it back with `moment_of`."""
 
 
 class PrimaryCondition(Enum):
@@ -37,11 +37,11 @@ class PrimaryCondition(Enum):
 
     UP = "up"
     DOWN = "down"
-    """No connection, no association or no C-ECHO, for as many probes in a row as the policy says."""
+    """No connection, no association or no C-ECHO for `Policy.ProbeFailures` probes in a row."""
     REFUSES = "refuses"
-    """It answers, and refuses us: our association or our queries."""
+    """The primary answers, but rejects our association for good or gives no usable answer to queries."""
     BUSY = "busy"
-    """It answers that it takes no further association for now."""
+    """The primary rejects our association for now."""
     UNKNOWN = "unknown"
 
 
@@ -49,9 +49,9 @@ class Sign(Enum):
     """What one probe of the primary showed."""
 
     ANSWERS = "answers"
-    """C-ECHO and C-FIND."""
+    """C-ECHO and C-FIND succeeded."""
     WORKS = "works"
-    """The probe failed, and meanwhile the primary answered other requests of ours or sent images."""
+    """The probe failed, but the primary answered other requests of ours or sent images meanwhile."""
     REFUSES = "refuses"
     BUSY = "busy"
     SILENT = "silent"
@@ -64,7 +64,7 @@ class Sign(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One look at the primary: C-ECHO and C-FIND, each `ok` or the reason why not, and what that shows."""
+    """One probe of the primary: the results of C-ECHO and C-FIND (`ok` or the error), and what they show."""
 
     at: str
     echo: str
@@ -76,7 +76,7 @@ class Probe:
 class PrimaryView:
     """The primary as the probes see it; `evidence` holds the last probes, newest first.
 
-    `last_seen` is when it last gave any sign of life, None where it never did.
+    `last_seen` is the time of the primary's last sign of life, None if there was none.
     """
 
     ae_title: str
@@ -96,7 +96,7 @@ class LaneState(Enum):
     WAITING = "waiting"
     """The holder did not answer; the lane tries again at `until`."""
     PAUSED = "paused"
-    """The lane waits while the mode lasts."""
+    """The lane waits until the mode changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class LaneView:
 
 @dataclass(frozen=True, slots=True)
 class ProofView:
-    """By what a holder is proven to have what it acknowledged, and why it is that."""
+    """The kind of proof that is asked of a holder for acknowledged instances, and why this kind."""
 
     kind: ProofKind
     because: str
@@ -120,10 +120,10 @@ class ProofView:
 
 @dataclass(frozen=True, slots=True)
 class HolderView:
-    """One holder with its obligations by state; `oldest_owed_seconds` is the oldest unsettled one's age.
+    """One holder with its number of obligations by state.
 
-    `owed_since` and `refused_since` are when the oldest unsettled one was owed and the first refused one was
-    refused; None where there is none.
+    `oldest_owed_seconds` is the age of the oldest unsettled obligation, `owed_since` the time when it began.
+    `refused_since` is the time of the oldest refusal. Both times are None if there is no such obligation.
     """
 
     name: HolderName
@@ -140,13 +140,13 @@ class HolderView:
     owed_since: str | None = None
     refused_since: str | None = None
     owed_limit_seconds: float = 900.0
-    """Age of the oldest at which an alarm is raised."""
+    """Age of the oldest unsettled obligation at which an alarm is raised."""
     altered: int = 0
-    """How often it stored an instance with a warning, coerced for one, or got another encoding of it."""
+    """How often the holder stored an instance with a warning (coerced, for example), or got it transcoded."""
 
 
 class OperationState(Enum):
-    """Where a long-running operation stands."""
+    """The state of a long-running operation."""
 
     RUNNING = "running"
     DONE = "done"
@@ -156,7 +156,7 @@ class OperationState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class OperationView:
-    """One operation: `kind` is the verb, `rate` units per second, `report` the path of its report or None."""
+    """One operation: `kind` is its verb, `rate` is in units per second, `report` is a path or None."""
 
     operation: int
     kind: str
@@ -171,14 +171,14 @@ class OperationView:
     eta_seconds: float | None
     report: str | None
     details: Sequence[str] = ()
-    """Where it failed, every reason, a line each."""
+    """All reasons of a failure, one per line."""
 
 
 class Urgency(Enum):
     """How soon a person has to act on an alarm."""
 
     NOW = "now"
-    """The clinic is without its PACS, or this standby refuses images."""
+    """The clinic has no PACS, or this standby refuses images."""
     SOON = "soon"
     LATER = "later"
     """Upkeep."""
@@ -186,7 +186,7 @@ class Urgency(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that a person has to know, and what to do about it."""
+    """A condition that a person has to know of; `hint` says what to do about it."""
 
     since: str
     what: str
@@ -196,7 +196,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class GapsView:
-    """What the primary has and we do not yet; the age is that of the oldest known gap in seconds."""
+    """The known gaps; `oldest_seconds` is the age of the oldest one."""
 
     studies: int
     instances: int
@@ -205,17 +205,17 @@ class GapsView:
 
 
 class DamageState(Enum):
-    """What became of a stored file that was found missing or changed."""
+    """The state of a stored file that was found missing or changed."""
 
     OPEN = "open"
     HEALED = "healed"
     GONE = "gone"
-    """Orthanc does not list its instance any more: there is nothing to heal."""
+    """Orthanc does not list the instance any more, so there is nothing to heal."""
 
 
 @dataclass(frozen=True, slots=True)
 class DamageView:
-    """One stored file that was found missing or changed, and what was tried."""
+    """One stored file that was found missing or changed, with the attempts to heal it."""
 
     file: str
     state: DamageState
@@ -223,9 +223,9 @@ class DamageView:
     study_instance_uid: str
     orthanc_id: str
     md5: str
-    """Of the content that it has to have."""
+    """MD5 of the correct content."""
     found_by: str
-    """The verb that found it: recover or scrub."""
+    """The process that found the damage: `recover` or `scrub`."""
     since: Moment
     attempts: int
     reason: str
@@ -233,34 +233,34 @@ class DamageView:
 
 @dataclass(frozen=True, slots=True)
 class FilesView:
-    """The stored files: what starts of Orthanc found, and what the scrub knows of them."""
+    """The stored files: the results of Orthanc's starts and of the scrub."""
 
     recovering: int = 0
-    """Files without an index row that are being read in."""
+    """Files without a row in Orthanc's index that are being imported into Orthanc."""
     recovered: int = 0
-    """Of the last start."""
+    """Files that were imported after the last start."""
     quarantined: int = 0
     parked: int = 0
-    """Instances that are refused because Orthanc ended on them twice."""
+    """Instances that are refused because each of them ended Orthanc twice."""
     ended: int = 0
     """Unwanted ends of Orthanc in the last 24 h."""
     damaged: int = 0
-    """Missing or changed, and not healed."""
+    """Files that are missing or changed, and not healed."""
     healed: int = 0
     statistics_in_force: bool = True
     folders_left: int = 0
-    """Folders that the last start had no time to look at."""
+    """Folders that the last start had no time to check."""
     scrubbed: int = 0
-    """Files that the present scrub has verified."""
+    """Files that the current scrub has verified."""
     scrub_began: str | None = None
     scrub_ended: str | None = None
-    """When the last whole scrub ended."""
+    """The end of the last complete scrub."""
     unknown_since: str | None = None
-    """Since when the storage area does not tell what starts of Orthanc left, None where it does."""
+    """The time since when the results of Orthanc's starts cannot be read from the storage area, or None."""
 
 
 class Tone(Enum):
-    """How well the appliance is, in one word: that of its most urgent alarm."""
+    """The colour of the banner, which follows the most urgent alarm."""
 
     GOOD = "good"
     WARN = "warn"
@@ -268,7 +268,7 @@ class Tone(Enum):
 
 
 class Fullness(Enum):
-    """How full a volume is, by the marks of the policy."""
+    """How full a volume is, by `Policy.WarnPercent` and `Policy.RefusePercent`."""
 
     FINE = "fine"
     WARN = "warn"
@@ -277,7 +277,7 @@ class Fullness(Enum):
 
 @dataclass(frozen=True, slots=True)
 class VolumeView:
-    """One volume as people are shown it; `days_left` until the last mark, None where nothing can be said."""
+    """One volume; `days_left` are the days until `Policy.RefusePercent` is reached, None if not known."""
 
     name: str
     total_bytes: int
@@ -289,7 +289,7 @@ class VolumeView:
 
 @dataclass(frozen=True, slots=True)
 class UnknownVolume:
-    """A volume that nobody could measure since then: its disk hangs, or it is gone."""
+    """A volume that could not be measured since this time: its disk hangs, or the volume is gone."""
 
     name: str
     since: str
@@ -308,9 +308,8 @@ class DiskView:
 class Status:
     """The whole appliance at one moment.
 
-    `horizon` is the moment up to which the standby is known to be complete, None before the first inventory
-    diff; `rpo_seconds` is the age of the oldest instance that a vault is not proven to have, 0 where there is
-    none.
+    `horizon` is None before the first inventory diff. `rpo_seconds` is the age of the oldest instance that
+    is not yet proven at a vault, 0 if there is no such instance.
     """
 
     site: str
@@ -324,7 +323,7 @@ class Status:
     horizon: str | None
     rpo_seconds: float
     lag_seconds: float | None
-    """Seconds since the horizon, whatever the primary does; None where there is no horizon."""
+    """Seconds since the horizon, even while the primary is down; None if there is no horizon."""
     gaps: GapsView
     instances: int
     studies: int
@@ -334,23 +333,24 @@ class Status:
     files: FilesView = FilesView()
     disk: DiskView = DiskView()
     departed: int = 0
-    """Instances that the primary was proven to have and does not list any more."""
+    """Instances that were proven at the primary and that it does not list any more."""
     loss_seconds: float | None = 0.0
-    """Seconds that the primary lived after the horizon, of whose images a promotion now may lack some; None
-    where there is no horizon. Once the primary is down it receives nothing, and this grows no more."""
+    """Seconds from the horizon until now, or until the primary went down; None if there is no horizon.
+
+    After a promotion now, images of this period may be missing here."""
     intake_refused: str = ""
-    """Why new images are refused here, empty where they are taken."""
+    """Why new images are refused here, empty if they are accepted."""
     tone: Tone = Tone.GOOD
     """The colour of the banner."""
     refused: Mapping[str, int] = field(default_factory=dict)
-    """How often Orthanc's reception refused something, by reason."""
+    """Number of refusals by Orthanc's reception, by reason."""
     configuration_problems: Sequence[str] = ()
-    """What is wrong with the configuration in the folder, where the last one in order runs instead."""
+    """The faults of the configuration in the folder, if the last correct configuration runs in its place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What is told without a look at any disk; all but the mode was seen by the last look at the ledger."""
+    """A short status that waits for no disk. All but the mode comes from the last read of the ledger."""
 
     mode: Mode
     epoch: int
@@ -360,11 +360,11 @@ class Glance:
     rpo_seconds: float
     intake_refused: str = ""
     unknown_since: str | None = None
-    """Since when the ledger does not answer, None while it does; lag and RPO are not known then."""
+    """The time since when the ledger does not answer, or None. Lag and RPO are not known meanwhile."""
     configuration_problems: Sequence[str] = ()
     """As in `Status`."""
     storage_unknown_since: str | None = None
-    """Since when the volume of the stored files gives none, None while it does."""
+    """The time since when no stored file can be read from its volume, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +378,7 @@ class ModeView:
 
 @dataclass(frozen=True, slots=True)
 class ObligationView:
-    """One obligation with what is known of it; `hint` says what a person can do."""
+    """One obligation with its history; `hint` says what a person can do."""
 
     holder: HolderName
     state: ObligationState
@@ -393,21 +393,21 @@ class ObligationView:
 
 @dataclass(frozen=True, slots=True)
 class DeletionView:
-    """What was deleted here, and how it stood with the holders: instances by holder."""
+    """A deletion here, and the state of the deleted instances at the holders, as a number by holder."""
 
     study_instance_uid: str
     instances: int
     proven: Mapping[HolderName, int]
-    """Who has it."""
+    """Instances that are proven at the holder."""
     unsettled: Mapping[HolderName, int]
-    """Who was owed it or not proven to have it: by force alone."""
+    """Instances that were owed to the holder or not proven there. Only a forced deletion has any."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterView:
     """Refused obligations that share holder and reason; `since` is when the first of them was refused.
 
-    `sop_instance_uid` is one of them, `hint` says what a person can do.
+    `sop_instance_uid` names one of the instances, `hint` says what a person can do.
     """
 
     holder: HolderName
@@ -422,7 +422,7 @@ class DeadLetterView:
 
 @dataclass(frozen=True, slots=True)
 class ConditionView:
-    """A condition of a route in words, and the values that it met; none where the attribute is absent."""
+    """A condition of a route in words, and the instance's values, empty if the attribute is absent."""
 
     asks: str
     values: Sequence[str]
@@ -440,7 +440,7 @@ class DestinationView:
 
 @dataclass(frozen=True, slots=True)
 class RouteView:
-    """What a route says to an instance."""
+    """Whether a route matches an instance, and why."""
 
     name: str
     matches: bool
@@ -451,10 +451,10 @@ class RouteView:
 
 @dataclass(frozen=True, slots=True)
 class ExplanationView:
-    """What the routes say to so many instances of a study, with the values of one of them.
+    """The routes' decision for a group of instances of a study, with the values of one of them.
 
-    `unread` tells why its stored file could not be looked into, and is empty where it could; `owed` are all
-    holders that a new instance like it would be owed to.
+    `unread` says why the stored file of that instance could not be read, and is empty if it could. `owed`
+    are all holders that a new instance with the same values would be owed to.
     """
 
     instances: int
@@ -466,7 +466,7 @@ class ExplanationView:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedView:
-    """The dry run of the routes over a study: one explanation for all instances that fare the same."""
+    """The dry run of the routes over a study; instances with the same result share one explanation."""
 
     study_instance_uid: str
     instances: int
@@ -475,9 +475,10 @@ class ExplainedView:
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """What a failback would do, in instances: `to_send` by study, `to_pull` what the primary got alone.
+    """The work of a failback: numbers of instances by study.
 
-    `at` is when the comparison with the primary began.
+    `to_pull` counts the instances that only the primary received. `at` is the time when the comparison with
+    the primary began.
     """
 
     at: str
@@ -487,33 +488,33 @@ class PlanView:
     to_send: Mapping[str, int]
     to_pull: Mapping[str, int]
     lost_at_primary: int
-    """Instances that the primary was proven to have and has no more; they are among `to_send`."""
+    """Instances that were proven at the primary and have been lost there; `to_send` includes them."""
     refused: int
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalView:
-    """What Orthanc's reception refused from one device for one reason and one SOP class, in words."""
+    """The refusals by Orthanc's reception from one device, for one reason and one SOP class, in words."""
 
     reason: str
-    """A word of the table in docs/intake.md."""
+    """A word from the table in docs/intake.md."""
     what: str
     hint: str
     count: int
     last: str
     sop_class_uid: str = ""
     keeps_images_out: bool = True
-    """Whether images do not arrive by it."""
+    """Whether an image was refused, and not a query or a service."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModalityView:
-    """A device that asked for an association, or an attempt without AE titles; addresses are the network's.
+    """A device that asked for an association, or an address that connected without AE titles.
 
-    `known` is what the allow-list says now. `instances` counts what came under the pair of AE titles, from
-    any address. `outcome` is that of the last attempt, in the words of `core.gate.GateOutcome`:
-    accepted, refused_ with what was wrong, no_association or tls_failed; empty where the edge counted
-    nothing. `reason` says more where there is more to say.
+    `known` says whether the allow-list has the device now. `instances` counts the instances received under
+    this pair of AE titles, from any address. `remote_address` is the address that the network shows.
+    `outcome` is a value of `core.gate.GateOutcome` for the last attempt, or empty if the edge has counted no
+    attempt. `reason` is a detail of the outcome, and may be empty.
     """
 
     calling_ae_title: str
@@ -525,19 +526,19 @@ class ModalityView:
     known: bool = False
     tls: bool = False
     associations: int = 0
-    """Accepted ones."""
+    """Accepted associations."""
     refused: int = 0
     outcome: str = ""
     reason: str = ""
     hint: str = ""
-    """What to do about the outcome, empty where nothing is wrong."""
+    """What to do about the outcome, empty if nothing is wrong."""
     refusals: Sequence[RefusalView] = ()
-    """What Orthanc refused behind the edge: first what keeps images out, and the latest first."""
+    """Refusals by Orthanc, behind the edge: refused images first, and the latest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalView:
-    """An approval that was given or taken back, and whether the running edge acts by it already."""
+    """An approval that was given or taken back; `live` says whether the running edge uses it already."""
 
     calling_ae_title: str
     network: str

@@ -1,1 +1,1 @@
-"""Engine: the one runner of every long act that a person asks for."""
+"""Engine: runs the operations, which are the long tasks that a person starts."""

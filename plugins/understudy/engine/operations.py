@@ -1,8 +1,8 @@
-"""Operations: one runner for each kind of long act that a person asks for.
+"""Operations: one runner for each kind of long task that a person starts.
 
-Rule 1: an act's arguments are on disk before the caller hears that it has begun; a restart goes on with it.
-Rule 2: a worker does the act. The caller gets the operation at once and waits for nothing.
-Rule 3: an operation ends once: done, failed with every reason, or cancelled.
+Rule 1: the arguments are on disk before the caller gets the operation. A restart continues the operation.
+Rule 2: a worker runs the operation. The caller gets it at once and does not wait.
+Rule 3: an operation ends once: it is done, failed (with all reasons) or cancelled.
 """
 
 import json
@@ -22,16 +22,16 @@ from understudy.ledger import EventBook, FactBook, OperationBook, Transaction, i
 _log = logging.getLogger(__name__)
 
 _TELL_EVERY = 1.0
-"""Seconds between two writes of the progress, which are also the moments that notice a cancellation."""
+"""Seconds between two writes of the progress. Each write also checks for a cancellation."""
 
 
 class CancelledError(Exception):
-    """The operation ended from outside while its act was at work."""
+    """The operation was ended from outside, for example cancelled, while its function was running."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How an act ended: `message` in a sentence, `report` where it leaves one."""
+    """The result of an operation: `message` is a sentence, `report` is None if the operation has none."""
 
     message: str
     succeeded: bool = True
@@ -47,16 +47,16 @@ class RunnerBooks(Protocol):
 
 
 class Running:
-    """The operation as its act sees it."""
+    """The running operation, as the function that does the work sees it."""
 
     def __init__(self, view: OperationView, ledger: RunnerBooks, clock: Clock, memo: dict[str, Any]) -> None:
         self.number = view.operation
         self.started = view.started
         self.who = str(memo["who"])
-        """Who asked for it first."""
+        """The person who started the operation."""
         self.arguments: Mapping[str, Any] = memo["arguments"]
         self.kept: Mapping[str, Any] = memo["kept"]
-        """What `keep` wrote before a restart, empty at first."""
+        """The values that `keep` wrote before a restart, empty at first."""
         self._kind = view.kind
         self._ledger = ledger
         self._clock = clock
@@ -64,7 +64,7 @@ class Running:
         self._told = float("-inf")
 
     def tell(self, done: int, total: int, message: str | None = None) -> None:
-        """Write how far the act is, once a second at most; raise CancelledError where it has to end."""
+        """Write the progress, at most once a second, or raise CancelledError if the operation has ended."""
         now = time.monotonic()
         if now - self._told < _TELL_EVERY:
             return
@@ -76,18 +76,18 @@ class Running:
             raise CancelledError
 
     def assert_running(self, transaction: Transaction) -> None:
-        """Raise CancelledError where the operation has ended, inside the transaction of the last step."""
+        """Raise CancelledError if the operation has ended. Call this in the transaction of the last step."""
         if not is_running(transaction, self.number):
             raise CancelledError
 
     def keep(self, kept: Mapping[str, Any]) -> None:
-        """Write where to go on after a restart: plain values for JSON."""
+        """Write the state from which a restart continues, as plain values for JSON."""
         self._memo["kept"] = kept
         self._ledger.facts.write(_memo_of(self._kind), json.dumps(self._memo))
 
 
 class Runner:
-    """Runs one operation of a kind at a time; `step` does the running one to its end."""
+    """Runs one operation of its kind at a time; `step` does the work of the running one."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Runner:
     def begin(
         self, who: str, arguments: Mapping[str, Any] | None = None, *, total: int = 0, message: str = ""
     ) -> OperationView:
-        """Record a new operation and return it, or return the one that is running."""
+        """Record a new operation and return it, or return the running one."""
         with self._one_at_a_time:
             running = self.running()
             if running is not None:
@@ -124,13 +124,14 @@ class Runner:
             )
 
     def running(self) -> OperationView | None:
-        """Return the operation that is running, None where none is."""
+        """Return the running operation, or None."""
         return self._ledger.operations.latest(self.kind, running=True)
 
     def step(self) -> bool:
-        """Do the running operation, if there is one; return whether there was.
+        """Do the work of the running operation, and return whether there was one.
 
-        Raises HolderUnavailableError where a holder does not answer: the operation waits, and says so.
+        Raises HolderUnavailableError if a holder does not answer. The operation then keeps running, and its
+        message says that it waits.
         """
         view = self.running()
         if view is None:
@@ -152,7 +153,7 @@ class Runner:
         return True
 
     def cancel(self, message: str) -> None:
-        """End the running operation, if there is one."""
+        """Cancel the running operation, if there is one."""
         view = self.running()
         if view is not None:
             self._ledger.operations.update(

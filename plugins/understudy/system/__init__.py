@@ -1,1 +1,1 @@
-"""What every process uses of the operating system; imports nothing of ours."""
+"""Functions of the operating system that every process uses. Imports nothing of ours."""

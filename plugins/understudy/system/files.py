@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 @contextmanager
 def written_durably(path: Path, mode: int = 0o640) -> Iterator[BinaryIO]:
-    """Give a file that takes the path's place when the block ends: a crash leaves the old or the new.
+    """Open a temporary file that replaces `path` when the block ends.
 
-    An error leaves the old one and no rest. Only one writer of a path at a time. What a killed one left is
-    overwritten by the next.
+    A crash leaves the old file or the new one. An error leaves the old file and removes the temporary one.
+    A path may have only one writer at a time. The next writer removes the temporary file of a killed one.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -37,7 +37,7 @@ def write_durably(path: Path, content: bytes, mode: int = 0o640) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the file names in a folder durable (fsync)."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
