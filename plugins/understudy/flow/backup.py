@@ -1,7 +1,7 @@
 """Backup: keep a checked copy of the ledger, and raise an alarm if the ledger or its event log is damaged.
 
 Rule 1: a copy replaces the one before only after all of it was checked, and if the event log is whole: a
-ledger that somebody exchanged must not replace the good copy.
+ledger that was exchanged must not replace the good copy.
 """
 
 import logging

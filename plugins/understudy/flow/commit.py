@@ -65,7 +65,7 @@ class CommitmentPolicy:
     patience: float
     """Time until an instance without a report is asked for in the weaker way."""
     linger: float = 2.0
-    """Time that an association stays open for its report; 0 once one has come over another association."""
+    """Time that an association stays open for its report; not used once one came over another association."""
     try_again: float = 3600.0
     """Time until a party that refused or was silent is tried again."""
     interval: float = 1.0

@@ -48,7 +48,7 @@ class Files(Protocol):
 
 
 class Present(Protocol):
-    """Orthanc, which tells the version that it shows; raises OrthancUnavailableError."""
+    """Orthanc, as far as it describes the version that it shows; raises OrthancUnavailableError."""
 
     def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
         """Return Orthanc's description of these instances, without those that were deleted meanwhile."""

@@ -105,7 +105,7 @@ class _Unanswered:
 
 @dataclass(frozen=True, slots=True)
 class _Proving:
-    """Acknowledged instances whose proof is asked for, and the answers once they are here."""
+    """Acknowledged instances whose proof is asked for, and the future answers."""
 
     waiting: Sequence[Instance]
     answers: Future[Answers]
@@ -269,7 +269,7 @@ class Lane:
         except HolderUnavailableError as error:
             if not isinstance(error, UnansweredError) and self._beside.take_turns():
                 # The holder may accept no further association: from now on, calls follow one another.
-                # Running looks and a failed question for proofs are dropped.
+                # All looks and a failed question for proofs are dropped.
                 _log.info("lane in turn holder=%s because=%s", self.holder.name, error.reason)
                 self._looks.clear()
                 if self._proving is not None and self._proving.answers.exception() is not None:

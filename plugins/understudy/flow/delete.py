@@ -1,12 +1,12 @@
 """Delete: a person's deletion, as one act with its event; and the record of other deletions.
 
-Rule 1: the ledger is told before Orthanc. After a crash between the two, the instances are here, and the
-ledger learns so: nothing is lost, and the person asks again.
+Rule 1: the ledger records a deletion before Orthanc does it. After a crash between the two, the instances are
+here, and the ledger learns so: nothing is lost, and the person asks again.
 Rule 2: an instance is safe elsewhere if a holder is proven to have it, and nothing was heard since that puts
 the proof in doubt. An instance that is not safe elsewhere is deleted by force alone.
 Rule 3: a deletion names each instance, so that an image that arrives meanwhile stays.
-Rule 4: Orthanc tells nobody of a deletion that the agent did not ask for. Where Orthanc holds another number
-of instances than the ledger, the agent compares the two until it has found which instances differ.
+Rule 4: Orthanc reports no deletion that the agent did not ask for. If Orthanc holds another number of
+instances than the ledger, the agent compares the two until it has found which instances differ.
 """
 
 import logging

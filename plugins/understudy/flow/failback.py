@@ -47,7 +47,7 @@ _UNDERWAY = (ObligationState.OWED, ObligationState.IN_FLIGHT, ObligationState.SE
 _DOES = {Sign.SILENT: "does not answer", Sign.REFUSES: "refuses this standby"}
 _NOTHING_TO_DO = {ObligationState.PROVEN, ObligationState.WAIVED}
 _PAUSE = 30.0
-"""Seconds between two comparisons while nothing changes here: a fix at the primary is seen after that."""
+"""Seconds between two comparisons while nothing changes here: the longest wait after a fix at the primary."""
 _PATIENCE = 900.0
 """Seconds without progress after which an alarm says what the failback waits for, and how to decide."""
 _NAMED = 50
@@ -475,7 +475,7 @@ class Failback:
         """Say whether an operation was begun since the mode changed: its number alone does not tell.
 
         If the change of mode lies ahead, the clock was set back since. The operation then counts as one of
-        this failback: a new one would not tell more.
+        this failback: a new one would be no more certain.
         """
         return operation.started >= mode.since or mode.since > self._clock.now()
 

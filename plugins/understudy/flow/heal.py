@@ -53,7 +53,7 @@ class Source(Protocol):
 
 
 class Place(Protocol):
-    """Where a replacement goes; calls raise OrthancUnavailableError."""
+    """Puts a replacement into Orthanc; calls raise OrthancUnavailableError."""
 
     def offer(self, content: BinaryIO) -> None: ...
 
@@ -143,8 +143,8 @@ class Healer:
         good: list[InstanceNumber] = []
         for instance in self._ledger.files.refused(holder, _BATCH):
             if self._index.file_of(instance.orthanc_id) is None:
-                # A person deleted it, which stands: it has to be stored again, or waived for the holders that
-                # it is still owed to.
+                # A person's deletion stands: the instance has to be stored again, or waived for the holders
+                # that it is owed to.
                 self._ledger.dead_letters.deleted_here(instance.number)
                 _log.warning("heal deleted sop_instance_uid=%s", shown(instance.sop_instance_uid))
                 continue

@@ -54,7 +54,7 @@ class Memory:
         self._who = ""
 
     def of(self, who: str) -> "Memory":
-        """Return the same memory for a worker that `waiting` names so."""
+        """Return the same memory for one worker, which `waiting` lists by this name."""
         mine = copy.copy(self)
         mine._who = who
         return mine
@@ -68,7 +68,7 @@ class Memory:
 
     @contextmanager
     def holding(self, size: float) -> Iterator[Room]:
-        """Wait for `size` bytes, but not more than there are in all, and hold them."""
+        """Wait for `size` bytes (at most the whole memory) and hold them."""
         room = Room(self._pool, self._who, min(int(size), self.most))
         self._pool.take(room)
         try:

@@ -23,7 +23,7 @@ class Logins:
         *,
         unavailable: type[Exception],
     ) -> None:
-        """`count` returns the wrong passwords of the last hour by address, of those with at least its argument."""
+        """`count` takes a number, and returns the last hour's wrong passwords of addresses with so many."""
         self._count = count
         self._clock = clock
         self._unavailable = unavailable

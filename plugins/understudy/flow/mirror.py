@@ -66,12 +66,12 @@ _RETRY_SECONDS, _BUSY_SECONDS = 60.0, 5.0
 """Seconds until a failed comparison is tried again; the second if the primary had no association free."""
 
 _FAILURES_IN_A_ROW, _UNANSWERED_IN_A_ROW = 3, 50
-"""Studies in a row after which the whole primary counts as unavailable: studies where it failed, and studies
-where it was there and had no usable answer."""
+"""Studies in a row after which the primary counts as unavailable: studies whose question failed, and studies
+without a usable answer."""
 
 
 def untold(_done: int, _total: int) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class _Failure:
 
 @dataclass(frozen=True, slots=True)
 class _Here:
-    """What the ledger holds, by study."""
+    """The ledger's content, by study."""
 
     proven: Mapping[StudyInstanceUid, int]
     """SOP Instance UIDs that the primary is proven to have."""
@@ -246,7 +246,7 @@ class Mirror:
         return elapsed >= interval or (elapsed >= patience and self._ledger.gaps.tally().studies > 0)
 
     def forget_look(self) -> None:
-        """Look again as soon as the primary answers: it was down, and its content may have changed."""
+        """Look again as soon as the primary answers: it was away, and its content may have changed."""
         self._looked = self._failure = None
 
     def alarms(self) -> list[Alarm]:
@@ -490,7 +490,7 @@ class Mirror:
         patience: float,
         leave: Collection[StudyInstanceUid],
     ) -> Comparison:
-        """Write down what was found, pull the gaps and move the horizon."""
+        """Record the comparison, pull the gaps and move the horizon."""
         self._note_cut(comparison)
         self._settle_found(comparison)
         self._ledger.gaps.write(comparison.missing_here(), self._clock.now())
@@ -590,7 +590,7 @@ class Mirror:
             raise
 
     def _departed(self, proven: Mapping[StudyInstanceUid, int]) -> Set[StudyInstanceUid]:
-        """Return the studies of which the last look found nothing at the primary."""
+        """Return the studies of which the last look found no instance at the primary."""
         departures = self._ledger.gaps.read_departures()
         return {found.study for found in departures if found.instances == proven.get(found.study)}
 

@@ -50,7 +50,7 @@ class Prober:
 
     @property
     def health(self) -> Health:
-        """The health by the probes so far."""
+        """The primary's health after the probes so far."""
         with self._lock:
             return self._health
 

@@ -277,6 +277,7 @@ _REMEMBERED = 24 * 3600.0
 """Seconds for which an unwanted end of Orthanc is an alarm."""
 
 _PATIENCE = 3600.0
-"""Seconds after a start until which the ledger may lack its unreadable rows; then they are left out."""
+"""Seconds after a start for which unreadable rows that the ledger lacks are waited for; then they are left
+out."""
 
 _PROBLEM_HINT = "see the log of the service orthanc; stores go on, more slowly as the index grows"

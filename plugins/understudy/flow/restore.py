@@ -110,7 +110,7 @@ class CatalogStudy:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What is in a vault, and which manifests could not be read."""
+    """The studies in a vault, and the manifests that could not be read."""
 
     studies: tuple[CatalogStudy, ...]
     failed: tuple[Failure, ...]
@@ -209,7 +209,7 @@ class _Run:
         if self._index.unsigned():
             for found in self._index.manifests():
                 if not found.signed:
-                    # Of an unsigned manifest, only the SOP Instance UIDs tell instances apart.
+                    # Of an unsigned manifest, only the SOP Instance UIDs are trusted.
                     self._index.add_unsigned(member.sop_instance_uid for member in found.manifest.members)
         for found in self._index.manifests():
             self._index.add_contents(

@@ -194,7 +194,7 @@ def _of_copy(copy: Copy, began: Timestamp) -> list[Alarm]:
 
 
 def clock_alarms(newest: Timestamp | None, now: Timestamp) -> list[Alarm]:
-    """Return the alarm on a clock that was set back; `newest` is the latest time at which one was owed."""
+    """Return the alarm on a clock that was set back; `newest` is since when the newest obligation is owed."""
     if newest is None or newest <= now + _CLOCK_TOLERANCE:
         return []
     what = "the clock was set back: an instance is owed since a time to come, and ages are not to be trusted"

@@ -83,7 +83,7 @@ def held_in_memory(most: int, vaults: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class VaultSettings:
-    """What a site decides about one vault."""
+    """The site's settings for one vault."""
 
     name: HolderName
     site: str
