@@ -1,1 +1,1 @@
-"""One verb a file: what the appliance does, over ports."""
+"""The appliance's verbs, one a file; they reach everything outside through ports."""

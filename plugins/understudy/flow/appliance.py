@@ -55,7 +55,7 @@ _SHOWN_OPERATIONS = 10
 
 @dataclass(frozen=True, slots=True)
 class PrimaryParts:
-    """What exists only where a primary is configured."""
+    """The parts that exist only if a primary is configured."""
 
     prober: Prober
     mirror: Mirror
@@ -65,7 +65,7 @@ class PrimaryParts:
 
 @dataclass(frozen=True, slots=True)
 class Appliance:
-    """One function wires it (understudy.agent); it satisfies web.facade.Facade."""
+    """One function wires it (understudy.wiring); it satisfies web.facade.Facade."""
 
     configuration: Understudy
     ledger: Ledger
@@ -85,7 +85,7 @@ class Appliance:
     reports: Path
     faults: Callable[[], Sequence[Alarm]]
     upkeep: Callable[[], Sequence[Alarm]]
-    """What a person has to do soon, and not now."""
+    """Alarms that a person has to act on soon, but not now."""
     conflicts: Conflicts
     recipients: Mapping[HolderName, PinnedSealer]
     suspects: Suspects
@@ -93,15 +93,15 @@ class Appliance:
     look_for_new: Callable[[], None]
     wake_all: Callable[[], None]
     configuration_problems: Sequence[str] = ()
-    """What is wrong with the configuration in the folder, where the last good one runs in its place."""
+    """Faults of the configuration in the folder, if the last good configuration runs in its place."""
     pulse: Watch[Status] = field(init=False)
-    """The status as a worker saw it last."""
+    """The last status that a worker computed."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pulse", Watch(self.status, self.clock))
 
     def glance(self) -> Glance:
-        """Return what is known without waiting for any disk, the ledger's included."""
+        """Return the facts that are known without waiting for any disk, not even the ledger's."""
         mode, seen = self.ledger.modes.known, self.pulse.value
         lost = self.disk.unknown_since(STORAGE)
         unknown = None if seen is not None else self.pulse.unknown_since or self.clock.now()
@@ -213,7 +213,7 @@ class Appliance:
         return self._changed(record)
 
     def hold(self, who: str, *, reason: str, epoch: int) -> ModeView:
-        """Keep still during planned work on the primary."""
+        """Begin maintenance mode, for planned work on the primary."""
         return self._changed(
             promote.hold(self.ledger.modes, who, reason=reason, epoch=epoch, now=self.clock.now())
         )
@@ -225,17 +225,17 @@ class Appliance:
         )
 
     def plan(self, who: str) -> OperationView:
-        """Begin to find out what a failback would do."""
+        """Begin a dry run of the failback."""
         operation = self._primary(ModeEvent.FAILBACK).planner.begin(who)
         self.wake_all()
         return operation
 
     def last_plan(self) -> PlanView:
-        """Return what a failback would do, as it was found out last."""
+        """Return the result of the last dry run."""
         return self._primary(ModeEvent.FAILBACK).planner.last()
 
     def failback(self, who: str, *, epoch: int) -> OperationView:
-        """Begin or continue the way back."""
+        """Begin or continue the failback."""
         operation = self._primary(ModeEvent.FAILBACK).failback.begin(who, epoch=epoch)
         self.wake_all()
         return operation
@@ -253,7 +253,7 @@ class Appliance:
         return self._changed(failback.interrupt(who, reason=reason, epoch=epoch))
 
     def verify(self, who: str) -> OperationView:
-        """Ask every holder for everything again."""
+        """Ask every holder again for every instance that it was proven to have."""
         operation = self.verifier.begin(who)
         self.wake_all()
         return operation
@@ -267,7 +267,7 @@ class Appliance:
     def heal(self, who: str, *, missed: bool) -> int:
         """Try now to heal every stored file that is missing or changed; return how many there are.
 
-        Where `missed`, also what a rescan did not find in Orthanc.
+        With `missed`, also heal files that a rescan did not find in Orthanc.
         """
         number = self.ledger.files.heal_now(who, self.clock.now(), missed=missed)
         self.wake_all()
@@ -322,7 +322,7 @@ class Appliance:
         return None if self.primary is None else self.primary.mirror.horizon
 
     def _loss(self, now: Timestamp) -> float | None:
-        """Return the seconds of the primary's work that may be missing here; without a primary none."""
+        """Return the seconds of the primary's work that may be missing here; 0 without a primary."""
         return 0.0 if self.primary is None else promote.loss(self._horizon(), self._health(), now)
 
     def _primary(self, event: ModeEvent) -> PrimaryParts:

@@ -1,7 +1,7 @@
-"""Backup: keep a checked copy of the ledger, and say when the ledger or its event log is not sound.
+"""Backup: keep a checked copy of the ledger, and raise an alarm if the ledger or its event log is damaged.
 
-Rule 1: a copy takes the place of the one before only when all of it was checked, and its event log is whole:
-what came into the place of the ledger must not come into the place of its copy.
+Rule 1: a copy replaces the one before only after all of it was checked, and if the event log is whole: a
+ledger that was exchanged must not replace the good copy.
 """
 
 import logging
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 KIND = "backup"
 
 _DAY, _HOUR = 86_400.0, 3600.0
-"""Seconds between two copies, and after one that failed."""
+"""Seconds until the next copy, and until the next attempt after a failure."""
 
 _DAMAGED_HINT = "the manual (runbook, the ledger is damaged) says what to do; no image is touched"
 _BROKEN_HINT = (
@@ -33,7 +33,7 @@ _NO_COPY_HINT = (
 
 
 class Backup:
-    """Copies at once where the start had no time for a whole check, every day, and after a change of mode."""
+    """Copies every day, after a change of mode, and at once if the start had no time for a whole check."""
 
     def __init__(self, ledger: Ledger, path: Path, clock: Clock) -> None:
         self._ledger = ledger
@@ -42,7 +42,7 @@ class Backup:
         self._unchecked = not ledger.database.checked
         self._not_before = -math.inf
         self._mode: ModeRecord | None = None
-        """The mode that the last copy of this process has."""
+        """The mode in the last copy that this process made."""
         self._alarms: list[Alarm] = []
 
     def step(self) -> bool:
@@ -58,7 +58,7 @@ class Backup:
         return False
 
     def alarms(self) -> Sequence[Alarm]:
-        """Return what the last copy found."""
+        """Return the alarms of the last attempt to copy."""
         return self._alarms
 
     def _is_due(self) -> bool:

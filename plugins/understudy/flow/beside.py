@@ -1,4 +1,4 @@
-"""Beside: what a holder is asked goes on in threads of its own, so that no question holds the sending."""
+"""Beside: a lane asks its holder in threads of their own, so that no question delays the sending."""
 
 import math
 import threading
@@ -11,11 +11,11 @@ from understudy.core.ports import Clock
 T = TypeVar("T")
 
 _TURNS = 3600.0
-"""Seconds for which a holder that did not bear a further association is asked one thing at a time."""
+"""Seconds for which a holder that accepted no further association is asked one question at a time."""
 
 
 class Beside:
-    """Makes the calls of one holder's lane in threads of their own, or in turn where that is wanted.
+    """Makes the calls of one holder's lane in threads of their own, or one after the other ("in turn").
 
     Every call has time limits of its own. The threads are daemons: a stop of the agent waits for none.
     """
@@ -32,11 +32,11 @@ class Beside:
 
     @property
     def in_turn(self) -> bool:
-        """Whether a call has ended when it returns."""
+        """Whether calls are made in turn: each has ended when `__call__` returns."""
         return self._always_in_turn or self._clock.monotonic() < self._turns_until
 
     def __call__(self, call: Callable[[], T]) -> "Future[T]":
-        """Begin the call; its result, or what it raises, comes with the future."""
+        """Begin the call; the future gets its result or its exception."""
         if self.in_turn:
             return in_turn(call)
         future: Future[T] = Future()
@@ -46,7 +46,7 @@ class Beside:
         return future
 
     def take_turns(self) -> bool:
-        """Let the calls that are out end and make those of the next hour in turn; say whether that is new."""
+        """Wait for the running calls and make those of the next hour in turn; return whether that is new."""
         if self.in_turn:
             return False
         self._turns_until = self._clock.monotonic() + _TURNS
@@ -54,12 +54,12 @@ class Beside:
         return True
 
     def end_turns(self) -> None:
-        """Make no call in turn any more for what happened before: that was not the reason."""
+        """Make calls in threads again: the calls beside each other were not the reason for the failure."""
         self._turns_until = -math.inf
 
 
 def in_turn(call: Callable[[], T]) -> "Future[T]":
-    """Make the call, as Beside does where it makes them in turn."""
+    """Make the call in this thread, as Beside does in turn."""
     future: Future[T] = Future()
     _fulfil(future, call)
     return future

@@ -1,7 +1,7 @@
-"""Board: what a worker saw last, for callers that must not wait for a disk.
+"""Board: the last value that a worker saw, for callers that must not wait for a disk.
 
-Rule 1: only the worker looks. Everybody else reads memory, and never waits.
-Rule 2: a look that is older than its patience is not shown any more: the thing is "not known since" then.
+Rule 1: only the worker looks. All other callers read memory, and never wait.
+Rule 2: a value that is older than the patience is not shown any more: it is "not known since" then.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from understudy.core.views import Alarm, iso
 T = TypeVar("T")
 
 PATIENCE = 10.0
-"""Seconds without a look after which what was seen before counts as not known."""
+"""Seconds without a look after which the value counts as not known."""
 
 
 class Watch(Generic[T]):
-    """One thing that a worker looks at by `step`; `value` is what everybody else reads."""
+    """One value that a worker looks up by `step`; all other callers read `value`."""
 
     def __init__(
         self,
@@ -31,25 +31,25 @@ class Watch(Generic[T]):
         self._clock = clock
         self._patience = patience
         self._seen: tuple[T, Timestamp, float] | None = None
-        """What was seen, and when by both clocks; replaced as a whole, so that no reader needs a lock."""
+        """The value, and its time by both clocks; replaced as a whole, so that no reader needs a lock."""
         self._began = (clock.now(), clock.monotonic())
 
     def step(self) -> bool:
         """Look once; an error or a disk that hangs leaves the board as it is."""
-        # When the look began: what it found may be that old.
+        # The time when the look began: the value may be that old.
         at, moment = self._clock.now(), self._clock.monotonic()
         self._seen = (self._look(), at, moment)
         return False
 
     @property
     def value(self) -> T | None:
-        """What was seen last, None before the first look and where that is too long ago."""
+        """The last value; None before the first look and if the last look is too long ago."""
         seen = self._seen
         return seen[0] if seen is not None and not self._is_old(seen[2]) else None
 
     @property
     def unknown_since(self) -> Timestamp | None:
-        """Since when nothing was seen, None while the last look is recent or the first has time left."""
+        """Since when the value is not known; None while it is recent, or the first look has time left."""
         at, moment = self._began if self._seen is None else self._seen[1:]
         return at if self._is_old(moment) else None
 
@@ -78,7 +78,7 @@ class WatchedAlarms:
         return self._watch.step()
 
     def alarms(self) -> Sequence[Alarm]:
-        """Return what was read last, or that nobody knows."""
+        """Return the alarms that were read last, or one that says that they are not known."""
         if (seen := self._watch.value) is not None:
             return seen
         since = self._watch.unknown_since

@@ -1,11 +1,13 @@
-"""Commit: asks a DICOM party for storage commitment, and believes its reports alone (DICOM PS3.4 annex J).
+"""Commit: asks a DICOM party for storage commitment, and trusts only its reports (DICOM PS3.4 annex J).
+
+"The weaker way" is a question by C-FIND or QIDO-RS.
 
 Rule 1: a transaction is in the ledger before the request leaves, so that its report has an effect whenever it
 comes: over the same association, over another one, after a restart.
-Rule 2: silence is no proof. What is not reported on in time is asked for in the weaker way.
-Rule 3: nothing waits for the answer to a request, nor for a report. Beyond what may be under way, instances
-are asked for in the weaker way, so that nothing piles up where a party is slow or silent.
-Rule 4: unless the site decides, commitment is relied on once a report has come, and no longer than they come.
+Rule 2: silence is no proof. Instances that are not reported on in time are asked for in the weaker way.
+Rule 3: no caller waits for the answer to a request, nor for a report. Instances over the limit of open
+requests are asked for in the weaker way, so that they do not pile up if a party is slow or silent.
+Rule 4: unless the site decides, commitment is relied on after the first report, and only while reports come.
 """
 
 import logging
@@ -39,35 +41,35 @@ _EXPIRES = 86_400.0
 """Seconds after which a transaction without a report is forgotten."""
 
 _MOST_REQUESTS = 2
-"""On their way at a time, each of which may linger for its report."""
+"""Requests under way at a time; each may keep its association open for its report."""
 _MOST_LINGERS = 3
-"""Associations that stay open in vain for their report; those after them are released at once."""
+"""Associations that stay open for a report without getting one; later ones are released at once."""
 _MOST_AWAITED = 10
-"""Transactions, the newest, whose reports are awaited with patience: 2,000 instances."""
+"""Transactions, the newest ones, whose reports are awaited for `patience` seconds: 2,000 instances."""
 _MOST_OPEN = 100
-"""Transactions without a report at which no further one is begun."""
+"""With this number of transactions without a report, no further one is begun."""
 
 _REFUSED = 10.0
-"""Seconds after a refusal in which nothing is asked for: what was refused is proven in the weaker way."""
+"""Seconds without a new request after a refusal; the refused instances are proven in the weaker way."""
 
 Weaker = Callable[[Sequence[Instance]], Mapping[InstanceNumber, Proof]]
-"""The proof that is asked for where there is no commitment."""
+"""Asks for the proof that counts if there is no commitment."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommitmentPolicy:
-    """How long a report is awaited; all times in seconds."""
+    """When commitment is asked for, and how long a report is awaited; all times in seconds."""
 
     always: bool
-    """Whether the site wants commitment asked for, whatever became of earlier requests."""
+    """Whether the site wants every instance asked for by commitment, even after failed requests."""
     patience: float
-    """Until what is not reported on is asked for in the weaker way."""
+    """Time until an instance without a report is asked for in the weaker way."""
     linger: float = 2.0
-    """That an association stays open for its report, until one has come over another association."""
+    """Time that an association stays open for its report; not used once one came over another association."""
     try_again: float = 3600.0
-    """Until a party that refused or was silent is tried again."""
+    """Time until a party that refused or was silent is tried again."""
     interval: float = 1.0
-    """Between two looks for a report, at least."""
+    """Shortest time between two looks for a report."""
 
 
 class Commitment:
@@ -93,25 +95,25 @@ class Commitment:
         self._new_uid = new_uid
         self._beside = beside or Beside(clock, in_turn=True)
         self._requests: dict[str, Future[CommitmentReport | None]] = {}
-        """By transaction, those that are on their way."""
+        """Requests under way, by transaction."""
         self._works = False
         self._reason = "storage commitment was not tried yet"
         self._tried = -math.inf
         self._refused = -math.inf
-        """When it refused a request last; this and its like by the monotonic clock."""
+        """When the party last refused a request. This and the other moments are of the monotonic clock."""
         self._reported_here: dict[str, CommitmentReport] = {}
         """Reports that came over the association of their request."""
         self._elsewhere = False
         """Whether reports come over other associations."""
         self._in_vain = 0
-        """Requests over whose association no report came."""
+        """Number of requests over whose association no report came."""
         self._looked: dict[str, float] = {}
         self._overdue: set[str] = set()
-        """Transactions that were waited for in vain."""
+        """Transactions without a report within the patience."""
 
     @property
     def view(self) -> ProofView:
-        """What acknowledged instances are proven by now, and why."""
+        """The kind of proof that acknowledged instances get now, and why."""
         if self._works:
             return ProofView(ProofKind.COMMITMENT, "it reports on storage commitment")
         if self._policy.always:
@@ -119,7 +121,7 @@ class Commitment:
         return ProofView(ProofKind.INVENTORY, self._reason)
 
     def prove(self, instances: Sequence[Instance], weaker: Weaker) -> Answers:
-        """Ask for commitment where that is relied on or due to be tried; see which reports came."""
+        """Ask for commitment if it is relied on or due to be tried; see which reports came."""
         self._hear()
         known = self._book.open(self._holder)
         settlements = self._collect(known)
@@ -148,16 +150,16 @@ class Commitment:
 
     @property
     def _lingers(self) -> bool:
-        """Whether a report may come over the association of its request: that takes one from the sending."""
+        """Whether an association stays open for its report; it is then not free for sending."""
         return not self._elsewhere and self._in_vain < _MOST_LINGERS
 
     @property
     def _is_due(self) -> bool:
-        """Whether the party is to be tried."""
+        """Whether the party is due to be tried."""
         return self._clock.monotonic() - self._tried >= self._policy.try_again
 
     def _pending(self, settled: Sequence[Settlement]) -> frozenset[InstanceNumber]:
-        """Return what a report is awaited for with patience."""
+        """Return the instances for which a report is still awaited."""
         ended = {settlement.transaction_uid for settlement in settled}
         return frozenset(
             number
@@ -167,7 +169,7 @@ class Commitment:
         )
 
     def _ask(self, instances: Sequence[Instance], *, most: int) -> None:
-        """Ask in at most so many transactions of bounded size, until one is refused."""
+        """Ask in at most `most` transactions of bounded size, until one is refused."""
         moment = self._clock.monotonic()
         if moment - self._refused < _REFUSED:
             return
@@ -187,9 +189,9 @@ class Commitment:
                 return
 
     def _hear(self) -> bool:
-        """Take what the requests came to that have ended, and return whether all were taken by the party.
+        """Take the results of the ended requests, and return whether the party accepted all of them.
 
-        A refusal is told by the view.
+        `view` gives the reason of a refusal.
         """
         all_taken = True
         for transaction_uid, request in list(self._requests.items()):
@@ -205,13 +207,13 @@ class Commitment:
                 self._fail(f"no storage commitment: {error}")
             except HolderUnavailableError as error:
                 all_taken = False
-                # It may have taken the request: the report of this transaction counts if it comes. Whoever
-                # has reported before is away for a moment, most likely.
+                # The party may have accepted the request: a report of this transaction counts if it comes. A
+                # party that has reported before is most likely away for a moment.
                 if not self._works:
                     self._fail(f"no answer to a request for storage commitment: {error.reason}")
             else:
                 if report is not None:
-                    # It may be on an earlier transaction.
+                    # The report may be of an earlier transaction.
                     self._reported_here[report.transaction_uid] = report
                     continue
                 self._in_vain += 1
@@ -220,7 +222,7 @@ class Commitment:
         return all_taken
 
     def _collect(self, transactions: Sequence[OpenCommitment]) -> list[Settlement]:
-        """Return what the reports come to that have arrived, and let go of what waited for too long."""
+        """Return the settlements of the reports that have arrived; end transactions that waited too long."""
         settlements: list[Settlement] = []
         for one in transactions:
             report = self._report_on(one)
@@ -255,7 +257,7 @@ class Commitment:
         return report
 
     def _settlement(self, transaction: OpenCommitment, report: CommitmentReport) -> Settlement:
-        """Return what the report comes to, and learn from it."""
+        """Return the settlement of the report, and note whether commitment works."""
         self._forget(transaction.transaction_uid)
         proof = Proof(
             ProofKind.COMMITMENT,
@@ -272,7 +274,7 @@ class Commitment:
         if committed:
             self._works = True
         elif not self._relied_on:
-            # It commits to nothing at all: that says something of its settings, not of the instances.
+            # The party commits to nothing at all: the cause is its settings, not the instances.
             reasons = sorted({words_of(reason) for reason in report.failed.values()})
             self._fail(f"it commits to nothing: {', '.join(reasons) or 'its report is empty'}")
             denied = {}
@@ -290,6 +292,6 @@ class Commitment:
 
 
 def _without(instances: Sequence[Instance], settlements: Sequence[Settlement]) -> list[Instance]:
-    """Return the instances of which no report speaks."""
+    """Return the instances that no report names."""
     settled = {number for one in settlements for number in (*one.committed, *one.denied)}
     return [instance for instance in instances if instance.number not in settled]

@@ -1,4 +1,4 @@
-"""Which configuration runs: alarms where it is not the present one, or where the services do not agree."""
+"""Which configuration runs: alarms if it is not the present one, or if the services do not run the same."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +11,7 @@ _PATIENCE = 120.0
 
 
 class ConfigurationWatch:
-    """Compares what each service runs; `problems` is what is wrong with the configuration in the folder."""
+    """Compares the services' configurations; `problems` are the faults of the one in the folder."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class ConfigurationWatch:
         wrong: str,
         hint: str,
     ) -> None:
-        """Take the digest of what the agent runs, and a look at those of the others, empty where unknown."""
+        """`own` is the digest of the agent's configuration; `others` returns the services', or empty ones."""
         self._own = own
         self._others = others
         self._problems = problems
@@ -34,7 +34,7 @@ class ConfigurationWatch:
         self._differ_since: dict[str, Timestamp] = {}
 
     def alarms(self) -> Sequence[Alarm]:
-        """Look, and return what a person has to know."""
+        """Compare, and return the alarms."""
         now = self._clock.now()
         different = {name for name, digest in self._others().items() if digest not in ("", self._own)}
         self._differ_since = {name: self._differ_since.get(name, now) for name in different}

@@ -1,8 +1,8 @@
-"""Conflicts: two contents under one SOP Instance UID; both are kept, vaulted, shown and given out.
+"""Conflicts: two contents under one SOP Instance UID; both are kept, vaulted, shown and exported.
 
-Orthanc shows the later one. The earlier one was kept by the plugin (plugin/versions.py), because Orthanc
-deletes it together with its row of the changes feed: one that was replaced within a moment is in no ledger
-until it is found here.
+Orthanc shows the later one. The plugin kept the earlier one (plugin/versions.py), because Orthanc deletes it
+together with its row of the changes feed. So a version that was replaced within a moment is not in the ledger
+until this module finds it.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _PIECE = 2**18
 """Bytes that are compared at a time."""
 _BATCH = 100
-"""Versions of one step."""
+"""Most versions that one step handles."""
 
 
 class Kept(Protocol):
@@ -35,7 +35,7 @@ class Kept(Protocol):
         ...
 
     def read(self, name: str) -> NewInstance | None:
-        """Return what is known of one, None where its note cannot be read."""
+        """Return the version's note; None if it cannot be read."""
         ...
 
 
@@ -43,20 +43,20 @@ class Files(Protocol):
     """The stored files, kept versions among them."""
 
     def open(self, instance: Instance) -> AbstractContextManager[BinaryIO]:
-        """Give the file, or raise UnreadableFileError or HolderUnavailableError."""
+        """Open the file, or raise UnreadableFileError or HolderUnavailableError."""
         ...
 
 
 class Present(Protocol):
-    """Orthanc, as far as it tells which version it shows; raises OrthancUnavailableError."""
+    """Orthanc, as far as it describes the version that it shows; raises OrthancUnavailableError."""
 
     def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
-        """Return what it knows of these instances; those deleted meanwhile are left out."""
+        """Return Orthanc's description of these instances, without those that were deleted meanwhile."""
         ...
 
 
 class Conflicts:
-    """Finds conflicts, compares their contents, and answers what people ask of them."""
+    """Finds conflicts, compares their contents, and answers questions about them."""
 
     def __init__(
         self,
@@ -75,10 +75,10 @@ class Conflicts:
         self._vaults = vaults
         self._known: set[str] = set()
         self._waiting: set[str] = set()
-        """Looked at in this round, and not to be recorded yet."""
+        """Versions that were looked at in this round and cannot be recorded yet."""
 
     def step(self) -> bool:
-        """Record versions that no ledger has, compare contents; return whether there is more to do."""
+        """Record versions that the ledger lacks, compare contents; return whether there is more to do."""
         unknown = [name for name in self._kept.names() if name not in self._known | self._waiting]
         for name in unknown[:_BATCH]:
             version = self._kept.read(name)
@@ -97,7 +97,7 @@ class Conflicts:
         return len(unknown) > _BATCH or judged == _BATCH
 
     def alarms(self) -> list[Alarm]:
-        """Return one line while there are conflicts that nobody has acknowledged."""
+        """Return one alarm while there are conflicts that nobody has acknowledged."""
         number, since = self._book.open()
         if not number:
             return []
@@ -122,7 +122,7 @@ class Conflicts:
 
     @contextmanager
     def version(self, number: int, md5: str) -> Iterator[tuple[int, BinaryIO]]:
-        """Give size and file of one of the two versions, to be read in pieces, or raise NotFoundError.
+        """Open one of the two versions, to be read in pieces, with its size; or raise NotFoundError.
 
         A file that changes meanwhile raises UnreadableFileError with its last bytes.
         """
@@ -144,16 +144,16 @@ class Conflicts:
             yield version.size, file
 
     def _record(self, version: NewInstance) -> bool:
-        """Return whether nothing is left to be done for this version."""
+        """Record the version if it can be; return whether nothing is left to do for it."""
         known = self._book.versions_of(version.orthanc_id)
         if version.md5 in known:
-            # What replaces it is noted with a conflict of its own.
+            # The version that replaces this one is noted with a conflict of its own.
             return True
         if not known:
             return False
         present = self._orthanc.describe([version.orthanc_id])
         if any(instance.md5 == version.md5 for instance in present):
-            # It is the one that Orthanc shows: the note is about to bring it.
+            # Orthanc shows this version: the note is about to record it.
             return False
         if self._book.keep_version(version, self._vaults(), self._clock.now()):
             _log.warning(
@@ -178,7 +178,7 @@ class Conflicts:
         return True
 
     def _data_set_digest(self, instance: Instance) -> str | None:
-        """Return the SHA-256 of what follows the file meta information, None where there is no telling."""
+        """Return the SHA-256 of the data set after the file meta information; None if it cannot be found."""
         with self._files.open(instance) as file:
             start = dataset_at(file.read(HEAD_BYTES))
             if start is None or start >= instance.size:

@@ -1,7 +1,7 @@
-"""Contents: which manifests lie in a vault, who wrote them, and which of them a restore believes.
+"""Contents: which manifests are in a vault, who wrote them, and which of them a restore trusts.
 
 Rule 1: a recipient is public and a credential can be stolen, so anybody may have made a manifest. Only a
-signature tells what this appliance wrote, and only the time of a store that keeps versions tells when.
+signature shows that this appliance wrote it, and only the time of a store that keeps versions shows when.
 """
 
 from collections.abc import Collection, Iterator
@@ -33,7 +33,7 @@ class RestoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One thing that did not come back, and why; `what` is a key, a writer or a SOP Instance UID."""
+    """One object that was not restored, and why; `what` is a key, a writer or a SOP Instance UID."""
 
     what: str
     reason: str
@@ -41,23 +41,23 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whom a restore believes."""
+    """Which manifests a restore trusts."""
 
     writers: frozenset[str] = frozenset()
     """Public keys whose signatures count: that of this appliance, and those from the safe."""
     unsigned: bool = False
     """Whether manifests without a signature count beside signed ones."""
     as_of: float | None = None
-    """Leave out what the store took after this time, in seconds since 1970."""
+    """Leave out manifests that were stored after this time, in seconds since 1970."""
 
 
 NOBODY = Trust()
-"""Believes what nobody signed, in a vault that has nothing signed, and no signature."""
+"""Trusts no signature; trusts unsigned manifests only in a vault without signed ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class VaultContents:
-    """What is in a vault besides the manifests that are believed, which are in the index."""
+    """The content of a vault besides the trusted manifests, which are in the index."""
 
     failed: tuple[Failure, ...]
     unlisted_packs: tuple[str, ...]
@@ -74,10 +74,10 @@ def read_contents(
     index: VaultIndex,
     studies: Collection[str] | None = None,
 ) -> VaultContents:
-    """Read each manifest once and judge them all, or raise RestoreError where none can be decrypted.
+    """Read each manifest once and judge them all, or raise RestoreError if none can be decrypted.
 
-    The index keeps those of the studies that are asked for. Of several versions under one key the first that
-    opens counts: later ones are not the appliance's.
+    The index keeps the documents of the requested studies. If a key has several versions, the first that
+    opens counts: later versions are not the appliance's.
     """
     failures: list[Failure] = []
     locked: SealError | None = None
@@ -135,16 +135,16 @@ def _read(
         manifest,
         "" if signed is None else manifest.writer,
         stored_at=stored_at,
-        # By the store's clock where that counts, else by the appliance's.
+        # The store's clock counts if the store keeps versions, otherwise the appliance's.
         counts_at=stored_at if store.retained else manifest.created,
         document=plain if studies is None or manifest.study_instance_uid in studies else None,
     )
 
 
 def _unsigned_until(store: ObjectStore, index: VaultIndex) -> float:
-    """Return until when the vault was one without signatures.
+    """Return until when the vault had no signed manifest.
 
-    Where the writer chooses the time, as in a directory, that is never known once anything is signed.
+    If the writer chooses the time, as in a directory, it is not known: one signed manifest gives `-inf`.
     """
     first = index.first_signed()
     if first is None:
@@ -154,7 +154,7 @@ def _unsigned_until(store: ObjectStore, index: VaultIndex) -> float:
 
 @dataclass(slots=True)
 class _Unknown:
-    """What a key has signed that is not known."""
+    """The packs that one unknown key has signed."""
 
     pack_key: str
     packs: int = 0
@@ -163,7 +163,7 @@ class _Unknown:
 
 
 def _refused(index: VaultIndex) -> Iterator[Failure]:
-    """Yield what is not believed: each manifest without a signature, and each writer that is not known."""
+    """Yield what is not trusted: each manifest without a signature, and each unknown writer."""
     unknown: dict[str, _Unknown] = {}
     for pack_key, writer, stored_at in index.not_believed():
         if writer:

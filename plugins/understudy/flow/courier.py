@@ -1,17 +1,18 @@
-"""The courier: one lane per holder that finds out first, delivers what is owed, and believes only a proof.
+"""The courier: one lane per holder. It asks the holder first, sends absent instances, trusts only a proof.
 
-Rule 1: lanes share nothing but the ledger; one that waits delays no other.
-Rule 2: whatever stops a lane in the middle of a batch, every instance of it gets an outcome or is given back;
-where the process ends, its successor releases the claims. A lane alone claims for its holder, so that what it
-finds in flight when it begins a step is what the ledger could not be told of.
+Rule 1: lanes share nothing but the ledger; a lane that waits delays no other.
+Rule 2: if a lane stops in the middle of a batch, each instance gets an outcome or is given back. If the
+process ends, the next one releases the claims. Only the lane claims for its holder, so an instance that is in
+flight when a step begins is one whose outcome could not be written to the ledger.
 Rule 3: a holder that is away is tried with one instance, by one lane, at growing intervals without an end.
-Rule 4: where what comes first has no usable answer, something of another study is tried. If that goes, the
-first is put off and delays no other; if not, the holder is away, and nothing is blamed or loses its turn.
-Rule 5: a route's destination that answers no question is given one instance. Where it takes that, it gets
-what it is owed, which stays unproven until it answers, and the lane says why; where not, it counts as away.
-Rule 6: one batch is sent while the next one is looked for and earlier ones are proven. The step alone decides
-and writes down what became of an instance, and waits for no question; what goes on beside it only asks. Where
-that fails, and where the holder was away, one thing follows the other: a further association may be too many.
+Rule 4: if the holder has no usable answer for the first study or instance, the lane tries another study. If
+that works, the first is deferred and delays no other. Otherwise the holder is away: no instance is blamed or
+loses its turn.
+Rule 5: a route's destination that answers no question is sent one instance. If it takes that one, it gets all
+that are owed. They stay unproven until it answers, and the lane says why. Otherwise it counts as away.
+Rule 6: while the lane sends one batch, it looks for the next and proves earlier ones. Only the step decides
+and records the outcome of an instance, and it waits for no question; the threads beside it only ask. After
+one of them fails, or the holder was away, calls follow one another: a further association may be too many.
 """
 
 import logging
@@ -51,15 +52,15 @@ from understudy.ledger import CommitmentBook, CustodyBook, ObligationBook, Queue
 _log = logging.getLogger(__name__)
 
 _COMPARES_EVERY = 4
-"""Of so many failures in a row one is compared with another study, after the first so many: a holder that is
-away is not asked twice as often."""
+"""After the first few failures in a row, only every fourth failure is compared with another study, so that a
+holder that is away does not get twice the questions."""
 _MOST_SUSPECTS = 100
 _MOST_LOOKS = 2
 """Studies that are looked for at a time."""
 _PATIENCE = 10.0
-"""Seconds that the study whose turn it is waits for this answer before another goes ahead of it."""
+"""Seconds that a study waits for the answer to its look before the next study goes ahead of it."""
 _FRESH = 60.0
-"""Seconds for which an answer is believed that was not needed yet: others send to the holder as well."""
+"""Seconds for which an unused answer is trusted: others send to the holder as well."""
 _ACKNOWLEDGED = (Outcome.DELIVERED, Outcome.DELIVERED_ALTERED)
 
 
@@ -73,7 +74,7 @@ class LanePolicy:
     retry_base: float
     retry_cap: float
     longest_wait: float = 600.0
-    """No shorter than any wait that is meant: one that is longer tells of a clock that was set back."""
+    """At least as long as any intended wait: a longer wait shows that the clock was set back."""
     proof_patience: float = 60.0
     """How long an instance acknowledged for the first time may stay unlisted before it is owed again."""
     proof_interval: float = 1.0
@@ -83,16 +84,16 @@ class LanePolicy:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What the holder was last asked about or given."""
+    """The last question to the holder, or the last instance that was sent to it."""
 
     study: StudyInstanceUid
     unsent: InstanceNumber | None = None
-    """The instance that it did not take, None where it was a question, which concerns the study."""
+    """The instance that the holder did not take; None for a question, which concerns the whole study."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Unanswered:
-    """How often in a row a destination had no answer to what it was asked, and until when it is not asked."""
+    """How many questions in a row a destination did not answer, and until when it is not asked."""
 
     times: int = 0
     not_before: float = -math.inf
@@ -104,7 +105,7 @@ class _Unanswered:
 
 @dataclass(frozen=True, slots=True)
 class _Proving:
-    """Acknowledged instances whose proof is asked for, and the answers once they are here."""
+    """Acknowledged instances whose proof is asked for, and the future answers."""
 
     waiting: Sequence[Instance]
     answers: Future[Answers]
@@ -117,10 +118,10 @@ class _Look:
     numbers: Set[InstanceNumber]
     began: float
     answer: Future[tuple[Mapping[InstanceNumber, Proof], float]]
-    """What the holder has of them, and since when that is known; both moments by the monotonic clock."""
+    """The instances that the holder has, and when it answered. Both moments are of the monotonic clock."""
 
     def is_old(self, moment: float) -> bool:
-        """Whether its answer came too long ago."""
+        """Whether the answer came too long ago."""
         if not self.answer.done():
             return False
         at = self.began if self.answer.exception() else self.answer.result()[1]
@@ -130,7 +131,7 @@ class _Look:
 T = TypeVar("T")
 
 _Act: TypeAlias = Callable[[Set[StudyInstanceUid]], bool]
-"""Does a batch of none of these studies and returns whether there was anything to do."""
+"""Does one batch, of no study in the set, and returns whether there was anything to do."""
 
 
 class LaneBooks(Protocol):
@@ -168,33 +169,33 @@ class Lane:
         self._beside = beside or Beside(clock, in_turn=True)
         self._proving: _Proving | None = None
         self._looks: dict[StudyInstanceUid, _Look] = {}
-        """By study, what is looked for or was and had no turn since."""
+        """By study, the looks that are running or whose answer was not used yet."""
         self._fraction = fraction
         self._failures = 0
         self._most = policy.batch_instances
-        """Instances of the next batch: halved after an unforeseen error, so that its cause ends up alone; one
-        to try a holder that was away, and doubled with every batch that went well."""
+        """Instances of the next batch. An unforeseen error halves it, so that its cause ends up alone. It is
+        1 for a holder that was away, and every batch that succeeds doubles it."""
         self._asked: _Asked | None = None
         self._suspects: set[StudyInstanceUid] = set()
-        """Studies that had no answer since the holder last gave one."""
+        """Studies that got no answer since the holder's last answer."""
         self._lock = threading.Lock()
         self._view = LaneView(LaneState.IDLE, "", iso(clock.now()), None, 0.0)
         self._not_before = -math.inf
         """By the monotonic clock."""
         self._unanswered = _Unanswered()
         self._takes = False
-        """Whether the destination, which answered no question, took something of what it was given last."""
+        """Whether the destination, which answered no question, took an instance of the last batch."""
 
     @property
     def view(self) -> LaneView:
-        """What the lane does now."""
+        """The present activity of the lane."""
         with self._lock:
             return self._view
 
     def step(self) -> bool:
         """Ask for proofs and deliver one batch; return whether there was anything to do.
 
-        What it began to ask beside and has no answer yet goes on; the next step takes it.
+        Questions without an answer yet go on beside the step; a later step takes their answers.
         """
         left = self._ledger.queue.in_flight(self.holder.name)
         if left:
@@ -214,7 +215,7 @@ class Lane:
         except HolderUnavailableError as error:
             self._failures += 1
             self._beside.end_turns()
-            # Who was away is asked first.
+            # A holder that was away is asked again before anything is sent.
             self._looks.clear()
             wait = self._delay(self._failures)
             self._not_before = self._clock.monotonic() + wait
@@ -230,15 +231,15 @@ class Lane:
         return worked
 
     def _pause(self, reason: str) -> None:
-        """Do nothing for now. An answer from before the pause proves nothing after it; a report still counts,
-        because it comes only once."""
+        """Do nothing for now. An answer from before the pause proves nothing after it. A report of storage
+        commitment still counts, because it comes only once."""
         self._looks.clear()
         if self._proving is not None:
             self._proving = replace(self._proving, waiting=())
         self._show(LaneState.PAUSED, reason)
 
     def _ask_for_proofs(self) -> bool:
-        """Ask for proofs, of a route's destination that answers no question at growing intervals."""
+        """Ask for proofs; a route's destination that answers no question is asked at growing intervals."""
         if self._clock.monotonic() < self._unanswered.not_before:
             return False
         try:
@@ -258,16 +259,17 @@ class Lane:
         return worked
 
     def _fairly(self, act: _Act, *others: _Act) -> bool:
-        """Act on what comes first, or put that off where the holder has no usable answer for it alone.
+        """Act on the first study, or defer it if the holder has no usable answer for it alone.
 
-        `others` are what shows on another study that the holder is there. Raises HolderUnavailableError where
-        it is not, or where there is nothing to compare with.
+        `others` are the acts that show, with another study, that the holder is there. Raises
+        HolderUnavailableError if it is not, or if there is no other study to compare with.
         """
         try:
             return act(frozenset())
         except HolderUnavailableError as error:
             if not isinstance(error, UnansweredError) and self._beside.take_turns():
-                # It may bear no further association: then it answers in turn. Nothing else beside counts.
+                # The holder may accept no further association: from now on, calls follow one another.
+                # All looks and a failed question for proofs are dropped.
                 _log.info("lane in turn holder=%s because=%s", self.holder.name, error.reason)
                 self._looks.clear()
                 if self._proving is not None and self._proving.answers.exception() is not None:
@@ -299,7 +301,7 @@ class Lane:
         return False
 
     def _put_off(self, what: _Asked, error: HolderUnavailableError) -> None:
-        """Try later what has no usable answer while the holder has one for others."""
+        """Defer a study or an instance that has no usable answer while the holder answers for others."""
         name = self.holder.name
         numbers = (
             [what.unsent]
@@ -311,11 +313,11 @@ class Lane:
         _log.warning("lane put off holder=%s study=%s because=%s", name, shown(what.study), error.reason)
 
     def _ask(self, call: Callable[[], T], besides: Set[StudyInstanceUid]) -> Future[T]:
-        """Ask beside the step; in turn where it is a comparison or the holder was away."""
+        """Ask beside the step; in the step itself for a comparison or after the holder was away."""
         return in_turn(call) if besides or self._failures else self._beside(call)
 
     def _prove(self, besides: Set[StudyInstanceUid]) -> bool:
-        """Take the answers to the last question and ask the next; besides some studies, in turn."""
+        """Take the answers to the last question and ask the next, of no study in `besides`."""
         worked = False
         if self._proving is not None:
             if not self._proving.answers.done():
@@ -344,7 +346,7 @@ class Lane:
         answers = self._ask(lambda: self.holder.prove(waiting), besides)
 
         def wake(done: Future[Answers]) -> None:
-            # Where nothing was asked and nothing came in, the next step has time.
+            # If nothing was asked and no report came in, the next step is not urgent.
             if waiting or done.exception() or done.result().settlements:
                 self._beside.wake()
 
@@ -352,9 +354,9 @@ class Lane:
         return _Proving(waiting, answers)
 
     def _take(self, waiting: Sequence[Instance], answers: Answers) -> bool:
-        """Write down what is proven, denied and missing, and return whether anything was settled.
+        """Record which instances are proven, denied and missing; return whether any is proven or reported on.
 
-        What was claimed since the question is not among `waiting` any more: the answer is older.
+        An instance that was claimed after the question is no longer in `waiting`: the answer is older.
         """
         now = self._clock.now()
         asked = {instance.number for instance in waiting}
@@ -397,7 +399,7 @@ class Lane:
         interval = self._policy.proof_interval
 
         def waited(shown: float) -> float:
-            """Return for how long it was waited, of what the machine's clock shows of that."""
+            """Return the seconds really waited, without steps of the machine's clock."""
             return self._clock.waited(Timestamp(now - shown))
 
         taken_for = self._ledger.custody.absent(
@@ -438,9 +440,9 @@ class Lane:
         )
 
     def _looked_for(self, besides: Set[StudyInstanceUid]) -> tuple[Sequence[Instance], _Look | None]:
-        """Return the batch whose turn it is, as far as it was looked for; none while the answer is awaited.
+        """Return the next batch, of it only instances that were looked for; none while the answer is awaited.
 
-        Where the answer is slow to come the next study has its turn meanwhile.
+        If the answer is slow, the next study goes first.
         """
         passed = set(besides)
         for _ in range(_MOST_LOOKS):
@@ -464,7 +466,7 @@ class Lane:
 
     @property
     def _looks_out(self) -> int:
-        """How many studies are looked for now."""
+        """How many looks have no answer yet."""
         return sum(not look.answer.done() for look in self._looks.values())
 
     def _look_for(self, batch: Sequence[Instance], besides: Set[StudyInstanceUid] = frozenset()) -> _Look:
@@ -473,7 +475,7 @@ class Lane:
         return _Look(frozenset(one.number for one in batch), self._clock.monotonic(), answer)
 
     def _look_ahead(self) -> None:
-        """Look for what comes after what is claimed, so that it can be sent next."""
+        """Look for the batch after the claimed one, so that it can be sent next."""
         if self._beside.in_turn or self._failures:
             return
         moment = self._clock.monotonic()
@@ -507,10 +509,10 @@ class Lane:
         return True
 
     def _deliver_unasked(self, batch: Sequence[Instance], error: UnansweredError) -> None:
-        """Give a destination that answers no question what it is owed, at first one instance.
+        """Send owed instances to a destination that answers no question, at first one instance.
 
-        What it has already it gets twice: DICOM knows an instance by its UID. Raises the error where it takes
-        nothing: then what it says of an instance may be meant for us.
+        It may get an instance twice, which is harmless: DICOM identifies an instance by its UID. Raises the
+        error if it takes nothing: then its refusal of an instance may concern us and not the instance.
         """
         trial = not self._takes
         self._show(LaneState.WORKING, f"sending {1 if trial else len(batch)} instances")
@@ -518,13 +520,13 @@ class Lane:
         if not self._takes:
             raise error
         self._most = min(2 * self._most, self._policy.batch_instances)
-        # It took something, and answered nothing: that shows nothing of what it would say of another study.
+        # It took an instance without an answer: that does not show how it would answer for another study.
         self._asked = None
 
     def _send(self, batch: Sequence[Instance], *, trial: bool = False, looks_ahead: bool = False) -> bool:
         """Hand the instances over and return whether one was acknowledged.
 
-        In a trial what is not taken is owed as before.
+        In a trial, an instance that is not taken is owed as before.
         """
         acknowledged = False
         claimed = self._claim(batch)
@@ -571,12 +573,12 @@ class Lane:
         return [instance for instance in batch if instance.number in claimed]
 
     def _give_back(self, numbers: Set[InstanceNumber]) -> None:
-        """Owe these as before the claim: they were not sent, and not for a fault of theirs."""
+        """Owe these as before the claim: they were not sent, and the reason is not in them."""
         if numbers:
             self._ledger.custody.give_back(self.holder.name, sorted(numbers), now=self._clock.now())
 
     def _blame(self, numbers: Set[InstanceNumber], error: Exception) -> None:
-        """Owe these again after an error that nobody foresaw; who runs the lane tells of the error."""
+        """Owe these again after an unforeseen error; the loop that runs the lane reports the error."""
         self._most = max(1, min(self._most, len(numbers)) // 2)
         reason = f"the lane stopped on {type(error).__name__}: outcome unknown"
         self._record([Delivery(number, Outcome.UNKNOWN, reason) for number in sorted(numbers)])
@@ -606,7 +608,7 @@ class Lane:
         self, state: LaneState, reason: str, *, until: Timestamp | None = None, rate: float | None = None
     ) -> None:
         if self._failures and state is LaneState.WORKING:
-            # One more try of a holder that is away ends no alarm: how it ends is shown.
+            # Another try of a holder that is away does not end the alarm; only its result is shown.
             return
         with self._lock:
             before = self._view

@@ -1,12 +1,12 @@
-"""Delete: what a person decides to delete here, as one act with its event; and what was deleted otherwise.
+"""Delete: a person's deletion, as one act with its event; and the record of other deletions.
 
-Rule 1: the ledger is told before Orthanc. After a crash between the two, the instances are here, and the
-ledger learns so: nothing is lost, and the person asks again.
+Rule 1: the ledger records a deletion before Orthanc does it. After a crash between the two, the instances are
+here, and the ledger learns so: nothing is lost, and the person asks again.
 Rule 2: an instance is safe elsewhere if a holder is proven to have it, and nothing was heard since that puts
 the proof in doubt. An instance that is not safe elsewhere is deleted by force alone.
 Rule 3: a deletion names each instance, so that an image that arrives meanwhile stays.
-Rule 4: Orthanc tells nobody of a deletion that the agent did not ask for. Where Orthanc holds another number
-of instances than the ledger, the agent compares the two until it has found which instances differ.
+Rule 4: Orthanc reports no deletion that the agent did not ask for. If Orthanc holds another number of
+instances than the ledger, the agent compares the two until it has found which instances differ.
 """
 
 import logging
@@ -25,11 +25,11 @@ _log = logging.getLogger(__name__)
 
 _PAGE = 500
 UNKNOWN = "unknown"
-"""Who deleted what nobody asked us to delete."""
+"""The actor in the events of deletions that nobody asked us for."""
 
 Doubts = Mapping[HolderName, Callable[[StudyInstanceUid], str]]
 """For every configured holder a function that returns why the holder may have lost images of a study that it
-was proven to have, empty where nothing says so."""
+was proven to have; empty if there is no such reason."""
 
 
 class Archive(Protocol):
@@ -66,7 +66,7 @@ class DeleterBooks(Protocol):
 
 
 class Deleter:
-    """Deletes by `delete`, and finds by `step` what was deleted otherwise."""
+    """`delete` deletes instances, and `step` finds those that were deleted otherwise."""
 
     def __init__(
         self, ledger: DeleterBooks, archive: Archive, note: Followed, clock: Clock, doubts: Doubts
@@ -78,19 +78,19 @@ class Deleter:
         self._doubts = doubts
         self._acting = threading.Lock()
         self._seen: tuple[int, int] | None = None
-        """What Orthanc held and what the ledger at the last look: what moves is not compared yet."""
+        """Instances that Orthanc and the ledger held at the last look: changing numbers are not compared."""
         self._compared: tuple[int, int] | None = None
-        """The same, when the two were compared last."""
+        """The same numbers at the last comparison."""
 
     def delete(self, who: str, what: Deletion, *, reason: str, force: bool) -> DeletionView:
-        """Delete at Orthanc, with an event, or raise PreconditionError with what speaks against it."""
+        """Delete at Orthanc, with an event, or raise PreconditionError with the objections."""
         if not reason.strip():
             raise RefusedError("a deletion needs a reason", "say why, for the event log")
         with self._acting:
             return self._delete(who, what, reason, force=force)
 
     def _delete(self, who: str, what: Deletion, reason: str, *, force: bool) -> DeletionView:
-        # What has just arrived is owed to somebody as well.
+        # Instances that have just arrived are owed to holders, too.
         self._note.catch_up()
         found = self._ledger.deletions.chosen(what)
         if not found:
@@ -127,9 +127,9 @@ class Deleter:
     def step(self) -> bool:
         """Compare how many instances Orthanc holds with the ledger, and find those that differ."""
         if not self._note.follows_the_index or self._ledger.operations.latest(RESCAN, running=True):
-            # A replaced index lacks much: that is the rescan's to tell.
+            # A replaced index lacks many instances: the rescan reports them.
             return False
-        # In the middle of a deletion of ours they differ.
+        # In the middle of a deletion of ours the numbers differ.
         if self._acting.acquire(blocking=False):
             try:
                 self._compare()
@@ -173,7 +173,7 @@ class Deleter:
         *,
         listed: bool,
     ) -> list[Instance]:
-        """Return those of the pages that Orthanc lists, or does not; `most` of them at most."""
+        """Return up to `most` instances of the pages that Orthanc lists, or does not list."""
         found: list[Instance] = []
         before: InstanceNumber | None = None
         while most is None or len(found) < most:
@@ -186,7 +186,7 @@ class Deleter:
         return found
 
     def _find_again(self, found: Sequence[Instance], why: str) -> None:
-        """Take back what Orthanc did not delete; where it does not answer, `step` does so later."""
+        """Take back the instances that Orthanc did not delete; if it does not answer, `step` does it."""
         try:
             there = self._archive.listed([instance.orthanc_id for instance in found])
         except OrthancUnavailableError:

@@ -45,17 +45,17 @@ _WORTH_AN_ASSOCIATION = 4
 """Instances below which a further association would cost more time than it saves."""
 
 PLAIN_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-"""What a file can be transcoded to: Explicit and Implicit VR Little Endian; everybody takes the latter, or
-nothing at all (DICOM PS3.5 10.1)."""
+"""Transfer syntaxes that a file can be transcoded to: Explicit and Implicit VR Little Endian. A peer that
+accepts the SOP class has to accept the latter (DICOM PS3.5 10.1)."""
 
 Transcode = Callable[[Instance, str], bytes]
 """Returns the instance's file in another transfer syntax, or raises UnreadableFileError."""
 
 _COPIES = 2
-"""Of a file that is transcoded, in memory at once: as it comes from Orthanc, in parts and as a whole."""
+"""Copies of a transcoded file that are in memory at once: as it comes from Orthanc, in parts and whole."""
 
 _MOST_LOSSES = 3
-"""Associations that end in a row, without an answer to any instance, before the peer is left alone."""
+"""Associations in a row that end without an answer to any instance, before the peer counts as unavailable."""
 
 
 class DicomDestination:
@@ -85,30 +85,30 @@ class DicomDestination:
         self._clock = clock
         self._associations = associations
         self._pace = pace
-        """Waits until so many bytes may be sent; returns False where nothing more is to be sent."""
+        """Waits until the given number of bytes may be sent; returns False if sending has to stop."""
         self._transcode = transcode
-        """None where the stored bytes are sent or nothing."""
+        """None if only the stored bytes may be sent."""
         self._commitment = commitment
         self._read_back = read_back
         self._contents = contents
         self.beside = beside or Beside(clock, in_turn=True)
-        """By which its lane asks while it sends."""
+        """Makes the lane's questions while it sends."""
         self._memory = memory or Memory(BOUNDLESS)
         self._thread = thread
-        """What runs each association; in turn where a test wants no threads."""
+        """Runs each association; a test that wants no threads gives a class that runs them in turn."""
 
     @property
     def proof(self) -> ProofView:
-        """By what it is proven now to have what it acknowledged."""
+        """The kind of proof that acknowledged instances get now."""
         if self._commitment is not None:
             return self._commitment.view
         kind = ProofKind.INVENTORY if self._read_back is None else ProofKind.READBACK
         return ProofView(kind, "as configured")
 
     def prove(self, instances: Sequence[Instance]) -> Answers:
-        """Ask for the proof that counts here; what is listed alone is read back where that is wanted.
+        """Ask for the proof that counts here; instances that are only listed are read back if configured.
 
-        What a UID does not tell from another content is fetched again, whatever the proof of others.
+        An instance whose UID has another content, too, is always fetched again and compared.
         """
         judged, rest = self._judged(instances)
         if self._commitment is not None:
@@ -123,7 +123,7 @@ class DicomDestination:
         )
 
     def _judged(self, instances: Sequence[Instance]) -> tuple[Answers, Sequence[Instance]]:
-        """Return what is proven of those that a UID does not tell apart, and the others."""
+        """Return the answers about instances whose UID has another content, too, and the other instances."""
         if self._contents is None:
             return Answers({}), instances
         numbers = self._contents.ambiguous([instance.number for instance in instances])
@@ -140,7 +140,7 @@ class DicomDestination:
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
         """Return a proof for each instance whose SOP Instance UID the peer lists.
 
-        Of inventory, or where it is wanted of what is read back and is the same.
+        The listing is the proof. If reading back is configured, the proof is an equal content read back.
         """
         return self._compared(instances, self._listed(instances)).found
 
@@ -161,7 +161,7 @@ class DicomDestination:
         return found
 
     def _listed_of(self, study: StudyInstanceUid, wanted: Set[SopInstanceUid]) -> Set[SopInstanceUid]:
-        """Return what the peer lists of a study; CappedError where it is cut and leaves out one of these."""
+        """Return the UIDs that the peer lists; raise CappedError if a list that is cut lacks a wanted one."""
         try:
             return self._peer.instances(study)
         except CappedError as error:
@@ -172,11 +172,11 @@ class DicomDestination:
     def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
         """Send the stored files byte for byte over parallel associations, yielding the outcome of each.
 
-        Where the peer does not take a file's transfer syntax it is sent a transcoded copy, if we may.
+        If the peer does not accept a file's transfer syntax, it gets a transcoded copy, if that is allowed.
 
-        What the peer answers to one instance blames no other: after an association that it ended, the others
-        go over a new one. A refusal that is doubted counts when an association of its own brings it again. An
-        instance without a Delivery was not sent.
+        The answer to one instance affects no other: after the peer ended an association, the others go over
+        a new one. A doubted refusal counts only if it comes again on a separate association. An instance
+        without a Delivery was not sent.
         """
         syntaxes = PLAIN_SYNTAXES if self._transcode else ()
         doubted: list[Instance] = []
@@ -191,7 +191,7 @@ class DicomDestination:
                 yield from self._deliver(_Parcel(part, pairs), None)
 
     def _deliver(self, parcel: "_Parcel", doubted: list[Instance] | None) -> Iterator[Delivery]:
-        """Yield the outcomes; instances whose refusal is doubted come into the list, where there is one."""
+        """Yield the outcomes; an instance whose refusal is doubted goes into the list, if there is one."""
         number = min(self._associations, math.ceil(parcel.size / _WORTH_AN_ASSOCIATION))
         workers = [
             self._thread(target=self._work, args=(parcel,), name=f"{self.name}-{one}", daemon=True)
@@ -218,14 +218,14 @@ class DicomDestination:
             parcel.stop()
             for worker in workers:
                 worker.join()
-        # An error of ours says more than one of the peer's. That one association of several could not be made
-        # delays nothing where the others have sent everything.
+        # An error of ours says more than one of the peer's. If one of several associations could not be made
+        # and the others have sent everything, nothing is raised.
         errors.sort(key=lambda error: isinstance(error, HolderUnavailableError))
         if left and errors:
             raise errors[0]
 
     def _work(self, parcel: "_Parcel") -> None:
-        """Send what is waiting, over one association after another while the peer ends them."""
+        """Send waiting instances; open another association whenever the peer ends one."""
         error: Exception | None = None
         try:
             while parcel.has_more:
@@ -249,7 +249,7 @@ class DicomDestination:
     def _store(self, association: Storing, instance: Instance) -> "_Told":
         syntax = self._syntax(association, instance)
         if syntax == instance.transfer_syntax_uid:
-            # It is sent in pieces.
+            # The stored file is sent in pieces.
             return self._store_as(syntax, association, instance)
         if (refusal := self._memory.refusal(instance.size, _COPIES)) is not None:
             return _Told(instance, Delivery(instance.number, Outcome.REFUSED, refusal))
@@ -259,7 +259,7 @@ class DicomDestination:
     def _store_as(self, syntax: str, association: Storing, instance: Instance) -> "_Told":
         stored = syntax == instance.transfer_syntax_uid
         try:
-            # What is stored is looked at in any case: a copy of a damaged file would hide the damage.
+            # The stored file is checked in any case: a copy of a damaged file would hide the damage.
             with self._files.open(instance) as file:
                 size = instance.size
                 if self._transcode is not None and not stored:
@@ -278,7 +278,7 @@ class DicomDestination:
         return _Told(instance, Delivery(instance.number, outcome, reason), verdict.doubted)
 
     def _syntax(self, association: Storing, instance: Instance) -> str:
-        """Return the transfer syntax to send the instance in: its own wherever that can be."""
+        """Return the transfer syntax to send the instance in: its own if possible."""
         own, sop_class = instance.transfer_syntax_uid, instance.sop_class_uid
         if self._transcode is None or association.accepts(sop_class, own):
             return own
@@ -287,7 +287,7 @@ class DicomDestination:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What was said of one instance, and whether it is to be said again before it is believed."""
+    """The outcome of one instance, and whether it needs confirmation by a second attempt."""
 
     instance: Instance
     delivery: Delivery
@@ -299,12 +299,12 @@ class _Parcel:
 
     def __init__(self, instances: Sequence[Instance], pairs: Collection[tuple[str, str]]) -> None:
         self.pairs = pairs
-        """Of SOP class and transfer syntax, to propose."""
+        """Pairs of SOP class and transfer syntax to propose."""
         self.size = len(instances)
         self.told: SimpleQueue[_Told | Exception | None] = SimpleQueue()
-        """Outcomes as they become known, and for each worker its end, with an error if there was one."""
+        """Outcomes as they become known; at the end of each worker its error, or None."""
         self.losses = 0
-        """Instances in a row whose association ended before they were answered."""
+        """Instances in a row whose association ended before the answer."""
         self._waiting = deque(instances)
         self._lock = threading.Lock()
         self._stopped = False
@@ -316,7 +316,7 @@ class _Parcel:
             return bool(self._waiting) and not self._stopped
 
     def take(self) -> Instance | None:
-        """Return the next instance, None where there is none or nothing more is wanted."""
+        """Return the next instance; None if there is none, or after `stop`."""
         with self._lock:
             return self._waiting.popleft() if self._waiting and not self._stopped else None
 
@@ -327,7 +327,7 @@ class _Parcel:
         self.told.put(told)
 
     def stop(self) -> None:
-        """Let the workers come to an end after what they are sending."""
+        """Let each worker end after the instance that it is sending."""
         with self._lock:
             self._stopped = True
 
@@ -335,7 +335,7 @@ class _Parcel:
 def _parts(
     instances: Sequence[Instance], others: Sequence[str]
 ) -> Iterator[tuple[list[Instance], set[tuple[str, str]]]]:
-    """Yield the instances in parts that one association has contexts enough for, with the pairs of each.
+    """Yield the instances in parts, with the pairs of each part; one association has contexts for a part.
 
     Each SOP class is paired with the transfer syntaxes of its instances, and with `others`.
     """
@@ -344,7 +344,7 @@ def _parts(
     uids: set[str] = set()
     for instance in instances:
         needed = {(instance.sop_class_uid, one) for one in (instance.transfer_syntax_uid, *others)}
-        # Two contents of one UID go one after the other, since the last one is what the peer keeps.
+        # Two contents of one UID go one after the other, since the peer keeps the last one.
         if len(pairs | needed) > MAX_CONTEXTS or instance.sop_instance_uid in uids:
             yield part, pairs
             part, pairs, uids = [], set(), set()

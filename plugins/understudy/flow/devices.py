@@ -1,4 +1,4 @@
-"""Devices: who calls here, what was refused from them, and who is approved."""
+"""Devices: which devices call here, what was refused from them, and which are approved."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from understudy.flow.reception import ReceptionWatch
 
 
 class Devices:
-    """What a person asks of the devices that call here."""
+    """The devices that call here, for a person to list and approve."""
 
     def __init__(self, gate: Gate, reception: ReceptionWatch) -> None:
         self._gate = gate
@@ -20,9 +20,9 @@ class Devices:
         return self._reception.beside(self._gate.modalities())
 
     def approve(self, who: str, entry: Allowed) -> bool:
-        """Let a device in, and say whether the running edge does so already."""
+        """Approve a device, and say whether the running edge knows already."""
         return self._gate.approve(who, entry)
 
     def revoke(self, who: str, entry: Allowed) -> bool:
-        """Take an approval back, and say whether the running edge knows already."""
+        """Revoke an approval, and say whether the running edge knows already."""
         return self._gate.revoke(who, entry)

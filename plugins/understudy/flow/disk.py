@@ -1,10 +1,10 @@
 """Disk: measure the volumes, say how long they last, and keep ballast for the ledger.
 
-Whether intake is refused is decided where images are stored, in Orthanc's process (plugin/volumes.py), and
-the edge sees it by the same file as we do: neither needs the agent for it. Here people are told, in time.
+Orthanc's process decides whether intake is refused (plugin/volumes.py). The edge and the agent learn of it by
+the same file; intake does not depend on the agent. This module warns people in time.
 
-Rule 1: each volume is measured by a worker of its own. A mount that hangs holds that worker and nobody else;
-people read that the volume is not known since then.
+Rule 1: each volume is measured by a worker of its own. A mount that hangs blocks only that worker; the status
+shows the volume as not known since then.
 """
 
 import logging
@@ -31,27 +31,28 @@ _FORECAST_INTERVAL = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class WatchedVolume:
-    """One volume; `takes_intake` where every image that arrives is written to it once."""
+    """One volume; `takes_intake` says that every image that arrives is written to it once."""
 
     name: str
     folder: Path
     takes_intake: bool
     file: Path | None = None
-    """A small file on it that each look reads from the disk: a volume may tell its room and give no file."""
+    """A small file on it that each look reads: a volume may tell its free space and still give no file."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """The space of one volume, and the number of the file system that it lies on."""
+    """The space of one volume, and the device number of its file system."""
 
     space: Space
     device: int
 
 
 class DiskWatch:
-    """Measures the volumes and keeps the ballast of the state volume; `flag` is there while it refuses.
+    """Measures the volumes and keeps the ballast of the state volume; `flag` exists while intake is refused.
 
-    `received` tells the bytes by day since 1970, from the day of a moment on; nothing came before `began`.
+    `received` returns the bytes by day (counted from 1970), from the day of a moment on; none came before
+    `began`.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class DiskWatch:
         self._marks = {"warn_percent": warn_percent, "refuse_percent": refuse_percent}
         self._told = False
         self._since: dict[str, Timestamp] = {}
-        """When what is wrong began, as `alarms` names it."""
+        """When each fault began, by the name that `alarms` gives it."""
         self._a_day = 0.0
         self._foreseen = -math.inf
         """When the forecast was made, by the monotonic clock."""
@@ -122,11 +123,11 @@ class DiskWatch:
         return bool(self._flag.value)
 
     def unknown_since(self, name: str) -> Timestamp | None:
-        """Return since when a volume does not answer, None while it does; no disk is waited for."""
+        """Return since when a volume does not answer; None while it does. Waits for no disk."""
         return next(watch.unknown_since for volume, watch in self._measured if volume.name == name)
 
     def view(self) -> DiskView:
-        """Return the volumes as they were seen last; those that nobody sees are named apart."""
+        """Return the volumes as they were last seen; those that do not answer are in `unknown`."""
         seen = [(volume, watch.value, watch.unknown_since) for volume, watch in self._measured]
         growth: dict[int, float] = {}
         for volume, measured, _ in seen:
@@ -154,7 +155,7 @@ class DiskWatch:
         )
 
     def alarms(self, view: DiskView) -> list[Alarm]:
-        """Return what a person has to know of it."""
+        """Return the alarms on the volumes."""
         now = self._clock.now()
         present: dict[str, Timestamp] = {}
 
@@ -167,7 +168,7 @@ class DiskWatch:
 
 
 def _measured(watch: Watch[_Measured], name: str) -> bool:
-    """Look once; an error is as good as no look, and not worth a worker's growing pauses."""
+    """Look once; after an error the value is as without a look, and the worker's pauses do not grow."""
     try:
         return watch.step()
     except OSError as error:

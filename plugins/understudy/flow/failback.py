@@ -1,6 +1,6 @@
-"""Failback: give back to the repaired primary what it lacks, pull what it received alone, and prove both.
+"""Failback: send the repaired primary the instances that it lacks, pull those that it alone has, prove both.
 
-Rule 1: progress lives in the ledger alone; a crash at any point is continued by `step` from what is there.
+Rule 1: progress is kept in the ledger alone; after a crash at any point, `step` continues from there.
 Rule 2: settling asks the primary again for every instance of the epoch; an answer of yesterday proves nothing
 today.
 """
@@ -47,11 +47,11 @@ _UNDERWAY = (ObligationState.OWED, ObligationState.IN_FLIGHT, ObligationState.SE
 _DOES = {Sign.SILENT: "does not answer", Sign.REFUSES: "refuses this standby"}
 _NOTHING_TO_DO = {ObligationState.PROVEN, ObligationState.WAIVED}
 _PAUSE = 30.0
-"""Seconds between two comparisons while nothing changes here: whoever fixes the primary waits for no more."""
+"""Seconds between two comparisons while nothing changes here: the longest wait after a fix at the primary."""
 _PATIENCE = 900.0
-"""Seconds without progress after which a person is told what is waited for, and how to decide."""
+"""Seconds without progress after which an alarm says what the failback waits for, and how to decide."""
 _NAMED = 50
-"""Instances named one by one in a refusal."""
+"""Most instances, UIDs or studies that a refusal names one by one."""
 _POINT_BACK = "To settle, first point every modality back to the primary."
 _SERVES = "the primary has everything of this outage and serves again"
 _LOOK_FIRST = "A SOP Instance UID of it names two patients: settle waits until a person has looked."
@@ -59,7 +59,7 @@ _LOOK_FIRST = "A SOP Instance UID of it names two patients: settle waits until a
 
 @dataclass(frozen=True, slots=True)
 class FailbackPolicy:
-    """What settling needs: seconds without a store by anybody but the primary, told by its AE title."""
+    """Settling needs `quiet_period` seconds without a store from any other AE title than the primary's."""
 
     quiet_period: float
     primary_ae_title: str
@@ -67,7 +67,7 @@ class FailbackPolicy:
 
 
 class FailbackBooks(Protocol):
-    """The books of the ledger that the way back uses."""
+    """The books of the ledger that a failback uses."""
 
     conflicts: ConflictBook
     custody: CustodyBook
@@ -82,7 +82,7 @@ class FailbackBooks(Protocol):
 
 
 class Failback:
-    """The way back; `step` carries the running operation on, the agent's thread calls it for ever."""
+    """Carries out a failback; the agent's thread calls `step`, which continues it, for ever."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Failback:
         self._left = (0, 0)
         """Instances under way and refused at the last step."""
         self._progress: tuple[tuple[int, ...], Timestamp] | None = None
-        """What was left when there was progress last, and when; None while no failback is under way."""
+        """The numbers at the last progress, and its time; None while no failback is under way."""
 
     def plan(self, progress: Progress = untold) -> PlanView:
         """Compare both inventories and say what a failback would do; changes nothing."""
@@ -120,7 +120,7 @@ class Failback:
         to_send: dict[str, int] = {}
         found = 0
         for diff in comparison.diffs:
-            # What a UID does not tell from another content is sent although it is listed.
+            # An instance whose UID has another content, too, is sent although its UID is listed.
             listed = [instance.number for instance in diff.found]
             doubtful = len(self._ledger.custody.ambiguous(self._holder, listed))
             found += len(listed) - doubtful
@@ -141,8 +141,8 @@ class Failback:
     def begin(self, who: str, *, epoch: int) -> OperationView:
         """Change active to returning, or continue a failback of this epoch; return its operation.
 
-        Raises PreconditionError where the primary does not answer C-ECHO and C-FIND now, as often as
-        makes one that was down count as up.
+        Raises PreconditionError unless the primary answers C-ECHO and C-FIND now. A primary that was down has
+        to answer as many probes in a row as make it count as up.
         """
         mode = self._ledger.modes.current()
         if mode.mode is Mode.RETURNING and mode.epoch == epoch:
@@ -159,16 +159,16 @@ class Failback:
                 # A primary that was up is not asked twice: the caller waits.
                 break
         else:
-            # A probe of the loop, which had been waiting, came between ours.
+            # A waiting probe of the prober's own loop came between ours.
             unmet.append("the primary did not answer each of the last probes: try again")
         evidence = {"evidence": f"{last.at} echo={last.echo} find={last.find}"}
         self._change(ModeEvent.FAILBACK, epoch, who, evidence, lambda _transaction: unmet)
         return self._operation_alone()
 
     def step(self) -> bool:
-        """Carry a failback on: compare, owe again what was lost, wait for the lane, prove, report.
+        """Continue a failback: compare, owe lost instances again, wait for the lane, prove, report.
 
-        Returns whether there was anything to do. Raises HolderUnavailableError where the primary does not
+        Returns whether there was anything to do. Raises HolderUnavailableError if the primary does not
         answer.
         """
         mode = self._ledger.modes.current()
@@ -191,9 +191,9 @@ class Failback:
             raise
 
     def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> OperationView:
-        """Begin to settle, or return the settling that is under way: it asks the primary for everything.
+        """Begin to settle, or return the running operation; it asks the primary for every instance.
 
-        Raises PreconditionError with each guard that is unmet by what is known here already.
+        Raises PreconditionError with each guard that is already known to be unmet.
         """
         mode = self._ledger.modes.current()
         if mode.mode is not Mode.RETURNING or mode.epoch != epoch:
@@ -217,7 +217,7 @@ class Failback:
             return Result(_SERVES)
         if mode.mode is not Mode.RETURNING or mode.epoch != epoch:
             self._change(ModeEvent.SETTLE, epoch, asked.who, {})
-        # What is missing here is no condition: the mirror pulls it afterwards.
+        # Instances that are missing here do not prevent settling: the mirror pulls them afterwards.
         comparison = self._mirror.step(
             self._suspects(), leave=self._gaps(), in_rounds=False, progress=asked.tell
         )
@@ -243,7 +243,7 @@ class Failback:
         return Result(_SERVES, report=self._report(asked.started, comparison, ()))
 
     def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeRecord:
-        """Change returning back to active; what was delivered and proven stays so."""
+        """Change returning back to active; delivered and proven instances stay so."""
         if not reason.strip():
             raise RefusedError("a reason is needed", "say in a few words why; it is written to the event log")
         now = self._clock.now()
@@ -257,7 +257,7 @@ class Failback:
         return record
 
     def alarms(self) -> list[Alarm]:
-        """Return that the way back makes no progress, what it waits for, and what a person may do."""
+        """Return the alarm on a failback without progress: what it waits for, and what a person may do."""
         if (progress := self._progress) is None:
             return []
         (_, remaining, gaps, refused), since = progress
@@ -309,9 +309,9 @@ class Failback:
         return True
 
     def _compares_now(self, operation: OperationView, left: tuple[int, int]) -> bool:
-        """Say whether to ask the primary: at first, when the lane has done its part, and then now and again.
+        """Say whether to ask the primary: at first, when the lane has finished, and then at intervals.
 
-        Between, the lane's progress is read from the ledger alone.
+        Between two comparisons, the lane's progress is read from the ledger alone.
         """
         if self._compared is None or self._compared[0] != operation.operation:
             return True
@@ -344,14 +344,14 @@ class Failback:
         _log.info("failback done operation=%d instances=%d", operation.operation, total)
 
     def _proven(self) -> str:
-        """Say what is proven, and what somebody gave up."""
+        """Return in words that all instances are proven, and how many were waived."""
         waived = self._ledger.obligations.waived_of_epoch(self._holder, self._ledger.modes.current().epoch)
         number = sum(count for _, _, count in waived)
         but = f" but {number} {'instance that was' if number == 1 else 'instances that were'} waived"
         return f"all{but if number else ''} is proven to be at the primary"
 
     def _show_progress(self, operation: OperationView, gaps: int) -> int:
-        """Write how far the operation is and return its total in instances."""
+        """Write the progress of the operation and return its total in instances."""
         refused = self._tally().get(ObligationState.REFUSED, 0)
         left = (operation.operation, self._remaining(), gaps, refused)
         if self._progress is None or self._progress[0] != left:
@@ -375,7 +375,7 @@ class Failback:
         return sum(tally.get(state, 0) for state in _UNDERWAY)
 
     def _absent(self, comparison: Comparison) -> list[str]:
-        """Return in words each instance that the primary does not list, and each study it is silent about."""
+        """Return in words each instance that the primary does not list, and each study without an answer."""
         missing = [instance for diff in comparison.diffs for instance in (*diff.lost, *diff.to_send)]
         told = [
             f"instance {shown(one.sop_instance_uid)} of study {shown(one.study_instance_uid)} is not at the "
@@ -393,7 +393,7 @@ class Failback:
     def _doubted(self) -> list[str]:
         """Return in words the UIDs of this epoch that name two patients, until a person has looked.
 
-        A PACS that keeps one object a UID has the one that came last, and each was proven in its time.
+        A PACS that keeps one object per UID has only the last one, although each was proven when it came.
         """
         epoch = self._ledger.modes.current().epoch
         return [
@@ -404,19 +404,19 @@ class Failback:
         ]
 
     def _silent_about(self, comparison: Comparison) -> list[StudyInstanceUid]:
-        """Return the studies without a usable answer of which the primary has to have something."""
+        """Return the studies without a usable answer of which the primary has to have instances."""
         return [study for study in comparison.unanswered if self._is_wanted(study)]
 
     def _is_wanted(self, study: StudyInstanceUid) -> bool:
-        """Whether the primary has to be asked for a study; where it cannot be, what is proven stays so."""
+        """Whether the primary has to be asked for a study; if it cannot be, proven instances stay proven."""
         known = {ObligationState.WAIVED} if can_be_asked_for(study) else _NOTHING_TO_DO
         return bool(set(self._ledger.obligations.of_study(self._holder, study).values()) - known)
 
     def _gaps(self, *, before: Timestamp | None = None) -> set[StudyInstanceUid]:
-        """Return the studies that something of is known to be missing here, since before a moment.
+        """Return the studies with a known gap; with `before`, only gaps that are older than this moment.
 
-        What was missing before the outage the mirror goes on pulling afterwards: an archive of which half was
-        here would else keep the way back from its end.
+        The mirror pulls older gaps after the failback: otherwise an archive that was half mirrored before the
+        outage would keep the failback from ending.
         """
         return {gap.study for gap in self._ledger.gaps.read() if before is None or gap.since < before}
 
@@ -431,7 +431,7 @@ class Failback:
         if last is None:
             return []
         if last > self._clock.now():
-            # Later stores do not show beside it: that nobody has stored since would be believed by mistake.
+            # This time hides later stores, so it cannot show that nobody has stored since.
             return [
                 f"the last store of a modality here has the date {iso(last)}, which lies ahead: the clock "
                 "was set back, and nobody knows for how long it has been quiet. See that every modality is "
@@ -455,7 +455,7 @@ class Failback:
         return self._ledger.operations.latest(KIND, running=True)
 
     def _operation_alone(self) -> OperationView:
-        """Return the operation of the present failback, begun by one thread only."""
+        """Return the operation of the present failback; only one thread begins it."""
         with self._one_at_a_time:
             self._drop_stale()
             return self._operation()
@@ -474,8 +474,8 @@ class Failback:
     def _is_of(self, mode: ModeRecord, operation: OperationView) -> bool:
         """Say whether an operation was begun since the mode changed: its number alone does not tell.
 
-        Where the mode was changed at a time to come, the clock was set back since, and the operation is taken
-        for one of this failback: a new one would not tell more.
+        If the change of mode lies ahead, the clock was set back since. The operation then counts as one of
+        this failback: a new one would be no more certain.
         """
         return operation.started >= mode.since or mode.since > self._clock.now()
 
@@ -492,7 +492,7 @@ class Failback:
         )
 
     def _operation(self) -> OperationView:
-        """Return the running operation, or the one that is done while nothing new is owed, or a new one."""
+        """Return the running operation, the finished one if nothing new is owed, or a new one."""
         running = self._running()
         if running is not None:
             return running

@@ -1,4 +1,4 @@
-"""The association gate as the agent sees it: who was seen, who is approved."""
+"""The association gate as the agent sees it: which devices were seen, and which are approved."""
 
 import logging
 import threading
@@ -32,14 +32,14 @@ _PATIENCE = 5.0
 
 _LATELY = 3600.0
 _NAMED = 3
-"""Seconds for which a refusal is an alarm, and how many callers that names."""
+"""Seconds for which a refusal is an alarm, and how many callers the alarm names."""
 
 _BATCHES_A_SECOND = 1_000_000
-"""The numbers of an edge's batches begin at the second of its start, times this (edge/gate.lua)."""
+"""The number of an edge's first batch is the time of its start in seconds, times this (edge/gate.lua)."""
 
 
 class LiveEdge(Protocol):
-    """The running edge; it raises `unavailable` where it does not take it now."""
+    """The running edge; both calls raise `unavailable` if it takes no command now."""
 
     def publish(self, configured: Sequence[Allowed], approved: Sequence[Allowed]) -> None: ...
 
@@ -47,7 +47,7 @@ class LiveEdge(Protocol):
 
 
 class Gate:
-    """Keeps the edge's allow-list in step with ours, and writes down what the edge reports."""
+    """Keeps the edge's allow-list equal to ours, and records the edge's reports."""
 
     def __init__(
         self,
@@ -66,18 +66,18 @@ class Gate:
         self._unavailable = unavailable
         self._read_reports = read_reports
         self._one_at_a_time = threading.Lock()
-        # The edge may have missed what this agent's predecessor said.
+        # The edge may have missed the last change that the agent told it before this start.
         self._pending = True
         self._silent_since: Timestamp | None = None
         self._start = 0
 
     def step(self) -> bool:
-        """Write down what was counted and reported, and tell the edge what it has not taken yet."""
+        """Record the counts and reports, and publish the allow-list if the edge has not taken it yet."""
         reported = self._read_reports(_REPORTS_A_STEP)
         try:
             batch, counted = self._take_counts()
         finally:
-            # After the counts, which tell of a new start of the edge, and whatever is wrong with them.
+            # This comes after the counts, which show a new start of the edge, and even if they fail.
             self._tell_edge()
         if reported or counted:
             self._book.note_seen([*counted, *reported], self._clock.now(), batch=batch, known=self._known())
@@ -93,22 +93,22 @@ class Gate:
         if not self._pending:
             self._heard(None)
         if batch // _BATCHES_A_SECOND != self._start:
-            # Another start of the edge: it has what it could read then.
+            # The edge was started again: it has the list that it could read then.
             self._start = batch // _BATCHES_A_SECOND
             self.renew()
-        # A batch that was noted comes again where it holds nothing new.
+        # The edge repeats a batch that was noted if there is nothing new.
         if batch == noted:
             return None, ()
-        # A batch has no order: what a device was refused for is what is shown of it.
+        # A batch has no order: refusals are noted last, so that they are shown.
         return batch, sorted(counted, key=lambda one: one.outcome is not GateOutcome.ACCEPTED)
 
     def renew(self) -> None:
-        """Have the whole list told to the edge with the next step."""
+        """Publish the whole list to the edge with the next step."""
         with self._one_at_a_time:
             self._pending = True
 
     def alarms(self) -> Sequence[Alarm]:
-        """Return what is wrong with the allow-list that is in force."""
+        """Return the alarms on the allow-list that is in force."""
         found = []
         since = self._silent_since
         if since is not None and self._clock.has_waited(since, _PATIENCE):
@@ -125,7 +125,7 @@ class Gate:
         return [*found, *self._not_believed()]
 
     def _not_believed(self) -> list[Alarm]:
-        """Return an alarm for each way in which listed AE titles were not believed within the last hour."""
+        """Return an alarm for each kind of refusal of a listed AE title within the last hour."""
         known = self._known()
         found = []
         for outcome in IMPOSTORS:
@@ -133,7 +133,7 @@ class Gate:
                 view
                 for view in self._book.refused_attempts(outcome)
                 if not self._clock.has_waited(view.last_seen, _LATELY)
-                # Somebody may have approved it meanwhile.
+                # The caller may have been approved meanwhile.
                 and not known(view.remote_address, view.calling_ae_title, view.called_ae_title)
             ]
             if refused:
@@ -149,13 +149,13 @@ class Gate:
         return found
 
     def approve(self, who: str, entry: Allowed) -> bool:
-        """Let a device in, durably, and say whether the running edge does so already."""
+        """Approve a device, durably, and say whether the running edge knows already."""
         if self._book.approve(entry, who, self._clock.now()):
             _log.info("approve by=%s calling=%r network=%s", who, entry.calling_ae_title, entry.network)
         return self._tell_edge(everything=True)
 
     def revoke(self, who: str, entry: Allowed) -> bool:
-        """Take an approval back; associations that run go on to their end."""
+        """Revoke an approval; open associations are not ended. Say whether the running edge knows already."""
         if not self._book.revoke(entry, who, self._clock.now()):
             raise NotFoundError(
                 "there is no such approval",
@@ -165,7 +165,7 @@ class Gate:
         return self._tell_edge(everything=True)
 
     def modalities(self) -> list[ModalityView]:
-        """Return every device that was seen, with what the allow-list says of it now."""
+        """Return every device that was seen, with its present verdict of the allow-list."""
         hints = {outcome.value: hint for outcome, hint in HINTS.items()}
         found = self._book.modalities(self._known())
         return [replace(view, hint=hints.get(view.outcome, "")) for view in found]
@@ -187,14 +187,14 @@ class Gate:
         return [entry for entry in self._book.approvals() if is_network(entry.network)]
 
     def _tell_edge(self, *, everything: bool = False) -> bool:
-        """Tell the edge what it has not taken yet, or all of it again; return whether it has taken it."""
+        """Publish a pending list, or with `everything` in any case; return whether the edge has taken it."""
         with self._one_at_a_time:
             self._pending |= everything
             if self._pending:
                 try:
                     self._edge.publish(self._configured(), self._approved())
                 except self._unavailable as error:
-                    # It reads the same from the shared folder when it starts; the next step tells it again.
+                    # The edge reads the same list from the shared folder at its start; the next step retries.
                     self._heard(error)
                 else:
                     self._pending = False
@@ -202,7 +202,7 @@ class Gate:
             return not self._pending
 
     def _heard(self, error: Exception | None) -> None:
-        """Keep since when the edge takes no command."""
+        """Note since when the edge takes no command."""
         if error is None:
             self._silent_since = None
         elif self._silent_since is None:

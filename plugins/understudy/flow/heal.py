@@ -1,7 +1,7 @@
 """Heal: put a good copy in the place of a stored file that is missing or changed.
 
 Rule 1: nothing is deleted before a whole replacement of the same instance is at hand (adapters/healing.py).
-Rule 2: what cannot be healed stays open, as an alarm, and is tried again for ever.
+Rule 2: damage that cannot be healed stays open, as an alarm, and is tried again for ever.
 """
 
 import logging
@@ -23,10 +23,10 @@ from understudy.ledger import DeadLetterBook, FileBook, InstanceBook
 _log = logging.getLogger(__name__)
 
 _COPIES = 4
-"""Of an instance that is healed, in memory at once: what came over the network, and the file made of it."""
+"""Copies of an instance that are in memory at once: as it came over the network, and the file made of it."""
 _BATCH = 50
 _BASE, _CAP = 30.0, 6 * 3600.0
-"""Seconds before the second attempt, and at most between two."""
+"""Seconds before the second attempt, and the longest pause between two."""
 _STORED_AGAIN = "it was stored again and the ledger does not know the file yet"
 
 
@@ -45,7 +45,7 @@ class OrthancFiles(Protocol):
 
 
 class Source(Protocol):
-    """A holder that gives single instances back; raises HolderUnavailableError."""
+    """A holder that single instances can be fetched from; raises HolderUnavailableError."""
 
     name: str
 
@@ -53,7 +53,7 @@ class Source(Protocol):
 
 
 class Place(Protocol):
-    """Where a replacement goes; calls raise OrthancUnavailableError."""
+    """Puts a replacement into Orthanc; calls raise OrthancUnavailableError."""
 
     def offer(self, content: BinaryIO) -> None: ...
 
@@ -64,7 +64,7 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Surgery:
-    """What only adapters can do with the bytes of a file."""
+    """The operations on a file's bytes that only adapters can do."""
 
     write_whole: Callable[[Instance, BinaryIO, Path, BinaryIO], None]
     is_same_instance: Callable[[str, str, BinaryIO], bool]
@@ -111,7 +111,7 @@ class Healer:
         self._memory = memory or Memory(BOUNDLESS)
 
     def step(self) -> bool:
-        """Try to heal what is due; return whether anything was healed."""
+        """Try to heal the damage that is due; return whether any was healed."""
         self._place.resume()
         healed = 0
         due = self._ledger.files.to_heal(now=self._clock.now(), cap=_CAP, limit=_BATCH)
@@ -139,12 +139,12 @@ class Healer:
         return healed > 0
 
     def _owe_again(self, holder: HolderName) -> None:
-        """Look at files that a lane could not read: what reads well is owed again."""
+        """Look at files that a lane could not read; an instance whose file is good is owed again."""
         good: list[InstanceNumber] = []
         for instance in self._ledger.files.refused(holder, _BATCH):
             if self._index.file_of(instance.orthanc_id) is None:
-                # A person deleted it, and is not overruled: what it is still owed to has to be waived, or it
-                # has to be stored again.
+                # A person's deletion stands: the instance has to be stored again, or waived for the holders
+                # that it is owed to.
                 self._ledger.dead_letters.deleted_here(instance.number)
                 _log.warning("heal deleted sop_instance_uid=%s", shown(instance.sop_instance_uid))
                 continue
@@ -157,7 +157,7 @@ class Healer:
             self._ledger.files.reads_again(holder, good, now=self._clock.now())
 
     def _look(self, instance: Instance, file: str, *, missed: bool) -> tuple[DamageState, str]:
-        """Return what became of the damage meanwhile, OPEN where it is still one."""
+        """Return the present state of the damage, OPEN if the file is still damaged."""
         listed = self._index.file_of(instance.orthanc_id)
         if listed is None and missed:
             return DamageState.OPEN, ""
@@ -200,7 +200,7 @@ class Healer:
         listed = self._index.file_of(instance.orthanc_id)
         if listed not in (None, instance.attachment_uuid):
             return DamageState.OPEN, _STORED_AGAIN
-        # The plugin puts the very bytes that Orthanc lists back into their file: nothing is deleted then.
+        # The plugin writes content that Orthanc already lists back into its file: nothing is deleted then.
         self._place.offer(content)
         damaged = listed is not None and self._disk.damage(instance, lambda _: True) != ""
         if damaged and not self._place.put(instance.orthanc_id, instance.attachment_uuid, content):
@@ -209,7 +209,7 @@ class Healer:
         return self._proved(instance, source)
 
     def _proved(self, instance: Instance, source: str) -> tuple[DamageState, str]:
-        """Return whether what was put in its place is on the disk as it should be."""
+        """Return HEALED if the replacement is on the disk as the ledger has it, otherwise OPEN; and why."""
         again = self._ledger.instances.present(instance.number)
         if again is None:
             return DamageState.HEALED, f"{source} gave it with other bytes: it is a new version"

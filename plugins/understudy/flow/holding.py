@@ -1,11 +1,11 @@
 """Holding: the memory that stored files may take while they are packed, sent or compared.
 
-Rule 1: whoever reads a whole file asks for the room first, for all copies of it, and gives it back after.
+Rule 1: a worker that reads a whole file asks for memory first, for all copies of it, and gives it back after.
 Rule 2: a file that can never have room is refused with its size: it would end the agent again and again.
 Rule 3: a request that fits passes larger ones that wait: a store that hangs may keep its room for hours.
-Rule 4: a request that has waited for a minute is passed no more, so that small ones do not keep it out. It is
-passed all the same while it waits for room that others have held for a minute or longer: stopping the small
-ones would not help it.
+Rule 4: a request that has waited for a minute is passed no more, so that small ones do not keep it out. There
+is one exception: it is still passed while it needs room that others have held for a minute or longer, because
+stopping the small ones would not help it.
 """
 
 import copy
@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from understudy.core.refusals import too_large
 
 RESERVE = 320 * 2**20
-"""Bytes that the agent takes besides stored files: program, ledger's pages, connections."""
+"""Bytes that the agent needs besides stored files: program, ledger's pages, connections."""
 
 BOUNDLESS = 2**60
-"""A limit that nothing reaches, for whoever is not to be limited."""
+"""A limit that is never reached, for callers without a limit."""
 
 _LONG = 60.0
 """Seconds after which a waiting request is not passed any more, and after which held room counts as kept."""
@@ -29,38 +29,38 @@ _LOOK_AGAIN = 1.0
 
 
 class Room:
-    """A part of the memory that somebody waits for or holds; it can be made smaller."""
+    """A part of the memory that a worker waits for or holds; it can be made smaller."""
 
     def __init__(self, pool: "_Pool", who: str, size: int) -> None:
         self._pool = pool
         self.who = who
         self.size = size
         self.since = 0.0
-        """Since when it is waited for, then since when it is held."""
+        """When the waiting began; once the room is held, when the holding began."""
 
     def shrink(self, size: int) -> None:
-        """Give back what is more than `size` bytes."""
+        """Give back all but `size` bytes."""
         self._pool.shrink(self, size)
 
 
 class Memory:
-    """All the room; `of` names who asks for some."""
+    """The memory for stored files; `of` names the worker that asks for a part."""
 
     def __init__(self, limit: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self.most = max(limit - RESERVE, limit // 8)
-        """Bytes that all together may hold."""
+        """Bytes that all workers together may hold."""
         self._pool = _Pool(self.most, monotonic)
         self._who = ""
 
     def of(self, who: str) -> "Memory":
-        """Return the same memory for one who is named where it waits."""
+        """Return the same memory for one worker, which `waiting` lists by this name."""
         mine = copy.copy(self)
         mine._who = who
         return mine
 
     def refusal(self, size: int, copies: float) -> str | None:
-        """Return why a file of this size cannot be held in so many copies, None where it can."""
+        """Return why a file of this size cannot be held in `copies` copies; None if it can."""
         if size * copies <= self.most:
             return None
         needed = int(size * copies) + RESERVE
@@ -68,7 +68,7 @@ class Memory:
 
     @contextmanager
     def holding(self, size: float) -> Iterator[Room]:
-        """Wait for room of so many bytes, all of it at most, and hold it."""
+        """Wait for `size` bytes (at most the whole memory) and hold them."""
         room = Room(self._pool, self._who, min(int(size), self.most))
         self._pool.take(room)
         try:
@@ -77,12 +77,12 @@ class Memory:
             self._pool.give_back(room)
 
     def waiting(self) -> Mapping[str, int]:
-        """Return who waits for room now, by name, and for how many bytes."""
+        """Return the names of the waiting workers, with the bytes that each waits for."""
         return self._pool.waiting()
 
 
 class _Pool:
-    """The room that is free, who holds some, and who waits, in the order in which they asked."""
+    """The free memory, the parts that are held, and the requests that wait, in order."""
 
     def __init__(self, most: int, monotonic: Callable[[], float]) -> None:
         self._most = self._free = most

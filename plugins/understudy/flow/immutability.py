@@ -1,8 +1,8 @@
-"""Immutability: whether a store keeps the lock that it was asked for, read back from the store itself.
+"""Immutability: whether a store keeps the requested lock, read back from the store itself.
 
 Rule 1: a store that takes an object and forgets its retention is proven to have it, and is not immutable.
-Rule 2: each look compares the store's date with the date that was asked for, which the ledger keeps with the
-pack. Only a lock that the store keeps as asked ends the alarm.
+Rule 2: each look compares the store's date with the requested date, which the ledger keeps with the pack.
+Only a lock that the store keeps as requested ends the alarm.
 """
 
 import logging
@@ -22,7 +22,7 @@ _DAY = 86_400.0
 
 
 class Lock(Enum):
-    """What was read back of the lock, as the proofs name it."""
+    """The result of reading the lock back, as the proofs name it."""
 
     UNSEEN = "not read back yet"
     HELD = "read back"
@@ -31,14 +31,14 @@ class Lock(Enum):
 
 
 class LockingStore(Protocol):
-    """What is asked of a store; both calls raise HolderUnavailableError."""
+    """The store, as far as locks need it; both calls raise HolderUnavailableError."""
 
     def stat(self, key: str) -> StoredObject | None:
-        """Return what the store shows under the key."""
+        """Return the object that the store shows under the key; None if there is none."""
         ...
 
     def locked_until(self, key: str, version: str) -> Timestamp | None:
-        """Return until when the store locks the version, None where it does not; or raise UntoldError."""
+        """Return until when the store locks the version; None if it does not; or raise UntoldError."""
         ...
 
 
@@ -52,7 +52,7 @@ class LockWatch:
         newest: Callable[[], PackIntent | None],
         clock: Clock,
     ) -> None:
-        """`newest` returns the vault's newest pack, None where there is none."""
+        """`newest` returns the vault's newest pack; None if there is none."""
         self._vault = vault
         self._store = store
         self._newest = newest
@@ -63,17 +63,17 @@ class LockWatch:
         self.lock = Lock.UNSEEN
 
     def step(self) -> bool:
-        """Look once a day at the newest pack; return whether it was looked at."""
+        """Look at the newest pack once a day; return whether it was looked at."""
         if not self._is_due():
             return False
         newest = self._newest()
         if newest is None or (newest.locked_until or math.inf) <= self._clock.now():
-            # Of a lock that was to end by now the store need not tell anything.
+            # The store need not report a lock that has ended by now.
             return False
         try:
             shown = self._store.stat(newest.key)
         except HolderUnavailableError:
-            # The lane says so.
+            # The lane reports that the store is unavailable.
             return False
         if shown is None:
             return False
@@ -81,7 +81,7 @@ class LockWatch:
         return True
 
     def look(self, key: str, version: str, wanted: Timestamp | None) -> None:
-        """Read an object's lock back where that is due; `wanted` is until when it was asked for."""
+        """Read an object's lock back if that is due; `wanted` is the requested end of the lock."""
         if not self._is_due():
             return
         try:
@@ -93,7 +93,7 @@ class LockWatch:
         except UntoldError:
             lock = Lock.UNTOLD
         except HolderUnavailableError:
-            # It is looked at again with the next pack; the pack itself is shown.
+            # The next pack brings another look; the store shows this pack itself.
             return
         self._looked = self._clock.monotonic()
         if lock is not self.lock:
@@ -105,7 +105,7 @@ class LockWatch:
         self.lock = lock
 
     def alarms(self) -> Sequence[Alarm]:
-        """Return that the vault is not immutable, or not known to be."""
+        """Return an alarm if the vault is not immutable, or not known to be."""
         if self.lock is Lock.ABSENT:
             return (
                 Alarm(

@@ -1,7 +1,6 @@
-"""Intake: whether images are taken here, and if not why.
+"""Intake: whether images are accepted here, and if not, why.
 
-The decision itself is made where images are stored, in Orthanc's process and at the edge. Here people and
-monitors are told of it.
+Orthanc's process and the edge make the decision. This module reports it to people and monitors.
 """
 
 import logging
@@ -19,7 +18,7 @@ _SYNC = "the disk does not take what is written to it"
 
 
 class StoreRefusals(Protocol):
-    """What is asked of Orthanc; raises OrthancUnavailableError."""
+    """Orthanc, as far as intake needs it; raises OrthancUnavailableError."""
 
     def refuses_stores(self) -> bool: ...
 
@@ -32,10 +31,10 @@ class IntakeWatch:
         self._is_full = is_full
         self._clock = clock
         self._fault: tuple[Timestamp, str, str] | None = None
-        """Since when Orthanc takes nothing, why, and what to do."""
+        """Since when Orthanc accepts no images, why, and what to do."""
 
     def step(self) -> bool:
-        """Look once; what is found stands until the next look."""
+        """Look once; the result stands until the next look."""
         found: tuple[str, str] | None = None
         try:
             if self._orthanc.refuses_stores():
@@ -54,14 +53,14 @@ class IntakeWatch:
 
     @property
     def refused_because(self) -> str:
-        """Why images are refused now, empty where they are taken."""
+        """Why images are refused now; empty if they are accepted."""
         if self._is_full():
             return _FULL
         fault = self._fault
         return "" if fault is None else fault[1]
 
     def alarms(self) -> list[Alarm]:
-        """Return what Orthanc says; the full disk has an alarm of its own (core/disk.py)."""
+        """Return the alarm on Orthanc's fault; a full disk has an alarm of its own (core/disk.py)."""
         if (fault := self._fault) is None:
             return []
         since, why, hint = fault

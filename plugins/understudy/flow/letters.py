@@ -1,4 +1,4 @@
-"""Letters: what is owed and what was refused, as a person sees it, replays it or waives it."""
+"""Letters: obligations and dead letters, for a person to list, replay and waive."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -18,7 +18,7 @@ class LetterBooks(Protocol):
 
 
 class Letters:
-    """Obligations one by one, and dead letters."""
+    """Obligations one by one, and dead letters by holder and reason."""
 
     def __init__(self, ledger: LetterBooks, clock: Clock, wake_all: Callable[[], None]) -> None:
         self._ledger = ledger
@@ -76,7 +76,7 @@ class Letters:
         return number
 
     def waive(self, who: str, holder: str, selection: Selection, *, reason: str, epoch: int | None) -> int:
-        """Give up for one holder what is selected, with a reason."""
+        """Waive the selected instances for one holder, with a reason."""
         return self._ledger.dead_letters.waive(
             holder,
             selection.sop_instance_uids,

@@ -1,4 +1,4 @@
-"""Looks who types wrong passwords at the edge, and raises an alarm about an address that does so often."""
+"""Logins: raise an alarm about an address that often sends wrong passwords to the edge."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ class Logins:
         *,
         unavailable: type[Exception],
     ) -> None:
-        """`count` returns the wrong passwords of the last hour by address, where they are so many."""
+        """`count` takes a number, and returns the last hour's wrong passwords of addresses with so many."""
         self._count = count
         self._clock = clock
         self._unavailable = unavailable

@@ -1,4 +1,4 @@
-"""A worker's loop: calls a step for ever, and turns whatever stops it into an alarm and a pause."""
+"""A worker's loop: calls a step for ever, and turns each error into an alarm and a pause."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ from understudy.core.views import Alarm, iso
 _log = logging.getLogger(__name__)
 
 _BASE, _CAP = 1.0, 60.0
-"""Seconds of pause after the first failure, and at most."""
+"""Seconds of pause after the first failure, and the longest pause."""
 
 
 class Loop:
@@ -42,7 +42,7 @@ class Loop:
 
     @property
     def alarm(self) -> Alarm | None:
-        """Why the worker does not get on, None while it does."""
+        """Why the worker's last step failed; None if it did not."""
         return self._alarm
 
     def start(self) -> None:
@@ -85,7 +85,7 @@ class Loop:
 
 
 class Workers:
-    """The agent's threads: one loop a verb, one a lane."""
+    """The agent's threads: one loop for each verb and for each lane."""
 
     def __init__(self, clock: Clock, fraction: Callable[[], float]) -> None:
         self._clock = clock
@@ -100,7 +100,7 @@ class Workers:
         )
 
     def wait(self, seconds: float) -> bool:
-        """Wait inside a step; return False where the step has to end because all stop."""
+        """Wait inside a step; return False if the step has to end because all loops stop."""
         return not self._stop.wait(seconds)
 
     def start(self) -> None:
@@ -109,7 +109,7 @@ class Workers:
             loop.start()
 
     def wake(self, *names: str) -> None:
-        """Cut the pauses of the named loops short; a name ending in `-` names all that begin so."""
+        """Cut the pauses of the named loops short; a name ending in `-` names all loops with this prefix."""
         for loop in self._loops:
             if any(
                 loop.name == name or (name.endswith("-") and loop.name.startswith(name)) for name in names
@@ -117,7 +117,7 @@ class Workers:
                 loop.wake()
 
     def alarms(self) -> Sequence[Alarm]:
-        """Return why loops do not get on, each reason once."""
+        """Return the alarms of the failing loops, each reason once."""
         found: dict[str, Alarm] = {}
         for loop in self._loops:
             if (alarm := loop.alarm) is not None:
@@ -125,7 +125,7 @@ class Workers:
         return list(found.values())
 
     def stop(self, timeout: float) -> None:
-        """Let every loop end its step, within `timeout` seconds in all; the next start releases the rest."""
+        """Let every loop end its step, within `timeout` seconds in all; the next start releases claims."""
         self._stop.set()
         for loop in self._loops:
             loop.wake()

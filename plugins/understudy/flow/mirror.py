@@ -1,10 +1,10 @@
-"""Mirror: ask the primary what it holds, pull what is missing, know up to when the standby is complete.
+"""Mirror: compare with the primary, pull missing instances, know up to when the standby is complete.
 
 Deletions at the primary are recorded and shown, never applied: a standby that repeats a mass deletion is no
 backup.
 
-Rule 1: the horizon moves only where the list of studies was whole, every study has a usable answer and
-nothing is missing. Where counts prove nothing the images are compared, in rounds (core/rounds.py).
+Rule 1: the horizon moves only if the list of studies was whole, every study has a usable answer and no
+instance is missing. If counts prove nothing, the images are compared, in rounds (core/rounds.py).
 Rule 2: a comparison that failed is an alarm until one succeeds.
 """
 
@@ -50,32 +50,33 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
-"""Is told how many studies were asked for, of how many; whatever it raises ends the comparison."""
+"""Gets the number of studies asked for so far and their total; an exception from it ends the comparison."""
 
 _HORIZON = "horizon"
 _SUCCESS = 0x0000
 
 _PULL_SECONDS, _PULL_SHARE = 60.0, 10.0
-"""Seconds for which gaps are pulled between two comparisons, at least; and in times of what one takes."""
+"""How long gaps are pulled between two comparisons: at least these seconds, and at least this multiple of the
+comparison's duration."""
 
 _ASK_SECONDS = 60.0
-"""Seconds of one look for which studies are compared whose count proves nothing."""
+"""Seconds of one look that are spent on studies whose count proves nothing."""
 
 _RETRY_SECONDS, _BUSY_SECONDS = 60.0, 5.0
-"""Seconds until a comparison that failed is tried again, and where the primary had no association free."""
+"""Seconds until a failed comparison is tried again; the second if the primary had no association free."""
 
 _FAILURES_IN_A_ROW, _UNANSWERED_IN_A_ROW = 3, 50
-"""Studies in a row after which the primary as a whole counts as unavailable: it failed, or was there and had
-no usable answer."""
+"""Studies in a row after which the primary counts as unavailable: studies whose question failed, and studies
+without a usable answer."""
 
 
 def untold(_done: int, _total: int) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The inventory diff at one moment; `diffs` has the studies that were compared, or are missing here."""
+    """The inventory diff at one moment; `diffs` has the studies that were compared or are missing here."""
 
     started: Timestamp
     studies: int
@@ -84,15 +85,15 @@ class Comparison:
     unanswered: tuple[StudyInstanceUid, ...] = ()
     """Studies for which the primary gave no usable answer: nothing is concluded about them."""
     capped: tuple[StudyInstanceUid, ...] = ()
-    """Studies of which the primary lists all that is here, and counts more than it lists."""
+    """Studies of which the primary lists every instance that is here, and counts more than it lists."""
     unlisted: tuple[StudyInstanceUid, ...] = ()
-    """Studies that the primary has and leaves out of its list, which is cut: it may leave out others, too."""
+    """Studies that the primary has and leaves out of its list: the list is cut, and may lack others, too."""
     cut: str = ""
-    """Why the primary's list of studies is known to be cut, empty where it is not."""
+    """Why the primary's list of studies is known to be cut; empty if it is not."""
     reasons: Mapping[StudyInstanceUid, str] = field(default_factory=dict)
     """Why there is no usable answer about a study."""
     interrupted: bool = False
-    """Whether the time was up before every gap, and every study that was never compared, had its turn."""
+    """Whether time ran out before every gap, and every study that was never compared, had its turn."""
 
     def missing_here(self) -> dict[StudyInstanceUid, int]:
         """Return the gaps: instances that the primary has and we do not, by study."""
@@ -102,7 +103,7 @@ class Comparison:
 class _Answers:
     """Collects the studies compared at one look, and those without a usable answer.
 
-    One study may fail without stopping the others, until so many in a row fail that it is the primary.
+    A study that fails does not stop the others; too many failures in a row show that the primary fails.
     """
 
     def __init__(self, rounds: Rounds | None, *, most_unanswered: float = _UNANSWERED_IN_A_ROW) -> None:
@@ -118,7 +119,7 @@ class _Answers:
         try:
             diff = ask()
         except NoImagesError as error:
-            # As good as any other answer, in a primary that lists no images.
+            # This is no failure: a primary that lists no images answers so for every study.
             self._none(study, at, error.reason)
         except HolderUnavailableError as error:
             if isinstance(error, UnansweredError):
@@ -148,7 +149,7 @@ class _Answers:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A comparison that failed: since when none succeeded, when it was tried last, and why it failed."""
+    """A failed comparison: since when comparisons fail, when the last one was tried, and why it failed."""
 
     since: Timestamp
     at: float
@@ -158,14 +159,14 @@ class _Failure:
 
 @dataclass(frozen=True, slots=True)
 class _Here:
-    """What the ledger holds, by study."""
+    """The ledger's content, by study."""
 
     proven: Mapping[StudyInstanceUid, int]
     """SOP Instance UIDs that the primary is proven to have."""
     wanted: Set[StudyInstanceUid]
-    """Studies that are compared by images whatever the counts say."""
+    """Studies that are compared by images, even if the counts are equal."""
     all: Set[StudyInstanceUid]
-    """Studies of which anything is here that the primary was ever asked for."""
+    """Studies with an instance here that has an obligation to the primary, in any state."""
 
 
 class MirrorBooks(Protocol):
@@ -200,40 +201,40 @@ class Mirror:
         self._one_at_a_time = threading.Lock()
         self._rounds = Rounds()
         self._looked: float | None = None
-        """When it looked last, by the monotonic clock."""
+        """When the last successful look began, by the monotonic clock."""
         self._failure: _Failure | None = None
         self._interrupted = False
-        """Whether the last look left gaps or studies to the next for its time alone."""
+        """Whether the last look left gaps or studies to the next one because its time was up."""
         self._had_turn: set[StudyInstanceUid] = set()
-        """Gaps that were tried since all were: one that takes all the time holds up no other."""
+        """Gaps that had their turn in the present round: a gap that takes all the time delays no other."""
         self._moved_blindly: dict[StudyInstanceUid, int] = {}
-        """Studies whose images the primary does not list, and how many were missing when they were moved."""
+        """Studies whose images the primary does not list, and how many were missing at their last C-MOVE."""
         self._cut: tuple[Timestamp, str] | None = None
-        """Since when the primary's list of studies is cut, and how that shows."""
+        """Since when the primary's list of studies is cut, and the evidence."""
         self._unusable: tuple[Timestamp, Mapping[StudyInstanceUid, str]] | None = None
-        """Since when there are studies of which the primary does not say what it has, and why."""
+        """Since when the primary gives no usable answer about some studies, and why for each."""
         self._twins: tuple[Timestamp, Mapping[StudyInstanceUid, SopInstanceUid]] | None = None
-        """Since when there are studies with one SOP Instance UID in two series, each with one such UID."""
+        """Since when some studies have one SOP Instance UID in two series, and one such UID for each."""
         self._listed = 0
-        """Studies that the primary listed last."""
+        """Number of studies that the primary listed last."""
         self._unsent: dict[StudyInstanceUid, int] = {}
-        """Gaps that the primary did not send when it was asked to last, with its status."""
+        """Gaps that the primary did not send at the last C-MOVE, with its status."""
         self._unsent_since = Timestamp(0.0)
 
     @property
     def horizon(self) -> Timestamp | None:
-        """The moment up to which the standby is known to be complete, None before the first complete diff.
+        """The moment up to which the standby is known to be complete; None before the first complete diff.
 
-        None, too, where it lies ahead: the clock was set back, and it tells nothing.
+        A moment that lies ahead gives None, too: the clock was set back, and the moment tells nothing.
         """
         value = self._ledger.facts.read(_HORIZON)
         moment = None if value is None else Timestamp(float(value))
         return None if moment is None or moment > self._clock.now() else moment
 
     def is_due(self, *, interval: float, patience: float) -> bool:
-        """Say whether to look now: first, after `interval` seconds, or when a gap was given its patience.
+        """Say whether to look now: at the start, after `interval` seconds, or with gaps after `patience`.
 
-        After a failure it is due again within a minute.
+        After a failure the next look is due within a minute.
         """
         moment = self._clock.monotonic()
         if self._failure is not None:
@@ -245,11 +246,11 @@ class Mirror:
         return elapsed >= interval or (elapsed >= patience and self._ledger.gaps.tally().studies > 0)
 
     def forget_look(self) -> None:
-        """Look again as soon as the primary answers: it was away, and may have changed."""
+        """Look again as soon as the primary answers: it was away, and its content may have changed."""
         self._looked = self._failure = None
 
     def alarms(self) -> list[Alarm]:
-        """Return what is known of answers of the primary that cannot be relied on."""
+        """Return the alarms on answers of the primary that cannot be relied on."""
         return [
             *self._failure_alarm(),
             *self._cut_alarm(),
@@ -259,7 +260,7 @@ class Mirror:
         ]
 
     def doubt(self, study: StudyInstanceUid) -> str:
-        """Return why the primary may have lost images of a study that it was proven to have, empty where the
+        """Return why the primary may have lost images of a study that it was proven to have; empty if the
         last comparison found them there."""
         if (failure := self._failure) is not None:
             return f"the primary cannot be compared: {failure.error.reason}"
@@ -278,7 +279,7 @@ class Mirror:
             return
         busy = isinstance(failure.error, BusyError)
         if busy and self._clock.waited(failure.since) < _RETRY_SECONDS:
-            # It may be our own probe that has its only association.
+            # Our own probe may hold the primary's only association.
             return
         what = f"the primary cannot be compared with this standby: {failure.error.reason}"
         yield Alarm(iso(failure.since), what, f"newer images may be missing here; {failure.error.hint}")
@@ -327,11 +328,11 @@ class Mirror:
     def compare(
         self, suspects: Collection[StudyInstanceUid] = (), *, progress: Progress = untold
     ) -> Comparison:
-        """Compare both inventories by their counts, and by images where these differ and for `suspects`.
+        """Compare both inventories by counts; by images if the counts differ, and for `suspects`.
 
-        What the list of studies leaves out is asked for: a list can be cut and say nothing of it. Of a study
-        of which nothing is here the list's count suffices, so that a large archive is not asked for every
-        image before the first is pulled. Changes nothing.
+        Studies that are missing from the list are asked for one by one: a list can be cut without saying so.
+        For a study with no instance here the list's count suffices, so that a large archive is not asked for
+        every image before the first is pulled. Changes nothing.
         """
         return self._compare(suspects, believe_departures=False, rounds=None, progress=progress)
 
@@ -343,10 +344,10 @@ class Mirror:
         rounds: Rounds | None,
         progress: Progress,
     ) -> Comparison:
-        """Compare; with `rounds` also, for a limited time, the studies whose count proves nothing.
+        """Compare; with `rounds`, also spend a limited time on the studies whose count proves nothing.
 
-        With `believe_departures` a whole study that is known to have departed is not asked for again, which
-        would be a question for every study that the primary ever deleted.
+        With `believe_departures`, a study that is known to be gone from the primary is not asked for again.
+        Otherwise every study that the primary ever deleted would cost a question.
         """
         self._noter.catch_up()
         started = self._clock.now()
@@ -382,7 +383,7 @@ class Mirror:
             elif study in to_ask:
                 ask(study)
         for study in unlisted_here:
-            # Of ours none with an odd UID could be sent either: they are refused.
+            # A study with a UID in non-standard form cannot have been sent either: it is refused.
             if study in departed:
                 answers.diffs[study] = self._compare_study(study, frozenset())
             elif can_be_asked_for(study):
@@ -392,7 +393,7 @@ class Mirror:
             study for study, diff in answers.diffs.items() if diff.listed and study not in theirs.studies
         ]
         if unlisted:
-            # Once more: a study may have come since the list was asked for.
+            # The list is asked for again: a study may have arrived at the primary since.
             listed_since = self._peer.studies().studies
             unlisted = [study for study in unlisted if study not in listed_since]
         return Comparison(
@@ -417,20 +418,20 @@ class Mirror:
         return _Here(proven, wanted, {*proven, *wanted, *waived})
 
     def _known_to_differ(self, theirs: StudyList) -> set[StudyInstanceUid]:
-        """Return the listed studies that the last look found to differ: equal counts may hide it."""
+        """Return the listed studies that differed at the last look: equal counts may hide a difference."""
         known = {gap.study for gap in self._ledger.gaps.read()}
         known |= {departure.study for departure in self._ledger.gaps.read_departures()}
         return known & theirs.studies.keys()
 
     def _changed_lately(self) -> Set[StudyInstanceUid]:
-        """Return the studies that changed here before this process looked at all."""
+        """Return the studies that changed here shortly before the first look of this process."""
         if self._rounds.begun:
             return frozenset()
         since = Timestamp(self._clock.now() - CHANGED_SECONDS)
         return self._ledger.instances.studies_since(since)
 
     def _go_round(self, rounds: Rounds, answers: "_Answers") -> bool:
-        """Compare by images what the rounds want, for a limited time; say whether some never had a turn."""
+        """Compare the studies of the rounds by images, for a limited time; say if one never had a turn."""
         had_turn = answers.diffs.keys() | answers.unanswered.keys()
         required = [study for study in rounds.required() if study not in had_turn]
         began = self._clock.monotonic()
@@ -441,7 +442,7 @@ class Mirror:
             try:
                 answers.take(study, self._clock.now(), partial(self._ask, study, answers))
             except UnansweredError:
-                # It may answer nothing about images at all: what is missing is pulled all the same.
+                # The primary may never answer about images: missing instances are pulled all the same.
                 return rounds.never_tried(required[number:])
         return False
 
@@ -455,12 +456,12 @@ class Mirror:
         in_rounds: bool = True,
         progress: Progress = untold,
     ) -> Comparison:
-        """Compare, record what the primary turned out to have, pull the gaps and move the horizon.
+        """Compare, record which owed instances the primary has, pull the gaps and move the horizon.
 
-        A gap that is known for less than `patience` seconds is left to the primary's own forwarding, those of
-        the studies in `leave` to another time. What cannot be pulled within a minute, or ten times as long as
-        the comparison took, is left to the next step. Studies whose count proves nothing have their turns
-        where `in_rounds`. Returns the comparison as it is after the pull.
+        A gap that is known for less than `patience` seconds is left to the primary's own forwarding. Gaps of
+        the studies in `leave` are not pulled now. Pulling stops after a minute, or after ten times the
+        comparison's duration if that is longer; the next step pulls the rest. With `in_rounds`, studies whose
+        count proves nothing have their turns. Returns the comparison as it is after the pull.
         """
         with self._one_at_a_time:
             began = self._clock.monotonic()
@@ -489,7 +490,7 @@ class Mirror:
         patience: float,
         leave: Collection[StudyInstanceUid],
     ) -> Comparison:
-        """Write down what was found, pull the gaps and move the horizon."""
+        """Record the comparison, pull the gaps and move the horizon."""
         self._note_cut(comparison)
         self._settle_found(comparison)
         self._ledger.gaps.write(comparison.missing_here(), self._clock.now())
@@ -514,7 +515,7 @@ class Mirror:
             horizon = self._rounds.complete_up_to(comparison.started)
             if horizon is not None and horizon > (self.horizon or 0.0):
                 self._ledger.facts.write(_HORIZON, repr(float(horizon)))
-        # About a study without a usable answer the last one stands.
+        # For a study without a usable answer, the last answer stands.
         lost = {
             known.study: known.instances
             for known in self._ledger.gaps.read_departures()
@@ -530,7 +531,7 @@ class Mirror:
         now: Timestamp,
         found: Mapping[StudyInstanceUid, T],
     ) -> tuple[Timestamp, Mapping[StudyInstanceUid, T]] | None:
-        """Return what is found with the moment since when something was, None where nothing is."""
+        """Return the findings with the moment since when there are any; None if there are none."""
         return (now if before is None else before[0], found) if found else None
 
     def _twins_now(self, comparison: Comparison) -> Mapping[StudyInstanceUid, SopInstanceUid]:
@@ -544,8 +545,8 @@ class Mirror:
     def _close(
         self, gaps: Collection[StudyInstanceUid], comparison: Comparison, seconds: float
     ) -> Comparison:
-        """Pull the gaps and return the comparison as it is then; one that cannot be pulled stops no other."""
-        # What has no usable answer after it was pulled is no reason to pull no other.
+        """Pull the gaps and return the comparison after that; a gap that cannot be pulled stops no other."""
+        # Studies without a usable answer after their pull do not stop the others.
         answers = _Answers(self._rounds, most_unanswered=math.inf)
         answers.unanswered = {study: comparison.reasons[study] for study in comparison.unanswered}
         answers.capped = {study: comparison.reasons[study] for study in comparison.capped}
@@ -561,7 +562,7 @@ class Mirror:
             self._had_turn.add(diff.study)
             answers.take(diff.study, self._clock.now(), partial(self._pulled, diff, answers))
             if not answers.diffs[diff.study].missing:
-                # It may grow.
+                # The study may grow, and then has a gap again.
                 self._had_turn.discard(diff.study)
         if not interrupted:
             self._had_turn.clear()
@@ -575,21 +576,21 @@ class Mirror:
         )
 
     def _pulled(self, diff: StudyDiff, answers: "_Answers") -> StudyDiff:
-        """Pull what is missing of a study and return the difference after it."""
+        """Pull the missing instances of a study and return the difference after that."""
         try:
             self._pull(diff, answers)
             self._noter.catch_up()
             return self._ask(diff.study, answers)
         except UnansweredError:
             if diff.unasked == diff.listed:
-                # All of it was missing: what has come since is known all the same.
+                # The whole study was missing, so every instance that is here now has come since.
                 self._noter.catch_up()
                 here = len(self._ledger.instances.of_study(diff.study))
                 answers.diffs[diff.study] = uncompared_study(diff.study, diff.listed, here)
             raise
 
     def _departed(self, proven: Mapping[StudyInstanceUid, int]) -> Set[StudyInstanceUid]:
-        """Return the studies of which the last look found nothing at the primary."""
+        """Return the studies of which the last look found no instance at the primary."""
         departures = self._ledger.gaps.read_departures()
         return {found.study for found in departures if found.instances == proven.get(found.study)}
 
@@ -603,19 +604,19 @@ class Mirror:
             _log.warning("mirror list_is_cut studies=%d unlisted=%d how=%s", comparison.studies, number, how)
 
     def _ask(self, study: StudyInstanceUid, answers: "_Answers") -> StudyDiff:
-        """Compare a study by what the primary lists of it, which has to be all that we ask for."""
+        """Compare a study by the images that the primary lists; a list that was cut has to include ours."""
         answers.capped.pop(study, None)
         try:
             return self._compare_study(study, self._peer.images(study))
         except CappedError as error:
             diff = self._compare_study(study, error.listed)
             if diff.lost or diff.to_send:
-                # Whether it has these is not known.
+                # It is not known whether the primary has these.
                 raise
             answers.capped[study] = error.reason
             return diff
         except NoImagesError as error:
-            # What is here, by whatever way it came, tells more than what the primary lists.
+            # The number of instances here, whoever sent them, tells more than the primary's list.
             here = len(self._ledger.instances.of_study(study))
             answers.diffs[study] = uncompared_study(study, error.counted, here)
             raise
@@ -636,14 +637,14 @@ class Mirror:
                 self._ledger.custody.find(self._holder, found, now=self._clock.now())
 
     def _pull(self, diff: StudyDiff, answers: "_Answers") -> None:
-        """Pull a study at once where all of it is missing, else what is missing of it, instance by instance.
+        """Pull a study as a whole if all of it is missing, otherwise only its missing instances.
 
-        Moving a whole study again would overwrite what is here with what the primary makes of it on the way:
-        another transfer syntax, for one. It is done only where the primary counts more than is here and lists
-        no image, and once for each count.
+        Moving a whole study again would overwrite the instances here with the primary's version of them, for
+        example in another transfer syntax. This is done only if the primary counts more instances than are
+        here and lists no image, and once for each count.
         """
         if diff.unasked and self._ledger.instances.of_study(diff.study):
-            # Something has come since the list was asked for.
+            # An instance has come since the list was asked for.
             try:
                 diff = self._ask(diff.study, answers)
             except NoImagesError:

@@ -1,4 +1,4 @@
-"""Looks up the addresses of devices that are configured by a host name alone, so that the gate knows them."""
+"""Names: look up the addresses of devices that are configured by host name alone, for the gate."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +12,11 @@ from understudy.core.views import Alarm, iso
 _log = logging.getLogger(__name__)
 
 _PATIENCE = 60.0
-"""Seconds that a name may have no address before it is an alarm: parts that start together come up."""
+"""Seconds that a name may have no address before it is an alarm: hosts that start together need time."""
 
 
 class NamesFile(Protocol):
-    """What outlives a restart: the addresses that each name had last."""
+    """Keeps the last addresses of each name over a restart."""
 
     def read(self) -> Mapping[str, Sequence[str]]: ...
 

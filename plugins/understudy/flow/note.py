@@ -1,7 +1,7 @@
-"""Note: follow Orthanc's changes feed from a persisted cursor and write down instances with what they owe.
+"""Note: follow Orthanc's changes feed from a persisted cursor and record instances with their obligations.
 
-Rule 1: where the index is not the one that was followed, its feed is followed from its end at once, and all
-that it holds is compared by a rescan (flow/rescan.py): what comes now does not wait for that.
+Rule 1: if Orthanc has another index than the one that was followed, its feed is followed from the end at
+once. A rescan (flow/rescan.py) compares everything in the index: new instances do not wait for that.
 """
 
 import logging
@@ -19,7 +19,7 @@ from understudy.ledger import EventBook, FactBook, IntakeBook
 _log = logging.getLogger(__name__)
 
 _PAGE = 500
-"""Instances of one page of the feed, and of one transaction of the ledger."""
+"""Most instances of one page of the feed, and of one transaction of the ledger."""
 
 _INDEX = "index"
 """The fact that keeps the name of the index that is followed."""
@@ -34,7 +34,7 @@ class NoterBooks(Protocol):
 
 
 class Noter:
-    """Writes every stored instance into the ledger; a crash repeats the last page, which changes nothing."""
+    """Writes every stored instance into the ledger; repeating the last page after a crash changes nothing."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Noter:
         self._primary_grace = primary_grace
         self._stable_age = stable_age
         self._index = index
-        """Tells when Orthanc was started last, and the name of its index, empty where that is not known."""
+        """Returns when Orthanc was last started, and the name of its index, empty if that is not known."""
         self._known: tuple[float, str] | None = None
         self._one_at_a_time = threading.Lock()
 
@@ -79,7 +79,7 @@ class Noter:
     def reconcile(self) -> int:
         """Note every instance that Orthanc holds and the ledger does not know; return how many were new.
 
-        The feed can be restored from a backup and grow past the cursor again: its end alone does not tell.
+        The feed can be restored from a backup and grow past the cursor again: its end does not show that.
         """
         noted, position = self.catch_up(), 0
         while True:
@@ -89,8 +89,8 @@ class Noter:
                 return noted
 
     def reconcile_page(self, position: int) -> tuple[int, int]:
-        """Note what the ledger does not know of a page of what Orthanc holds; return how many and the next
-        position, 0 after the last."""
+        """Note the instances of a page of Orthanc's index that the ledger does not know; return how many, and
+        the next position, 0 after the last page."""
         held = self._feed.identifiers(position, _PAGE)
         hidden = 0
         if unknown := self._ledger.intake.unknown(held):
@@ -100,7 +100,7 @@ class Noter:
         return hidden, position + len(held) if held else 0
 
     def compare(self, known: Sequence[Instance]) -> list[Instance]:
-        """Note which of them Orthanc has in another file or with other bytes; return those that it lacks."""
+        """Note instances that Orthanc has in another file or with other bytes; return those that it lacks."""
         with self._one_at_a_time:
             found = {one.orthanc_id: one for one in self._feed.describe([one.orthanc_id for one in known])}
             as_known = {(one.orthanc_id, one.attachment_uuid, one.md5) for one in known}
@@ -115,11 +115,11 @@ class Noter:
 
     @property
     def follows_the_index(self) -> bool:
-        """Whether the index that Orthanc was started with last is the one whose feed is followed."""
+        """Whether Orthanc's present index is the one whose feed is followed."""
         return self._known is not None and self._index() == self._known
 
     def _recognise(self) -> None:
-        """Look, after each start of Orthanc and of ours, whether the index is the one that was followed."""
+        """After each start of Orthanc and of the agent, check that the index is the one that was followed."""
         index = self._index()
         if index == self._known:
             return
@@ -169,7 +169,7 @@ class Noter:
     def _owed(self, instance: NewInstance, now: Timestamp) -> list[Debt]:
         debts, unread = self._router.owed(instance)
         if unread and self._ledger.intake.unknown([instance.orthanc_id]):
-            # A route that asks for an attribute of its file does not match: that has to be found in the log.
+            # A route with a condition on an attribute of the file does not match: the event log shows why.
             fields = {"sop_instance_uid": instance.sop_instance_uid, "because": unread}
             self._ledger.events.log("understudy", "unread", fields, now)
             _log.warning(
@@ -178,7 +178,7 @@ class Noter:
         return debts
 
     def _received(self, instance: NewInstance, now: Timestamp) -> Proof | None:
-        """Return the proof that the primary has the instance, where it was the primary that sent it."""
+        """Return the proof that the primary has the instance, if the primary sent it."""
         if not self._rules.came_from_primary(instance):
             return None
         evidence = {"calling_ae_title": instance.calling_ae_title, "orthanc_id": instance.orthanc_id}
@@ -186,14 +186,14 @@ class Noter:
 
 
 class Reconciling:
-    """The comparison of all that Orthanc holds with the ledger, a page a step."""
+    """Compares all instances in Orthanc with the ledger, one page a step."""
 
     def __init__(self, noter: Noter) -> None:
         self._noter = noter
         self._position = 0
 
     def step(self) -> tuple[int, bool]:
-        """Compare a page, after what the feed tells; return how many were new and whether it was the last."""
+        """Follow the feed, then compare a page; return how many were new and whether it was the last."""
         noted, done = self._noter.step() if self._position == 0 else (0, True)
         if not done:
             return noted, False

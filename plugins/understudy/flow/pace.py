@@ -1,4 +1,4 @@
-"""Pacing: who sends waits until the destination's bandwidth of this hour allows it."""
+"""Pacing: a worker that sends waits until the destination's bandwidth of this hour allows it."""
 
 import threading
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _LONGEST_WAIT = 5.0
 
 
 class Pacer:
-    """Lets the workers of one lane share a bandwidth; `wait` sleeps, and returns False where all stops."""
+    """Lets the workers of one lane share a bandwidth; `wait` sleeps, and returns False if the agent stops."""
 
     def __init__(self, rate: Callable[[], int | None], clock: Clock, wait: Callable[[float], bool]) -> None:
         self._rate = rate
@@ -21,7 +21,7 @@ class Pacer:
         self._lock = threading.Lock()
 
     def __call__(self, size: int) -> bool:
-        """Wait until `size` bytes may be sent; return False where nothing more is to be sent at all."""
+        """Wait until `size` bytes may be sent; return False if sending has to end."""
         while self._wait(0.0):
             with self._lock:
                 seconds = self._bucket.take(size, self._clock.monotonic(), self._rate())

@@ -1,4 +1,4 @@
-"""Plan: say what a failback would do, as an operation, since a slow primary is asked for long."""
+"""Plan: say what a failback would do, as an operation, since a slow primary takes long to answer."""
 
 import json
 from dataclasses import asdict
@@ -14,7 +14,7 @@ _LAST = "plan.last"
 
 
 class Planner:
-    """Compares both inventories by `step` where a plan was asked for, and keeps the last plan."""
+    """`step` compares both inventories if a plan was asked for; the last plan is kept."""
 
     def __init__(self, failback: Failback, ledger: RunnerBooks, clock: Clock) -> None:
         self._failback = failback
@@ -22,15 +22,15 @@ class Planner:
         self._runner = Runner(KIND, self._plan, ledger, clock, unit="studies")
 
     def begin(self, who: str) -> OperationView:
-        """Start to plan, or return the planning that is under way."""
+        """Begin a plan, or return the running operation."""
         return self._runner.begin(who, message="asks the primary what it has")
 
     def step(self) -> bool:
-        """Make the plan that was asked for, if one was; return whether there was."""
+        """Make the plan if one was asked for; return whether one was."""
         return self._runner.step()
 
     def last(self) -> PlanView:
-        """Return the plan that was made last; raise NotFoundError where none was."""
+        """Return the last plan; raise NotFoundError if none was made."""
         known = self._ledger.facts.read(_LAST)
         if known is None:
             raise NotFoundError(

@@ -1,4 +1,4 @@
-"""Probe: look at the primary with C-ECHO and C-FIND, and keep the evidence."""
+"""Probe: test the primary with C-ECHO and C-FIND, and keep the evidence."""
 
 import logging
 import threading
@@ -19,17 +19,17 @@ from understudy.core.views import PrimaryCondition, Probe, Sign, iso
 _log = logging.getLogger(__name__)
 
 _NO_STUDY = StudyInstanceUid("1.2.826.0.1.3680043.8.498.0")
-"""A study that nobody has: the probe asks whether queries are answered, not what there is."""
+"""A study that no PACS has: the probe tests whether queries are answered, not which studies exist."""
 
 OwnWork = Callable[[], tuple[int, Timestamp | None]]
-"""Returns how many requests of ours the primary has answered so far, and when an image of it last arrived."""
+"""Returns how many of our requests the primary has answered so far, and when its last image arrived."""
 
 
 class Prober:
     """The primary's health; `step` makes one probe.
 
-    Some primaries take one association at a time. While one of ours is at work the probe gets no turn: then
-    what that work brings is the sign of life.
+    Some primaries accept one association at a time. While another association of ours is open, the probe gets
+    no answer; the answers on that association, and arriving images, then show that the primary is up.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Prober:
 
     @property
     def health(self) -> Health:
-        """What the probes say so far."""
+        """The primary's health after the probes so far."""
         with self._lock:
             return self._health
 
@@ -75,7 +75,7 @@ class Prober:
         return after
 
     def _look(self) -> tuple[str, str, Sign]:
-        """Return what C-ECHO and C-FIND brought, in words, and what it shows."""
+        """Return the results of C-ECHO and C-FIND in words, and the sign that they give."""
         try:
             self._peer.echo()
         except HolderUnavailableError as error:
@@ -83,7 +83,7 @@ class Prober:
         try:
             self._peer.studies(_NO_STUDY)
         except HolderUnavailableError as error:
-            # It has just answered: whatever it does with a query is no silence.
+            # It has just answered C-ECHO, so a failed query is not silence.
             return "ok", error.reason, _sign(error, Sign.REFUSES)
         return "ok", "ok", Sign.ANSWERS
 

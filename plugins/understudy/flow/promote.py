@@ -1,4 +1,4 @@
-"""Promote: the standby takes over, guarded by evidence; hold and release frame planned work."""
+"""Promote: the standby takes over, guarded by evidence; hold and release begin and end planned work."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -22,18 +22,18 @@ _SEEN = {
 
 
 def lag(horizon: Timestamp | None, now: Timestamp) -> float | None:
-    """Return the seconds since the horizon, None where there is none.
+    """Return the seconds since the horizon; None if there is no horizon.
 
-    A horizon that lies ahead is of a clock that was set back, and tells nothing.
+    A horizon that lies ahead gives None, too: the clock was set back.
     """
     return None if horizon is None or horizon > now else now - horizon
 
 
 def loss(horizon: Timestamp | None, health: Health | None, now: Timestamp) -> float | None:
-    """Return the seconds of the primary's work that the standby may lack, None where nobody can say.
+    """Return the seconds of the primary's work that the standby may lack; None if that is not known.
 
-    It is the time from the horizon to now, or to the moment since when the primary is down: what is down
-    receives nothing.
+    They count from the horizon to now, or to the moment since when the primary is down, because it receives
+    nothing while it is down.
     """
     if lag(horizon, now) is None or horizon is None:
         return None
@@ -65,10 +65,10 @@ def promote(
 ) -> ModeRecord:
     """Change standby to active in one durable transaction.
 
-    `loss_seconds` is what `loss` says, `doubts` why a comparison could not conclude.
+    `loss_seconds` is the result of `loss`, `doubts` are the reasons why a comparison could not conclude.
 
     Raises PreconditionError with every unmet precondition: the primary is down by evidence, or `force` with a
-    reason; nothing is known to be missing and the loss is known and within `max_lag`, or `accept_loss`.
+    reason; no instance is known to be missing and the loss is known and within `max_lag`, or `accept_loss`.
     """
     _need_reason(reason)
     unmet: list[str] = []
@@ -111,13 +111,13 @@ def promote(
 
 
 def hold(modes: ModeBook, who: str, *, reason: str, epoch: int, now: Timestamp) -> ModeRecord:
-    """Keep the appliance still during planned work on the primary."""
+    """Change standby to maintenance, for planned work on the primary."""
     _need_reason(reason)
     return modes.change(ModeEvent.HOLD, epoch=epoch, who=who, fields={"reason": reason}, now=now)
 
 
 def release(modes: ModeBook, who: str, *, reason: str, epoch: int, now: Timestamp) -> ModeRecord:
-    """End the planned work."""
+    """Change maintenance to standby: the planned work has ended."""
     _need_reason(reason)
     return modes.change(ModeEvent.RELEASE, epoch=epoch, who=who, fields={"reason": reason}, now=now)
 

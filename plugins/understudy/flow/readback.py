@@ -1,7 +1,7 @@
-"""Readback: fetches an instance from its holder again, and compares the data set with what was sent.
+"""Readback: fetches an instance from its holder again, and compares its data set with the one that was sent.
 
-Compared is the SHA-256 of the data set's bytes. A receiver writes the file meta information before it again,
-so the whole files always differ; a data set that was converted or coerced there differs too, and is no proof.
+It compares the SHA-256 of the data set's bytes. A receiver writes its own file meta information before it, so
+the whole files always differ. A data set that the receiver converted or coerced differs, too: no proof.
 """
 
 import hashlib
@@ -28,19 +28,19 @@ UNCOMPARED = "uncompared"
 says why it was not compared."""
 
 COPIES = 3
-"""Of an instance that is compared, in memory at once: what came over the network, as a whole and in parts."""
+"""Copies of an instance that are in memory at once: as it came over the network, whole and in parts."""
 
 _SECONDS = 30.0
-"""For which one question compares contents: the lane has others to ask for."""
+"""Seconds for which one question compares contents: the lane has other instances to ask for."""
 
 _PATIENCE = 600.0
-"""Seconds for which an instance that cannot be fetched is asked for again, before a person is to look: by
-then it is no overload."""
+"""Seconds for which an instance that cannot be fetched is tried again. After that the cause is no overload,
+and a person has to look."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBack:
-    """Compares what one holder has; raises HolderUnavailableError where it does not answer."""
+    """Compares the instances of one holder; raises HolderUnavailableError if it does not answer."""
 
     source: InstanceSource
     digest_here: Callable[[Instance], str]
@@ -48,13 +48,13 @@ class ReadBack:
     clock: Clock
     memory: Memory = field(default_factory=lambda: Memory(BOUNDLESS))
     failing: dict[InstanceNumber, float] = field(default_factory=dict)
-    """Since when those cannot be fetched that could not be when they were asked for last, by the monotonic
-    clock."""
+    """Instances whose last fetch failed, and since when they cannot be fetched, by the monotonic clock."""
 
     def compare(self, instances: Sequence[Instance]) -> Answers:
-        """Return a proof for each that comes back as it was sent; what differs is denied.
+        """Return a proof for each instance that comes back as it was sent; one that differs is denied.
 
-        So is what cannot be fetched for long: it would wait for ever, and a person could do nothing about it.
+        An instance that cannot be fetched for long is denied, too: otherwise it would wait for ever, and a
+        person could do nothing about it.
         """
         found: dict[InstanceNumber, Proof] = {}
         denied: dict[InstanceNumber, str] = {}
@@ -67,7 +67,7 @@ class ReadBack:
                     sent = self.digest_here(instance)
                     returned = self.source.fetch(instance)
                 except (UnreadableFileError, NotGivenError):
-                    # It proves nothing.
+                    # Without both contents there is no proof.
                     continue
                 except UnansweredError:
                     raise
@@ -84,14 +84,14 @@ class ReadBack:
         return Answers(found, denied=denied)
 
     def judge(self, sent: str, returned: bytes) -> Proof | None:
-        """Return the proof, None where what came back has another digest than what was sent."""
+        """Return the proof; None if the returned data set has another digest than the one that was sent."""
         if hashlib.sha256(returned).hexdigest() != sent:
             return None
         evidence = {"peer": self.source.ae_title, "data_set_sha256": sent}
         return Proof(ProofKind.READBACK, self.clock.now(), evidence)
 
     def is_given_up(self, number: InstanceNumber) -> bool:
-        """Note that an instance could not be fetched, and say whether it has been so for long."""
+        """Note that an instance could not be fetched; say whether the patience with it is over."""
         moment = self.clock.monotonic()
         if moment - self.failing.setdefault(number, moment) < _PATIENCE:
             return False
@@ -102,22 +102,23 @@ class ReadBack:
 
 @dataclass(frozen=True, slots=True)
 class ContentCheck:
-    """Tells contents apart where a proof names a SOP Instance UID and there is another content under it.
+    """Tells contents apart if a proof names a SOP Instance UID that has another content, too.
 
     One for each lane. A holder may acknowledge the later content, keep the earlier one, and commit to it by
-    its UID, as Orthanc does as it comes.
+    its UID, as Orthanc does by default.
     """
 
     read_back: ReadBack
     ambiguous: Callable[[Sequence[InstanceNumber]], Set[InstanceNumber]]
-    """Returns those of which a UID proves nothing."""
+    """Returns the instances for which a UID proves nothing."""
 
     def judge(self, instances: Sequence[Instance], listed: Mapping[InstanceNumber, Proof]) -> Answers:
-        """Return what is fetched again of those that are listed: the same, or denied.
+        """Fetch each listed instance again: an equal content is proven, another content is denied.
 
-        Where the holder offers nothing to fetch with, or says that there is nothing, an instance stays proven
-        by its UID, and the evidence says so. What could not be compared for now, or in the time that a lane
-        has, is pending; what cannot be fetched for long is denied. What cannot be read here is left out.
+        If the holder offers no way to fetch, or says that it does not have the instance, the instance stays
+        proven by its UID, and the evidence says so. An instance that cannot be compared for now, or within
+        the lane's time, is pending. One that cannot be fetched for long is denied. One that cannot be read
+        here is left out.
         """
         found: dict[InstanceNumber, Proof] = {}
         denied: dict[InstanceNumber, str] = {}

@@ -1,4 +1,4 @@
-"""Reception: what Orthanc's reception refuses is read from its file by a worker, and shown by device."""
+"""Reception: a worker reads the refusals of Orthanc's reception from a file, for display by device."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -10,7 +10,7 @@ from understudy.flow.board import Watch
 
 
 class ReceptionWatch:
-    """Reads what was refused by `step`; everything else reads memory and waits for no disk."""
+    """`step` reads the refusals; all other calls read memory and wait for no disk."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class ReceptionWatch:
         return self._watch.step()
 
     def counts(self) -> Mapping[str, int]:
-        """Return how often something was refused, by reason."""
+        """Return the number of refusals by reason."""
         return reception.counts(self._watch.value or ())
 
     def beside(self, views: Sequence[ModalityView]) -> list[ModalityView]:
-        """Return the devices with what was refused from them, also those that the edge did not see."""
+        """Return the devices with their refusals, also devices that the edge did not see."""
         return reception.beside(views, self._watch.value or (), self._listed(), self._name_of)
 
     def alarms(self) -> list[Alarm]:
-        """Return for which reasons images were kept out lately, or that nobody knows."""
+        """Return the alarms on recent refusals, or one that says that they are not known."""
         if (since := self._watch.unknown_since) is not None:
             what = "it is not known since then which images Orthanc refused"
             return [Alarm(iso(since), what, "look at the storage volume: it does not answer")]

@@ -1,7 +1,7 @@
-"""Recipients: to whom a vault's packs open, pinned in the ledger, so that nobody changes it unseen.
+"""Recipients: the age keys that can open a vault's packs, pinned in the ledger against unseen changes.
 
 Rule 1: the read-only configuration may change them; a file that a process of ours can write may not.
-Rule 2: while they differ from what is pinned nothing is sealed. Intake goes on, and the vault is owed.
+Rule 2: while they differ from the pinned ones, nothing is sealed. Intake goes on, and the vault is owed.
 """
 
 import json
@@ -29,7 +29,7 @@ class RecipientBooks(Protocol):
 
 
 class PinnedSealer:
-    """Seals to the recipients that are pinned, and to no others (core.ports.Sealer)."""
+    """Seals to the pinned recipients, and to no others (core.ports.Sealer)."""
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class PinnedSealer:
         *,
         configured: bool,
     ) -> None:
-        """Pin what is given where nothing is pinned yet, or where the configuration names it.
+        """Pin the given recipients if none are pinned yet, or if the configuration names them.
 
-        `given` is asked again before each pack; `configured` says that it is the configuration's.
+        `given` is called again before each pack; `configured` says that it reads the configuration.
         """
         self._vault = vault
         self._given = given
@@ -63,7 +63,7 @@ class PinnedSealer:
 
     @property
     def recipients(self) -> Sequence[str]:
-        """Those that are pinned."""
+        """The pinned recipients."""
         return self._sealer.recipients
 
     def seal(self, plain: bytes) -> bytes:
@@ -72,7 +72,7 @@ class PinnedSealer:
         return self._sealer.seal(plain)
 
     def seal_stream(self, plain: Reads, sealed: Writes) -> None:
-        """Write what the reader gives, sealed, or raise as `seal` does."""
+        """Write the reader's content sealed, or raise as `seal` does."""
         self._expect_pinned()
         self._sealer.seal_stream(plain, sealed)
 
@@ -82,7 +82,7 @@ class PinnedSealer:
             raise HolderUnavailableError(self._vault, alarms[0].what, alarms[0].hint)
 
     def alarms(self) -> Sequence[Alarm]:
-        """Return what a person has to know: that somebody has changed the recipients."""
+        """Return an alarm if the recipients were changed."""
         given = tuple(self._given())
         if set(given) == set(self.recipients):
             self._changed_since = None
@@ -99,7 +99,7 @@ class PinnedSealer:
         return (Alarm(self._changed_since, what, hint),)
 
     def accept(self, who: str, reason: str) -> str:
-        """Pin what is given now, and return its fingerprint; the event log has who did it and why."""
+        """Pin the present recipients, and return their fingerprint; the event log has who did it and why."""
         given = tuple(self._given())
         if set(given) == set(self.recipients):
             raise RefusedError(
@@ -112,7 +112,7 @@ class PinnedSealer:
         return fingerprint(given)
 
     def _pin(self, recipients: Sequence[str], who: str, reason: str) -> None:
-        # It raises where one is no recipient.
+        # This raises SealError if one is not a valid recipient.
         self._sealer = self._seal_to(recipients)
         told = {"vault": self._vault, "recipients": list(recipients), "reason": reason}
         self._ledger.events.log(who, EVENT, told, self._clock.now())

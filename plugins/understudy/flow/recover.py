@@ -1,4 +1,4 @@
-"""Recover: learn what the last start of Orthanc found in its storage area, and raise what is to be raised."""
+"""Recover: learn what the last start of Orthanc found in its storage area, and raise the alarms."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ class UnreadableRow(Protocol):
 
 
 class Boot(Protocol):
-    """What one start found (adapters/boot.py)."""
+    """The report of one start (adapters/boot.py)."""
 
     @property
     def at(self) -> float: ...
@@ -73,11 +73,11 @@ class StartReports(Protocol):
     """The files that a start leaves in the storage area."""
 
     def boot(self) -> Boot | None:
-        """Return the last start's report, None before the first."""
+        """Return the last start's report; None before the first."""
         ...
 
     def result(self) -> dict[str, int]:
-        """Return what became of the files to recover so far, empty where nothing was done yet."""
+        """Return the counts of files by result of their recovery; empty if none was tried yet."""
         ...
 
     def in_quarantine(self) -> int: ...
@@ -91,7 +91,7 @@ class StartReports(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Left:
-    """What the storage area told at one look; no report before the first start."""
+    """The reports in the storage area at one look; `boot` is None before the first start."""
 
     boot: Boot | None = None
     result: dict[str, int] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class _Left:
     parked: int = 0
     waiting: int = 0
     ends: Sequence[tuple[float, str]] = ()
-    """Unwanted ends of Orthanc in the last 24 h: when it was started again, and its work."""
+    """Unwanted ends of Orthanc in the last 24 h: when it was started again, and its work at the end."""
 
 
 class RecoveryBooks(Protocol):
@@ -112,7 +112,7 @@ class RecoveryBooks(Protocol):
 
 
 class RecoveryWatch:
-    """Follows the reports; `files` is what a person is shown of them, from the last look."""
+    """Follows the reports; `files` is the view of the last look for a person."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class RecoveryWatch:
         )
 
     def step(self) -> bool:
-        """Take note of a start, and of the end of its recovery, once each."""
+        """Record a start, and the end of its recovery, once each."""
         self._left.step()
         left = self._left.value
         if left is None or left.boot is None:
@@ -157,7 +157,7 @@ class RecoveryWatch:
         if self._ledger.facts.read(_TOLD) == state:
             return False
         if not self._note_damage(boot):
-            # The ledger does not know every instance yet: the note is behind.
+            # The ledger does not know every instance yet: the note has not caught up.
             return False
         fields = {
             "recoverable": boot.recoverable,
@@ -192,7 +192,7 @@ class RecoveryWatch:
         return known or self._clock.has_waited(Timestamp(boot.at), _PATIENCE)
 
     def files(self) -> FilesView:
-        """Return everything about the stored files, without a look at them."""
+        """Return the counts about stored files, without waiting for their disk."""
         left, unknown = self._left.value or _Left(), self._left.unknown_since
         boot, result = left.boot, left.result
         counts = self._ledger.files.counts()
@@ -214,7 +214,7 @@ class RecoveryWatch:
         )
 
     def alarms(self) -> Sequence[Alarm]:
-        """Return what a person has to look at."""
+        """Return the alarms on stored files and on starts of Orthanc."""
         left, view = self._left.value or _Left(), self.files()
         boot = left.boot
         at = iso(Timestamp(self._clock.now() if boot is None else boot.at))
@@ -277,6 +277,7 @@ _REMEMBERED = 24 * 3600.0
 """Seconds for which an unwanted end of Orthanc is an alarm."""
 
 _PATIENCE = 3600.0
-"""Seconds after a start for which its unreadable rows are waited for in the ledger."""
+"""Seconds after a start for which unreadable rows that the ledger lacks are waited for; then they are left
+out."""
 
 _PROBLEM_HINT = "see the log of the service orthanc; stores go on, more slowly as the index grows"

@@ -1,8 +1,8 @@
-"""Rescan: compare all that Orthanc holds with the ledger, where its index is not the one that was followed.
+"""Rescan: compare all instances in Orthanc with the ledger after Orthanc's index was replaced.
 
-Rule 1: what is owed and what is proven stays. What the ledger does not know is noted, files that have another
-name are learnt, and what Orthanc does not list any more is told.
-Rule 2: a missing instance is not brought back by itself: a person may have deleted it long before.
+Rule 1: obligations and proofs stay. Unknown instances are noted, new names of files are recorded, and
+instances that Orthanc does not list any more are reported.
+Rule 2: a missing instance is not restored by itself: a person may have deleted it long before.
 """
 
 import logging
@@ -40,9 +40,10 @@ class RescanBooks(Protocol):
 
 
 class Rescanner:
-    """Does the running rescan, a page a step, half of the time.
+    """Does the running rescan, one page a step; after each page it waits as long as the page took.
 
-    The operation's `done` is the number of the last instance that was compared: a killed one goes on there.
+    The operation's `done` is the number of the last instance that was compared: a killed rescan continues
+    there.
     """
 
     def __init__(
@@ -60,14 +61,14 @@ class Rescanner:
         self._noter = noter
         self._clock = clock
         self._is_read_in = is_read_in
-        """Whether all is in Orthanc that its start found on the disk without a row in the index."""
+        """Whether Orthanc has indexed all files that its start found without a row in the index."""
         self._wait = wait
-        """Waits so many seconds and returns False where the appliance stops."""
+        """Waits for the given seconds and returns False if the appliance stops."""
         self._site = site
         self._write_report = write_report
 
     def step(self) -> bool:
-        """Compare a page, if a rescan is under way; return whether there is more to do now."""
+        """Compare a page if a rescan is running; return whether there is more to do now."""
         operation = self._ledger.operations.latest(RESCAN, running=True)
         if operation is None or not self._is_read_in():
             return False
@@ -87,7 +88,7 @@ class Rescanner:
         return self._wait(self._clock.monotonic() - began)
 
     def alarms(self) -> Sequence[Alarm]:
-        """Return that a rescan is under way, and for a week what was missed."""
+        """Return an alarm while a rescan is running, and for a week after it if instances are missing."""
         running = self._ledger.operations.latest(RESCAN, running=True)
         if running is not None:
             what = (

@@ -1,9 +1,10 @@
-"""Restore: brings DICOM files back out of a vault, from identity and store alone, every digest checked.
+"""Restore: brings DICOM files back from a vault, needs only identity and store, checks every digest.
 
-Rule 1: what comes out of a store is believed only as far as its signature and digests go (flow/contents.py).
-Names are checked before they are used, and sizes bound what is unpacked.
-Rule 2: a vault may have millions of instances. What its manifests say is in a file, and read once.
-Rule 3: of several contents of one instance a person chooses. Nothing that a manifest says of itself decides.
+Rule 1: an object of the store is trusted only as far as its signature and digests go (flow/contents.py).
+Names are checked before use, and unpacking is limited by the sizes in the manifest.
+Rule 2: a vault may have millions of instances. The manifests' content is kept in a file, and read once.
+Rule 3: if an instance has several contents, a person chooses. A manifest's statements about itself do not
+decide.
 """
 
 import hashlib
@@ -38,18 +39,18 @@ class Choice:
 
     wants: Callable[[Member], bool] = lambda _: False
     newest: bool = False
-    """Whether the one that was packed last is wanted, where all are signed."""
+    """Whether to take the content that was stored last, if all are signed."""
 
 
 _UNDECIDED = Choice()
 _PIECE = 2**18
 """Bytes that are read at a time."""
 _MANIFESTS = 8
-"""That are kept while contents of one instance are compared: those of a study are in few packs."""
+"""Manifests in memory while the contents of one instance are compared: a study is in few packs."""
 _MOST_NAMED = 10_000
-"""Instances whose failures are told one by one."""
+"""Most instances whose failures are reported one by one."""
 _NAMED = 5
-"""Entries of a vault that are named where none of it can be asked for."""
+"""Most failures that an error names if no requested study is in the vault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,38 +65,38 @@ class RestoreProgress:
 
 @dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """What a restore did; anything but complete is an error to the caller."""
+    """The result of a restore; the caller treats one that is not complete as an error."""
 
     restored: int
     skipped: int
-    """Instances of which the target had exactly these bytes already."""
+    """Instances that the target already had with exactly these bytes."""
     superseded: int
     """Contents of instances that were not chosen; they stay in the vault."""
     failed: tuple[Failure, ...]
-    """What did not come back; of instances the first 10,000."""
+    """Objects that were not restored, with at most 10,000 instances."""
     failures: int
-    """How many that are in all."""
+    """Number of all failures."""
     unlisted_packs: tuple[str, ...]
-    """Packs without a manifest: to be looked into by age, zstd and tar."""
+    """Packs without a manifest; a person can open them by age, zstd and tar."""
 
     unsigned: int
-    """Manifests that were believed although nobody signed them."""
+    """Manifests that were trusted although nobody signed them."""
 
     whole: bool
     """Whether the whole vault was asked for."""
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was asked for is there, as far as can be told.
+        """Whether everything that was asked for is there, as far as is known.
 
-        Of a pack without a manifest nobody knows whose it is before it is opened.
+        A pack without a manifest may belong to any study, which is not known before it is opened.
         """
         return not (self.failed or (self.whole and self.unlisted_packs))
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogStudy:
-    """One study as the manifests tell of it; `facts` are patient data."""
+    """One study as the manifests describe it; `facts` are patient data."""
 
     study_instance_uid: str
     facts: StudyFacts
@@ -109,7 +110,7 @@ class CatalogStudy:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What is in a vault, and which manifests could not be read."""
+    """The studies in a vault, and the manifests that could not be read."""
 
     studies: tuple[CatalogStudy, ...]
     failed: tuple[Failure, ...]
@@ -138,8 +139,8 @@ def restore(
 ) -> RestoreResult:
     """Bring one study or several (by Study Instance UID) or everything back, or raise RestoreError.
 
-    Interrupted, it can be started again: what the target has already with the same bytes is skipped, and a
-    pack all of whose instances are there is not fetched.
+    After an interruption it can be started again: an instance that the target has with the same bytes is
+    skipped, and a pack is not fetched if the target has all of its instances.
     """
     studies = {study} if isinstance(study, str) else study
     with VaultIndex(spool.folder) as index:
@@ -171,7 +172,7 @@ def restore(
 
 
 _Content: TypeAlias = tuple[IndexedManifest, Member]
-"""A content of an instance, and a manifest that names it."""
+"""A manifest and a member of it, which is one content of an instance."""
 
 
 def _undecided(candidates: Sequence[_Content]) -> str:
@@ -189,7 +190,7 @@ def _undecided(candidates: Sequence[_Content]) -> str:
 
 
 class _Run:
-    """One restore: what is wanted, and how far it is."""
+    """One restore: the wanted contents, and the progress."""
 
     def __init__(
         self, store: ObjectStore, opener: Opener, target: RestoreTarget, spool: Spool, index: VaultIndex
@@ -204,11 +205,11 @@ class _Run:
         self._done = self._bytes_done = self._total = self._bytes_total = 0
 
     def choose(self, choice: Choice) -> None:
-        """Find out which contents there are, and which of them are wanted."""
+        """Find out which contents each instance has, and which content is wanted."""
         if self._index.unsigned():
             for found in self._index.manifests():
                 if not found.signed:
-                    # Nothing else that it says of them is believed.
+                    # Of an unsigned manifest, only the SOP Instance UIDs are trusted.
                     self._index.add_unsigned(member.sop_instance_uid for member in found.manifest.members)
         for found in self._index.manifests():
             self._index.add_contents(
@@ -232,7 +233,7 @@ class _Run:
         self._total, self._bytes_total = self._index.wanted()
 
     def take(self, manifest: Manifest) -> None:
-        """Bring back what is wanted of one pack; an instance that fails may still come from another one."""
+        """Restore the wanted instances of one pack; one that fails may still come from another pack."""
         wanted: dict[str, Member] = {}
         for member in manifest.members:
             identity = self._identity(manifest, member)
@@ -260,7 +261,7 @@ class _Run:
             self._fail(self._identity(manifest, member), member, f"{manifest.pack_key}: {reason}")
 
     def progress(self) -> RestoreProgress:
-        """Return how far it is."""
+        """Return the progress."""
         return RestoreProgress(self._done, self._total, self._bytes_done, self._bytes_total)
 
     def _candidate(self, content: IndexedContent) -> _Content:
@@ -268,21 +269,21 @@ class _Run:
         return found, next(one for one in found.manifest.members if one.name == content.name)
 
     def _look(self, identity: bytes, candidates: Sequence[_Content]) -> None:
-        """Leave an instance alone of which nobody has chosen a content; the target may have one already."""
+        """Skip or fail an instance with no chosen content; it is skipped if the target has one of them."""
         for _, member in candidates:
             try:
                 if self._target.has(self._named(member)):
                     self.skipped += 1
                     return
             except TargetError:
-                # It has other bytes than these.
+                # The target has other bytes than these.
                 continue
         self._fail(identity, candidates[0][1], _undecided(candidates))
 
     def _identity(self, manifest: Manifest, member: Member) -> bytes:
-        """Return what tells instances apart: the UIDs, and Orthanc's identifier, in which the patient's is.
+        """Return an instance's identity: its UIDs, and Orthanc's identifier, which depends on the Patient ID.
 
-        Where nobody has signed what the others are it is the SOP Instance UID alone.
+        If an unsigned manifest names the instance, the identity is the SOP Instance UID alone.
         """
         if self._index.is_unsigned(member.sop_instance_uid):
             return _digest("", "", member.sop_instance_uid, "")
@@ -301,7 +302,7 @@ class _Run:
         self._finish(identity, member)
 
     def _named(self, member: Member) -> Member:
-        """Return the member with a name that no other instance has; in its pack it keeps the other."""
+        """Return the member with a name that no other instance has; its name in the pack stays."""
         if not self._index.is_shared(member.name):
             return member
         apart = hashlib.sha256(member.orthanc_id.encode()).hexdigest()[:8]
@@ -314,9 +315,9 @@ class _Run:
 
     @contextmanager
     def _fetched(self, manifest: Manifest) -> Iterator[Reads]:
-        """Give the sealed pack: of the versions under its key the one with the manifest's digest.
+        """Yield the sealed pack: the version under its key that has the manifest's digest.
 
-        It is fetched whole before any of it is opened, so that nothing is unpacked that is not ours.
+        It is fetched whole before it is opened, so that nothing foreign is unpacked.
         """
         versions = self._index.versions(manifest.pack_key)
         for version in versions:
@@ -348,7 +349,7 @@ class _WrongBytesError(Exception):
 
 
 class _Checked:
-    """A member's bytes, the end of which is reached only where they have its SHA-256."""
+    """A member's bytes; at their end, raises _WrongBytesError if their SHA-256 is wrong."""
 
     def __init__(self, content: Reads, sha256: str) -> None:
         self._content = content
@@ -365,7 +366,7 @@ class _Checked:
 
 
 def _unpack(plain: BinaryIO, wanted: dict[str, Member]) -> Iterator[tuple[Member, Reads]]:
-    """Yield the wanted members; raises RestoreError where the tar is broken or one has another size."""
+    """Yield the wanted members; raise RestoreError if the tar is broken or a member has another size."""
     with (
         _unpacking(),
         zstandard.ZstdDecompressor().stream_reader(plain) as stream,
@@ -400,7 +401,7 @@ def _identity(manifest: Manifest, member: Member) -> bytes:
 
 
 def _digest(*parts: str) -> bytes:
-    """Return few bytes for the parts: millions of them are kept."""
+    """Return a short digest of the parts: millions of them are kept."""
     text = "\0".join(parts).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=16).digest()
 

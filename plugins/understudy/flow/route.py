@@ -1,4 +1,4 @@
-"""Route: decide what a new instance owes to whom, and say why."""
+"""Route: decide which holders are owed a new instance, and say why."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -17,12 +17,12 @@ _LONGEST_VALUE = 64
 
 
 class Attributes(Protocol):
-    """The stored files, as far as rules look into them."""
+    """The stored files, as far as rules read them."""
 
     def attributes(self, instance: NewInstance, keywords: Collection[str]) -> Mapping[str, Sequence[str]]:
-        """Return the values of those attributes that the file has, or raise UnreadableFileError.
+        """Return the values of the attributes that the file has, or raise UnreadableFileError.
 
-        Raises HolderUnavailableError where the whole volume is not there.
+        Raises HolderUnavailableError if the whole volume is not there.
         """
         ...
 
@@ -35,7 +35,7 @@ class RouterBooks(Protocol):
 
 
 class Router:
-    """The rules with all that they look at."""
+    """The rules, with the ledger and the files that they look at."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class Router:
         self._asks_address = rules.asks_address
 
     def owed(self, instance: NewInstance) -> tuple[list[Debt], str]:
-        """Return what the instance owes, and why its file could not be looked into, empty where it could."""
+        """Return the debts of the instance, and why its file cannot be read, empty if it can."""
         subject, unread = self._subject(instance)
         return self.rules.owed(subject), unread
 
     def explain(self, study: StudyInstanceUid) -> ExplainedView:
-        """Say for a study that is here which routes match its instances and why, or raise NotFoundError."""
+        """Say which routes match the instances of a study and why; raise NotFoundError if it is not here."""
         instances = self._ledger.instances.of_study(study)
         if not instances:
             raise NotFoundError(

@@ -1,7 +1,7 @@
 """Scrub: read every stored file from the disk and compare it with its MD5, slowly and for ever.
 
-Rule 1: how far it is stands in the ledger after every page, so that a restart goes on and not back.
-Rule 2: only what Orthanc still lists under that file is damage; a deleted instance is none.
+Rule 1: the progress is in the ledger after every page, so that a restart continues from there.
+Rule 2: a missing or changed file is damage only if Orthanc still lists it; a deleted instance is none.
 """
 
 import json
@@ -28,7 +28,7 @@ _SECONDS_OF_A_STEP = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One reading of everything, as far as it is; `after` is the last instance that was read."""
+    """The progress of one reading of all files; `after` is the last instance that was read."""
 
     began: Timestamp
     after: int = 0
@@ -50,7 +50,7 @@ class ScrubBooks(Protocol):
 
 
 class Scrubber:
-    """Reads at a pace by `step`, and at full speed where a person asked for it."""
+    """`step` reads at a limited rate, or at full speed if a person asked for it."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Scrubber:
         self._rate = rate
         self._interval = interval
         self._wait = wait
-        """Waits so many seconds and returns False where the appliance stops."""
+        """Waits for the given seconds and returns False if the appliance stops."""
         self._site = site
         self._write_report = write_report
         self._on_damage = on_damage
@@ -92,16 +92,16 @@ class Scrubber:
 
     @property
     def present(self) -> Round | None:
-        """The paced round that is under way, or has ended and waits for the next."""
+        """The paced round that is running, or the last one until the next begins."""
         return self._read(_ROUND)
 
     @property
     def last(self) -> Round | None:
-        """The last round that came to its end."""
+        """The last reading that was completed, paced or at full speed."""
         return self._read(_LAST)
 
     def step(self) -> bool:
-        """Do what was asked for, or go on with the paced round; return whether there is more to read now."""
+        """Do the scrub that was asked for, or continue the paced round; return whether there is more now."""
         operation = self._running()
         if operation is not None:
             self._do(operation)
@@ -125,7 +125,7 @@ class Scrubber:
     def _page(
         self, done: Round, paced: Callable[[int], bool], *, until: float | None = None
     ) -> tuple[Round, bool]:
-        """Read one page further; return how far it is and whether there is more.
+        """Read one more page; return the progress and whether there is more.
 
         `until` is a moment of the monotonic clock.
         """
@@ -147,9 +147,9 @@ class Scrubber:
         return done, len(page) == _PAGE
 
     def _record(self, instance: Instance, reason: str) -> bool:
-        """Record damage and have it healed; return whether it is one."""
+        """Record damage and have it healed; return whether it is damage."""
         if self._index.file_of(instance.orthanc_id) != instance.attachment_uuid:
-            # Deleted, or stored again while it was read: the note tells the ledger of the new file.
+            # It was deleted, or stored again during the read: the note records the new file in the ledger.
             return False
         now = self._clock.now()
         if self._ledger.files.damaged(instance, found_by=KIND, reason=reason, now=now):

@@ -1,4 +1,4 @@
-"""Status: everything that a person or a monitor asks about the appliance, at one moment."""
+"""Status: the state of the whole appliance at one moment, for people and monitors."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from understudy.ledger import DeadLetterBook, Finding, GapsTally, ObligationBook
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """How complete the copy is known to be; `age_seconds` is how long ago the ledger was begun."""
+    """How complete the copy is known to be; `age_seconds` is the age of the ledger."""
 
     horizon: Timestamp | None = None
     loss_seconds: float | None = 0.0
@@ -57,7 +57,8 @@ def holder_view(
 ) -> HolderView:
     """Return one holder with its numbers; `waited` returns the seconds since a moment.
 
-    `owed_limit` are seconds that it may be owed anything, `awaited_bytes` the memory that its lane waits for.
+    `owed_limit` is how many seconds an instance may be owed, `awaited_bytes` the memory that the lane
+    waits for.
     """
     if awaited_bytes:
         waits = f"waiting for {-(-awaited_bytes // 2**20)} MiB of memory that other lanes hold"
@@ -97,7 +98,7 @@ def gaps_view(gaps: GapsTally, waited: Callable[[Timestamp], float]) -> GapsView
 
 
 def rpo_seconds(holders: Iterable[HolderView]) -> float:
-    """Return the age of the oldest instance that some vault is not proven to have."""
+    """Return the age of the oldest instance that is owed to a vault."""
     return max(
         (holder.oldest_owed_seconds for holder in holders if holder.kind is HolderKind.VAULT), default=0.0
     )
@@ -114,9 +115,9 @@ def alarms(
     began: Timestamp,
     copy: Copy = Copy(),
 ) -> list[Alarm]:
-    """Return what a person has to know now, the most urgent first; `began` is when the ledger was begun.
+    """Return the alarms, the most urgent first; `began` is when the ledger was begun.
 
-    `since` tells when what is wrong began, and is the same at every look.
+    The `since` of an alarm is when its fault began, and is the same in every call.
     """
     found: list[Alarm] = list(faults)
     if primary is None:
@@ -149,7 +150,7 @@ def alarms(
 
 
 def _of_primary(primary: PrimaryView, mode: Mode) -> list[Alarm]:
-    """Return what the condition of the primary asks of a person; each names its evidence."""
+    """Return the alarms on the primary's condition, each with its evidence."""
     probe = primary.evidence[0] if primary.evidence else None
     asked = "" if probe is None else f": C-ECHO {probe.echo}, C-FIND {probe.find}"
     if mode is Mode.STANDBY and primary.condition is PrimaryCondition.DOWN:
@@ -178,7 +179,7 @@ def _of_primary(primary: PrimaryView, mode: Mode) -> list[Alarm]:
 
 
 def _of_copy(copy: Copy, began: Timestamp) -> list[Alarm]:
-    """Return the alarm on a copy that is not known to be complete, or was so too long ago."""
+    """Return the alarm on a copy that was never known to be complete, or was so too long ago."""
     if copy.loss_seconds is None:
         if copy.age_seconds <= copy.max_lag:
             return []
@@ -193,7 +194,7 @@ def _of_copy(copy: Copy, began: Timestamp) -> list[Alarm]:
 
 
 def clock_alarms(newest: Timestamp | None, now: Timestamp) -> list[Alarm]:
-    """Return the alarm on a clock that was set back; `newest` is since when the latest instance is owed."""
+    """Return the alarm on a clock that was set back; `newest` is since when the newest obligation is owed."""
     if newest is None or newest <= now + _CLOCK_TOLERANCE:
         return []
     what = "the clock was set back: an instance is owed since a time to come, and ages are not to be trusted"
@@ -201,7 +202,7 @@ def clock_alarms(newest: Timestamp | None, now: Timestamp) -> list[Alarm]:
 
 
 def _of_holder(holder: HolderView) -> list[Alarm]:
-    """Return what is wrong with one holder: the age of what it is owed tells of a queue that stands still."""
+    """Return the alarms on one holder; an instance that is owed for long shows a queue that does not move."""
     found: list[Alarm] = []
     lane = holder.lane
     if holder.refused_since is not None:

@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 _RUN, _ALONE, _SUSPECTS = "agent.run", "agent.alone", "agent.suspects"
 _STOPPED = "stopped"
 _MOST = 20
-"""Suspects of one lane and one kill, the largest: after an ordinary kill most go in packs as before."""
+"""Most suspects of one lane after one kill, the largest instances. The others go in packs as before."""
 
 
 class SuspectBooks(Protocol):
-    """The books of the ledger that the suspects uses."""
+    """The books of the ledger that the suspects use."""
 
     custody: CustodyBook
     facts: FactBook
@@ -40,11 +40,10 @@ class SuspectBooks(Protocol):
 
 
 class Suspects:
-    """Read at the start, before what the last run had claimed is given back; shared by all lanes."""
+    """The suspects of all lanes; made at the start, before the claims of the last run are given back."""
 
     def __init__(self, ledger: SuspectBooks, now: Timestamp, *, boot: str) -> None:
-        """`boot` names this run of the host's kernel: with the host every process ends, for no fault of its
-        own."""
+        """`boot` names this run of the host's kernel: if the host went down, no instance is suspected."""
         self._ledger = ledger
         self._one_at_a_time = threading.Lock()
         self._waiting: dict[HolderName, set[InstanceNumber]] = {
@@ -78,9 +77,9 @@ class Suspects:
 
     @contextmanager
     def alone(self, holder: HolderName, number: InstanceNumber) -> Iterator[bool]:
-        """Let one suspect be worked on; it is none any more where the block ends without an error.
+        """Let one suspect be worked on; if the block ends without an error, it is no suspect any more.
 
-        Gives False where another lane works on one: that lane may hang, and this one has other things to do.
+        Yields False if another lane works on a suspect: that lane may hang, and this one has other work.
         """
         if not self._one_at_a_time.acquire(blocking=False):
             yield False

@@ -2,7 +2,7 @@
 
 Rule 1: intent before the act. A pack is in the ledger before it is uploaded, so that after a crash it is
 looked for and never uploaded twice.
-Rule 2: nothing is believed that the store itself does not show afterwards.
+Rule 2: an upload counts only if the store itself shows it afterwards.
 Rule 3: a large file is never held whole. Its pack is written to a file without a name and sent in pieces.
 """
 
@@ -61,34 +61,34 @@ from understudy.flow.immutability import LockWatch
 from understudy.ledger import PackBook
 
 WORKING = 16 * 2**20
-"""Bytes that packing takes besides the pack: a file that is held, and the pieces on their way."""
+"""Bytes that packing needs besides the pack: a file that is held, and the pieces on their way."""
 _DAY = 86_400.0
 _LATEST_LISTING = 600.0
-"""Seconds after which a store that does not list what it took has lost it."""
+"""Seconds after which an object that the store took and does not list counts as lost."""
 _HELD = 72 * 2**20
-"""Bytes up to which a pack is held in memory; one of Policy.PackBytes fits where nothing compresses."""
+"""Bytes up to which a pack is held in memory; a pack of Policy.PackBytes fits even if nothing compresses."""
 _PIECE = 2**18
 """Bytes of a file that are read at a time."""
 _LEVEL = 1
-"""Of zstd: higher levels cost much time on noisy images and save little."""
+"""Level of zstd: higher levels cost much time on noisy images and save little."""
 
 
 def held_in_memory(most: int, vaults: int) -> int:
     """Return up to how many bytes a pack is held in memory, so that each vault has room beside all others.
 
-    `most` are the bytes that all together may hold. A larger pack is in a file.
+    `most` is how many bytes all vaults together may hold. A larger pack is in a file.
     """
     return min(_HELD, max(1, most // vaults - WORKING))
 
 
 @dataclass(frozen=True, slots=True)
 class VaultSettings:
-    """What a site decides about one vault."""
+    """The site's settings for one vault."""
 
     name: HolderName
     site: str
     retention_days: int | None
-    """Days for which the store locks every object; None where the store cannot."""
+    """Days for which the store locks every object; None if the store cannot lock."""
 
 
 class Vault:
@@ -120,7 +120,7 @@ class Vault:
         self._signer = signer
         self._watch = watch
         self._put_at: dict[str, float] = {}
-        """When each object was put that the store did not show at once, by the monotonic clock."""
+        """When each object was put that the store did not show yet, by the monotonic clock."""
         self._memory = memory or Memory(BOUNDLESS)
 
     @property
@@ -133,7 +133,7 @@ class Vault:
 
     @property
     def proof(self) -> ProofView:
-        """By what it is proven to have what was packed."""
+        """The kind of proof that packed instances get."""
         opened = f"packs open with the key {fingerprint(self._sealer.recipients)}"
         lock = "" if self._watch is None else f"; the lock is {self._watch.lock.value}"
         return ProofView(
@@ -141,18 +141,18 @@ class Vault:
         )
 
     def alarms(self) -> Sequence[Alarm]:
-        """Return what a person has to know of this vault, besides what its lane says."""
+        """Return the alarms on this vault besides those on its lane."""
         return () if self._watch is None else self._watch.alarms()
 
     def prove(self, instances: Sequence[Instance]) -> Answers:
-        """Return a proof for each instance that lies in a pack which the store shows."""
+        """Return a proof for each instance in a pack that the store shows."""
         return Answers(self.find(instances))
 
     def find(self, instances: Sequence[Instance]) -> Mapping[InstanceNumber, Proof]:
-        """Return a proof for each of these instances that is in a pack which the store shows unchanged.
+        """Return a proof for each of these instances whose pack the store shows unchanged.
 
-        This is the recovery after a crash and the verification alike. A pack that the store does not show is
-        forgotten, so that its instances are delivered again in another one.
+        It serves the recovery after a crash and the verification. A pack that the store does not show is
+        forgotten, so that its instances are delivered again in another pack.
         """
         wanted = {instance.number for instance in instances}
         proofs: dict[InstanceNumber, Proof] = {}
@@ -174,7 +174,7 @@ class Vault:
     def deliver(self, instances: Sequence[Instance]) -> Iterator[Delivery]:
         """Store instances of one study as one pack, yielding exactly one Delivery for each.
 
-        A file that is gone or differs from the index is refused alone; the rest goes on.
+        A file that is gone or differs from the index is refused alone; the others are packed.
         """
         found = self.find(instances)
         for number, proof in found.items():
@@ -211,7 +211,7 @@ class Vault:
                     instance.number, Outcome.REFUSED if why.permanent else Outcome.RETRY, why.reason
                 )
             if contents.packed:
-                # A store that hangs keeps nobody from more than this.
+                # While the store hangs, this lane holds no more memory than the pack needs.
                 room.shrink(min(pack.digests.size, self._spool.in_memory) + WORKING)
                 file.seek(0)
                 yield from self._store_pack(contents, file, pack.digests)
@@ -270,7 +270,7 @@ class Vault:
         return PackIntent(key, manifest_key, numbers, file_sha256, pack, sealed, digests(sealed), until)
 
     def _refuse_while_fresh(self, key: str) -> None:
-        """Raise HolderUnavailableError for what was put just now: a listing may be late."""
+        """Raise HolderUnavailableError for an object that was put just now: a listing may be late."""
         moment = self._clock.monotonic()
         self._put_at = {put: at for put, at in self._put_at.items() if moment - at < _LATEST_LISTING}
         if key in self._put_at:
@@ -281,15 +281,15 @@ class Vault:
             )
 
     def _lock_from_now(self) -> Timestamp | None:
-        """Return until when an object is to be locked that is put now."""
+        """Return until when the store has to lock an object that is put now."""
         days = self._settings.retention_days
         return None if days is None else Timestamp(self._clock.now() + days * _DAY)
 
     def _equal(self, shown: StoredObject, digest: Digests) -> bool:
-        """Return whether the store shows the size and the SHA-256, or the MD5 where it tells no SHA-256.
+        """Return whether the store shows the size and the SHA-256, or the MD5 if it shows no SHA-256.
 
-        Raises HolderUnavailableError where the size fits and no digest can be compared: what a store keeps
-        encrypted may have an ETag that is no MD5, and one more copy, locked for years, would show no more.
+        Raises HolderUnavailableError if the size fits and no digest can be compared: an object that the store
+        encrypts may have an ETag that is no MD5, and one more copy, locked for years, would show no more.
         """
         if shown.size != digest.size:
             return False
@@ -321,7 +321,7 @@ class Vault:
 
 
 class _Digested:
-    """Writes to a file, and digests what is written."""
+    """Writes to a file, and computes the digests of the written bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -337,17 +337,17 @@ class _Digested:
 
     @property
     def digests(self) -> Digests:
-        """Size and digests of what was written."""
+        """Size and digests of the written bytes."""
         return Digests(self._size, self._sha256.hexdigest(), self._md5.hexdigest())
 
 
 class _Contents:
-    """What a pack is made of, as a stream that is read once; the rest is known after that."""
+    """The content of a pack, as a stream that is read once; the attributes are complete after that."""
 
     def __init__(self, files: StoredFiles, instances: Sequence[Instance]) -> None:
         self.packed: list[Instance] = []
         self.members: list[Member] = []
-        """Of the packed instances, in the same order."""
+        """Entries of the packed instances, in the same order."""
         self.unreadable: list[tuple[Instance, UnreadableFileError]] = []
         self.facts: StudyFacts | None = None
         self._files = files
@@ -367,7 +367,7 @@ class _Contents:
         yield bytes(2 * tarfile.BLOCKSIZE + -(length + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE)
 
     def _member(self, instance: Instance, name: str) -> Iterator[bytes]:
-        """Yield a file's part of the tar, nothing where it is not as the ledger has it."""
+        """Yield a file's part of the tar; nothing if the file cannot be read or differs from the ledger."""
         with ExitStack() as stack:
             try:
                 file = stack.enter_context(self._files.open(instance))
@@ -377,7 +377,7 @@ class _Contents:
             if self.facts is None:
                 self.facts = self._files.study_facts(file, instance.transfer_syntax_uid)
                 file.seek(0)
-            # What tar tells of it depends on the instance alone.
+            # The header depends on the instance alone.
             entry = tarfile.TarInfo(name)
             entry.size, entry.mtime, entry.mode = instance.size, int(instance.received_at), 0o644
             yield entry.tobuf(tarfile.PAX_FORMAT)

@@ -1,6 +1,6 @@
-"""Verify: ask every holder again for all that it was proven to have, and the event log for its chain.
+"""Verify: ask every holder again for every instance that it was proven to have; check the event log.
 
-A restart goes on after the last page that had an answer.
+After a restart it continues after the last page that was asked for.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ class VerifierBooks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """What one holder answered so far; `after` is the last instance that it was asked for."""
+    """One holder's answers so far; `after` is the last instance that it was asked for."""
 
     after: int = 0
     asked: int = 0
@@ -41,14 +41,14 @@ class _Answers:
     lost: int = 0
     unanswered: int = 0
     in_a_row: int = 0
-    """Pages without an answer since the last one that had one."""
+    """Pages without an answer since the last answer."""
     why: str = ""
-    """Why the first page without an answer had none."""
+    """Why the first of the unanswered pages got no answer."""
     ended: bool = False
 
     @property
     def reason(self) -> str:
-        """Why some have no answer, empty where all have one."""
+        """Why some instances have no answer; empty if all have one."""
         if not self.unanswered:
             return ""
         away = self.in_a_row >= _UNANSWERED_IN_A_ROW
@@ -57,7 +57,7 @@ class _Answers:
 
 
 class Verifier:
-    """One verification at a time; `step` does the running one whole."""
+    """One verification at a time; one `step` does all of the running verification."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Verifier:
         return self._runner.begin(who, total=self._proofs(), message="asking the holders")
 
     def step(self) -> bool:
-        """Do the running verification, if there is one; return whether there was."""
+        """Do the running verification if there is one; return whether there was one."""
         return self._runner.step()
 
     def _proofs(self) -> int:
@@ -98,9 +98,10 @@ class Verifier:
         return self._ended(asked, known)
 
     def _ask(self, holder: Holder, known: _Answers) -> _Answers:
-        """Ask for one more page and owe again what is gone.
+        """Ask for one more page and owe again the instances that are gone.
 
-        A page without an answer, for a bad sector or a study listed in part, ends nothing; some in a row do.
+        One page without an answer, for a bad sector or a study that is listed in part, does not end the
+        holder's verification; some in a row do.
         """
         page = self._ledger.obligations.proven(holder.name, after=InstanceNumber(known.after), limit=_PAGE)
         if not page:
