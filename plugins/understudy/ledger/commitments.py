@@ -23,7 +23,7 @@ from understudy.ledger.transitions import able, chunks, disprove, give_up, lose,
 
 
 class CommitmentBook(Book):
-    """The transactions of storage commitment, and what follows from a report."""
+    """The transactions of storage commitment, and the effects of a report."""
 
     def begin(
         self, holder: HolderName, transaction_uid: str, numbers: Sequence[InstanceNumber], now: Timestamp

@@ -71,7 +71,8 @@ class ConflictBook(Book):
     def identities_of_epoch(self, holder: HolderName, epoch: int) -> list[ConflictView]:
         """Return the open conflicts between patients whose later instance came in this epoch.
 
-        A conflict is left out if the holder itself sent the later instance: its version of the earlier.
+        A conflict is left out if the holder itself sent the later instance, because that is the holder's own
+        version of the earlier one.
         """
         received = exists().where(
             proofs.c.instance == _LATER.c.number,

@@ -114,7 +114,7 @@ class FileBook(Book):
             for one in gone
         ]
         statement = upsert(damages)
-        # What was deleted before is no news, and nobody's loss.
+        # An instance that was deleted before is not missing.
         explained = or_(*(damages.c.found_by == one for one in _EXPLAINED))
         news = or_(damages.c.state != DamageState.GONE.value, ~explained)
         taken = {name: statement.excluded[name] for name in outcome}

@@ -188,7 +188,7 @@ def _owed_all(connection: Connection, holder: HolderName) -> bool:
 
 
 def _sorted_out(connection: Connection, noted: Sequence[Noted]) -> tuple[list[Noted], list[Noted]]:
-    """Return first the instances that share no identifier with the ledger or the rest, then the others."""
+    """Return first the instances that share no identifier with a known or a new one, then the others."""
     orthanc_ids = Counter(instance.orthanc_id for instance, _, _ in noted)
     uids = Counter(instance.sop_instance_uid for instance, _, _ in noted)
     known_ids = _known(connection, instances.c.orthanc_id, list(orthanc_ids))

@@ -51,7 +51,7 @@ class PackBook(Book):
         return None if found is None else _decode(found)
 
     def close(self, holder: HolderName, key: str) -> None:
-        """Forget the pack: the store does not have it."""
+        """Close the pack, because the store does not have it."""
         with self._database.writing() as connection:
             connection.execute(
                 update(packs).where(packs.c.holder == holder, packs.c.key == key).values(open=0)

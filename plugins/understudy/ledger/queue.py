@@ -37,8 +37,9 @@ class QueueBook(Book):
 
         At most `limit` instances and `max_bytes` bytes; a larger instance comes alone. A study whose newest
         owed instance is younger than `linger` seconds waits for more, unless it already fills `limit` or
-        `max_bytes`, or its oldest instance has waited ten times as long. No wait is longer than `longest`
-        seconds: one that is was written before the clock was set back, and comes if nothing else is due.
+        `max_bytes`, or its oldest instance has waited ten times as long. No regular wait exceeds `longest`
+        seconds. An instance with a longer wait got it before the clock was set back, and comes if nothing
+        else is due.
         """
         asked = {
             "holder": holder,

@@ -86,8 +86,8 @@ async def authorise(request: Request) -> None:
             f"it is open to: {needs}; ask the administrator of the appliance",
         )
     # A page of another site can make a signed-in browser post a form, but not JSON: that needs a preflight,
-    # which nothing here answers (Fetch standard, CORS-safelisted request-header). Waking has no body and
-    # changes nothing that anybody sees.
+    # which nothing here answers (Fetch standard, CORS-safelisted request-header). `/wake` has no body and
+    # changes nothing that a person sees.
     kind = request.headers.get("content-type", "").split(";")[0].strip()
     if request.method == "POST" and path != "/wake" and kind != "application/json":
         raise ApiError(

@@ -84,7 +84,7 @@ class Delete(_Body):
 
 
 class Heal(_Body):
-    """Try now to heal."""
+    """Try now to heal missing or changed files."""
 
     missed: bool = Field(
         default=False,

@@ -44,8 +44,7 @@ class Boundary:
         self._told_at = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. A fault of ours becomes 500 with an event number; the cause is only in the log.
-        """
+        """Answer one request. A fault of ours becomes 500 with an event number; the log has the cause."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

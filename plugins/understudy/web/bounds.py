@@ -1,7 +1,7 @@
 """Bounds the memory of answers: how many large ones are made at once, and how many bytes wait for callers.
 
 A caller may ask and never read the answer. The edge ends such a connection after a minute. Until then the
-answer is in memory, and there may be as many of them as the edge allows connections.
+answer is in memory, and each connection that the edge allows may have one.
 
 Rule 1: a body is handed to the server in pieces, each after the one before was sent, so that it is known how
 many bytes wait. An answer that does not fit becomes a 503, and the caller may ask again.

@@ -2,8 +2,8 @@
 
 Rule 1: a signature of the edge is the only evidence of a person. It covers the person, the role, the method
 and the address of one request for a few seconds, so that nobody can use it for another request.
-Rule 2: on the agent's own socket the headers are believed as they stand. Only the agent's container and the
-host's root can reach that socket.
+Rule 2: on the agent's own socket the headers are trusted without a signature. Only the agent's container and
+the host's root can reach that socket.
 """
 
 import hashlib

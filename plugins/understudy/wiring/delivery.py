@@ -199,7 +199,7 @@ def configured_holders(
 
 
 def wire_lane(holder: Holder, base: Base) -> Lane:
-    """Return the holder's lane and give it its worker."""
+    """Return the holder's lane, and add its worker."""
     packs = holder.kind is HolderKind.VAULT
     policy = LanePolicy(
         batch_instances=_PACK_INSTANCES if packs else _ROUTE_BATCH,

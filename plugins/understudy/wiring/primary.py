@@ -79,7 +79,7 @@ def _mirroring(base: Base, primary: PrimaryParts) -> Callable[[], bool]:
         if mode is Mode.MAINTENANCE or not asked:
             primary.mirror.forget_look()
             return False
-        # A failback compares by itself.
+        # A failback makes its own comparisons.
         wanted = mode in (Mode.STANDBY, Mode.ACTIVE)
         patience = base.policy.primary_grace
         if wanted and primary.mirror.is_due(interval=base.policy.inventory_interval, patience=patience):

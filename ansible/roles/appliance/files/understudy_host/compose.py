@@ -71,7 +71,7 @@ class Compose:
         )
 
     def exists(self) -> bool:
-        """Whether there is any container, running or not."""
+        """Return whether the project has any container, running or not."""
         return bool(self._compose("ps", "--all", "--quiet").strip())
 
     def stop(self, *services: str) -> None:
