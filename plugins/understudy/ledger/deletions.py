@@ -77,7 +77,7 @@ class DeletionBook(Book):
             return [Instance(*row) for row in connection.execute(query.order_by(instances.c.number))]
 
     def standing(self, numbers: Sequence[InstanceNumber], trusted: Collection[HolderName]) -> Standing:
-        """Return where else these instances are. A proof counts only at a holder in `trusted`."""
+        """Return how many of these each holder has or is owed; a proof counts only at a `trusted` holder."""
         found: list[tuple[InstanceNumber, HolderName, ObligationState]] = []
         query = select(obligations.c.instance, obligations.c.holder, obligations.c.state)
         with self._database.reading() as connection:

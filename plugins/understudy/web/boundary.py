@@ -88,7 +88,7 @@ class Boundary:
             async with self._bounds.turn(needed=identity is not None and grows(scope["path"])) as end_turn:
 
                 async def made(message: Message) -> None:
-                    # The answer is computed when it begins to be sent.
+                    # The answer has been computed when its first message comes.
                     end_turn()
                     await hardened(message)
 
