@@ -1,12 +1,12 @@
 #!/usr/bin/python3 -IS
-"""Exits 0 when the service named by its argument does its work; a container's health check that costs 50 ms.
+"""A container's health check: exits 0 if the service named by its argument does its work; it takes 50 ms.
 
-Green means for `orthanc` that a modality can store, and for `edge` that one can associate. So both ask as a
-modality does, in DICOM (PS3.8 9.3, PS3.7 9.3), from an address and a title that only this container has.
+A healthy `orthanc` accepts a store, and a healthy `edge` accepts an association. So the check acts as a
+modality, in DICOM (PS3.8 9.3, PS3.7 9.3), from an address and an AE title that only this container has.
 
-Rule 1: nothing is left behind. Orthanc's plugin knows the object that is stored here, tries all that a store
-needs, and answers with a status that no other store gets (plugins/understudy/plugin/probe.py).
-Rule 2: one time limit holds for all of a check, so that a peer that answers drop by drop is not healthy.
+Rule 1: a check leaves nothing behind. Orthanc's plugin knows the object that is stored here, tests everything
+that a store needs, and answers with a status that no other store gets (plugins/understudy/plugin/probe.py).
+Rule 2: one time limit holds for the whole check, so a peer that answers byte by byte is not healthy.
 """
 
 import base64
@@ -20,7 +20,7 @@ AGENT_SOCKET = "/run/understudy/agent.sock"
 FULL = Path("/run/understudy-intake/refuse-intake")
 KEYS = Path("/var/lib/understudy-keys")
 TIMEOUT_SECONDS = 9
-"""Less than compose gives; a busy Orthanc answers a store within a second."""
+"""Less than compose allows; a busy Orthanc answers a store within a second."""
 
 CHECK_TITLE = "UNDERSTUDY-CHECK"
 PROBE_UID = "2.25.88006"
@@ -32,23 +32,23 @@ SUCCESS = 0
 
 
 class UnhealthyError(Exception):
-    """The service does not do its work; the message says what was seen."""
+    """The service does not do its work; the message says why."""
 
 
 class Connection:
-    """A stream with one time limit for all that is asked over it."""
+    """A stream with one time limit for the whole check."""
 
     def __init__(self, stream: socket.socket, deadline: float) -> None:
         self._stream = stream
         self._deadline = deadline
 
     def send(self, content: bytes) -> None:
-        """Send all of it."""
+        """Send the whole content."""
         self._limit()
         self._stream.sendall(content)
 
     def exactly(self, size: int) -> bytes:
-        """Return so many bytes."""
+        """Return exactly `size` bytes."""
         received = b""
         while len(received) < size:
             self._limit()
@@ -59,11 +59,11 @@ class Connection:
         return received
 
     def status(self, path: str, header: str = "") -> str:
-        """Return the status code that a GET of the path is answered with."""
+        """Return the status code of a GET of the path."""
         request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n"
         self.send(request.encode())
         status = self.exactly(12).decode("latin-1")[9:]
-        # To its end: Orthanc writes of an answer that was not taken whole.
+        # Read to the end, because Orthanc logs an error if a client does not read the whole answer.
         self._limit()
         while self._stream.recv(65536):
             self._limit()
@@ -86,7 +86,7 @@ def _element(tag: tuple[int, int], value: bytes) -> bytes:
 
 
 class Association:
-    """A DICOM association as a modality opens it; the contexts are 1 for C-ECHO and 3 for C-STORE."""
+    """A DICOM association like a modality's; presentation context 1 is for C-ECHO and 3 for C-STORE."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -104,13 +104,13 @@ class Association:
             raise UnhealthyError(f"an association is refused (PDU {kind}, {answer[1:4].hex()})")
 
     def echo(self) -> None:
-        """Ask for C-ECHO."""
+        """Send a C-ECHO; raise UnhealthyError unless it succeeds."""
         status = self._ask(1, 0x0030, [((0, 0x0002), VERIFICATION.encode())])
         if status != SUCCESS:
             raise UnhealthyError(f"C-ECHO is answered with 0x{status:04X}")
 
     def store(self) -> None:
-        """Ask for a C-STORE of what the plugin knows."""
+        """Send a C-STORE of the object that the plugin knows; raise UnhealthyError unless PROBED returns."""
         named = [(0x0002, CT.encode()), (0x0700, struct.pack("<H", 0)), (0x1000, PROBE_UID.encode())]
         data_set = b"".join(
             _element(tag, value.encode())
@@ -126,7 +126,7 @@ class Association:
             raise UnhealthyError(f"C-STORE is answered with 0x{status:04X}")
 
     def release(self) -> None:
-        """End the association in good order."""
+        """Release the association."""
         self._connection.send(struct.pack(">BBII", 5, 0, 4, 0))
         self._pdu()
 
@@ -177,7 +177,7 @@ def _expect(found: str, wanted: str) -> None:
 
 
 def agent(deadline: float) -> None:
-    """The agent itself serves: that a disk is full, or Orthanc down, is no fault of its own."""
+    """Check that the agent itself answers. A full disk or a stopped Orthanc does not make it unhealthy."""
     with socket.socket(socket.AF_UNIX) as stream:
         stream.settimeout(TIMEOUT_SECONDS)
         stream.connect(AGENT_SOCKET)
@@ -185,7 +185,7 @@ def agent(deadline: float) -> None:
 
 
 def orthanc(deadline: float) -> None:
-    """Orthanc's REST answers the agent's account, and a modality can store."""
+    """Check that Orthanc's REST answers the agent's account, and that a modality can store."""
     secret = (KEYS / "service" / "agent").read_text().strip()
     authorization = base64.b64encode(f"agent:{secret}".encode()).decode()
     with socket.create_connection(("127.0.0.1", 8042), TIMEOUT_SECONDS) as stream:
@@ -195,8 +195,8 @@ def orthanc(deadline: float) -> None:
 
 
 def edge(deadline: float) -> None:
-    """HAProxy answers over TLS (401, since nobody is logged in), and a modality can associate through it."""
-    # It takes as long to load as all the rest, and only this check needs it.
+    """Check that HAProxy answers over TLS (401, because nobody is signed in) and accepts an association."""
+    # Imported here, because it takes as long to load as all the rest, and only this check needs it.
     import ssl
 
     # The certificate is the appliance's own, and the peer is this container: nothing to verify.
@@ -213,7 +213,7 @@ def edge(deadline: float) -> None:
     try:
         _dicom(("127.0.0.1", 4242), deadline, stores=False)
     except ConnectionRefusedError:
-        # `DicomTls.Required` closes this port: the other one wants a certificate that this container has not.
+        # `DicomTls.Required` closes this port. The other one needs a certificate that this container lacks.
         socket.create_connection(("127.0.0.1", 2762), TIMEOUT_SECONDS).close()
         _dicom(("orthanc", 4242), deadline, stores=False)
 

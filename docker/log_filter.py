@@ -1,14 +1,14 @@
 #!/usr/bin/python3 -IS
 """Copies Orthanc's log from standard input to standard error, without patients and without forged lines.
 
-Orthanc names the patient of an instance whose UIDs are missing, and a patient's ID may hold line ends.
+Orthanc names the patient of an instance whose UIDs are missing, and a patient's ID may contain line ends.
 
-Rule 1: what follows such a message is hidden until the log was silent for a moment and a line of Orthanc's or
-the reception's own form comes: a value is written in one piece, and its writer cannot choose when the next
-message comes. On a log that is never silent, the hiding ends at such a line MOST_SECONDS later, once all that
-was written before it has been read.
-Rule 2: how many lines were hidden is said.
-Rule 3: no line steers a terminal: control characters are replaced.
+Rule 1: lines after such a message are hidden until the log was silent for SILENCE_SECONDS and then has a line
+in the form of Orthanc or of the reception. Orthanc writes a value in one piece, and the value's author cannot
+choose when the next message comes. On a log that is never silent, the hiding ends at such a line after
+MOST_SECONDS, as soon as everything that was written before it has been read.
+Rule 2: the number of hidden lines is logged.
+Rule 3: control characters are replaced, so that no line controls a terminal.
 """
 
 import os
@@ -20,19 +20,19 @@ from collections.abc import Callable
 
 SILENCE_SECONDS = 0.2
 MOST_SECONDS = 10.0
-"""The largest value that Orthanc has memory for passes in less."""
+"""The largest value that fits into Orthanc's memory passes in less time."""
 PREFIXES = ("codecs", "reception")
-"""How the lines of docker/reception begin, which have no time."""
+"""The beginnings of the lines of docker/reception, which have no time."""
 _NAMES = (b"required tags", b"PatientID=")
 _PATIENT = re.compile(b"|".join(_NAMES))
 _OWN = re.compile(rb"[EWIT]\d{4} \d\d:\d\d:\d\d\.\d{6} |(%s): " % "|".join(PREFIXES).encode())
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\xc2[\x80-\x9f]")
 _MOST = 1 << 16
-"""Bytes of a line; a longer one goes on as another line."""
+"""Bytes of a line at most; a longer line is split."""
 
 
 class Filter:
-    """Takes pieces of the log as they come; `write` gets whole lines."""
+    """Filters the log piece by piece; `write` gets whole lines."""
 
     def __init__(self, write: Callable[[bytes], object], clock: Callable[[], float] = time.monotonic) -> None:
         self._write = write
@@ -44,7 +44,7 @@ class Filter:
         self._may_end = False
 
     def take(self, piece: bytes) -> None:
-        """Take what was read at once."""
+        """Filter the bytes of one read."""
         if self._hiding and not self._may_end:
             self._hide(piece)
             return
@@ -56,16 +56,16 @@ class Filter:
             self._rest = self._rest[_MOST:]
 
     def caught_up(self) -> None:
-        """All that was written was read."""
+        """Note that everything that was written has been read."""
         if not self._rest and self._clock() >= self._hidden_until:
             self._may_end = True
 
     def silence(self) -> None:
-        """Nothing was written for SILENCE_SECONDS."""
+        """Note that nothing was written for SILENCE_SECONDS."""
         self._may_end = not self._rest
 
     def end(self) -> None:
-        """Take what is left at the end of the log."""
+        """Write the last line and the number of hidden lines at the end of the log."""
         if self._rest:
             self._line(self._rest)
         self._tell()
@@ -84,14 +84,14 @@ class Filter:
         self._write(_CONTROL.sub(b"?", line) + b"\n")
 
     def _hide(self, piece: bytes) -> None:
-        """Pass over what was read at once, quickly: the value may have hundreds of megabytes."""
+        """Skip the bytes of one read quickly, because a value may have hundreds of megabytes."""
         self._count(piece, piece.count(b"\n"))
-        # Of a line that has begun, nothing but that is needed any more.
+        # One byte is enough to remember that a line has begun.
         self._rest = piece[piece.rfind(b"\n") + 1 :][:1]
 
     def _count(self, hidden: bytes, lines: int) -> None:
         self._hidden_lines += lines
-        # At least seven times as fast as the pattern, whatever the value consists of.
+        # At least seven times as fast as the pattern for any value.
         if any(name in hidden for name in _NAMES):
             self._hidden_until = self._clock() + MOST_SECONDS
 

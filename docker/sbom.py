@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the image's bill of materials (CycloneDX JSON) and a summary of its licences.
 
-Listed is what dpkg, the Python environment and the npm packages' manifests name; nothing is guessed.
+It lists the packages that dpkg, the Python environment and the npm manifests name; nothing is guessed.
 """
 
 import argparse
@@ -39,7 +39,7 @@ _SPDX = {
     "apache software license": "Apache-2.0",
     "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0",
 }
-"""The names that Debian and Python's classifiers have of their own, in lower case."""
+"""SPDX identifiers of licences that Debian or Python's classifiers name otherwise; keys in lower case."""
 
 _FACTORY = LicenseFactory()
 
@@ -49,7 +49,7 @@ class MaterialsError(Exception):
 
 
 def debian_components(root: Path) -> Iterator[Component]:
-    """Yield every package that dpkg has installed below `root`; raise MaterialsError where it knows none."""
+    """Yield every package that dpkg has installed below `root`; raise MaterialsError if there is none."""
     form = "\t".join(f"${{{field}}}" for field in _DPKG_FIELDS) + "\n"
     command = ["dpkg-query", f"--admindir={root / 'var/lib/dpkg'}", "--show", f"--showformat={form}"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -71,9 +71,9 @@ def debian_components(root: Path) -> Iterator[Component]:
 
 
 def debian_licences(text: str) -> list[str]:
-    """Return the names of all licences that a Debian copyright file mentions, as SPDX writes them if it does.
+    """Return the names of all licences in a Debian copyright file, as SPDX identifiers if they have one.
 
-    Which file of the package has which, and "and" or "or" between them, only the copyright file itself says.
+    The result does not say which file of the package has which licence, or whether "and" or "or" joins them.
     """
     if re.match(r"Format(?:-Specification)?:", text):
         lines = re.findall(r"^License: *(\S.*)$", text, re.MULTILINE)
@@ -84,7 +84,7 @@ def debian_licences(text: str) -> list[str]:
 
 
 def python_components(site_packages: Path) -> Iterator[Component]:
-    """Yield every installed Python distribution; raise MaterialsError where there is none."""
+    """Yield every installed Python distribution; raise MaterialsError if there is none."""
     found = list(distributions(path=[str(site_packages)]))
     if not found:
         raise MaterialsError(f"{site_packages}: no Python package is installed there")
@@ -95,7 +95,7 @@ def python_components(site_packages: Path) -> Iterator[Component]:
 
 
 def npm_components(folder: Path) -> Iterator[Component]:
-    """Yield every npm package, each in a folder of its own; raise MaterialsError where there is none."""
+    """Yield every npm package, each in a folder of its own; raise MaterialsError if there is none."""
     manifests = sorted(folder.glob("*/package.json"))
     if not manifests:
         raise MaterialsError(f"{folder}: no npm package was unpacked there")
@@ -161,13 +161,13 @@ def _python_licences(metadata: PackageMetadata) -> list[License]:
         for entry in metadata.get_all("Classifier", [])
         if entry.startswith("License :: ") and entry != "License :: OSI Approved"
     ]
-    # Some write the whole text into the field.
+    # Some packages have the whole licence text in this field.
     free = [text for text in metadata.get_all("License", []) if "\n" not in text]
     return [_licence(_spdx(name)) for name in classified or free]
 
 
 def _spdx(name: str) -> str:
-    """Return SPDX's identifier, or the name as it is where SPDX has none."""
+    """Return the SPDX identifier, or the unchanged name if SPDX has none."""
     gnu = _GNU.fullmatch(name)
     if gnu:
         version = gnu["version"] if "." in gnu["version"] else gnu["version"] + ".0"

@@ -1,4 +1,4 @@
-"""Filters of the plays: the check of the inventory, and what is worked out on the control machine."""
+"""Filters for the plays: the check of the inventory, and other computations on the control machine."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ PLAYS = str(Path(__file__).resolve().parents[1])
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """The class that Ansible looks for."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by their names in templates."""

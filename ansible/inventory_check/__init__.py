@@ -1,8 +1,8 @@
 """The check of the whole inventory, on the control machine.
 
 Rule 1: every problem of every host is found in one run, before anything changes.
-Rule 2: the appliance's section is judged by the appliance's own checker. There is no second opinion of what
-an AE title is.
+Rule 2: the appliance's own checker checks the appliance's section, so that each rule, for example that of an
+AE title, exists once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ __all__ = ["problems"]
 
 
 def problems(hosts: Sequence[str], hostvars: Mapping[str, Any], playbook_dir: str) -> list[str]:
-    """Return every problem of the inventory, each beginning with the hosts that it is about."""
+    """Return every problem of the inventory; each text begins with the hosts concerned."""
     specs = argument_specs(Path(playbook_dir) / "roles")
     found: list[str] = []
     known = {}

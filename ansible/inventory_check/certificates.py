@@ -1,4 +1,4 @@
-"""What is wrong with given certificates, and the signing of new ones; on the control machine."""
+"""Checks given certificates and signs new ones, on the control machine."""
 
 import subprocess
 import tempfile
@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives import serialization
 
 
 def certificates(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with given certificates: with another's key the edge would not start any more."""
+    """Yield the problems of given certificates. With the wrong key, for example, the edge would not start."""
     for name in ("appliance_tls", "appliance_tls_ca"):
         certificate, key = (str(values.get(f"{name}_{part}") or "") for part in ("certificate", "key"))
         if not (certificate and key):
-            # Not given, or told already.
+            # Not given, or reported already.
             continue
         try:
             first = x509.load_pem_x509_certificate(certificate.encode())
@@ -30,7 +30,7 @@ def certificates(values: Mapping[str, Any]) -> Iterator[str]:
         except (ValueError, TypeError, UnsupportedAlgorithm):
             yield f"{name}_key: it is no private key in PEM without a passphrase"
             continue
-        # Debian 12 has a version of the library that tells the moment without its zone alone.
+        # In Debian 12 the library returns the time only without its zone.
         ends = getattr(first, "not_valid_after_utc", None) or first.not_valid_after.replace(tzinfo=UTC)
         if ends < datetime.now(UTC):
             yield f"{name}_certificate: it ended on {ends:%Y-%m-%d}"
@@ -40,7 +40,7 @@ def certificates(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def sign(request: str, certificate: str, key: str, days: int) -> str:
-    """Return the certificate (PEM) that an authority gives for a request (PKCS #10), for a server."""
+    """Sign a request (PKCS #10) with an authority's key and return the server's certificate (PEM)."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         extensions = "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n"

@@ -1,4 +1,4 @@
-"""What is wrong between hosts."""
+"""Checks that no two hosts have the same address or site name."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def of_all(known: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what is wrong between hosts."""
+    """Yield each address and site name that more than one host has."""
     addresses, sites = defaultdict(set), defaultdict(set)
     for host, values in known.items():
         port = values.get("ansible_port", 22)

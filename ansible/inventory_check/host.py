@@ -1,4 +1,4 @@
-"""What is wrong with one host: its variables one by one, image, ports, people, units, the takeover."""
+"""Checks one host: its single variables, image, ports, people, units and takeover."""
 
 import re
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ def of_host(values: Mapping[str, Any], specs: Mapping[str, Spec]) -> Iterator[st
         mine = {name: value for name, value in values.items() if name.startswith(f"{role}_")}
         for name in sorted(set(mine) - set(spec)):
             yield f"{name}: the role {role} knows no such variable; roles/{role}/README.md lists all"
-        # What could not be worked out is told already.
+        # A value that could not be resolved is reported already.
         given = {name: value for name, value in mine.items() if name in spec and value is not None}
         yield from ArgumentSpecValidator(_validated(spec)).validate(given).error_messages
     yield from configuration(values)
@@ -37,7 +37,7 @@ def of_host(values: Mapping[str, Any], specs: Mapping[str, Spec]) -> Iterator[st
 
 
 def _validated(spec: Spec) -> dict[str, Any]:
-    """Return the specification as the validator takes it: without texts."""
+    """Return the specification as the validator accepts it: without descriptions."""
     kept: dict[str, Any] = {}
     for name, option in spec.items():
         kept[name] = {key: value for key, value in option.items() if key not in ("description", "options")}
@@ -62,7 +62,7 @@ def _image(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ports(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield which port two listen on."""
+    """Yield each port that is used twice."""
     more = values.get("appliance_more_dicom_ports", [])
     ports = {
         "host_ssh_port": [values.get("host_ssh_port", 22)],
@@ -81,7 +81,7 @@ def _ports(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _host(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what systemd, rsyslog or mount would refuse when the play is half through."""
+    """Yield values that systemd, rsyslog or mount would refuse in the middle of the play."""
     window = str(values.get("host_update_time", "03:00"))
     if re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", window) is None:
         yield f'host_update_time: {window} is no time of day in quotes, for example "03:00"'

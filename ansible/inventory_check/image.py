@@ -1,4 +1,4 @@
-"""The image in a file."""
+"""Reads the ID of an image from its archive."""
 
 import json
 import tarfile

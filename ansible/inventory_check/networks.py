@@ -1,4 +1,4 @@
-"""What is wrong with networks: those that are let in, and that of the containers."""
+"""Checks networks: those that may connect, and that of the containers."""
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,11 +8,11 @@ from inventory_check.variables import Spec
 
 NETWORKS = ("host_ssh_networks", "host_dicom_networks", "host_https_networks")
 ENGINE_PREFIX = 22
-"""Of the containers' networks each takes a /24: docker0, and the two of the compose project."""
+"""Enough for three networks of /24: docker0, and the two of the compose project."""
 
 
 def networks(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield which of the networks that are let in are none."""
+    """Yield the entries of the allowed networks that are not networks."""
     for name in NETWORKS:
         listed = values.get(name, [])
         for network in listed if isinstance(listed, list) else ():
@@ -23,7 +23,7 @@ def networks(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def engine(values: Mapping[str, Any], spec: Spec) -> Iterator[str]:
-    """Yield what is wrong with the containers' network; what lies in it cannot be reached from the host."""
+    """Yield the problems of the containers' network. The host cannot reach other machines in that network."""
     try:
         network = ipaddress.IPv4Network(values.get("engine_network", spec["engine_network"]["default"]))
     except ValueError as error:
@@ -35,15 +35,15 @@ def engine(values: Mapping[str, Any], spec: Spec) -> Iterator[str]:
         try:
             other = ipaddress.ip_network(address, strict=False)
         except ValueError:
-            # A name, or told already.
+            # A name, or reported already.
             continue
-        # Who lets everybody in names nobody.
+        # A network of prefix length 0 allows all addresses and is no overlap.
         if other.prefixlen and network.overlaps(other):
             yield f"engine_network: {network} and {address} of {name} overlap: nothing there could be reached"
 
 
 def _reached(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each address and network that a host talks to, with the variable that names it."""
+    """Yield the variable and the value of each address and network with which a host communicates."""
     for name in NETWORKS:
         listed = values.get(name, [])
         yield from ((name, str(network)) for network in (listed if isinstance(listed, list) else ()))
@@ -66,5 +66,5 @@ def _peers(section: Any) -> Iterator[str]:
 
 
 def within(address: str, networks: Sequence[str]) -> bool:
-    """Say whether an address is in one of the networks."""
+    """Return whether an address is in one of the networks."""
     return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)

@@ -1,4 +1,4 @@
-"""What is wrong with the appliance's section, and with the files that it names."""
+"""Checks the appliance's section, and the files that it names."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,11 +12,11 @@ PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 CONFIGURATION_FOLDER = PurePosixPath("/etc/understudy/config")
 SECRETS_FOLDER = PurePosixPath("/etc/understudy/secrets")
 SECRET, PUBLIC = ("CredentialsFile", "Key"), ("Authorities", "Certificate", "ClientCa")
-"""The keys of a configuration that name files."""
+"""The keys of a configuration that name secret files, and those that name public ones."""
 
 
 def configuration(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the problems of the section, in the words of the appliance's own checker, and of its files."""
+    """Yield the problems of the section, as the appliance's own checker reports them, and of its files."""
     section = values.get("appliance_config", {})
     yield from (f"appliance_config: {problem}" for problem in _judged(section))
     for name in ("appliance_secrets", "appliance_files"):
@@ -29,7 +29,7 @@ def configuration(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _judged(section: Any) -> list[str]:
-    """Return what the appliance's own checker says."""
+    """Return the problems that the appliance's own checker finds."""
     if str(PLUGINS) not in sys.path:
         sys.path.append(str(PLUGINS))
     try:
@@ -68,7 +68,7 @@ def _missing_files(values: Mapping[str, Any], section: Any) -> Iterator[str]:
 
 
 def _authorities(values: Mapping[str, Any], section: Any) -> Iterator[str]:
-    """Yield which files of certificates are none: the edge would not start with them."""
+    """Yield the certificate files that have no certificate: the edge would not start with them."""
     files = values.get("appliance_files")
     contents = files if isinstance(files, Mapping) else {}
     for key, file in _named_files(section):
@@ -85,7 +85,7 @@ def _filled(files: Any) -> set[str]:
 
 
 def _named_files(section: Any) -> Iterator[tuple[str, PurePosixPath]]:
-    """Yield every file that a section names, with its key; a relative path begins in the folder."""
+    """Yield every file that a section names, with its key; a path is relative to CONFIGURATION_FOLDER."""
     if isinstance(section, Mapping):
         for key, value in section.items():
             if key in (*SECRET, *PUBLIC) and isinstance(value, str):

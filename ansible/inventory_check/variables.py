@@ -1,4 +1,4 @@
-"""What the inventory says of a host, without Ansible's types; and what each role takes."""
+"""Reads a host's variables without Ansible's types, and the arguments of each role."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ Spec = Mapping[str, Mapping[str, Any]]
 
 
 def argument_specs(roles: Path) -> dict[str, Spec]:
-    """Return each role's options."""
+    """Return the options of each role by its name."""
     return {
         path.parents[1].name: yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]["main"][
             "options"
@@ -22,7 +22,7 @@ def argument_specs(roles: Path) -> dict[str, Spec]:
 
 
 def readable(variables: Mapping[str, Any], specs: Mapping[str, Spec]) -> tuple[dict[str, Any], list[str]]:
-    """Return a host's variables as far as they matter, and a problem for each part that cannot be had."""
+    """Return the variables of a host that our roles use, and a problem for each part that has no value."""
     ours = ("ansible_host", "ansible_port", *(f"{role}_" for role in specs))
     unreadable: list[str] = []
     names = [name for name in variables if str(name).startswith(ours)]
@@ -30,7 +30,7 @@ def readable(variables: Mapping[str, Any], specs: Mapping[str, Spec]) -> tuple[d
 
 
 def plain(container: Any, key: Any, path: str, unreadable: list[str]) -> Any:
-    """Return what is in a container without Ansible's types, templates worked out; None if they cannot be."""
+    """Return a container's value without Ansible's types, with templates resolved; None if one cannot be."""
     try:
         value = container[key]
         if isinstance(value, Mapping):
@@ -39,7 +39,7 @@ def plain(container: Any, key: Any, path: str, unreadable: list[str]) -> Any:
             return [plain(value, index, f"{path}[{index}]", unreadable) for index in range(len(value))]
         return value if value is None or isinstance(value, (bool, int, float)) else str(value)
     except (AnsibleError, TemplateError) as error:
-        # The message names variables, and never a value.
+        # The message has names of variables, never a value.
         because = str(error.message).splitlines()[0]
         unreadable.append(f"{path}: it cannot be worked out, is a secret missing? {because}")
         return None

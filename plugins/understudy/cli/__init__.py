@@ -1,4 +1,4 @@
-"""The `understudy` command: what a person types at the appliance."""
+"""The `understudy` command, for people at the appliance."""
 
 import os
 import sys
@@ -21,8 +21,8 @@ def run(arguments: Sequence[str]) -> int:
             tell(f"understudy: hint: {error.hint}")
         return error.code
     except BrokenPipeError:
-        # Whoever read our output went away (`| head`). Python would complain once more when it flushes at its
-        # end (Python library reference, signal, note on SIGPIPE).
+        # The reader of our output has ended (`| head`). Python would fail once more when it flushes at exit
+        # (Python library reference, signal, note on SIGPIPE).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.REFUSED
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Talks to the agent over its Unix socket; whoever reaches the socket is this appliance's administrator."""
+"""Talks to the agent over its Unix socket; a caller that can reach the socket counts as administrator."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,9 +19,9 @@ Query = str | int | float | None
 
 _HEADERS = {"X-Understudy-User": "cli", "X-Understudy-Role": "admin", "Content-Type": "application/json"}
 _TIMEOUT = 60.0
-"""Seconds: a plan asks the primary for all that it holds."""
+"""Seconds. A call may take long: a plan asks the primary for its whole inventory."""
 _PIECE = 2**18
-"""Bytes of a file that are taken at a time: the agent's container has no memory for it all."""
+"""Bytes of a file that are read at a time: the agent's container has no memory for a whole file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class _Response:
 
 
 class Client:
-    """One agent."""
+    """A client of one agent."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,7 +41,7 @@ class Client:
         return _checked(self._call("GET", path, query, None))
 
     def save(self, path: str, target: BinaryIO) -> None:
-        """Write the body of a GET piece by piece, or raise CommandError; OSError is of the target."""
+        """Write the body of a GET to `target` in pieces; raises CommandError, or OSError of the target."""
         connection = UnixConnection(self._path, _TIMEOUT)
         try:
             with _reaching(self._path):
@@ -76,7 +76,7 @@ class Client:
         return TypeAdapter(kind).validate_json(self.post(path, body))
 
     def health(self, **query: Query) -> tuple[bool, bytes]:
-        """Return whether it is healthy by what is asked for, and what the agent says of it."""
+        """Return whether the appliance is healthy by the conditions in `query`, and the agent's answer."""
         answer = self._call("GET", "/health", query, None)
         return (False, answer.content) if answer.status == 503 else (True, _checked(answer))
 
@@ -97,7 +97,7 @@ class Client:
 
 @contextmanager
 def _reaching(path: Path) -> Iterator[None]:
-    """Raise CommandError where the agent does not answer."""
+    """Turn the errors of a connection to the agent into a CommandError."""
     try:
         yield
     except TimeoutError:

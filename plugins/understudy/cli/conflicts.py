@@ -1,4 +1,4 @@
-"""The command `conflicts`: shows them, writes both versions for a person to look at, closes them."""
+"""The command `conflicts`: lists conflicts, writes both versions of one to a folder, closes one."""
 
 import argparse
 from contextlib import suppress
@@ -12,7 +12,7 @@ from understudy.core.conflicts import ConflictView
 
 
 def conflicts(arguments: argparse.Namespace) -> int:
-    """Show, export or acknowledge."""
+    """Show conflicts, export the versions of one, or acknowledge one."""
     client = Client(places().socket)
     if arguments.export:
         uid, folder = arguments.export
@@ -50,7 +50,7 @@ def _export(client: Client, uid: str, folder: Path) -> int:
         for side in (conflict.earlier, conflict.later)
     }
     for md5, (number, side) in sorted(versions.items(), key=lambda item: item[1][1].received):
-        # Named by its digest: nothing in a path is what a sender says.
+        # The name is the digest, so no text of a sender gets into a path.
         path = folder / f"{md5}.dcm"
         part = path.with_suffix(".part")
         try:
@@ -64,7 +64,7 @@ def _export(client: Client, uid: str, folder: Path) -> int:
                 "in the agent's container /tmp can be written; `docker compose cp` brings it out",
             ) from error
         finally:
-            # What did not come whole is no version.
+            # An incomplete file must not be taken for a version.
             with suppress(OSError):
                 part.unlink(missing_ok=True)
         shown = "shown by Orthanc" if side.present else "kept"

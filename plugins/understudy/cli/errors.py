@@ -1,4 +1,4 @@
-"""How the command fails: one line, a hint, every detail, and an exit code."""
+"""Errors of the command: one line, a hint, every detail, and an exit code."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ class Exit(IntEnum):
 
 
 class CommandError(Exception):
-    """What ends the command; the boundary in `understudy.cli` prints it."""
+    """An error that ends the command; the boundary in `understudy.cli` prints it."""
 
     def __init__(
         self, message: str, hint: str, details: Sequence[str] = (), code: Exit = Exit.REFUSED

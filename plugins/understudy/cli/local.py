@@ -23,14 +23,14 @@ from understudy.core.views import iso
 
 
 def configuration() -> Understudy:
-    """Return the configuration that the appliance runs, or raise CommandError with every problem."""
+    """Return the configuration that the appliance uses, or raise CommandError with every problem."""
     return in_force().configuration
 
 
 def in_force() -> InForce:
-    """Return the configuration that a start runs, and tell what is wrong if it is not the present one.
+    """Return the configuration that a start uses: the present one, or the last correct one with an alarm.
 
-    Raises CommandError with every problem where there is none to run.
+    Raises CommandError with every problem if there is neither.
     """
     where = places()
     with _problems(where.configuration):
@@ -55,13 +55,13 @@ def _problems(folder: Path) -> Iterator[None]:
 
 
 def init(_: argparse.Namespace) -> int:
-    """Make the keys complete and share them out to the other services; a second run changes nothing."""
+    """Create the missing keys and copy them to the other services; a second run changes nothing."""
     from understudy.adapters.edge_config import open_shared
     from understudy.adapters.keys import KeysError, initialise
 
     where = places()
     loaded = configuration()
-    # Before the edge gets its keys, for which it waits.
+    # Done before the edge gets its keys, because the edge waits for them and then starts.
     open_shared(where.edge)
     with telling(KeysError):
         initialise(where.keys, where.state, loaded)
@@ -72,7 +72,7 @@ def init(_: argparse.Namespace) -> int:
 
 
 def first_start(_: argparse.Namespace) -> int:
-    """Print what the first start made, then destroy it."""
+    """Print the secrets that the first start made, then destroy them."""
     from understudy.adapters.keys import FirstStart, KeysError, show_first_start
 
     def show(made: FirstStart) -> None:
@@ -97,7 +97,7 @@ def first_start(_: argparse.Namespace) -> int:
             say("identity.txt for the safe, both lines; restore believes what this writer signed:")
             say(f"# vault writer: {made.vault_writer}")
             say(made.vault_identity)
-        # What could not be written out is not shown: the error keeps the file.
+        # If the output cannot be written, the error keeps the file of secrets.
         sys.stdout.flush()
 
     where = places()
@@ -112,7 +112,7 @@ def first_start(_: argparse.Namespace) -> int:
 
 
 def vault_writer(_: argparse.Namespace) -> int:
-    """Print the public keys that this appliance signed packs by, as identity.txt has them."""
+    """Print the public keys of this appliance's signatures on packs, in the form of identity.txt."""
     from understudy.adapters.writer import known_writers
 
     writers = sorted(known_writers(places().keys))
@@ -143,7 +143,7 @@ def check_config(arguments: argparse.Namespace) -> int:
 
 
 def render_orthanc(_: argparse.Namespace) -> int:
-    """Print generated.json; it holds the passwords of the services and belongs into a file of mode 0600."""
+    """Print generated.json. It has the passwords of the services and belongs in a file of mode 0600."""
     say_json(json.dumps(_rendered(configuration()), indent=2))
     return Exit.OK
 
@@ -159,7 +159,7 @@ def _rendered(loaded: Understudy) -> dict[str, object]:
 
 
 def render_edge(arguments: argparse.Namespace) -> int:
-    """Print HAProxy's configuration, or write it with the gate's tables into a folder."""
+    """Print HAProxy's configuration, or write it to a folder together with the gate's tables."""
     from understudy.adapters.edge_config import render, write_all
 
     runs, where = in_force(), places()
@@ -176,9 +176,10 @@ def render_edge(arguments: argparse.Namespace) -> int:
 
 
 def prepare_orthanc(arguments: argparse.Namespace) -> int:
-    """Make Orthanc's index ready and sort what a crash left in its storage; Orthanc has to be stopped.
+    """Prepare Orthanc's index, and sort the files that a crash left in its storage.
 
-    All that a start needs in one process: starting Python is most of what it costs.
+    Orthanc has to be stopped. One process does all that a start needs, because starting Python takes most of
+    the time.
     """
     from understudy.adapters.boot import prepare
     from understudy.adapters.orthanc_config import RECEPTION, render_reception
@@ -214,7 +215,7 @@ def prepare_orthanc(arguments: argparse.Namespace) -> int:
 
 
 def quarantine(arguments: argparse.Namespace) -> int:
-    """Print every file that was set aside and every instance that is parked, or release one of these."""
+    """Print every quarantined file and every parked instance, or release a parked instance."""
     from understudy.adapters.boot import OURS, quarantined
     from understudy.plugin.parking import DECODE, PARKING, forget, suspects
 
@@ -255,7 +256,7 @@ def config_schema(_: argparse.Namespace) -> int:
 
 
 def user_add(arguments: argparse.Namespace) -> int:
-    """Add a person and print the password, which is kept nowhere."""
+    """Add a person and print the password, which is not stored."""
     from understudy.adapters.keys import KeysError, add_user
     from understudy.core.roles import ROLES_OF_PEOPLE
 
@@ -265,7 +266,7 @@ def user_add(arguments: argparse.Namespace) -> int:
 
 
 def user_reset(arguments: argparse.Namespace) -> int:
-    """Give a person another password and print it, which is kept nowhere."""
+    """Give a person a new password and print it; it is not stored."""
     from understudy.adapters.keys import KeysError, reset_password
 
     with telling(KeysError, RefusedError):
@@ -292,7 +293,7 @@ def user_remove(arguments: argparse.Namespace) -> int:
 
 
 def user_list(_: argparse.Namespace) -> int:
-    """Print everybody and the role, never a hash."""
+    """Print each person and role, never a hash."""
     from understudy.adapters.keys import KeysError, users
 
     with telling(KeysError):
@@ -302,7 +303,7 @@ def user_list(_: argparse.Namespace) -> int:
 
 
 def certificate_revoke(arguments: argparse.Namespace) -> int:
-    """Let no new association in that shows this certificate."""
+    """Refuse new associations with this certificate."""
     from understudy.adapters.keys import IN_FORCE, revoke_certificate
 
     with telling(RefusedError):
@@ -312,7 +313,7 @@ def certificate_revoke(arguments: argparse.Namespace) -> int:
 
 
 def certificate_allow(arguments: argparse.Namespace) -> int:
-    """Take a revocation back."""
+    """Undo a revocation."""
     from understudy.adapters.keys import IN_FORCE, allow_certificate
 
     with telling(RefusedError):
@@ -322,7 +323,7 @@ def certificate_allow(arguments: argparse.Namespace) -> int:
 
 
 def certificate_list(_: argparse.Namespace) -> int:
-    """Print the fingerprints that are revoked."""
+    """Print the fingerprints of revoked certificates."""
     from understudy.adapters.keys import revoked_certificates
 
     for revoked in revoked_certificates(places().keys):

@@ -1,4 +1,4 @@
-"""The words of the command and their options; the work is in remote.py, local.py and restore.py."""
+"""The subcommands and their options. Their code is in remote.py, local.py, restore.py and conflicts.py."""
 
 import argparse
 from functools import cache
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-# argparse gives this type no public name, and it takes no argument while it runs.
+# argparse gives this type no public name, and the class takes no type argument at run time.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 

@@ -1,4 +1,4 @@
-"""Where the command finds the appliance: the image's folders, or what the environment says."""
+"""Where the command finds the appliance: the image's folders, unless environment variables name others."""
 
 import os
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class AppliancePlaces:
 
 
 def places(environment: Mapping[str, str] = os.environ) -> AppliancePlaces:
-    """Return the places; every one can be set by a variable, for tests and for unusual sites."""
+    """Return the places; an environment variable can set each of them, for tests and for unusual sites."""
 
     def path(name: str, default: str) -> Path:
         return Path(environment.get(name) or default)

@@ -1,7 +1,7 @@
-"""Prints lines without colours, and what programs read.
+"""Prints lines without colours, and output for programs.
 
-Rule 1: text is text. No control character of a value reaches the terminal, and a line end in a value
-begins no line. Nothing in the command prints but this module and screen.py.
+Rule 1: values are shown as text. Control characters in them do not reach the terminal, and a line end in a
+value begins no line. Only this module and screen.py print.
 """
 
 import sys
@@ -20,10 +20,10 @@ def tell(text: str) -> None:
 
 
 def say_json(text: str) -> None:
-    """Print a JSON document for programs; it says the same, and no terminal acts on it."""
+    """Print a JSON document for programs, with control characters escaped; its meaning stays the same."""
     print(visible_json(text))
 
 
 def say_file(text: str) -> None:
-    """Print the content of a file that we made ourselves."""
+    """Print the content of a file of our own as it is."""
     sys.stdout.write(text)

@@ -1,4 +1,4 @@
-"""A progress bar with rate and remaining time on a terminal, now and then a line elsewhere."""
+"""A progress bar with rate and remaining time; without a terminal it prints a line now and then."""
 
 import time
 from types import TracebackType
@@ -12,11 +12,11 @@ from understudy.cli.words import count, duration
 from understudy.core.text import visible
 
 _LINE_EVERY = 10.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines if there is no terminal."""
 
 
 class Bar:
-    """One operation on its way."""
+    """The progress bar of one operation."""
 
     def __init__(self, title: str, unit: str) -> None:
         self._title = title = visible(title)
@@ -47,7 +47,7 @@ class Bar:
         self._progress.stop()
 
     def show(self, done: int, total: int, rate: float, eta_seconds: float | None, message: str) -> None:
-        """Show how far it is; `rate` in units per second."""
+        """Show the progress; `rate` is in units per second."""
         parts = [f"{count(done)} of {count(total)} {self._unit}" if total else f"{count(done)} {self._unit}"]
         if rate > 0:
             parts.append(f"{rate:.1f}/s")

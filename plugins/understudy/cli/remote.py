@@ -1,4 +1,4 @@
-"""The commands that ask the agent: what REST does, for a person at a terminal."""
+"""The commands that call the agent: the REST API for a person at a terminal."""
 
 import argparse
 import time
@@ -27,7 +27,7 @@ from understudy.core.views import (
 from understudy.web.bodies import HealthAnswer
 
 _POLL = 0.5
-"""Seconds between two looks at an operation that is waited for."""
+"""Seconds between two looks at an operation for which the command waits."""
 
 
 def _client() -> Client:
@@ -57,7 +57,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def health(arguments: argparse.Namespace) -> int:
-    """Say by the exit code whether it is healthy."""
+    """Say by the exit code whether the appliance is healthy."""
     healthy, content = _client().health(role=arguments.role, max_lag=arguments.max_lag)
     view = HealthAnswer.model_validate_json(content)
     if not healthy:
@@ -82,7 +82,7 @@ def operations(arguments: argparse.Namespace) -> int:
 
 
 def obligations(arguments: argparse.Namespace) -> int:
-    """Show what is owed."""
+    """Show obligations."""
     client = _client()
     query = {
         "holder": arguments.holder,
@@ -100,7 +100,7 @@ def obligations(arguments: argparse.Namespace) -> int:
 
 
 def dead_letters(arguments: argparse.Namespace) -> int:
-    """Show what was refused, by holder and reason."""
+    """Show dead letters by holder and reason."""
     client = _client()
     query = {"holder": arguments.holder, "study_instance_uid": arguments.study}
     if arguments.json:
@@ -113,7 +113,7 @@ def dead_letters(arguments: argparse.Namespace) -> int:
 
 
 def explain(arguments: argparse.Namespace) -> int:
-    """Show what the routes say to a study."""
+    """Show which routes match a study, and why."""
     client = _client()
     body = {"study_instance_uid": arguments.study_instance_uid}
     if arguments.json:
@@ -126,7 +126,7 @@ def explain(arguments: argparse.Namespace) -> int:
 
 
 def modalities(arguments: argparse.Namespace) -> int:
-    """Show who has sent here."""
+    """Show the devices that have sent here or tried."""
     client = _client()
     if arguments.json:
         return _raw(client.get("/modalities"))
@@ -138,7 +138,7 @@ def modalities(arguments: argparse.Namespace) -> int:
 
 
 def device(arguments: argparse.Namespace) -> int:
-    """Approve a device, or take that back."""
+    """Approve a device, or revoke its approval."""
     body: dict[str, object] = {"calling_ae_title": arguments.calling_ae_title, "address": arguments.address}
     if arguments.called:
         body["called_ae_title"] = arguments.called
@@ -169,7 +169,7 @@ def promote(arguments: argparse.Namespace) -> int:
 
 
 def failback(arguments: argparse.Namespace) -> int:
-    """Show the plan, or begin to give back."""
+    """Show the plan of a failback, or begin it."""
     client = _client()
     if arguments.dry_run:
         _ended(client, client.act(OperationView, "/failback", {"dry_run": True}))
@@ -193,7 +193,7 @@ def settle(arguments: argparse.Namespace) -> int:
 
 
 def change(arguments: argparse.Namespace) -> int:
-    """Interrupt, hold or release."""
+    """Interrupt a failback, or begin (hold) or end (release) planned work."""
     client = _client()
     path = "/failback/interrupt" if arguments.verb == "interrupt" else f"/{arguments.verb}"
     body: dict[str, object] = {"reason": arguments.reason, "epoch": _epoch(client, arguments)}
@@ -297,7 +297,7 @@ def _begun(client: Client, view: OperationView, arguments: argparse.Namespace) -
 
 
 def _ended(client: Client, view: OperationView) -> OperationView:
-    """Wait for an operation that has to be done before the command goes on."""
+    """Wait for an operation and return it; raise CommandError if it did not succeed."""
     view = _watched(client, view)
     if view.state is not OperationState.DONE:
         hint = "each line says what to fix" if view.details else "understudy operations shows more"
@@ -308,7 +308,7 @@ def _ended(client: Client, view: OperationView) -> OperationView:
 
 
 def _watched(client: Client, view: OperationView) -> OperationView:
-    """Show an operation until it ends; a person who breaks off leaves it running, and may watch it again."""
+    """Show an operation until it ends. Ctrl-C leaves it running, and the person may watch it again."""
     from understudy.cli.progress import Bar
 
     try:

@@ -1,4 +1,4 @@
-"""`understudy restore`: brings studies back out of a vault, without the agent."""
+"""`understudy restore`, which needs no agent, and `understudy heal`: bring instances back from a vault."""
 
 import argparse
 import re
@@ -32,13 +32,13 @@ _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 
 
 def moment(text: str) -> float:
-    """Return a time as ISO 8601 writes it, in UTC where it names no zone; raises ValueError."""
+    """Return an ISO 8601 time in seconds since 1970, in UTC if it has no zone; raises ValueError."""
     read = datetime.fromisoformat(text)
     return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
 
 
 def digest(text: str) -> str:
-    """Return a SHA-256 or its beginning, or raise ValueError."""
+    """Return a SHA-256 or its beginning in lower case, or raise ValueError."""
     if _DIGEST.fullmatch(text.lower()) is None:
         raise ValueError
     return text.lower()
@@ -52,7 +52,7 @@ def writer(text: str) -> str:
 
 
 def restore(arguments: argparse.Namespace) -> int:
-    """List a vault, or restore one study or everything; exit 1 where anything did not come back."""
+    """List a vault, or restore one study or everything; exit code 1 if an instance did not come back."""
     from understudy.adapters.encryption import AgeOpener
     from understudy.core.ports import HolderUnavailableError, SealError
     from understudy.flow.contents import RestoreError
@@ -90,7 +90,7 @@ def restore(arguments: argparse.Namespace) -> int:
 
 
 def heal(arguments: argparse.Namespace) -> int:
-    """Bring missing or changed stored files back from a vault, or let the agent ask its holders now."""
+    """Replace missing or changed stored files from a vault, or let the agent ask its holders now."""
     client = Client(places().socket)
     content = client.post("/heal", {"missed": arguments.missed})
     if arguments.vault is not None:
@@ -102,7 +102,7 @@ def heal(arguments: argparse.Namespace) -> int:
 
 
 def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
-    """Put what a vault has in the place of every file that is open, study by study."""
+    """Replace every file with an open damage by the vault's copy, study by study."""
     from understudy.adapters.encryption import AgeOpener
     from understudy.adapters.healing import HealingTarget
     from understudy.adapters.spool import IN_MEMORY, Spool
@@ -124,7 +124,7 @@ def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
         store = _store(vault, arguments.credentials_file)
         spool = Spool(where.state, IN_MEMORY)
         target = HealingTarget(_orthanc(where), where.state / "heal", wanted, spool)
-        # The ledger knows the MD5 of each: whoever packed it, no other content is put in its place.
+        # Unsigned packs are safe here: only content with the MD5 from the ledger replaces a file.
         digests = {view.md5 for view in wanted}
         choice = Choice(lambda member: member.md5 in digests)
         studies = {view.study_instance_uid for view in wanted}
@@ -162,7 +162,7 @@ def _identity(source: str) -> str:
     try:
         return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="ascii")
     except (OSError, UnicodeError) as error:
-        # The reason only: the text is a secret.
+        # The error has only the reason, because the text is a secret.
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise CommandError(
             f"the identity file {source} cannot be read: {reason}",
@@ -171,7 +171,7 @@ def _identity(source: str) -> str:
 
 
 def _trust(identity: str, given: Sequence[str], *, unsigned: bool, as_of: float | None = None) -> "Trust":
-    """Return whom to believe: this appliance, and the writers from the safe."""
+    """Return the trusted writers: this appliance, those of identity.txt, and those given."""
     from understudy.adapters.writer import known_writers
     from understudy.flow.contents import Trust
 
@@ -194,7 +194,7 @@ def _store(vault: Vault, credentials_file: Path | None) -> "ObjectStore":
 
 
 def _spool(where: AppliancePlaces, folder: Path | None) -> "Spool":
-    """Return where packs wait that are fetched: beside what comes out of them."""
+    """Return the spool for fetched packs, on the volume to which their content is restored."""
     from understudy.adapters.spool import IN_MEMORY, Spool
 
     if folder is not None:
@@ -222,7 +222,7 @@ def _target(where: AppliancePlaces, folder: Path | None, spool: "Spool") -> "Res
             f"the password for our Orthanc cannot be read: {error.strerror}",
             "run this in the agent's container, or restore into a folder with --to",
         ) from error
-    # A large series takes Orthanc a while to write; silence of a minute is a fault.
+    # Orthanc may take a while to write a large series, but a minute of silence is a fault.
     return OrthancTarget(httpx.Client(base_url=where.orthanc, auth=("agent", password), timeout=60), spool)
 
 
@@ -246,7 +246,7 @@ def _bring_back(
         def show(progress: RestoreProgress) -> None:
             seconds = max(time.monotonic() - started, 1e-3)
             rate = progress.instances_done / seconds
-            # By bytes, since instances differ in size by a thousand.
+            # By bytes, because the sizes of instances differ by a factor of a thousand.
             speed = progress.bytes_done / seconds
             left = (progress.bytes_total - progress.bytes_done) / speed if speed else None
             text = f"{size(progress.bytes_done)} of {size(progress.bytes_total)}"

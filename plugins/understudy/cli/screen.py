@@ -1,7 +1,7 @@
 """Prints tables and lines with colours.
 
-Rule 1: text is text. No markup is read in it, no control character of a value reaches the terminal, and a
-line end in a value begins no line. Nothing in the command prints but this module and plain.py.
+Rule 1: values are shown as text. Markup in them has no effect, control characters do not reach the terminal,
+and a line end in a value begins no line. Only this module and plain.py print.
 """
 
 import os
@@ -15,7 +15,7 @@ from rich.text import Text
 from understudy.core.text import visible
 
 _WIDTH = 160
-"""Columns where the output is no terminal and nobody says how wide it may be."""
+"""Columns if the output is not a terminal and COLUMNS is not set."""
 
 
 class Screen(Console):
@@ -27,12 +27,12 @@ class Screen(Console):
             self.width = _WIDTH
 
     def print(self, *shown: object, **options: Any) -> None:
-        """Print lines, each of which stays one line, and tables."""
+        """Print tables and lines; each text stays one line."""
         super().print(*(styled(one) if isinstance(one, str) else one for one in shown), **options)
 
 
 class Rows(Table):
-    """A table; a column whose name begins with > is aligned to the right."""
+    """A table. A column is aligned to the right if its name begins with `>`."""
 
     def __init__(self, title: str, *columns: str) -> None:
         super().__init__(
@@ -43,16 +43,16 @@ class Rows(Table):
             if column.startswith(">"):
                 self.add_column(name, justify="right", no_wrap=True)
             else:
-                # A UID that is broken into five pieces cannot be compared by eye.
+                # A UID that is folded into many lines cannot be compared by eye.
                 self.add_column(name, overflow="fold", min_width=33 if name.endswith("UID") else None)
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Add a row of lines; a cell of several lines or with colours is made by `lines` or `styled`."""
+        """Add a row. `lines` and `styled` make cells of several lines or with colours."""
         super().add_row(*(styled(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
 class Facts(Rows):
-    """Names at the left, what is known at the right."""
+    """A table without borders: names at the left, values at the right."""
 
     def __init__(self) -> None:
         super().__init__("")
@@ -63,7 +63,7 @@ class Facts(Rows):
 
 
 def styled(*parts: str | Text | tuple[str, str]) -> Text:
-    """Return one line of these parts; a pair is a text and its style."""
+    """Return one line made of these parts; a pair is a text and its style."""
     line = Text()
     for part in parts:
         if isinstance(part, Text):

@@ -1,4 +1,4 @@
-"""Shows views as tables for people; units stand in the words and in the headings."""
+"""Shows views as tables for people; texts and headings name the units."""
 
 from collections.abc import Sequence
 
@@ -106,7 +106,7 @@ def _disks(disk: DiskView) -> Text:
 
 
 def _horizon(view: Status) -> str:
-    """Say both how old the horizon is and how long the primary lived after it."""
+    """Return the horizon's age, and how long after the horizon a primary that is down was last seen."""
     if view.primary is None:
         return "no primary is configured"
     if view.horizon is None or view.lag_seconds is None:
@@ -114,7 +114,7 @@ def _horizon(view: Status) -> str:
     text = f"{moment(view.horizon)}, {duration(view.lag_seconds)} ago"
     seen = view.primary.last_seen
     if view.primary.condition is PrimaryCondition.DOWN and seen is not None:
-        # Both are ISO 8601 in UTC, to the millisecond.
+        # Comparable as text: both are ISO 8601 in UTC, to the millisecond.
         after = f"{duration(between(view.horizon, seen))} later" if seen > view.horizon else "before that"
         text += f"; the primary was last seen {after}"
     return text
@@ -150,7 +150,7 @@ def _primary(view: Status) -> Text:
 
 
 def _holders(views: Sequence[HolderView], now: str) -> Rows:
-    # The two that are empty on a good day are shown only on a bad one: 80 columns are few.
+    # These two columns are usually empty, and shown only if they are not: a terminal may have 80 columns.
     refused, waived = any(view.refused for view in views), any(view.waived for view in views)
     columns = ["holder", "kind", ">proven", ">owed", ">on the way"]
     columns += [">refused"] * refused + [">waived"] * waived + [">oldest", "lane"]
@@ -210,7 +210,7 @@ def _operations(views: Sequence[OperationView]) -> Rows:
 
 
 def obligations(views: Sequence[ObligationView], limit: int) -> None:
-    """Print obligations, with what a person can do; at `limit` say that there may be more."""
+    """Print obligations with hints; if there are `limit` of them, say that there may be more."""
     if not views:
         Screen().print("nothing matches")
         return
@@ -231,7 +231,7 @@ def obligations(views: Sequence[ObligationView], limit: int) -> None:
 
 
 def dead_letters(views: Sequence[DeadLetterView]) -> None:
-    """Print refused obligations by holder and reason."""
+    """Print dead letters by holder and reason."""
     if not views:
         Screen().print("nothing is refused")
         return
@@ -277,7 +277,7 @@ def explained(view: ExplainedView) -> None:
 
 
 def modalities(views: Sequence[ModalityView]) -> None:
-    """Print who sends here, and who tried."""
+    """Print the devices that send here or tried."""
     if not views:
         Screen().print("nobody has sent here yet")
         return
@@ -304,7 +304,7 @@ def modalities(views: Sequence[ModalityView]) -> None:
 
 
 def _refused_at_the_edge(views: Sequence[ModalityView]) -> None:
-    """Print what to do about each kind of refusal; the table above says whom it met."""
+    """Print what to do about each kind of refusal; the table of devices shows whom it concerns."""
     table = Rows("Refused by the edge", "outcome", "what to do")
     for outcome, hint in sorted({(view.outcome, view.hint) for view in views if view.hint}):
         table.add_row(outcome.replace("_", " "), hint)
@@ -312,7 +312,7 @@ def _refused_at_the_edge(views: Sequence[ModalityView]) -> None:
 
 
 def _refused_inside(views: Sequence[ModalityView]) -> None:
-    """Print what Orthanc refused from devices that the edge had let in."""
+    """Print the refusals by Orthanc of devices that the edge had let in."""
     table = Rows(
         "Refused after the edge let the device in", "device", "refused", ">times", "last", "what to do"
     )

@@ -1,10 +1,10 @@
-"""Says numbers, ages and sizes as people do."""
+"""Formats numbers, durations and sizes for people."""
 
 from datetime import UTC, datetime
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as the two largest units that matter: 4 s, 2 min 5 s, 3 h 10 min, 2 d 4 h."""
+    """Return seconds in at most two units: 4 s, 2 min 5 s, 3 h 10 min, 2 d 4 h."""
     whole = max(0, round(seconds))
     for large, small, size, part in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
         if whole >= size:
@@ -35,7 +35,7 @@ def size(number: int) -> str:
 
 
 def moment(at: str | float) -> str:
-    """Return a moment, in ISO's words or in seconds since 1970, as the local day and time."""
+    """Return a moment, given as ISO 8601 or in seconds since 1970, as local date and time."""
     when = datetime.fromisoformat(at) if isinstance(at, str) else datetime.fromtimestamp(at, UTC)
     return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 

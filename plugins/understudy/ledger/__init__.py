@@ -1,4 +1,4 @@
-"""The ledger of custody in SQLite: instances, obligations, proofs, modes, operations and events, durably."""
+"""The ledger in SQLite: a durable record of instances, obligations, proofs, modes, operations and events."""
 
 from pathlib import Path
 
@@ -60,12 +60,12 @@ __all__ = [
 
 
 class Ledger:
-    """All books on one file. A part of the flow takes the books that it uses."""
+    """All books of one ledger file. Each part of the flow takes only the books that it uses."""
 
     def __init__(self, path: Path, anchor: Path | None = None) -> None:
-        """Open the file; `anchor` is where the last event is kept a second time, beside it if absent.
+        """Open the ledger. `anchor` is the file that repeats the last event, by default beside the ledger.
 
-        Raises DamagedLedgerError, LedgerVersionError and MigrationError, each with a hint.
+        Raises DamagedLedgerError, LedgerVersionError or MigrationError, each with a hint.
         """
         self.database = database = Database(path)
         """The file itself, for maintenance and tests."""
@@ -85,11 +85,11 @@ class Ledger:
         self.files = FileBook(database)
         self.deletions = DeletionBook(database)
         self.devices = DeviceBook(database)
-        # The last that is told of a commit: the others remember it although this one waits for a disk.
+        # Created last, so it is told of a commit last: it waits for a disk, and must not delay the others.
         self.events = EventBook(database, Anchor(anchor or path.with_name(f"{path.name}.anchor")))
 
     def back_up(self, path: Path) -> None:
-        """Write a copy of one moment, checked whole, while others go on; or raise as `copy_ledger`."""
+        """Write a consistent, checked copy while others use the ledger. Raises as `copy_ledger` does."""
         copy_ledger(self.database.path, path)
 
     def close(self) -> None:

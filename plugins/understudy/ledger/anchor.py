@@ -1,6 +1,7 @@
-"""The anchor: number and hash of the last event in a file of its own, so that events cut off are missed.
+"""The anchor: a file with number and hash of the last event. It shows if the last events were removed.
 
-Rule 1: it follows the events only while the ledger has the one that it names. Else it stays, as evidence.
+Rule 1: the anchor is updated only while the ledger has the event that it names. Otherwise it is kept, as
+evidence.
 """
 
 import logging
@@ -21,9 +22,9 @@ class Link:
 
 
 class Anchor:
-    """The file, which lies on another volume than the ledger: a ledger of before does not bring it along.
+    """The anchor's file. It is on another volume, so restoring an older ledger does not restore the anchor.
 
-    Calls come one at a time, in the order of the events.
+    Calls have to come one at a time, in the order of the events.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +33,7 @@ class Anchor:
         self._follows = False
 
     def read(self) -> Link | None:
-        """Return what was kept, None where nothing was. Unreadable text is an event that no ledger has."""
+        """Return the stored event, None if there is none. Unreadable text gives one that no ledger has."""
         try:
             event, _, chain = self._path.read_text(encoding="ascii").strip().partition(" ")
             return Link(int(event), chain)
@@ -42,15 +43,18 @@ class Anchor:
             return Link(0, "")
 
     def begin(self, last: Link | None, *, follows: bool) -> None:
-        """Begin to follow, where the ledger has what was kept; the last run may not have kept `last`."""
+        """Begin to follow the events. `follows` says whether the ledger has the stored event.
+
+        The last run may have ended before it stored `last`.
+        """
         kept = self.read()
         self._follows, self._last = follows, 0 if kept is None else kept.event
         if last is not None and last != kept:
             self.follow(last)
 
     def follow(self, last: Link) -> None:
-        """Keep the event that was just written, durably; where that fails, the next makes up for it."""
-        # A number that was given before: somebody cut events off meanwhile.
+        """Store the event that was just written, durably. If that fails, the next call makes up for it."""
+        # If the number was used before, somebody cut events off meanwhile.
         self._follows = self._follows and last.event > self._last
         if not self._follows:
             return

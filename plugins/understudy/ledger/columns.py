@@ -1,4 +1,4 @@
-"""Columns that take less room than what they hold, and rows that are written in less time."""
+"""A column type that stores hexadecimal text in half the space, and a fast insert."""
 
 import re
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from sqlalchemy.types import TypeDecorator
 
 
 class Hexadecimal(TypeDecorator[str]):
-    """Text of hexadecimal digits in groups joined by dashes, kept as bytes; any other text as it is.
+    """Groups of hexadecimal digits joined by dashes, stored as bytes; any other text is stored as it is.
 
-    An index over digests that are half as long has half the pages, and its pages are what a new row touches.
+    An index over values of half the length has half the pages, and a new row changes a page of each index.
     """
 
     impl = String
@@ -25,15 +25,15 @@ class Hexadecimal(TypeDecorator[str]):
         self._slices = [slice(end - digits, end) for end, digits in zip(ends, groups, strict=True)]
 
     def kept(self, value: str) -> str | bytes:
-        """Return what the file holds."""
+        """Return the value as it is stored."""
         return value if self._written.fullmatch(value) is None else bytes.fromhex(value.replace("-", ""))
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | bytes | None:
-        """Return what the file holds."""
+        """Return the value as it is stored."""
         return None if value is None else self.kept(value)
 
     def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:
-        """Return what was given."""
+        """Return the text that was stored."""
         if not isinstance(value, bytes):
             return value
         digits = value.hex()
@@ -41,7 +41,7 @@ class Hexadecimal(TypeDecorator[str]):
 
 
 def as_text(column: Column[str]) -> ColumnElement[str]:
-    """Return what was given to a column of this kind, to be compared with another column's text."""
+    """Return the text of a Hexadecimal column in SQL, for a comparison with a column of plain text."""
     kind = column.type
     if not isinstance(kind, Hexadecimal):
         raise TypeError(f"{column} holds no hexadecimal digits")
@@ -57,9 +57,9 @@ def as_text(column: Column[str]) -> ColumnElement[str]:
 def insert_rows(
     connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[Sequence[object]]
 ) -> None:
-    """Insert rows that are given as the values of some columns, in the order of these.
+    """Insert rows of values in the order of `columns`.
 
-    By SQLAlchemy's own insert the names of the values cost more time than SQLite's work.
+    SQLAlchemy's own insert takes a dictionary for each row, which costs more time than SQLite's work.
     """
     if not rows:
         return

@@ -1,7 +1,7 @@
-"""The book of storage commitment: transactions that a holder was asked for, and what its reports change.
+"""Storage commitment in the ledger: the open transactions of a holder, and the effects of its reports.
 
 Rule 1: a transaction is in the file before the holder is asked.
-Rule 2: a report is one step: what it proves, what it denies, and the end of its transaction.
+Rule 2: one transaction of the ledger records all that a report proves and denies, and ends its request.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +23,12 @@ from understudy.ledger.transitions import able, chunks, disprove, give_up, lose,
 
 
 class CommitmentBook(Book):
-    """The transactions of storage commitment, and what follows from a report."""
+    """The transactions of storage commitment, and the effects of a report."""
 
     def begin(
         self, holder: HolderName, transaction_uid: str, numbers: Sequence[InstanceNumber], now: Timestamp
     ) -> None:
-        """Write down durably that the holder is about to be asked."""
+        """Record durably that the holder is about to be asked."""
         with self._database.writing() as connection:
             values = {"transaction_uid": transaction_uid, "holder": holder, "requested": now}
             connection.execute(insert(commitments).values(values))
@@ -61,11 +61,11 @@ class CommitmentBook(Book):
         now: Timestamp,
         retry_at: Callable[[int], Timestamp],
     ) -> int:
-        """Let a report have its effect, once; return how many instances it spoke of.
+        """Apply a report once; return how many instances of its transaction it names.
 
-        What it commits to is proven; what was proven in another way meanwhile gets this proof too. What it
-        denies is owed again, or left to a person where it was denied as often as may be. What was owed again
-        or sent again meanwhile is left alone.
+        An instance that the report commits to is proven; one that was proven in another way meanwhile gets
+        this proof, too. An instance that it denies is owed again, or becomes a dead letter if it was denied
+        too often. An instance that was owed or sent again meanwhile is left alone.
         """
         with self._database.writing() as connection:
             members = _members(connection, settlement.transaction_uid)

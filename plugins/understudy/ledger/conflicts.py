@@ -1,4 +1,4 @@
-"""Conflicts in the ledger: two contents under one SOP Instance UID, and versions that only the disk knows."""
+"""Conflicts in the ledger: two contents under one SOP Instance UID, and versions that only the disk has."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ class ConflictBook(Book):
     """Everything about versions of an instance."""
 
     def versions_of(self, orthanc_id: str) -> Mapping[str, bool]:
-        """Return the MD5 of every known version of an instance, and whether it is the present one."""
+        """Return, for the MD5 of every known version of an instance, whether it is the present version."""
         query = select(instances.c.md5, instances.c.superseded_by).where(instances.c.orthanc_id == orthanc_id)
         with self._database.reading() as connection:
             return {row.md5: row.superseded_by is None for row in connection.execute(query)}
@@ -69,9 +69,10 @@ class ConflictBook(Book):
             return [_view(row) for row in rows]
 
     def identities_of_epoch(self, holder: HolderName, epoch: int) -> list[ConflictView]:
-        """Return the open conflicts between patients of which the later instance came in an epoch.
+        """Return the open conflicts between patients whose later instance came in this epoch.
 
-        But those of which the holder itself had sent the later one: that is what it makes of the earlier.
+        A conflict is left out if the holder itself sent the later instance, because that is the holder's own
+        version of the earlier one.
         """
         received = exists().where(
             proofs.c.instance == _LATER.c.number,
@@ -123,7 +124,7 @@ class ConflictBook(Book):
             return [_view(row) for row in rows]
 
     def judged(self, number: int, kind: ConflictKind) -> None:
-        """Write down in what the two differ."""
+        """Record the kind of a conflict whose contents have now been compared."""
         unjudged = conflicts.c.kind == ConflictKind.UNJUDGED.value
         with self._database.writing() as connection:
             connection.execute(
@@ -131,7 +132,7 @@ class ConflictBook(Book):
             )
 
     def acknowledge(self, number: int, who: str, reason: str, now: Timestamp) -> ConflictView:
-        """Close a conflict with a reason; both versions stay. One that is closed stays as it is."""
+        """Close a conflict with a reason; both versions stay. A closed conflict stays as it is."""
         with self._database.writing() as connection:
             changed = connection.execute(
                 update(conflicts)

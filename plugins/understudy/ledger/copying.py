@@ -1,4 +1,4 @@
-"""A copy of the ledger as it is at one moment, taken while others go on reading and writing."""
+"""Copies the ledger as it is at one moment, while others read and write it."""
 
 import errno
 import os
@@ -12,20 +12,20 @@ from understudy.system.files import sync_folder
 
 
 def copy_ledger(source: Path, target: Path) -> None:
-    """Write a copy of one consistent moment, whole or not at all; it replaces what was there.
+    """Write a consistent copy, complete or not at all. It replaces an earlier copy.
 
-    Raises OSError, sqlite3.Error or DamagedLedgerError, and leaves no rest.
+    Raises OSError, sqlite3.Error or DamagedLedgerError; no partial file remains.
     """
     size = source.stat().st_size
     if shutil.disk_usage(target.parent).free < 2 * size:
-        # The ledger itself needs room to go on while it is copied.
+        # The ledger itself needs space while it is copied.
         raise OSError(errno.ENOSPC, f"there is not twice the room of its {size} bytes")
     temporary = target.with_name(f".{target.name}.part")
     temporary.unlink(missing_ok=True)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
         with closing(sqlite3.connect(source)) as ours, closing(sqlite3.connect(temporary)) as copy:
-            # One file alone, which any program opens: the original's log stays behind.
+            # Without a write-ahead log the copy is a single file, which any program opens.
             ours.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE").fetchall()
         look_through(temporary)

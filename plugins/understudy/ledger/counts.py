@@ -1,7 +1,7 @@
-"""Counts that the file itself keeps, by triggers: a status costs the same however many instances there are.
+"""Counts that triggers keep in the ledger's file: the cost of a status does not grow with the instances.
 
-Rule 1: whatever changes a row changes its counts in the same transaction, whoever writes the statement.
-Rule 2: rows of instances and obligations are never deleted, and what is counted by is never changed.
+Rule 1: every statement that changes a row changes its counts in the same transaction.
+Rule 2: rows of instances and obligations are never deleted, and the columns they are counted by never change.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from sqlalchemy import Boolean, Column, Connection, Float, Integer, MetaData, St
 from understudy.core.obligations import UNSETTLED, ObligationState
 from understudy.ledger.schema import metadata
 
-# Obligations by holder and state, those of present versions apart from those of earlier ones.
+# Obligations by holder and state; present versions are counted apart from earlier ones.
 tallies = Table(
     "tallies",
     metadata,
@@ -23,7 +23,7 @@ tallies = Table(
     sqlite_with_rowid=False,
 )
 
-# Unsettled obligations by holder and by the moment since when they are owed.
+# Unsettled obligations by holder and by the time since when they are owed.
 ages = Table(
     "ages",
     metadata,
@@ -42,7 +42,7 @@ studies = Table(
     sqlite_with_rowid=False,
 )
 
-# Every version by the pair of AE titles that it came over.
+# Every version by the pair of AE titles of its association.
 senders = Table(
     "senders",
     metadata,
@@ -63,7 +63,8 @@ days = Table(
     Column("bytes", Integer, nullable=False),
 )
 
-# Holds a row only inside a transaction: instances after it, with their obligations, are counted together.
+# Has a row only inside a transaction. Instances with higher numbers, and their obligations, are then counted
+# together at the end.
 batches = Table("batches", metadata, Column("after", Integer, primary_key=True))
 
 _SETTLED = ", ".join(f"'{state.value}'" for state in ObligationState if state not in UNSETTLED)
@@ -154,9 +155,9 @@ _COUNT_BATCH = (
 
 @contextmanager
 def counted_together(connection: Connection) -> Iterator[None]:
-    """Let the block insert new instances and their obligations, and do nothing else to them.
+    """Count the new instances and obligations that the block inserts by one statement for each table.
 
-    The triggers alone would take as much time as all the rest of it.
+    The block must not change these rows otherwise. Counting by triggers would double the time that it takes.
     """
     connection.exec_driver_sql("INSERT INTO batches SELECT coalesce(max(number), 0) FROM instances")
     yield

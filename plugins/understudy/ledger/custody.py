@@ -1,4 +1,4 @@
-"""Custody: what happens to an obligation from its claim to its proof."""
+"""Custody: the changes of an obligation from its claim to its proof."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -42,11 +42,11 @@ class CustodyBook(Book):
         now: Timestamp,
         keeps_versions: bool = False,
     ) -> list[InstanceNumber]:
-        """Put obligations in flight and return which.
+        """Put owed obligations in flight and return which.
 
-        Those not owed any more stay as they are: between a look at what is due and the claim, the mirror may
-        find an instance and a person may waive one. A holder that keeps the last of several contents gets
-        none that was replaced: it would take the place of the present one.
+        Obligations that are no longer owed stay as they are: after the lane read what is due, the mirror may
+        have found an instance or a person may have waived one. A holder that keeps only the last content of
+        an instance gets no replaced version, because that would overwrite the present one.
         """
         with self._database.writing() as connection:
             owed = able(connection, ObligationEvent.CLAIM, holder, numbers)
@@ -56,7 +56,7 @@ class CustodyBook(Book):
             return owed
 
     def give_back(self, holder: HolderName, numbers: Sequence[InstanceNumber], *, now: Timestamp) -> None:
-        """Owe again, as before the claim, what was claimed and not sent."""
+        """Return claims that were not sent to owed, as they were before the claim."""
         with self._database.writing() as connection:
             advance(connection, ObligationEvent.RELEASE, holder, numbers, now)
 
@@ -68,9 +68,10 @@ class CustodyBook(Book):
         reason: str,
         retry_at: Callable[[int], Timestamp],
     ) -> None:
-        """Let those that are owed or acknowledged wait until `retry_at` of the most failures that one had.
+        """Delay owed and acknowledged instances, all until the same moment.
 
-        One more failure is counted. An acknowledged one keeps its reason, which may tell of an alteration.
+        All of them get one failure more than the highest count among them, and that gives the moment by
+        `retry_at`. An acknowledged instance keeps its reason, which may tell of an alteration.
         """
         with self._database.writing() as connection:
             failures = max(_attempts(connection, holder, numbers).values(), default=0) + 1
@@ -90,7 +91,7 @@ class CustodyBook(Book):
         now: Timestamp,
         retry_at: Callable[[int], Timestamp],
     ) -> None:
-        """Record what became of instances in flight; `retry_at` gives the next try by the failures so far."""
+        """Record the outcome of instances in flight. `retry_at` takes the failures so far."""
         told = list(deliveries)
         with self._database.writing() as connection:
             for step, numbers in _steps(connection, holder, told, now, retry_at).items():
@@ -106,7 +107,7 @@ class CustodyBook(Book):
             prove(connection, ObligationEvent.PROVE, holder, proven, now)
 
     def release(self, *, now: Timestamp) -> int:
-        """Return all claims to owed, since who made them has ended; return how many there were."""
+        """Return all claims to owed, because the process that made them has ended; return how many."""
         reason = "the appliance stopped in the middle of sending: outcome unknown"
         released = 0
         with self._database.writing() as connection:
@@ -131,10 +132,11 @@ class CustodyBook(Book):
         ask_again: Callable[[float], Timestamp],
         retry_at: Callable[[int], Timestamp],
     ) -> Mapping[Absence, int]:
-        """Take note that the holder does not show acknowledged instances; return what they were taken for.
+        """Record that the holder does not list acknowledged instances; return how many were judged how.
 
-        `judge` is given the seconds since the acknowledgement and how many came to nothing before it.
-        `ask_again` is given the fewest seconds of all, `retry_at` the failures so far.
+        `judge` takes the seconds since the acknowledgement, and how many earlier acknowledgements of the
+        instance were lost. `ask_again` takes the seconds since the latest acknowledgement of all, `retry_at`
+        the failures so far.
         """
         with self._database.writing() as connection:
             mine = and_(obligations.c.holder == holder, obligations.c.instance.in_(numbers))
@@ -146,7 +148,7 @@ class CustodyBook(Book):
             for row in acknowledged:
                 judged[judge(now - row.changed, row.losses)].append(row)
             youngest = min(now - row.changed for row in acknowledged)
-            # Acknowledged in a time to come: the clock was set back, and patience begins again.
+            # An acknowledgement in the future: the clock was set back, so the patience begins again.
             values = {"due": ask_again(youngest), "changed": func.min(obligations.c.changed, now)}
             connection.execute(update(obligations).where(sent).values(values))
             reason = "the holder acknowledged it and does not have it"
@@ -156,9 +158,10 @@ class CustodyBook(Book):
             return {absence: len(rows) for absence, rows in judged.items()}
 
     def give_up(self, holder: HolderName, denied: Mapping[InstanceNumber, str], *, now: Timestamp) -> None:
-        """Leave to a person acknowledged instances that no further copy could prove, and say why.
+        """Make dead letters of acknowledged instances that no further copy could prove.
 
-        One that was replaced meanwhile is given up: the holder has what came after it.
+        `denied` has the reasons. An instance that was replaced meanwhile is waived, because the holder has
+        the later version.
         """
         with self._database.writing() as connection:
             hopeless = able(connection, ObligationEvent.GIVE_UP, holder, list(denied))
@@ -171,7 +174,7 @@ class CustodyBook(Book):
     def prove(self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp) -> int:
         """Record proofs for acknowledged instances and return for how many.
 
-        Those not acknowledged any more stay as they are: the answer was under way while others looked.
+        Instances that are no longer acknowledged stay as they are: they changed before the answer came.
         """
         with self._database.writing() as connection:
             waiting = able(connection, ObligationEvent.PROVE, holder, list(found))
@@ -181,11 +184,11 @@ class CustodyBook(Book):
     def find(
         self, holder: HolderName, found: Mapping[InstanceNumber, Proof], *, now: Timestamp
     ) -> set[InstanceNumber]:
-        """Record proofs for owed instances that the holder turned out to have, and return which they were.
+        """Record proofs for owed instances that the holder already has, and return which.
 
-        Those not owed any more stay as they are: the lane and the mirror look at the same time. An inventory
-        names a SOP Instance UID and cannot tell one content from another, so it proves nothing where there is
-        another content under that UID: that one has to be sent.
+        Instances that are no longer owed stay as they are: the lane and the mirror ask at the same time. An
+        inventory names a SOP Instance UID and cannot tell two contents apart. So it proves nothing if there
+        is another content under that UID, and the instance has to be sent.
         """
         with self._database.writing() as connection:
             owed = able(connection, ObligationEvent.FIND, holder, list(found))
@@ -199,7 +202,7 @@ class CustodyBook(Book):
             return set(believed)
 
     def ambiguous(self, holder: HolderName, numbers: Sequence[InstanceNumber]) -> set[InstanceNumber]:
-        """Return those that a UID does not tell from another content, which the holder may have."""
+        """Return the instances whose UID has another content too, which the holder may have instead."""
         with self._database.reading() as connection:
             return _ambiguous(connection, holder, numbers)
 
@@ -214,7 +217,7 @@ class CustodyBook(Book):
     ) -> int:
         """Owe again acknowledged or proven instances that the holder does not have, with an event.
 
-        Those in neither state any more stay as they are. Returns how many are owed again.
+        Instances in any other state stay as they are. Returns how many are owed again.
         """
         if not numbers:
             return 0
@@ -232,13 +235,13 @@ def _steps(
     now: Timestamp,
     retry_at: Callable[[int], Timestamp],
 ) -> Mapping[Step, list[InstanceNumber]]:
-    """Return what follows from the outcomes, each step with those that it happens to."""
-    # Where there is another content under its UID, that is what the holder has: no proof will settle it.
+    """Return the steps that follow from the outcomes, each with its instances."""
+    # If its UID has another content, the holder has that one: no proof can settle the obligation.
     conflicts = [one.number for one in deliveries if one.outcome is Outcome.CONFLICT]
-    # A content that was replaced meanwhile is no person's work: the lane gives it up once it was read back.
+    # A replaced version needs no operator: the lane gives it up after reading it back.
     refused = _ambiguous(connection, holder, conflicts, beside_later=False)
     failures = _attempts(connection, holder, [one.number for one in deliveries])
-    # One try again for all with as many failures, since each question gives another moment.
+    # Cached, because each call may return another moment: equal numbers of failures make one step.
     again = cache(retry_at)
     steps: dict[Step, list[InstanceNumber]] = {}
     for one in deliveries:
@@ -256,7 +259,7 @@ def _steps(
 def _attempts(
     connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber]
 ) -> Mapping[InstanceNumber, int]:
-    """Return the failures so far of those that have had any."""
+    """Return the failures so far of each instance that has any."""
     found: dict[InstanceNumber, int] = {}
     for chunk in chunks(numbers):
         query = select(obligations.c.instance, obligations.c.attempts).where(

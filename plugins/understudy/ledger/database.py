@@ -12,13 +12,13 @@ from understudy.ledger.integrity import look_over
 from understudy.ledger.migration import bring_up_to_date
 
 _CHECK_SECONDS = 5.0
-"""For how long an opening looks for damage: a file that needs longer is looked at beside the work."""
+"""Time limit of the check for damage when the file is opened. A larger file is checked in the background."""
 
 _CACHE = 16_384
-"""KiB of pages that one connection keeps: a page of the feed changes a page of an index for each instance."""
+"""KiB of pages cached by one connection: each instance of a page of the feed changes another index page."""
 
 _CHECKPOINT = 8_192
-"""Pages of the log that are written back together, of 4 KiB: one that changed many times is written once."""
+"""Pages of 4 KiB after which the write-ahead log is written back: a page changed often is written once."""
 
 
 class Database:
@@ -27,7 +27,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checked = not path.exists() or look_over(path, seconds=_CHECK_SECONDS)
-        """Whether the opening had the time to look at the whole file."""
+        """Whether the whole file was checked for damage within the time limit."""
         opening = _engine(path, foreign_keys=False)
         try:
             bring_up_to_date(opening, path)
@@ -44,7 +44,7 @@ class Database:
         return self._engine
 
     def follow(self, told: Callable[[Connection], None]) -> None:
-        """Call this with the connection after each commit of `writing`, before another begins."""
+        """Call `told` with the connection after each commit of `writing`, before the next one begins."""
         self._followers.append(told)
 
     @contextmanager
@@ -60,7 +60,7 @@ class Database:
             self._one_at_a_time,
             self._engine.connect().execution_options(understudy_writes=True) as connection,
         ):
-            # What a transaction that was rolled back has left there.
+            # A transaction that was rolled back may have left entries.
             connection.info.clear()
             with connection.begin():
                 yield connection
@@ -90,7 +90,7 @@ def _engine(path: Path, *, foreign_keys: bool = True) -> Engine:
     )
 
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
-        # The driver's own transaction handling is turned off: `_begin` says which kind of transaction it is.
+        # Turns off the driver's own transactions: `_begin` chooses the kind of each transaction.
         connection.isolation_level = None
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
@@ -103,5 +103,5 @@ def _engine(path: Path, *, foreign_keys: bool = True) -> Engine:
 
 def _begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get("understudy_writes", False)
-    # By the driver's own cursor: SQLAlchemy's takes as long as a short question.
+    # By the driver's own cursor, because SQLAlchemy's takes as long as a short query.
     connection.connection.cursor().execute("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,6 +1,6 @@
-"""Dead letters: obligations that were refused and wait for a person, who replays or waives them.
+"""Dead letters: refused obligations, which wait for a person to replay or waive them.
 
-Rule 1: both acts can be repeated: what is done already is left alone and counts as none.
+Rule 1: both acts can be repeated. An obligation on which the act was done before is left alone, not counted.
 Rule 2: each act that changes anything leaves an event with who, why and the epoch.
 """
 
@@ -61,7 +61,7 @@ class DeadLetterBook(Book):
             ]
 
     def since(self, holder: HolderName) -> Timestamp | None:
-        """Return when the holder's longest refused obligation was refused, None where none is."""
+        """Return when the holder's oldest dead letter was refused, None if there is none."""
         query = select(func.min(obligations.c.changed)).where(obligations.c.holder == holder, _REFUSED)
         with self._database.reading() as connection:
             value = connection.scalar(query)
@@ -78,10 +78,9 @@ class DeadLetterBook(Book):
         reason: str = "",
         epoch: int | None = None,
     ) -> int:
-        """Owe refused instances again, those that all agree on; return how many.
+        """Owe refused instances again, those that match every given argument; return how many.
 
-        Raises NotFoundError where nothing that was meant is owed to anybody, StaleEpochError where the caller
-        saw another epoch.
+        Raises NotFoundError if no obligation matches, and StaleEpochError if the caller saw another epoch.
         """
         selection = Selection(holder, sop_instance_uids, study)
         told = f"replayed by {who}" + (f": {reason}" if reason else "")
@@ -99,9 +98,9 @@ class DeadLetterBook(Book):
         study: str | None = None,
         epoch: int | None = None,
     ) -> int:
-        """Give up owed or refused instances, named or of one study, with a reason; return how many.
+        """Waive owed or refused instances, by name or by study, with a reason; return how many.
 
-        Raises as `replay`.
+        Raises as `replay` does, and RefusedError without a reason or without instances and study.
         """
         if not reason.strip():
             raise RefusedError("a waiver needs a reason", "say why this holder need not have these instances")
@@ -112,7 +111,7 @@ class DeadLetterBook(Book):
             return _act(connection, ObligationEvent.WAIVE, selection, who, reason, reason, epoch, now)
 
     def deleted_here(self, number: InstanceNumber) -> None:
-        """Say in every refusal that blames the file that the instance is not in Orthanc any more."""
+        """Rewrite the reason of each refusal that blames the file: the instance is no longer in Orthanc."""
         with self._database.writing() as connection:
             mine = obligations.c.instance == number
             proven = obligations.c.state == ObligationState.PROVEN.value
@@ -122,7 +121,7 @@ class DeadLetterBook(Book):
 
 
 def stored_again(connection: Connection, number: int, now: Timestamp) -> None:
-    """Owe again what was refused because of an instance's file, now that it has a new one."""
+    """Owe again each obligation that was refused because of the instance's file, which is now a new one."""
     refused = connection.scalars(
         select(obligations.c.holder).where(obligations.c.instance == number, _REFUSED, _FIXED_BY_A_STORE)
     ).all()
@@ -164,7 +163,7 @@ def _act(
             "reason": reason,
         }
         if event is ObligationEvent.WAIVE:
-            # The one act that nothing undoes tells all that it is about.
+            # A waiver cannot be undone, so its event names every instance.
             fields["uids"] = sorted({row.sop_instance_uid for row in rows})
         append_event(connection, now, who, event.value, fields)
     return len(rows)
@@ -175,7 +174,7 @@ def _joined(query: Select[Any]) -> Select[Any]:
 
 
 def meant(selection: Selection) -> list[ColumnElement[bool]]:
-    """Return the clauses, on obligations joined with their instances, that a selection stands for."""
+    """Return a selection as clauses on obligations joined with their instances."""
     found: list[ColumnElement[bool]] = []
     if selection.holder is not None:
         found.append(obligations.c.holder == selection.holder)

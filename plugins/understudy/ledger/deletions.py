@@ -1,7 +1,7 @@
-"""Deletions in the ledger: what is not in Orthanc any more, who decided that, and who else has it.
+"""Deletions in the ledger: instances that are no longer in Orthanc, who decided that, and who else has them.
 
-Rule 1: no row of an instance or an obligation goes. A deleted instance is one whose present file is `gone`
-among the damages; stored again, it has another file, and is held again.
+Rule 1: no row of an instance or an obligation is deleted. An instance is deleted if the damages say `gone` of
+its present file. If it is stored again, it has another file, and is held again.
 Rule 2: a forced deletion waives the obligations of an instance and writes one reason into these and into the
 damage. If the instance turns out to be held after all, each obligation with that reason is owed again.
 """
@@ -24,13 +24,13 @@ from understudy.ledger.schema import INSTANCE_COLUMNS, damages, instances, oblig
 from understudy.ledger.transitions import SYSTEM, advance, chunks
 
 DELETE = "delete"
-"""Found by whom, among the damages; and the kind of the event."""
+"""The `found_by` of damages that a deletion recorded, and the kind of its event."""
 
 UNKNOWN = "unknown"
-"""Who deleted what nobody asked us to delete."""
+"""The `who` of a deletion that nobody asked us for."""
 
 _CHANGED = "understudy_gone"
-"""Where a connection remembers that its transaction changed what is gone."""
+"""Key in a connection's `info`: its transaction changed which instances are gone."""
 _PRESENT = instances.c.superseded_by.is_(None)
 _GONE = (
     damages.c.state == DamageState.GONE.value,
@@ -39,11 +39,11 @@ _GONE = (
 IS_HELD = and_(_PRESENT, ~exists().where(*_GONE))
 """Clause on instances: present versions whose file is not known to be gone."""
 _NAMED = 100
-"""UIDs that one event names at most; it counts all."""
+"""An event names at most this many UIDs; its count includes all."""
 
 
 def gone(*columns: Any) -> Select[Any]:
-    """Select from present versions that are gone, beginning at the damages, of which there are few."""
+    """Select from present versions that are gone. The query begins at the damages, because they are few."""
     return (
         select(*columns)
         .join_from(damages, instances, damages.c.instance == instances.c.number)
@@ -52,12 +52,12 @@ def gone(*columns: Any) -> Select[Any]:
 
 
 def gone_changes(connection: Connection) -> None:
-    """Say that this transaction changes what is gone."""
+    """Mark that this transaction changes which instances are gone."""
     connection.info[_CHANGED] = True
 
 
 def gone_changed(connection: Connection) -> bool:
-    """Say whether the transaction changed what is gone."""
+    """Return whether the transaction changed which instances are gone."""
     return bool(connection.info.get(_CHANGED))
 
 
@@ -65,7 +65,7 @@ class DeletionBook(Book):
     """Everything about deleted instances."""
 
     def chosen(self, what: Deletion) -> list[Instance]:
-        """Return what is held of this."""
+        """Return the held instances that the deletion names."""
         query = select(*INSTANCE_COLUMNS).where(
             IS_HELD, instances.c.study_instance_uid == what.study_instance_uid
         )
@@ -77,7 +77,7 @@ class DeletionBook(Book):
             return [Instance(*row) for row in connection.execute(query.order_by(instances.c.number))]
 
     def standing(self, numbers: Sequence[InstanceNumber], trusted: Collection[HolderName]) -> Standing:
-        """Return how these instances stand with every holder; a proof counts at the `trusted` ones alone."""
+        """Return how many of these each holder has or is owed; a proof counts only at a `trusted` holder."""
         found: list[tuple[InstanceNumber, HolderName, ObligationState]] = []
         query = select(obligations.c.instance, obligations.c.holder, obligations.c.state)
         with self._database.reading() as connection:
@@ -99,10 +99,10 @@ class DeletionBook(Book):
         *,
         waive: bool,
     ) -> None:
-        """Record in one transaction, with an event, that these are not held any more.
+        """Record in one transaction, with an event, that these instances are no longer held.
 
-        Where `waive`, what they are owed and not given yet is given up, since it cannot be read any more;
-        `held_again` takes that back.
+        `waive` also waives their owed and refused obligations, because the files can no longer be read.
+        `held_again` undoes that.
         """
         with self._database.writing() as connection:
             _mark_gone(connection, found, f"deleted by {who}: {reason}", now)
@@ -112,21 +112,21 @@ class DeletionBook(Book):
             append_event(connection, now, who, DELETE, told)
 
     def take_back(self, found: Sequence[Instance], reason: str, now: Timestamp) -> None:
-        """Record that these are held: Orthanc has them, whatever was to be done."""
+        """Record that these instances are held after all: Orthanc still has them."""
         with self._database.writing() as connection:
             owed = held_again(connection, [one.attachment_uuid for one in found], reason, now)
             fields = {**_named(found), "reason": reason, "owed_again": owed}
             append_event(connection, now, SYSTEM, "keep", fields)
 
     def held_before(self, before: InstanceNumber | None, limit: int) -> list[Instance]:
-        """Return held instances numbered below `before`, the latest first."""
+        """Return held instances numbered below `before` (all if None), the latest first."""
         query = select(*INSTANCE_COLUMNS).where(IS_HELD)
         if before is not None:
             query = query.where(instances.c.number < before)
         return self._page(query, limit)
 
     def gone_before(self, before: InstanceNumber | None, limit: int) -> list[Instance]:
-        """Return gone instances numbered below `before`, the latest first."""
+        """Return gone instances numbered below `before` (all if None), the latest first."""
         query = gone(*INSTANCE_COLUMNS)
         if before is not None:
             query = query.where(instances.c.number < before)
@@ -143,7 +143,8 @@ def held_again(
 ) -> int:
     """Record within a transaction that the instances of these files are not gone.
 
-    Of `found_by`, where named, alone. Owes again what a deletion gave up, and returns how many obligations.
+    With `found_by`, only the damages that one of these found. Owes again each obligation that the deletion
+    waived, and returns how many.
     """
     gone_changes(connection)
     owed = 0
@@ -192,7 +193,7 @@ def _give_up(connection: Connection, numbers: Sequence[InstanceNumber], reason: 
 
 
 def _by_holder(connection: Connection, query: Select[Any]) -> dict[HolderName, list[int]]:
-    """Return the numbers of selected obligations by holder."""
+    """Return the instance numbers of the selected obligations by holder."""
     found: dict[HolderName, list[int]] = {}
     for holder, number in connection.execute(query):
         found.setdefault(HolderName(holder), []).append(number)

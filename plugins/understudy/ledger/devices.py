@@ -1,4 +1,4 @@
-"""Devices: who asked for associations at the edge, and who was approved beyond the configuration."""
+"""Devices: those that asked for associations at the edge, and those approved beyond the configuration."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,10 +16,10 @@ from understudy.ledger.events import append_event
 from understudy.ledger.schema import approvals, devices, edge_batch
 
 _MOST_DEVICES = 1000
-"""Rows kept. Who invents an AE title for every attempt makes the ledger forget the oldest, and not grow."""
+"""Rows kept. A caller with a new AE title for every attempt displaces old rows, and the table stays small."""
 
 _ANY = ""
-"""In the key of an approval, since NULL equals nothing: any called AE title."""
+"""Stands for any called AE title in the key of an approval, because NULL equals nothing."""
 
 _NEW = upsert(devices)
 _NOTE = _NEW.on_conflict_do_update(
@@ -35,10 +35,10 @@ _NOTE = _NEW.on_conflict_do_update(
 
 
 class DeviceBook(Book):
-    """Everything about who sends here."""
+    """Everything about the devices that send here."""
 
     def edge_batch(self) -> int:
-        """Return the number of the edge's counts that were noted last, 0 where none were."""
+        """Return the number of the edge's batch of counts that was noted last, 0 if none was."""
         with self._database.reading() as connection:
             return connection.scalar(select(edge_batch.c.number)) or 0
 
@@ -50,10 +50,10 @@ class DeviceBook(Book):
         batch: int | None = None,
         known: Callable[[str, str, str], bool] = lambda *_: False,
     ) -> None:
-        """Count associations and attempts by device, and keep the number of the edge's batch with them.
+        """Count associations and attempts by device, and store the number of the edge's batch with them.
 
-        `known` says of address, calling and called AE title whether the allow-list has them: such a device is
-        forgotten last.
+        `known` takes address, calling and called AE title and returns whether the allow-list has them. Such
+        devices are forgotten last.
         """
         with self._database.writing() as connection:
             if seen:
@@ -64,7 +64,7 @@ class DeviceBook(Book):
             self._forget(connection, known)
 
     def _forget(self, connection: Connection, known: Callable[[str, str, str], bool]) -> None:
-        """Delete what is beyond the number of rows that are kept, the oldest stranger first."""
+        """Delete rows beyond `_MOST_DEVICES`: strangers first, the oldest before others."""
         surplus = (connection.scalar(select(func.count()).select_from(devices)) or 0) - _MOST_DEVICES
         if surplus <= 0:
             return
@@ -76,7 +76,7 @@ class DeviceBook(Book):
             connection.execute(devices.delete().where(*same))
 
     def last_address(self, calling_ae_title: str, called_ae_title: str) -> str:
-        """Return from where this pair of AE titles last came through the edge, empty where it never did."""
+        """Return the address from which this pair of AE titles last came through the edge, empty if never."""
         query = select(devices.c.remote_address).where(
             devices.c.calling_ae_title == calling_ae_title,
             devices.c.called_ae_title == called_ae_title,
@@ -86,7 +86,7 @@ class DeviceBook(Book):
             return connection.scalar(query.order_by(devices.c.last_seen.desc()).limit(1)) or ""
 
     def approvals(self) -> list[Allowed]:
-        """Return what was approved, in the order of approval."""
+        """Return the approved entries, in the order of approval."""
         with self._database.reading() as connection:
             return [
                 Allowed(row.calling_ae_title, row.network, row.called_ae_title or None)
@@ -94,7 +94,7 @@ class DeviceBook(Book):
             ]
 
     def approve(self, entry: Allowed, who: str, now: Timestamp) -> bool:
-        """Approve an entry and say whether that is new."""
+        """Approve an entry; return False if it already was."""
         row = {
             "calling_ae_title": entry.calling_ae_title,
             "network": entry.network,
@@ -109,7 +109,7 @@ class DeviceBook(Book):
             return bool(done.rowcount)
 
     def revoke(self, entry: Allowed, who: str, now: Timestamp) -> bool:
-        """Take an approval back and say whether there was one."""
+        """Revoke an approval; return False if there was none."""
         row = {
             "calling_ae_title": entry.calling_ae_title,
             "network": entry.network,
@@ -123,7 +123,7 @@ class DeviceBook(Book):
             return bool(done.rowcount)
 
     def refused_attempts(self, outcome: GateOutcome) -> list[ModalityView]:
-        """Return the devices whose last attempt was refused so, the latest first."""
+        """Return the devices whose last attempt had this outcome, the latest first."""
         query = select(devices).where(devices.c.outcome == outcome.value)
         with self._database.reading() as connection:
             return [_view(row) for row in connection.execute(query.order_by(devices.c.last_seen.desc()))]
@@ -131,9 +131,9 @@ class DeviceBook(Book):
     def modalities(self, known: Callable[[str, str, str], bool]) -> list[ModalityView]:
         """Return every device that asked for an association or that instances came from, the latest first.
 
-        `known` says of address, calling and called AE title whether the allow-list has them. Orthanc sees
-        the edge's address alone, so instances are counted by the pair of AE titles; the address that Orthanc
-        saw is shown only for a pair that no report of the edge names.
+        `known` takes address, calling and called AE title and returns whether the allow-list has them.
+        Orthanc sees only the edge's address, so instances are counted by the pair of AE titles. The address
+        that Orthanc saw is shown only for a pair that no report of the edge names.
         """
         with self._database.reading() as connection:
             reported = connection.execute(select(devices)).all()
@@ -144,7 +144,7 @@ class DeviceBook(Book):
         views = [
             replace(
                 _view(row),
-                # A caller that was never let in sent none of what came under its AE title.
+                # A caller that was never let in did not send the instances that came under its AE titles.
                 instances=sent[pair].number if row.associations and (pair := (row[0], row[1])) in sent else 0,
                 known=row.outcome != GateOutcome.REFUSED_CERTIFICATE.value
                 and known(row.remote_address, row.calling_ae_title, row.called_ae_title),
@@ -185,7 +185,7 @@ def _row(one: Seen, now: Timestamp) -> dict[str, object]:
 
 
 def _view(row: Any) -> ModalityView:
-    """Return what the edge reported of a device, without its instances and what the allow-list says."""
+    """Return the edge's report of a device, without its instances and without the allow-list's answer."""
     return ModalityView(
         calling_ae_title=row.calling_ae_title,
         called_ae_title=row.called_ae_title,

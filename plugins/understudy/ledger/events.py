@@ -1,4 +1,4 @@
-"""The chain: events that each carry a hash over themselves and the one before, and what they attest."""
+"""The event log: each event has a hash over itself and the event before, so a change of the log shows."""
 
 import json
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from understudy.ledger.database import Book, Database
 from understudy.ledger.schema import events, modes, obligations, proofs
 
 _APPENDED = "understudy_appended"
-"""Where a connection remembers the event that its transaction wrote last."""
+"""Key in a connection's `info`: the last event that its transaction wrote."""
 
 _LAST = select(events.c.event, events.c.chain).order_by(events.c.event.desc()).limit(1)
 _APPEND = insert(events).returning(events.c.event)
 
 
 class EventBook(Book):
-    """The log of events, and whether it is whole."""
+    """The log of events, and the checks of its integrity."""
 
     def __init__(self, database: Database, anchor: Anchor) -> None:
         super().__init__(database)
@@ -30,15 +30,15 @@ class EventBook(Book):
         database.follow(self._follow)
 
     def log(self, who: str, kind: str, fields: Mapping[str, object], now: Timestamp) -> None:
-        """Append an event of its own."""
+        """Append an event in a transaction of its own."""
         with self._database.writing() as connection:
             append_event(connection, now, who, kind, fields)
 
     def broken(self) -> int | None:
-        """Return the first event whose hash does not follow from its content and its predecessor.
+        """Return the first event whose hash does not follow from its content and its predecessor, or None.
 
-        An event that was changed or taken out is found by what follows it, and the last ones, or all of them,
-        by the anchor.
+        The hashes of later events show that an event was changed or removed. The anchor shows that the last
+        events, or all of them, were removed.
         """
         with self._database.reading() as connection:
             previous, expected = "", 1
@@ -48,18 +48,18 @@ class EventBook(Book):
                 ):
                     return expected
                 previous, expected = row.chain, expected + 1
-        # Asked after the events: the anchor follows those that come meanwhile.
+        # Checked after the events, because the anchor follows events that are written meanwhile.
         lost = self._unanchored()
         return None if lost is None else min(lost, expected)
 
     def contradictions(self) -> list[str]:
-        """Return what is not as it was written in the event log or in what it attests; each names a row."""
+        """Return the contradictions in the event log, or between it and other tables; each names a row."""
         found: list[str] = []
         broken = self.broken()
         if broken is not None:
             found.append(f"the event log is broken at event {broken}: changed, missing, or of another ledger")
         with self._database.reading() as connection:
-            # What a broken log says attests nothing.
+            # A broken log proves nothing about the modes.
             change = None if broken is not None else _unattested_mode(connection)
             number, instance, holder = connection.execute(_UNPROVEN).one()
         if change is not None:
@@ -71,12 +71,12 @@ class EventBook(Book):
         return found
 
     def last(self) -> Link | None:
-        """Return the last event and its hash, for whoever keeps them elsewhere."""
+        """Return the last event and its hash, to be kept elsewhere."""
         with self._database.reading() as connection:
             return _last(connection)
 
     def _unanchored(self) -> int | None:
-        """Return the event that the anchor names, if the ledger does not have it so."""
+        """Return the event that the anchor names if the ledger lacks it or has another hash for it."""
         kept = self._anchor.read()
         if kept is None:
             return None
@@ -96,7 +96,7 @@ def append_event(
     """Append an event to the hash chain within a transaction: identifiers and numbers only."""
     text = json.dumps(dict(fields), sort_keys=True, separators=(",", ":"))
     previous = _last(connection)
-    # As the column gives it back: the hash of 5 is not that of 5.0.
+    # A float, as the column returns it: the hash of 5 differs from that of 5.0.
     at = float(now)
     chain = link("" if previous is None else previous.chain, at, who, kind, text)
     row = {"at": at, "who": who, "kind": kind, "fields": text, "chain": chain}
@@ -112,13 +112,14 @@ _UNPROVEN = select(func.count(), func.min(obligations.c.instance), obligations.c
     obligations.c.state == ObligationState.PROVEN.value,
     ~exists().where(proofs.c.instance == obligations.c.instance, proofs.c.holder == obligations.c.holder),
 )
-"""How many obligations are proven without a proof, and the first: its holder is of the row with the least."""
+"""Counts proven obligations without a proof, with the first instance and its holder (SQLite takes the holder
+from the row with the minimum)."""
 
 _MODE_CHANGES = ("begin", *(event.value for event in ModeEvent))
 
 
 def _unattested_mode(connection: Connection) -> int | None:
-    """Return the first change of mode that is not the one in the event log at its place."""
+    """Return the first change of mode that differs from the event log."""
     told = select(events.c.fields, events.c.at).where(events.c.kind.in_(_MODE_CHANGES))
     attested = [
         (json.loads(fields), Timestamp(at))

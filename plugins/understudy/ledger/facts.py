@@ -1,4 +1,4 @@
-"""The facts of the ledger: small values by their names."""
+"""The facts of the ledger: small values by name."""
 
 from sqlalchemy import Connection, Integer, String, bindparam, cast, select
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -12,15 +12,15 @@ _WRITE = _NEW.on_conflict_do_update(index_elements=["name"], set_={"value": _NEW
 
 
 class FactBook(Book):
-    """The facts; what a name stands for is its writer's affair."""
+    """The facts. The code that writes a fact defines its meaning."""
 
     def read(self, name: str) -> str | None:
-        """Return a small persisted fact, None where it was never written."""
+        """Return a fact, None if it was never written."""
         with self._database.reading() as connection:
             return read_fact(connection, name)
 
     def write(self, name: str, value: str) -> None:
-        """Persist a small fact."""
+        """Write a fact."""
         with self._database.writing() as connection:
             write_fact(connection, name, value)
 
@@ -31,17 +31,17 @@ def read_fact(connection: Connection, name: str) -> str | None:
 
 
 def write_fact(connection: Connection, name: str, value: str) -> None:
-    """Persist a fact within a transaction."""
+    """Write a fact within a transaction."""
     _write(connection, f"fact:{name}", value)
 
 
 def read_cursor(connection: Connection, name: str) -> int:
-    """Return a persisted cursor within a transaction, 0 where it was never written."""
+    """Return a cursor within a transaction, 0 if it was never written."""
     return int(connection.scalar(_VALUE, {"name": f"cursor:{name}"}) or 0)
 
 
 def write_cursor(connection: Connection, name: str, value: int, mark: str = "") -> None:
-    """Persist a cursor within a transaction, and the mark of what was seen last, if there is one."""
+    """Write a cursor within a transaction, and the mark of the last change that was seen, if there is one."""
     _write(connection, f"cursor:{name}", str(value))
     if mark:
         write_fact(connection, mark_fact(name), mark)
@@ -57,7 +57,7 @@ def _write(connection: Connection, name: str, value: str) -> None:
 
 
 def count_up(connection: Connection, name: str, number: int) -> None:
-    """Add to a number that is persisted as a fact, within a transaction."""
+    """Add to a number that is kept as a fact, within a transaction."""
     statement = upsert(ledger_facts).values(name=f"fact:{name}", value=str(number))
     total = cast(cast(ledger_facts.c.value, Integer) + number, String)
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": total}))

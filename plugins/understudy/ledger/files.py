@@ -1,4 +1,4 @@
-"""The stored files in the ledger: what the scrub reads, and what was found missing or changed."""
+"""The stored files in the ledger: those that were found missing or changed, and their healing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ class FileBook(Book):
     """Everything about the files behind the instances."""
 
     def damaged(self, instance: Instance, *, found_by: str, reason: str, now: Timestamp) -> bool:
-        """Record a file that was found missing or changed; return whether that is news."""
+        """Record a file that was found missing or changed; return False if that is already known and open."""
         with self._database.writing() as connection:
             known = connection.scalar(
                 select(damages.c.state).where(damages.c.attachment_uuid == instance.attachment_uuid)
@@ -56,10 +56,10 @@ class FileBook(Book):
     def to_heal(
         self, *, now: Timestamp, cap: float, limit: int
     ) -> list[tuple[str, InstanceNumber, int, bool]]:
-        """Return file, instance, attempts, is missed of open damages that are due, the longest due first.
+        """Return (file, instance, attempts, missed) of open damages that are due, the longest due first.
 
-        None waits for more than `cap` seconds: one that would is of a clock that was set back, and due. What
-        is missed a rescan did not find in Orthanc, and a person asked for.
+        A damage with more than `cap` seconds to wait is due, too: the clock was set back. `missed` says that
+        a rescan did not find the instance in Orthanc, and that a person asked to heal it.
         """
         is_due = or_(damages.c.due <= now, damages.c.due > now + cap)
         missed = damages.c.found_by == RESCAN
@@ -76,7 +76,7 @@ class FileBook(Book):
             ]
 
     def not_healed(self, file: str, *, reason: str, due: Timestamp) -> None:
-        """Take note of an attempt that did not heal, and when to try again."""
+        """Record a failed attempt to heal a file, and when to try again."""
         with self._database.writing() as connection:
             connection.execute(
                 update(damages)
@@ -114,7 +114,7 @@ class FileBook(Book):
             for one in gone
         ]
         statement = upsert(damages)
-        # What was deleted before is no news, and nobody's loss.
+        # An instance that was deleted before is not missing.
         explained = or_(*(damages.c.found_by == one for one in _EXPLAINED))
         news = or_(damages.c.state != DamageState.GONE.value, ~explained)
         taken = {name: statement.excluded[name] for name in outcome}
@@ -132,7 +132,7 @@ class FileBook(Book):
             return number, None if since is None else Timestamp(since)
 
     def gone_by_study(self, limit: int) -> list[tuple[str, int]]:
-        """Return studies of which a rescan missed instances, those with the most first."""
+        """Return studies with their number of instances that the last rescans missed, the most first."""
         number = func.count()
         query = (
             select(instances.c.study_instance_uid, number)
@@ -146,8 +146,10 @@ class FileBook(Book):
             return [(study, count) for study, count in connection.execute(query)]
 
     def refused(self, holder: HolderName, limit: int) -> list[Instance]:
-        """Return present versions that a lane could not deliver because of their stored file, and of which
-        no damage is open: those wait for their healing, and others come behind them."""
+        """Return present versions that the holder's lane could not deliver because of their stored file.
+
+        Those with an open damage are left out: they wait until they are healed, and must not fill the limit.
+        """
         damaged = select(damages.c.instance).where(damages.c.state == DamageState.OPEN.value)
         query = (
             select(*INSTANCE_COLUMNS)
@@ -165,7 +167,7 @@ class FileBook(Book):
             return [Instance(*row) for row in connection.execute(query)]
 
     def reads_again(self, holder: HolderName, numbers: Sequence[InstanceNumber], *, now: Timestamp) -> None:
-        """Owe to the holder again what was refused because of its stored file."""
+        """Owe to the holder again instances that were refused because of their stored file."""
         with self._database.writing() as connection:
             refused = able(connection, ObligationEvent.REPLAY, holder, numbers)
             reason = "its stored file reads well again"
@@ -174,7 +176,7 @@ class FileBook(Book):
     def heal_now(self, who: str, now: Timestamp, *, missed: bool = False) -> int:
         """Make every open damage due, with an event; return how many there are.
 
-        Where `missed`, what a rescan did not find in Orthanc is opened, too.
+        With `missed`, instances that a rescan did not find in Orthanc are opened, too.
         """
         with self._database.writing() as connection:
             gone_changes(connection)
@@ -187,7 +189,7 @@ class FileBook(Book):
             return number
 
     def damaged_since(self) -> Timestamp | None:
-        """Return since when the oldest open damage is known, None where there is none."""
+        """Return since when the oldest open damage is known, None if no damage is open."""
         query = select(func.min(damages.c.since)).where(damages.c.state == DamageState.OPEN.value)
         with self._database.reading() as connection:
             value = connection.scalar(query)
@@ -221,8 +223,10 @@ _EXPLAINED = (RESCAN, DELETE)
 
 
 def found_again(connection: Connection, files: Sequence[str], now: Timestamp) -> None:
-    """Take back, within a transaction, that a rescan missed the instances of these files, or that they were
-    deleted."""
+    """Record within a transaction that Orthanc has these files after all.
+
+    Ends the records of a rescan that missed their instances, or of a deletion.
+    """
     held_again(connection, files, "Orthanc has its instance again", now, found_by=_EXPLAINED)
 
 

@@ -1,4 +1,4 @@
-"""What the inventory diff last found: gaps here, and departures from the primary."""
+"""The result of the last inventory comparison: gaps here, and instances that the primary no longer lists."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from understudy.ledger.schema import departures, gaps
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """So many instances of one study, and since when that is known."""
+    """A number of instances of one study, and since when it is known."""
 
     study: StudyInstanceUid
     instances: int
@@ -22,7 +22,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class GapsTally:
-    """How many instances of how many studies are missing here, and since when the oldest is known."""
+    """How many studies and instances are missing here, and since when the oldest gap is known."""
 
     studies: int
     instances: int
@@ -30,10 +30,10 @@ class GapsTally:
 
 
 class GapBook(Book):
-    """The gaps and departures of the ledger."""
+    """The gaps, and the departures: instances that the primary was proven to have and no longer lists."""
 
     def write(self, missing: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
-        """Replace the known gaps: what the primary has and we do not; a gap that stays keeps its age."""
+        """Replace the known gaps: instances that only the primary has. A gap that stays keeps its age."""
         self._replace(gaps, missing, now)
 
     def read(self) -> list[Finding]:
@@ -41,14 +41,14 @@ class GapBook(Book):
         return self._read(gaps)
 
     def tally(self) -> GapsTally:
-        """Return the known gaps in numbers: of a large archive there may be one for each of its studies."""
+        """Return the known gaps in numbers: a large archive may have one for each of its studies."""
         query = select(func.count(), func.coalesce(func.sum(gaps.c.instances), 0), func.min(gaps.c.since))
         with self._database.reading() as connection:
             studies, number, since = connection.execute(query).one()
         return GapsTally(studies, number, None if since is None else Timestamp(since))
 
     def write_departures(self, lost: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
-        """Replace the known departures: what the primary was proven to have and does not list any more."""
+        """Replace the known departures."""
         self._replace(departures, lost, now)
 
     def read_departures(self) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The instances of the ledger: what is held here, and how much."""
+"""The instances that are held here, and their numbers."""
 
 from sqlalchemy import Connection, bindparam, case, func, select
 
@@ -13,7 +13,7 @@ _OF_STUDY = select(*INSTANCE_COLUMNS).where(_PRESENT, instances.c.study_instance
 
 
 class InstanceBook(Book):
-    """Everything that is asked of the instances alone."""
+    """Queries about instances alone, without obligations."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -22,7 +22,7 @@ class InstanceBook(Book):
         database.follow(self._follow)
 
     def after(self, after: InstanceNumber, limit: int, *, with_gone: bool = False) -> list[Instance]:
-        """Return what is held, numbered above `after`, in order; where asked for, what is gone as well."""
+        """Return held instances numbered above `after`, in order; with `with_gone` also gone ones."""
         query = select(*INSTANCE_COLUMNS).where(
             _PRESENT if with_gone else IS_HELD, instances.c.number > after
         )
@@ -31,17 +31,17 @@ class InstanceBook(Book):
             return [Instance(*row) for row in rows]
 
     def present(self, number: InstanceNumber) -> Instance | None:
-        """Return the instance as it is now, None where another content took its place."""
+        """Return the instance, None if another version has replaced it."""
         query = select(*INSTANCE_COLUMNS).where(_PRESENT, instances.c.number == number)
         with self._database.reading() as connection:
             row = connection.execute(query).first()
             return None if row is None else Instance(*row)
 
     def of_file(self, orthanc_id: str, attachment_uuid: str) -> Instance | None:
-        """Return the present version that this file is of, None where there is none."""
+        """Return the present version whose file this is, None if there is none."""
         query = select(*INSTANCE_COLUMNS).where(
             _PRESENT,
-            # The identifier has an index, the file has none.
+            # Only the identifier has an index.
             instances.c.orthanc_id == orthanc_id,
             instances.c.attachment_uuid == attachment_uuid,
         )
@@ -61,13 +61,13 @@ class InstanceBook(Book):
             return {StudyInstanceUid(uid) for uid in connection.scalars(query)}
 
     def studies_since(self, moment: Timestamp) -> set[StudyInstanceUid]:
-        """Return the studies with an instance that was received at this moment or later; reads every row."""
+        """Return the studies with an instance received at this moment or later; reads the whole table."""
         query = select(instances.c.study_instance_uid).where(instances.c.received_at >= moment).distinct()
         with self._database.reading() as connection:
             return {StudyInstanceUid(uid) for uid in connection.scalars(query)}
 
     def counts(self) -> tuple[int, int]:
-        """Return the number of instances that are held and of their studies."""
+        """Return the number of held instances and the number of their studies."""
         query = select(func.sum(studies.c.number), func.count()).where(studies.c.number > 0)
         with self._database.reading() as connection:
             known, of_studies = connection.execute(query).one()
@@ -75,7 +75,7 @@ class InstanceBook(Book):
         return (known or 0) - gone_here, of_studies - emptied
 
     def _count_gone(self) -> tuple[int, int]:
-        """Return how many present versions are gone, and of how many studies nothing is held."""
+        """Return how many present versions are gone, and how many known studies have no held instance."""
         counted, changes = self._gone, self._changes
         if counted is None:
             of_study = (
@@ -83,7 +83,7 @@ class InstanceBook(Book):
                 .group_by(instances.c.study_instance_uid)
                 .subquery()
             )
-            # Of a comparison SQLAlchemy would make a boolean, also of the sum of several.
+            # A `case`, because SQLAlchemy would return the sum of comparisons as a boolean.
             empty = func.sum(case((of_study.c.gone >= studies.c.number, 1), else_=0))
             query = select(func.sum(of_study.c.gone), empty).join_from(
                 of_study, studies, studies.c.study_instance_uid == of_study.c.uid
@@ -96,7 +96,7 @@ class InstanceBook(Book):
         return counted
 
     def _follow(self, connection: Connection) -> None:
-        """Count what is gone again at the next question, where a transaction changed it."""
+        """Discard the cached count if a transaction changed which instances are gone."""
         if gone_changed(connection):
             self._changes += 1
             self._gone = None

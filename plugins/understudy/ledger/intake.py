@@ -1,4 +1,4 @@
-"""Intake: new instances and new versions of known ones, with what they owe."""
+"""Intake: records new instances and new versions of known ones, with their obligations."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -42,7 +42,7 @@ from understudy.ledger.transitions import (
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """What one call of `note` has in common."""
+    """The arguments of one call of `note` that all its instances share."""
 
     primary: HolderName | None
     primary_grace: float
@@ -52,23 +52,23 @@ class _Site:
     now: Timestamp
 
     def due(self, debt: Debt) -> Timestamp:
-        """Return when the holder may first be given what it is owed."""
+        """Return when the instance may first be sent to the holder."""
         primary = self.primary_grace if debt.holder == self.primary else None
         return first_due(debt, self.now, primary_grace=primary, stable_age=self.stable_age)
 
 
 _MOST_STABLE_AGES = 10
-"""A study that goes on growing is waited for at most for so many times the age at which it is stable."""
+"""An obligation waits for a growing study for at most this many times `stable_age`."""
 
 _FIELDS = tuple(NewInstance.__dataclass_fields__)
 _FIELDS_OF = attrgetter(*_FIELDS)
 
 Noted = tuple[NewInstance, Sequence[Debt], Proof | None]
-"""An instance, what it owes, and the proof that the primary has it where it came from there."""
+"""An instance, its debts, and the proof that the primary has it, if it came from there."""
 
 
 class IntakeBook(Book):
-    """The ledger's entrance."""
+    """Everything that adds instances and obligations."""
 
     def note(
         self,
@@ -82,11 +82,11 @@ class IntakeBook(Book):
         stable_age: float = 0.0,
         mark: str = "",
     ) -> int:
-        """Record new instances with what they owe and the feed's cursor in one transaction.
+        """Record new instances, their obligations and the feed's cursor in one transaction.
 
-        Each element names what the instance owes, and the proof that the primary has it where it came from
-        there. What waits for its study is due when that has not grown for `stable_age` seconds. Returns how
-        many were new. `mark` is the feed's of what is noted. Repeating a call changes nothing.
+        An obligation that waits for a stable study is due when the study has not grown for `stable_age`
+        seconds. `mark` identifies the feed's last change. Returns how many instances were new. Repeating a
+        call changes nothing.
         """
         with self._database.writing() as connection:
             epoch = current_mode(connection).epoch
@@ -99,17 +99,17 @@ class IntakeBook(Book):
             return len(fresh)
 
     def cursor(self, name: str) -> int:
-        """Return a persisted cursor, 0 where it was never written."""
+        """Return a persisted cursor, 0 if it was never written."""
         with self._database.reading() as connection:
             return read_cursor(connection, name)
 
     def mark(self, name: str) -> str:
-        """Return what was written with the cursor, empty where nothing was."""
+        """Return the mark that was written with the cursor, empty if there is none."""
         with self._database.reading() as connection:
             return read_fact(connection, mark_fact(name)) or ""
 
     def begin_rescan(self, because: str, *, cursor: int, now: Timestamp) -> None:
-        """Follow another feed of changes from `cursor` on, and record that all else is to be compared."""
+        """Follow another feed of changes from `cursor` on, and begin the operation that compares the rest."""
         with self._database.writing() as connection:
             fields = {"because": because, "cursor": read_cursor(connection, "changes"), "end": cursor}
             append_event(connection, now, SYSTEM, RESCAN, fields)
@@ -120,7 +120,7 @@ class IntakeBook(Book):
             begin_operation(connection, RESCAN, total=total, unit="instances", message=because, now=now)
 
     def owe_all(self, holder: HolderName, *, now: Timestamp) -> int:
-        """Owe every instance to a holder that was named after it came; return how many were not yet owed."""
+        """Owe every held instance to a holder that was configured later; return how many were new to it."""
         missing = (
             select(
                 instances.c.number,
@@ -135,7 +135,7 @@ class IntakeBook(Book):
         )
         columns = ["instance", "holder", "state", "attempts", "since", "due", "changed"]
         with self._database.writing() as connection:
-            # Else every start reads the whole ledger, for every holder.
+            # Without this check every start would read the whole ledger for every holder.
             if _owed_all(connection, holder):
                 return 0
             number = connection.execute(
@@ -146,14 +146,14 @@ class IntakeBook(Book):
             return number
 
     def unknown(self, orthanc_ids: Sequence[str]) -> list[str]:
-        """Return those of Orthanc's identifiers, at most some hundreds, that the ledger does not know."""
+        """Return which of these Orthanc identifiers (at most some hundreds) the ledger does not know."""
         query = select(instances.c.orthanc_id).where(instances.c.orthanc_id.in_(orthanc_ids))
         with self._database.reading() as connection:
             known = set(connection.scalars(query))
         return [one for one in orthanc_ids if one not in known]
 
     def bytes_by_day(self, since: Timestamp) -> dict[int, int]:
-        """Return the bytes received by day since 1970, from the day of `since` on."""
+        """Return the bytes received on each day, from the day of `since` on; days are counted from 1970."""
         query = select(days.c.day, days.c.bytes).where(days.c.day >= int(since // 86_400))
         with self._database.reading() as connection:
             return {row.day: row.bytes for row in connection.execute(query)}
@@ -166,7 +166,7 @@ class IntakeBook(Book):
             return None if value is None else Timestamp(value)
 
     def last_store(self, *, except_from: str) -> Timestamp | None:
-        """Return when an instance last came over C-STORE from anybody but this AE title, None if never."""
+        """Return when an instance last came over C-STORE from any other AE title than this, None if never."""
         query = select(func.max(senders.c.last)).where(senders.c.calling_ae_title.not_in([except_from, ""]))
         with self._database.reading() as connection:
             value = connection.scalar(query)
@@ -174,7 +174,10 @@ class IntakeBook(Book):
 
 
 def _owed_all(connection: Connection, holder: HolderName) -> bool:
-    """Say whether the holder was ever owed every present version, but those that were deleted before."""
+    """Return whether the holder has an obligation for every present version.
+
+    Deleted instances that were never owed to it do not count.
+    """
     present = select(func.coalesce(func.sum(studies.c.number), 0))
     owed = select(func.coalesce(func.sum(tallies.c.number), 0)).where(
         tallies.c.holder == holder, tallies.c.present
@@ -185,7 +188,7 @@ def _owed_all(connection: Connection, holder: HolderName) -> bool:
 
 
 def _sorted_out(connection: Connection, noted: Sequence[Noted]) -> tuple[list[Noted], list[Noted]]:
-    """Return what has nothing to do with anything that is known or comes with it, and the others."""
+    """Return first the instances that share no identifier with a known or a new one, then the others."""
     orthanc_ids = Counter(instance.orthanc_id for instance, _, _ in noted)
     uids = Counter(instance.sop_instance_uid for instance, _, _ in noted)
     known_ids = _known(connection, instances.c.orthanc_id, list(orthanc_ids))
@@ -201,7 +204,7 @@ def _sorted_out(connection: Connection, noted: Sequence[Noted]) -> tuple[list[No
 
 
 def _known(connection: Connection, column: Column[str], values: Sequence[str]) -> set[str]:
-    """Return those of the values that some version has."""
+    """Return which of the values occur in the column."""
     return {
         value
         for start in range(0, len(values), CHUNK)
@@ -210,7 +213,7 @@ def _known(connection: Connection, column: Column[str], values: Sequence[str]) -
 
 
 def _note_unheard(connection: Connection, noted: Sequence[Noted], site: _Site) -> None:
-    """Record instances that nothing known has to be compared with, a table a statement."""
+    """Record instances that share no identifier with a known one, with one statement for each table."""
     if not noted:
         return
     last = connection.scalar(select(func.max(instances.c.number))) or 0
@@ -238,7 +241,7 @@ def _note_one(
     received: Proof | None,
     site: _Site,
 ) -> bool:
-    """Record one instance beside what is known of it; return whether it was new."""
+    """Record one instance and update its earlier versions; return whether it was new."""
     versions = connection.execute(
         select(
             instances.c.number, instances.c.md5, instances.c.attachment_uuid, instances.c.superseded_by
@@ -254,7 +257,7 @@ def _note_one(
         )
         _compare_identities(connection, instance, number, site.now)
     else:
-        # The same bytes in a new file, after a deletion or a change that was taken back.
+        # The same bytes are in a new file: after a deletion, or after a change was undone.
         number = same.number
         changes = {"attachment_uuid": instance.attachment_uuid, "superseded_by": None}
         connection.execute(update(instances).where(instances.c.number == number).values(**changes))
@@ -262,7 +265,7 @@ def _note_one(
         found_again(connection, [same.attachment_uuid], site.now)
     _supersede(connection, [row for row in versions if row.number != number], number, site)
     if same is not None and same.superseded_by is None:
-        # What it owes was decided when it came: who reads a file back in knows nothing of its sender.
+        # Its obligations were decided when it first came: a file that is read back in has no sender.
         return False
     for debt in owed:
         due = site.due(debt)
@@ -282,7 +285,10 @@ def _note_one(
 
 
 def _wait_for_studies(connection: Connection, fresh: Sequence[Noted], site: _Site) -> None:
-    """Let what waits for a study wait on, since the study has grown; it was owed so long ago at most."""
+    """Delay obligations that wait for a stable study, because the study has grown.
+
+    The delay ends at the latest `_MOST_STABLE_AGES` times `stable_age` after an obligation was first owed.
+    """
     grown = {
         (debt.holder, instance.study_instance_uid)
         for instance, owed, _ in fresh
@@ -296,7 +302,7 @@ def _wait_for_studies(connection: Connection, fresh: Sequence[Noted], site: _Sit
             obligations.c.instance.in_(of_study),
             obligations.c.state == ObligationState.OWED.value,
             obligations.c.attempts == 0,
-            # What is due already is not held back.
+            # An obligation that is already due is not delayed.
             obligations.c.due > site.now,
         )
         latest = obligations.c.since + _MOST_STABLE_AGES * site.stable_age
@@ -305,7 +311,7 @@ def _wait_for_studies(connection: Connection, fresh: Sequence[Noted], site: _Sit
 
 
 def _supersede(connection: Connection, earlier: Sequence[Any], number: int, site: _Site) -> None:
-    """Mark earlier versions of an instance whose content changed; only the vaults want them still."""
+    """Mark earlier versions of an instance whose content changed. Only the vaults still get them."""
     for row in earlier:
         if row.superseded_by is not None:
             continue
@@ -334,10 +340,10 @@ def _disprove_replaced(
     received_from: HolderName | None,
     site: _Site,
 ) -> None:
-    """Owe a version that came back to each holder that another one may have reached since: an archive keeps
-    the last under their one SOP Instance UID, and the earlier proof says nothing of that.
+    """Owe a version that came back to each holder that may have got another version meanwhile.
 
-    The vaults keep every version, and whom it was received from has it.
+    An archive keeps only the last content under a SOP Instance UID, so the earlier proof no longer holds. The
+    vaults are left out, because they keep every version; so is the holder that sent us the version.
     """
     reached = (
         select(obligations.c.holder)
@@ -345,7 +351,7 @@ def _disprove_replaced(
         .where(
             obligations.c.instance.in_([version for version in versions if version != number]),
             obligations.c.holder.not_in([*site.vaults, received_from or ""]),
-            # After a failure it may be there all the same: not every answer arrives.
+            # After a failed attempt the holder may have it all the same: its answer may have been lost.
             or_(obligations.c.state.in_([state.value for state in REACHED]), obligations.c.attempts > 0),
         )
         .order_by(obligations.c.holder)
@@ -358,10 +364,10 @@ def _disprove_replaced(
 
 
 def _compare_identities(connection: Connection, instance: NewInstance, number: int, now: Timestamp) -> None:
-    """Record where the SOP Instance UID, which is to be unique, is that of another instance as well.
+    """Record a conflict if another instance has the same SOP Instance UID, which should be unique.
 
-    Once, however many have it: a conflict with each of them would be as many rows as the square of their
-    number. It is told beside the first that is held, so that each later one has a conflict to acknowledge.
+    A new instance gets one conflict, with the first held instance of that UID. One with each of them would
+    make rows by the square of their number.
     """
     others = (
         select(instances.c.number)
@@ -381,7 +387,7 @@ def _compare_identities(connection: Connection, instance: NewInstance, number: i
 def _owe_again(
     connection: Connection, number: int, holder: HolderName, due: Timestamp, now: Timestamp
 ) -> None:
-    """Owe a version that came back to whom it was given up for when another took its place."""
+    """Owe a version that came back to a holder for which it was given up when another version replaced it."""
     given_up = able(connection, ObligationEvent.RETURN, holder, [InstanceNumber(number)])
     reason = "its content came back"
     advance(connection, ObligationEvent.RETURN, holder, given_up, now, due=due, reason=reason)

@@ -1,4 +1,4 @@
-"""Integrity: whether SQLite finds every page and row of a ledger's file where it has to be."""
+"""Integrity: whether SQLite finds damage in a ledger's file."""
 
 import sqlite3
 import time
@@ -6,11 +6,11 @@ from contextlib import closing
 from pathlib import Path
 
 _STEPS = 10_000
-"""Steps of SQLite's machine between two looks at the clock: some milliseconds."""
+"""Steps of SQLite's virtual machine between two looks at the clock: some milliseconds."""
 
 
 class DamagedLedgerError(Exception):
-    """The ledger's file is damaged: whatever is read from it could be wrong."""
+    """The ledger's file is damaged: anything read from it may be wrong."""
 
     def __init__(self, damage: str) -> None:
         super().__init__(f"the ledger is damaged: {damage}")
@@ -21,7 +21,7 @@ class DamagedLedgerError(Exception):
 
 
 def look_over(path: Path, *, seconds: float) -> bool:
-    """Look at the pages, the order of the rows and their constraints; return whether the time sufficed.
+    """Check the pages, the order of the rows and their constraints; return False if the time was too short.
 
     Raises DamagedLedgerError.
     """
@@ -38,7 +38,7 @@ def look_over(path: Path, *, seconds: float) -> bool:
 
 
 def look_through(path: Path) -> None:
-    """Look at everything: each index against its table as well, and that no row points to nothing.
+    """Check everything, also each index against its table, and that every foreign key has its row.
 
     Raises DamagedLedgerError.
     """

@@ -1,7 +1,7 @@
-"""Migration: brings the file of an older ledger to the present schema, and refuses one of a newer.
+"""Migration: brings the file of an older ledger to the present schema, and refuses a newer one.
 
-Rule 1: a copy of the older ledger lies durably beside it before anything is changed.
-Rule 2: all steps are one transaction: a crash leaves the older ledger, and the next start does it again.
+Rule 1: before anything is changed, a copy of the older ledger is on disk beside it.
+Rule 2: all steps are one transaction. A crash leaves the older ledger, and the next start migrates it again.
 """
 
 import logging
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, inspect, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DBAPIError
 
-# Tables, triggers and statistics of a new file are all known to the metadata, once these are imported.
+# Imported for their effect: they add the counts, triggers and statistics of a new file to the metadata.
 from understudy.ledger import counts, planner  # noqa: F401
 from understudy.ledger.copying import copy_ledger
 from understudy.ledger.schema import ledger_facts, metadata
@@ -37,7 +37,7 @@ class LedgerVersionError(Exception):
 
 
 class MigrationError(Exception):
-    """The ledger of an older version could not be brought to the present schema; it is as it was."""
+    """The ledger of an older version could not be migrated to the present schema; it is unchanged."""
 
     def __init__(self, found: str, reason: str) -> None:
         super().__init__(f"the ledger of schema {found} was not migrated: {reason}")
@@ -49,12 +49,12 @@ class MigrationError(Exception):
 def bring_up_to_date(engine: Engine, path: Path) -> None:
     """Make the tables in a new file, or migrate those of an older one.
 
-    The engine must not enforce foreign keys, as a step may make a new table. Raises LedgerVersionError and
-    MigrationError; in both cases the file is as it was.
+    The engine must not enforce foreign keys, because a step may replace a table. Raises LedgerVersionError or
+    MigrationError; in both cases the file is unchanged.
     """
     with engine.connect().execution_options(understudy_writes=True) as connection, connection.begin():
         if not inspect(connection).has_table(ledger_facts.name):
-            # Without a question for each table whether it is there.
+            # A new file has none of the tables, so no check is needed for each of them.
             metadata.create_all(connection, checkfirst=False)
             _write_schema(connection, schemas()[-1])
             return
@@ -68,7 +68,7 @@ def bring_up_to_date(engine: Engine, path: Path) -> None:
 
 
 def make_schema(engine: Engine, schema: str, after: str | None = None) -> None:
-    """Make the tables of one schema as they were, in an empty file or from those of an earlier one."""
+    """Make the tables of an earlier schema, in an empty file or by migration from the schema `after`."""
     with engine.begin() as connection:
         steps = _steps(after, schema)
         if steps:
@@ -76,7 +76,7 @@ def make_schema(engine: Engine, schema: str, after: str | None = None) -> None:
 
 
 def schemas() -> Sequence[str]:
-    """Return every schema that can be read, the present one last."""
+    """Return every schema that this version can read, the present one last."""
     return [step.revision for step in _steps(None, "head")]
 
 
@@ -91,7 +91,7 @@ def _migrate(connection: Connection, found: str, steps: Sequence[Script], path: 
 
 
 def _apply(connection: Connection, steps: Sequence[Script]) -> None:
-    """Do the steps within the transaction, and see that no row points to nothing."""
+    """Run the steps within the transaction, and check that every foreign key has its row."""
     with Operations.context(MigrationContext.configure(connection)):
         for step in steps:
             step.module.upgrade()

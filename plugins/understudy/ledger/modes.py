@@ -23,15 +23,15 @@ class ModeRecord:
 
 
 Transaction = Connection
-"""A transaction of the ledger, for a guard that looks at it from inside."""
+"""A transaction of the ledger, in which a guard can query."""
 
 Guard = Callable[[Transaction], Sequence[str]]
-"""Looks at the ledger inside the transition's own transaction and returns what stands against it."""
+"""Looks at the ledger inside the transition's own transaction and returns the reasons against the change."""
 
 _CURRENT = select(modes).order_by(modes.c.change.desc()).limit(1)
 
 _CHANGED_MODE = "understudy_mode"
-"""Where a connection remembers the mode that its transaction wrote."""
+"""Key in a connection's `info`: the mode that its transaction wrote."""
 
 
 class ModeBook(Book):
@@ -43,7 +43,7 @@ class ModeBook(Book):
         database.follow(self._follow)
 
     def start(self, now: Timestamp) -> None:
-        """Write the first mode where there is none: standby, epoch 0."""
+        """Write the first mode, standby with epoch 0, if there is none yet."""
         with self._database.writing() as connection:
             if connection.execute(select(modes).limit(1)).first() is None:
                 connection.execute(insert(modes).values(mode=Mode.STANDBY.value, epoch=0, at=now))
@@ -52,9 +52,9 @@ class ModeBook(Book):
 
     @property
     def known(self) -> ModeRecord:
-        """The mode in force, from memory: whoever asks does not wait for the ledger's disk.
+        """The mode in force, from memory, so that the caller does not wait for the ledger's disk.
 
-        Nobody but this process changes it. Raises LookupError before `start`.
+        Only this process changes the mode. Raises LookupError before `start`.
         """
         if self._known is None:
             raise LookupError("the ledger was not started")
@@ -66,12 +66,12 @@ class ModeBook(Book):
             return current_mode(connection)
 
     def began(self) -> Timestamp:
-        """Return when this ledger was begun."""
+        """Return when this ledger was created."""
         with self._database.reading() as connection:
             return Timestamp(connection.scalar(select(modes.c.at).order_by(modes.c.change).limit(1)) or 0.0)
 
     def epoch_began(self, epoch: int) -> Timestamp:
-        """Return when an epoch began: that of the promotion, for every epoch but the first."""
+        """Return when an epoch began: with its promotion, or for epoch 0 with the ledger."""
         with self._database.reading() as connection:
             return Timestamp(
                 connection.scalar(select(func.min(modes.c.at)).where(modes.c.epoch == epoch)) or 0.0
@@ -89,8 +89,8 @@ class ModeBook(Book):
     ) -> ModeRecord:
         """Change the mode in one durable transaction with its event row.
 
-        Raises StaleEpochError where the caller saw another epoch, WrongModeError where the event is not in
-        the table, PreconditionError with all that the guard found; in each case nothing is changed.
+        Raises StaleEpochError if the caller saw another epoch, WrongModeError if the table does not allow the
+        event, or PreconditionError with all reasons of the guard. In each case nothing is changed.
         """
         with self._database.writing() as connection:
             before = current_mode(connection)
@@ -111,7 +111,7 @@ class ModeBook(Book):
             return record
 
     def _follow(self, connection: Connection) -> None:
-        """Remember the mode that a transaction left, in the order of the transactions."""
+        """Remember the mode that a committed transaction wrote."""
         self._known = connection.info.get(_CHANGED_MODE, self._known)
 
 

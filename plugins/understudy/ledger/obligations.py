@@ -1,4 +1,4 @@
-"""The obligations of the ledger, as they are counted and shown; nothing here writes."""
+"""Obligations as they are counted and shown. Nothing here writes to the ledger."""
 
 from typing import Any
 
@@ -37,13 +37,13 @@ _STUDIES_WITH = (
     .join_from(obligations, instances, obligations.c.instance == instances.c.number)
     .where(obligations.c.holder == bindparam("holder"), obligations.c.state == bindparam("state"))
     .where(instances.c.superseded_by.is_(None))
-    # Not by the column itself: its index would be read whole to find a handful of obligations.
+    # Not grouped by the column itself: SQLite would read its whole index to find a handful of obligations.
     .group_by(instances.c.study_instance_uid.concat(""))
 )
 
 
 class ObligationBook(Book):
-    """Everything that is asked of obligations and their proofs, but what a lane does next."""
+    """Queries about obligations and their proofs. The queries of a lane are in QueueBook."""
 
     def of_study(self, holder: HolderName, study: StudyInstanceUid) -> dict[InstanceNumber, ObligationState]:
         """Return the state of every obligation of a study to a holder."""
@@ -52,7 +52,7 @@ class ObligationBook(Book):
             return {InstanceNumber(row.instance): ObligationState(row.state) for row in rows}
 
     def studies_with(self, holder: HolderName, state: ObligationState) -> dict[StudyInstanceUid, int]:
-        """Return, for each study that has any, how many SOP Instance UIDs are in the state at the holder."""
+        """Return how many SOP Instance UIDs of each study are in the state at the holder, if any are."""
         with self._database.reading() as connection:
             rows = connection.execute(_STUDIES_WITH, {"holder": holder, "state": state.value})
             return {StudyInstanceUid(row.study_instance_uid): row.found for row in rows}
@@ -60,7 +60,7 @@ class ObligationBook(Book):
     def proofs_of_epoch(
         self, holder: HolderName, epoch: int
     ) -> list[tuple[StudyInstanceUid, ProofKind, int]]:
-        """Return study, kind of the latest proof and number of proven instances of this epoch."""
+        """Return (study, kind of the latest proof, number of instances) for what is proven of this epoch."""
         latest = _latest_proofs(holder, epoch)
         query = (
             select(instances.c.study_instance_uid, proofs.c.kind, func.count())
@@ -80,7 +80,7 @@ class ObligationBook(Book):
             ]
 
     def proofs_of_epoch_with(self, holder: HolderName, epoch: int, key: str) -> int:
-        """Return how many instances of this epoch are proven with this key in the last evidence."""
+        """Return how many instances of this epoch are proven by a last proof whose evidence has this key."""
         latest = _latest_proofs(holder, epoch)
         query = (
             select(func.count())
@@ -95,7 +95,7 @@ class ObligationBook(Book):
             return connection.scalar(query) or 0
 
     def waived_of_epoch(self, holder: HolderName, epoch: int) -> list[tuple[StudyInstanceUid, str, int]]:
-        """Return study, reason and number of the instances of this epoch that were given up for a holder."""
+        """Return (study, reason, number) for the instances of this epoch that were waived for a holder."""
         query = (
             select(instances.c.study_instance_uid, obligations.c.reason, func.count())
             .join_from(obligations, instances, obligations.c.instance == instances.c.number)
@@ -111,7 +111,7 @@ class ObligationBook(Book):
             ]
 
     def proven(self, holder: HolderName, *, after: InstanceNumber, limit: int) -> list[Instance]:
-        """Return proven instances numbered above `after`, present versions only, in order."""
+        """Return proven instances numbered above `after`, only present versions, in the order of numbers."""
         query = (
             select(*INSTANCE_COLUMNS)
             .join_from(obligations, instances, obligations.c.instance == instances.c.number)
@@ -130,7 +130,7 @@ class ObligationBook(Book):
     def tally(self) -> dict[HolderName, dict[ObligationState, int]]:
         """Return the number of obligations of every holder in every state that occurs.
 
-        Earlier versions of an instance count only while they are unsettled: proven is what is held now.
+        Earlier versions of an instance count only while they are unsettled.
         """
         found: dict[HolderName, dict[ObligationState, int]] = {}
         with self._database.reading() as connection:
@@ -139,14 +139,14 @@ class ObligationBook(Book):
         return found
 
     def oldest(self, holder: HolderName) -> Timestamp | None:
-        """Return since when the holder's longest unsettled obligation is owed, None where nothing is."""
+        """Return since when the holder's oldest unsettled obligation is owed, None if there is none."""
         query = select(func.min(ages.c.since)).where(ages.c.holder == holder)
         with self._database.reading() as connection:
             value = connection.scalar(query)
             return None if value is None else Timestamp(value)
 
     def newest(self) -> Timestamp | None:
-        """Return since when the latest unsettled obligation of any holder is owed, None where nothing is."""
+        """Return since when the newest unsettled obligation of any holder is owed, None if there is none."""
         with self._database.reading() as connection:
             value = connection.scalar(select(func.max(ages.c.since)))
             return None if value is None else Timestamp(value)
@@ -154,8 +154,10 @@ class ObligationBook(Book):
     def listed(
         self, holder: str | None, state: ObligationState | None, limit: int, *, study: str | None = None
     ) -> list[Obligation]:
-        """Return obligations of one holder, state and study where given: what is not settled, then the rest;
-        the longest unchanged first."""
+        """Return obligations, only those of the holder, state and study if given.
+
+        Unsettled ones come first; among these and among the rest, those that are unchanged for longest.
+        """
         query = select(obligations, instances.c.sop_instance_uid, instances.c.study_instance_uid).join_from(
             obligations, instances, obligations.c.instance == instances.c.number
         )
@@ -174,7 +176,7 @@ class ObligationBook(Book):
 
 def unsettled_to(connection: Connection, holder: HolderName) -> int:
     """Return how many obligations to the holder are not settled, within a transaction."""
-    # Counted again and not looked up: on it rests that nothing is settled while something is owed.
+    # Counted here, not read from `tallies`: a failback must never settle while an instance is owed.
     query = select(func.count()).where(obligations.c.holder == holder, obligations.c.state.in_(_UNSETTLED))
     return connection.scalar(query) or 0
 
@@ -186,7 +188,7 @@ def _obligation(row: Any) -> Obligation:
         sop_instance_uid=row.sop_instance_uid,
         study_instance_uid=row.study_instance_uid,
         attempts=row.attempts,
-        # Before it was owed there was nothing to do: that is its head start over others.
+        # A due time before `since` is only a head start over other obligations.
         due=Timestamp(max(row.due, row.since)),
         changed=Timestamp(row.changed),
         reason=row.reason,
@@ -194,7 +196,7 @@ def _obligation(row: Any) -> Obligation:
 
 
 def _latest_proofs(holder: HolderName, epoch: int) -> Subquery:
-    """Select the latest proof of each instance of an epoch."""
+    """Select the holder's latest proof of each instance of an epoch."""
     return (
         select(func.max(proofs.c.proof).label("proof"))
         .join_from(proofs, instances, proofs.c.instance == instances.c.number)
@@ -205,5 +207,5 @@ def _latest_proofs(holder: HolderName, epoch: int) -> Subquery:
 
 
 def altered_fact(holder: HolderName) -> str:
-    """Return the name of the fact that counts what a holder altered."""
+    """Return the name of the fact that counts the instances that a holder altered."""
     return f"altered:{holder}"

@@ -1,4 +1,4 @@
-"""The operations of the ledger: long acts with their progress and end."""
+"""The operations of the ledger: long-running tasks with their progress and result."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from understudy.ledger.modes import current_mode
 from understudy.ledger.schema import operations
 
 RESCAN = "rescan"
-"""The operation that compares all that Orthanc holds with the ledger, and what it finds missing."""
+"""Kind of the operation that compares Orthanc with the ledger, and `found_by` of instances that it missed."""
 
 _RUNNING = OperationState.RUNNING.value
 
@@ -48,7 +48,7 @@ class OperationBook(Book):
         state: OperationState | None = None,
         report: str | None = None,
     ) -> OperationView:
-        """Record progress or the end of a running operation; one that has ended does not change any more."""
+        """Record progress or the end of a running operation. One that has ended does not change."""
         given = {"done": done, "total": total, "message": message, "report": report}
         values: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         if state is not None:
@@ -65,7 +65,7 @@ class OperationBook(Book):
     def cancel(self, operation: int, who: str, now: Timestamp) -> OperationView:
         """Cancel a running operation, with an event; one that was cancelled before stays as it is.
 
-        Raises NotFoundError, and RefusedError where it has ended in another way; then there is no event.
+        Raises NotFoundError, and RefusedError, without an event, if it has ended in another way.
         """
         ended = update(operations).where(operations.c.operation == operation, operations.c.state == _RUNNING)
         values = {"state": OperationState.CANCELLED.value, "message": f"cancelled by {who}", "updated": now}
@@ -93,7 +93,7 @@ class OperationBook(Book):
         return _operation(row)
 
     def latest(self, kind: str, *, running: bool = False) -> OperationView | None:
-        """Return the newest operation of a kind, or the newest that is running, None where there is none."""
+        """Return the newest operation of a kind, or the newest running one; None if there is none."""
         with self._database.reading() as connection:
             row = connection.execute(_LATEST_RUNNING if running else _LATEST, {"kind": kind}).first()
             return None if row is None else _operation(row)
@@ -134,7 +134,7 @@ def begin_operation(
 
 
 def cancel_running(connection: Connection, kind: str, message: str, now: Timestamp) -> None:
-    """End what runs of a kind within a transaction."""
+    """Cancel the running operations of a kind within a transaction."""
     statement = update(operations).where(operations.c.kind == kind, operations.c.state == _RUNNING)
     connection.execute(statement.values(state=OperationState.CANCELLED.value, updated=now, message=message))
 

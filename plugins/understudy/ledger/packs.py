@@ -1,4 +1,4 @@
-"""The book of packs: what a vault is about to store, written down before anything is uploaded."""
+"""The packs of the vaults: each is recorded before it is uploaded."""
 
 import json
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from understudy.ledger.schema import pack_members, packs
 
 
 class PackBook(Book):
-    """The packs of the vaults: intent before the act."""
+    """The packs that the vaults have or are about to get."""
 
     def plan(self, holder: HolderName, intent: PackIntent) -> None:
-        """Write the intent down durably."""
+        """Record durably that a pack is about to be uploaded."""
         with self._database.writing() as connection:
             connection.execute(
                 insert(packs).values(key=intent.key, holder=holder, intent=_encode(intent), open=1)
@@ -44,14 +44,14 @@ class PackBook(Book):
         return [_decode(intent) for intent in found.values()]
 
     def newest(self, holder: HolderName) -> PackIntent | None:
-        """Return the open pack of this holder that was planned last, by its day, None where there is none."""
+        """Return the open pack of this holder that was planned on the latest day, None if there is none."""
         query = select(packs.c.intent).where(packs.c.holder == holder, packs.c.open == 1)
         with self._database.reading() as connection:
             found = connection.scalar(query.order_by(packs.c.key.desc()).limit(1))
         return None if found is None else _decode(found)
 
     def close(self, holder: HolderName, key: str) -> None:
-        """Forget the pack: the store does not have it."""
+        """Close the pack, because the store does not have it."""
         with self._database.writing() as connection:
             connection.execute(
                 update(packs).where(packs.c.holder == holder, packs.c.key == key).values(open=0)
@@ -83,7 +83,7 @@ def _decode(content: bytes) -> PackIntent:
         pack=Digests(**head["pack"]),
         manifest=manifest,
         manifest_digests=Digests(**head["manifest"]),
-        # Packs of earlier versions do not say.
+        # Packs of earlier versions lack it.
         locked_until=head.get("locked_until"),
     )
 

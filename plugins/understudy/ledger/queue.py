@@ -1,4 +1,4 @@
-"""The queue of a lane: what a holder is due to get, and what it acknowledged without a proof."""
+"""The queue of a lane: instances due to be sent to a holder, and acknowledged ones without a proof."""
 
 import math
 from collections.abc import Iterable, Set
@@ -20,7 +20,7 @@ from understudy.ledger.schema import INSTANCE_COLUMNS, instances, obligations
 
 
 class QueueBook(Book):
-    """Everything that a lane asks to know what to do next."""
+    """The queries by which a lane decides what to do next."""
 
     def due(
         self,
@@ -33,12 +33,13 @@ class QueueBook(Book):
         longest: float = math.inf,
         besides: Set[StudyInstanceUid] = frozenset(),
     ) -> list[Instance]:
-        """Return owed instances of one study, none of `besides`, whose time has come, the longest due first.
+        """Return due instances of one study that is not in `besides`: the study that is due longest.
 
-        At most `limit` instances and `max_bytes` bytes (one larger instance comes alone). A study whose
-        newest owed instance is younger than `linger` seconds waits for more, unless it has `max_bytes`
-        already or its oldest has waited ten times as long. What has more than `longest` seconds to wait,
-        which nobody asked for, was written before the clock was set back. It comes where nothing else is due.
+        At most `limit` instances and `max_bytes` bytes; a larger instance comes alone. A study whose newest
+        owed instance is younger than `linger` seconds waits for more, unless it already fills `limit` or
+        `max_bytes`, or its oldest instance has waited ten times as long. No regular wait exceeds `longest`
+        seconds. An instance with a longer wait got it before the clock was set back, and comes if nothing
+        else is due.
         """
         asked = {
             "holder": holder,
@@ -64,9 +65,9 @@ class QueueBook(Book):
         longest: float = math.inf,
         besides: Set[StudyInstanceUid] = frozenset(),
     ) -> list[Instance]:
-        """Return acknowledged instances of one study, none of `besides`, whose proof may be asked for now.
+        """Return acknowledged instances of one study, not in `besides`, whose proof may be asked for now.
 
-        `longest` is as for `due`; nor does any wait for longer than it was acknowledged for already.
+        `longest` is as for `due`, but a wait as long as the time since the acknowledgement is normal, too.
         """
         asked = {
             "holder": holder,
@@ -85,13 +86,13 @@ class QueueBook(Book):
         return []
 
     def in_flight(self, holder: HolderName) -> list[InstanceNumber]:
-        """Return what is claimed for the holder and has no outcome yet."""
+        """Return the instances that are claimed for the holder and have no outcome yet."""
         with self._database.reading() as connection:
             return [InstanceNumber(number) for number in connection.scalars(_IN_FLIGHT, {"holder": holder})]
 
 
 def _within(max_bytes: int, rows: Iterable[Any]) -> list[Instance]:
-    """Return as many of the instances as have no more bytes together, and at least one."""
+    """Return the first instances that together have at most `max_bytes` bytes, at least one."""
     batch: list[Instance] = []
     total = 0
     for row in rows:
@@ -105,7 +106,7 @@ def _within(max_bytes: int, rows: Iterable[Any]) -> list[Instance]:
 def _looks(
     state: ObligationState, ready: ColumnElement[bool], *order: Column[Any]
 ) -> tuple[Select[Any], Select[Any]]:
-    """Return what selects the studies of the instances in a state that are ready, and those of one study."""
+    """Return two queries on the ready instances in a state: for their studies, and for those of one study."""
     waiting = (
         select(instances.c.study_instance_uid, instances.c.size, obligations.c.since)
         .join_from(obligations, instances, obligations.c.instance == instances.c.number)

@@ -47,7 +47,7 @@ instances = Table(
     Column("remote_address", String, nullable=False),
     Column("received_at", Float, nullable=False),
     Column("epoch", Integer, nullable=False),
-    # The later version of the same instance, where its content was changed under the same identity.
+    # The later version of the same instance, if its content was changed under the same identity.
     Column("superseded_by", Integer, ForeignKey("instances.number"), nullable=True),
     UniqueConstraint("orthanc_id", "md5", name="one_row_a_version"),
 )
@@ -86,7 +86,7 @@ obligations = Table(
     Column("due", Float, nullable=False),
     Column("changed", Float, nullable=False),
     Column("reason", String, nullable=False),
-    # How often since its last proof it was acknowledged, and then not shown.
+    # How often since the last proof the holder acknowledged it and then did not list it.
     Column("losses", Integer, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
@@ -104,7 +104,7 @@ proofs = Table(
 )
 Index("proofs_by_obligation", proofs.c.instance, proofs.c.holder)
 
-# Storage commitment that was asked for and not reported on yet.
+# Requests for storage commitment without a report yet.
 commitments = Table(
     "commitments",
     metadata,
@@ -148,7 +148,7 @@ gaps = Table(
     Column("since", Float, nullable=False),
 )
 
-# What the primary was proven to have and does not list any more: shown, never acted on.
+# Instances that the primary was proven to have and no longer lists. They are only shown.
 departures = Table(
     "departures",
     metadata,
@@ -157,7 +157,7 @@ departures = Table(
     Column("since", Float, nullable=False),
 )
 
-# Stored files that were found missing or changed on the disk; kept when healed, as the record of it.
+# Stored files that were found missing or changed on the disk. A row stays after the healing, as a record.
 damages = Table(
     "damages",
     metadata,
@@ -172,7 +172,7 @@ damages = Table(
 )
 Index("damages_by_state", damages.c.state, damages.c.due)
 
-# Who asked for associations at the edge, by its reports; attempts without an AE title have an empty one.
+# Devices that asked for associations, by the edge's reports. An attempt without an AE title has an empty one.
 devices = Table(
     "devices",
     metadata,
@@ -189,10 +189,10 @@ devices = Table(
 )
 Index("devices_by_time", devices.c.last_seen)
 
-# The number of the edge's counts that were noted last, in one row: they are told until they are noted.
+# One row: the number of the edge's last noted batch of counts. The edge repeats a batch until it is noted.
 edge_batch = Table("edge_batch", metadata, Column("number", Integer, primary_key=True))
 
-# Entries of the edge's allow-list beyond the configuration; an empty called AE title is any.
+# Entries of the edge's allow-list beyond the configuration. An empty called AE title stands for any.
 approvals = Table(
     "approvals",
     metadata,

@@ -1,4 +1,4 @@
-"""The steps of one obligation inside a transaction of the ledger.
+"""The transitions of obligations inside a transaction of the ledger.
 
 Rule 1: the state of an obligation changes in `advance` alone, guarded by the table in core/obligations.py.
 Rule 2: no row is proven without a proof row written in the same transaction.
@@ -20,10 +20,10 @@ from understudy.ledger.events import append_event
 from understudy.ledger.schema import commitment_members, commitments, obligations, proofs
 
 SYSTEM = "understudy"
-"""Who did what nobody asked for by name."""
+"""The `who` of events that no person asked for."""
 
 CHUNK = 500
-"""Numbers in one statement: SQLite limits its variables."""
+"""Numbers in one statement at most, because SQLite limits the variables of a statement."""
 
 _ABLE = select(obligations.c.instance).where(
     obligations.c.holder == bindparam("holder"),
@@ -35,7 +35,7 @@ _Item = TypeVar("_Item")
 
 
 class IllegalTransitionError(Exception):
-    """An obligation was in no state in which the event may happen: a fault in our code, never passed over."""
+    """An obligation was in a state that does not allow the event: a fault in our code, never ignored."""
 
     def __init__(self, event: ObligationEvent, holder: str, asked: int, changed: int) -> None:
         super().__init__(
@@ -53,7 +53,7 @@ def advance(
     due: float | None = None,
     reason: str | None = None,
 ) -> None:
-    """Let the event happen to all of them, or raise IllegalTransitionError, which ends the transaction."""
+    """Apply the event to all obligations, or raise IllegalTransitionError, which ends the transaction."""
     values: dict[str, object] = {"state": target(event).value, "changed": now}
     if due is not None:
         values["due"] = due
@@ -81,7 +81,7 @@ def advance(
 def able(
     connection: Connection, event: ObligationEvent, holder: HolderName, numbers: Sequence[InstanceNumber]
 ) -> list[InstanceNumber]:
-    """Return those of the obligations to which the event may happen now, in order."""
+    """Return the numbers, in their order, of the obligations that are in a state that allows the event."""
     states = [state.value for state in origins(event)]
     found: set[int] = set()
     for chunk in chunks(numbers):
@@ -97,7 +97,7 @@ def owe(
     due: float,
     now: Timestamp,
 ) -> bool:
-    """Begin an obligation where there is none; return whether there was none."""
+    """Begin an obligation if there is none yet; return whether it is new."""
     row = obligation(number, holder, state, due, now)
     statement = upsert(obligations).values(dict(zip(OBLIGATION, row, strict=True)))
     return connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
@@ -109,7 +109,7 @@ OBLIGATION = ("instance", "holder", "state", "attempts", "since", "due", "change
 def obligation(
     number: int, holder: HolderName, state: ObligationState, due: float, now: Timestamp
 ) -> tuple[object, ...]:
-    """Return the columns OBLIGATION of one that begins now."""
+    """Return the values, in the order of OBLIGATION, of an obligation that begins now."""
     return number, holder, state.value, 0, now, due, now, ""
 
 
@@ -120,10 +120,10 @@ def prove(
     found: Mapping[InstanceNumber, Proof],
     now: Timestamp,
 ) -> None:
-    """Write the proofs and let the event, PROVE or FIND, happen."""
+    """Write the proofs and apply the event, PROVE or FIND."""
     rows = [proof_row(number, holder, proof) for number, proof in sorted(found.items(), key=itemgetter(0))]
     insert_rows(connection, proofs, PROOF, rows)
-    # What was found after a failure: why that failed says nothing any more. An acknowledgement left its own.
+    # FIND may follow a failure, whose reason is no longer true. PROVE keeps the acknowledgement's reason.
     reason = "" if event is ObligationEvent.FIND else None
     advance(connection, event, holder, list(found), now, reason=reason)
 
@@ -137,7 +137,7 @@ def disprove(
     now: Timestamp,
     due: Timestamp,
 ) -> None:
-    """Owe again what the holder was believed to have, with an event."""
+    """Owe again instances that the holder was believed to have, with an event."""
     _void_commitments(connection, holder, numbers)
     advance(connection, ObligationEvent.DISPROVE, holder, numbers, now, due=due, reason=reason)
     append_event(
@@ -154,7 +154,7 @@ def lose(
     now: Timestamp,
     retry_at: Callable[[int], Timestamp],
 ) -> None:
-    """Owe again acknowledged obligations, given as rows, that came to nothing."""
+    """Owe again acknowledged instances that the holder does not have. `rows` are obligations."""
     lost: dict[int, list[InstanceNumber]] = {}
     for row in rows:
         lost.setdefault(row.attempts + 1, []).append(InstanceNumber(row.instance))
@@ -167,7 +167,7 @@ def lose(
 def give_up(
     connection: Connection, holder: HolderName, rows: Sequence[Any], *, why: str, now: Timestamp
 ) -> None:
-    """Leave to a person acknowledged obligations, given as rows, that came to nothing again and again."""
+    """Make dead letters of acknowledged instances that were lost too often. `rows` are obligations."""
     _void_commitments(connection, holder, [row.instance for row in rows])
     for row in rows:
         reason = unproven(row.losses + 1, why)
@@ -177,7 +177,7 @@ def give_up(
 
 
 def _void_commitments(connection: Connection, holder: HolderName, numbers: Sequence[int]) -> None:
-    """Let no report on an earlier request speak of instances that have to be sent again."""
+    """Remove instances that have to be sent again from open requests, so that no late report proves them."""
     mine = select(commitments.c.transaction_uid).where(commitments.c.holder == holder)
     for chunk in chunks(numbers):
         connection.execute(
@@ -188,7 +188,7 @@ def _void_commitments(connection: Connection, holder: HolderName, numbers: Seque
 
 
 def write_proof(connection: Connection, number: int, holder: HolderName, proof: Proof) -> None:
-    """Keep a proof."""
+    """Write one proof."""
     insert_rows(connection, proofs, PROOF, [proof_row(number, holder, proof)])
 
 
@@ -196,11 +196,11 @@ PROOF = ("instance", "holder", "kind", "at", "evidence")
 
 
 def proof_row(number: int, holder: HolderName, proof: Proof) -> tuple[object, ...]:
-    """Return the columns PROOF of one."""
+    """Return the values of a proof in the order of PROOF."""
     evidence = json.dumps(dict(proof.evidence), sort_keys=True, separators=(",", ":"))
     return number, holder, proof.kind.value, proof.at, evidence
 
 
 def chunks(numbers: Sequence[_Item]) -> list[Sequence[_Item]]:
-    """Return them in parts of at most CHUNK."""
+    """Return the numbers in parts of at most CHUNK."""
     return [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]

@@ -1,5 +1,4 @@
-"""What a person may do: one table of roles, enforced by one dependency; a route that is not in it answers
-nobody."""
+"""The table of the role that each route needs, and its check. A route outside the table is refused to all."""
 
 from collections.abc import Mapping
 
@@ -19,11 +18,11 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("GET", "/obligations"): Role.READER,
     ("GET", "/dead-letters"): Role.READER,
     ("GET", "/modalities"): Role.READER,
-    # It asks and changes nothing; the UID stands in the body, since no log has bodies.
+    # It changes nothing. It is a POST because bodies, unlike addresses, are not logged, and it has a UID.
     ("POST", "/routes/explain"): Role.READER,
     ("GET", "/damages"): Role.READER,
     ("GET", "/conflicts"): Role.READER,
-    # A version that Orthanc does not show any more is for who decides about it.
+    # A replaced version is only for the people who decide about the conflict.
     ("GET", "/conflicts/{conflict}/versions/{md5}"): Role.OPERATOR,
     ("POST", "/conflicts/{conflict}/acknowledge"): Role.OPERATOR,
     ("GET", "/reports/{name}"): Role.READER,
@@ -47,26 +46,26 @@ ROLES: Mapping[tuple[str, str], Role] = {
     ("POST", "/obligations/replay"): Role.OPERATOR,
     ("POST", "/modalities/approve"): Role.ADMIN,
     ("POST", "/modalities/revoke"): Role.ADMIN,
-    # Who is accepted reads all that is packed from then on.
+    # An accepted recipient can read all later packs.
     ("POST", "/vaults/recipients"): Role.ADMIN,
-    # Only an administrator takes images away.
+    # Only an administrator deletes images.
     ("POST", "/deletions"): Role.ADMIN,
-    # Giving up an instance for good is the one act that no later act can undo.
+    # A waiver cannot be undone.
     ("POST", "/obligations/waive"): Role.ADMIN,
 }
 
 OPEN = frozenset({("GET", "/health"), ("POST", "/wake")})
-"""The calls that need no person; at the edge the second one needs a password like every other path.
+"""The calls that need no person. At the edge, `/wake` needs a password like every other path.
 
-A monitor asks for the health. Orthanc's plugin wakes the agent, which then looks at the changes feed now
-instead of a moment later, and does nothing else.
+Monitors ask for `/health`. Orthanc's plugin calls `/wake`: the agent then reads the changes feed at once, and
+does nothing else.
 """
 
 
 async def authorise(request: Request) -> None:
     """Let the request pass if the table allows it, or raise 401, 403 or 415.
 
-    Not in the server's threads: where all of them wait for a disk, health and mode go on.
+    It is `async`, so that health and mode answer even if all of the server's threads wait for a disk.
     """
     route = request.scope.get("route")
     path = route.path.removeprefix(PREFIX) if isinstance(route, APIRoute) else ""
@@ -87,8 +86,8 @@ async def authorise(request: Request) -> None:
             f"it is open to: {needs}; ask the administrator of the appliance",
         )
     # A page of another site can make a signed-in browser post a form, but not JSON: that needs a preflight,
-    # which nothing here answers (Fetch standard, CORS-safelisted request-header). Waking has no body and
-    # changes nothing that anybody sees.
+    # which nothing here answers (Fetch standard, CORS-safelisted request-header). `/wake` has no body and
+    # changes nothing that a person sees.
     kind = request.headers.get("content-type", "").split(";")[0].strip()
     if request.method == "POST" and path != "/wake" and kind != "application/json":
         raise ApiError(

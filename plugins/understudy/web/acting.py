@@ -1,5 +1,4 @@
-"""Everything that acts: each call names the epoch that the caller saw and answers only after it is
-durable."""
+"""The routes that act. A change of mode names the epoch that the caller saw; an answer follows its commit."""
 
 from typing import Annotated
 
@@ -47,12 +46,12 @@ def router(facade: Facade) -> APIRouter:
 
     @routes.post("/promote", summary="Take the primary's place", responses=errors(409, 412))
     def promote(body: Promote, name: Who) -> ModeView:
-        """Turn standby into active; the epoch grows by one, and the answer comes after it is on disk.
+        """Change the mode from standby to active, with a new epoch; both are on disk before the answer.
 
-        412 names every unmet precondition at once. The probes have to show that the primary is down, or
-        `force` is set. No image may be known to be missing here, and the seconds of the primary's work that
-        may be missing have to be known and at most Policy.MaxLag, or `accept_loss` is set. 409 is another
-        mode or another epoch.
+        412 lists every unmet precondition. The probes have to show that the primary is down, unless `force`
+        is set. No image may be known to be missing here, and the seconds of the primary's work that may be
+        missing have to be known and at most Policy.MaxLag, unless `accept_loss` is set. 409 means that the
+        mode or the epoch is another one.
         """
         return facade.promote(
             name, reason=body.reason, force=body.force, accept_loss=body.accept_loss, epoch=body.epoch
@@ -66,10 +65,11 @@ def router(facade: Facade) -> APIRouter:
         responses=errors(409, 412),
     )
     def failback(body: BeginFailback, name: Who) -> Response:
-        """Turn active into returning and deliver what the primary is owed; progress is in the operation.
+        """Change the mode from active to returning and deliver every instance that is owed to the primary.
 
-        With `dry_run` nothing changes: the operation compares both inventories, and `GET /failback/plan`
-        answers what it found. 412 names what the primary does not answer yet.
+        The operation shows the progress. With `dry_run` nothing changes: the operation compares both
+        inventories, and `GET /failback/plan` answers the result. 412 lists the questions that the primary
+        does not answer yet.
         """
         if body.dry_run or body.epoch is None:
             return accepted(facade.plan(name))
@@ -83,12 +83,11 @@ def router(facade: Facade) -> APIRouter:
         responses=errors(409, 412),
     )
     def settle(body: Settle, name: Who) -> Response:
-        """Ask the primary once more for every instance of the outage, then turn returning into standby.
+        """Ask the primary once more for every instance of the outage, then change from returning to standby.
 
-        The operation says how far it is. It is done once the mode has changed; where it failed, `details`
-        names every reason. 412 is answered at once where a modality has stored here within
-        Policy.QuietPeriod. `override_quiet` is the reason to skip that period; nothing skips the proof of
-        what is owed.
+        The operation shows the progress. It is done when the mode has changed; if it failed, `details` has
+        every reason. 412 comes at once if a modality has stored here within Policy.QuietPeriod.
+        `override_quiet` is the reason to skip that period. The proofs cannot be skipped.
         """
         return accepted(facade.settle(name, epoch=body.epoch, override_quiet=body.override_quiet))
 
@@ -98,18 +97,17 @@ def router(facade: Facade) -> APIRouter:
         responses=errors(409, 412),
     )
     def interrupt(body: Reasoned, name: Who) -> ModeView:
-        """Turn returning back into active; what was proven stays proven, and a later failback goes on from
-        there."""
+        """Change the mode from returning back to active. Proofs stay; a later failback continues there."""
         return facade.interrupt(name, reason=body.reason, epoch=body.epoch)
 
     @routes.post("/hold", summary="Planned work at the primary begins", responses=errors(409, 412))
     def hold(body: Reasoned, name: Who) -> ModeView:
-        """Turn standby into maintenance: probes raise no alarm and nothing is promoted."""
+        """Change the mode from standby to maintenance: probes raise no alarm, and a promotion is refused."""
         return facade.hold(name, reason=body.reason, epoch=body.epoch)
 
     @routes.post("/release", summary="Planned work at the primary ends", responses=errors(409, 412))
     def release(body: Reasoned, name: Who) -> ModeView:
-        """Turn maintenance into standby."""
+        """Change the mode from maintenance to standby."""
         return facade.release(name, reason=body.reason, epoch=body.epoch)
 
     @routes.post(
@@ -120,8 +118,10 @@ def router(facade: Facade) -> APIRouter:
         responses=errors(),
     )
     def verify(name: Who, body: Nothing | None = None) -> Response:
-        """Begin to ask every holder for every proven instance; what is absent is owed again and is in the
-        report."""
+        """Begin to ask every holder for every proven instance.
+
+        Absent instances are owed again and listed in the report.
+        """
         return accepted(facade.verify(name))
 
     @routes.post(
@@ -132,8 +132,10 @@ def router(facade: Facade) -> APIRouter:
         responses=errors(),
     )
     def scrub(name: Who, body: Nothing | None = None) -> Response:
-        """Begin to compare every stored file with its MD5 at full speed; what is missing or changed is healed
-        where a holder has it, and is in the report."""
+        """Begin to compare every stored file with its MD5 at full speed.
+
+        A missing or changed file is healed if a holder has the instance, and is listed in the report.
+        """
         return accepted(facade.scrub(name))
 
     @routes.post("/heal", summary="Try now to heal what is missing or changed", responses=errors())
@@ -147,16 +149,17 @@ def router(facade: Facade) -> APIRouter:
     def cancel(operation: Operation, name: Who, body: Nothing | None = None) -> OperationView:
         """Stop after the present batch; what is done stays done.
 
-        409 is for an operation that has ended, and for a failback, which is interrupted instead: nothing is
-        logged then.
+        409 means that the operation has ended, or that it is a failback, which is interrupted instead.
+        Nothing is logged then.
         """
         return facade.cancel(name, operation)
 
     @routes.post("/obligations/replay", summary="Owe refused instances again", responses=errors(404, 409))
     def replay(body: Replay, name: Who) -> Changed:
-        """Turn refused into owed, all of them or those that the keys agree on; answer how many changed.
+        """Change refused obligations to owed, all or those that match every key; answer how many changed.
 
-        What is owed already is left alone, so that a call may be repeated; 404 is for what nobody was owed.
+        Obligations that are owed already are left alone, so a call may be repeated. 404 means that there is
+        no such obligation.
         """
         changed = facade.letters.replay(name, body.selection, reason=body.reason or "", epoch=body.epoch)
         return Changed(changed=changed)
@@ -165,9 +168,9 @@ def router(facade: Facade) -> APIRouter:
         "/obligations/waive", summary="Give up instances for one holder, for good", responses=errors(404, 409)
     )
     def waive(body: Waive, name: Who) -> Changed:
-        """Turn owed or refused into waived, with the reason in the event log; administrators only.
+        """Change owed or refused obligations to waived; administrators only. The event log gets the reason.
 
-        What is waived already is left alone; 404 is for what the holder was never owed.
+        Obligations that are waived already are left alone. 404 means that there is no such obligation.
         """
         changed = facade.letters.waive(
             name, body.holder, body.selection, reason=body.reason, epoch=body.epoch
@@ -178,23 +181,27 @@ def router(facade: Facade) -> APIRouter:
     def delete(body: Delete, name: Who) -> DeletionView:
         """Delete a study, a series or instances from this standby, with one event; administrators only.
 
-        412 names what speaks against it: what is owed or not proven yet, and what is proven at no other
-        holder. `force` deletes it all the same, and gives up what it is owed. No holder loses anything.
+        412 lists the reasons against it: instances that are owed or not proven yet, and those that are
+        proven at no other holder. `force` deletes them all the same and waives their obligations. No holder
+        loses anything.
         """
         return facade.delete(name, body.what, reason=body.reason, force=body.force)
 
     @routes.post("/modalities/approve", summary="Put a device on the allow-list", responses=errors())
     def approve(body: Device, name: Who) -> ApprovalView:
-        """Let a calling AE title in from an address or network, durably; running associations go on.
+        """Allow a calling AE title from an address or network, durably; running associations continue.
 
-        `live` says whether the running edge acts by it already; if not, it does within seconds of its start.
+        `live` says whether the running edge applies it already. If not, the edge does within seconds of its
+        start.
         """
         return body.view(live=facade.devices.approve(name, body.entry))
 
     @routes.post("/modalities/revoke", summary="Take an approval back", responses=errors(404))
     def revoke(body: Device, name: Who) -> ApprovalView:
-        """Take back what was approved; associations that run go on to their end. What the configuration lists
-        is no approval and answers 404."""
+        """Revoke an approval; running associations continue to their end.
+
+        404 means that there is no such approval. An entry of the configuration is not an approval.
+        """
         return body.view(live=facade.devices.revoke(name, body.entry))
 
     @routes.post(
@@ -203,15 +210,17 @@ def router(facade: Facade) -> APIRouter:
         responses=errors(404, 409),
     )
     def accept_recipients(body: AcceptRecipients, name: Who) -> Fingerprint:
-        """Pin the recipients that the vault is given now, with the reason in the event log; administrators
-        only. What is packed from then on opens with their keys. 409 is for recipients that are pinned."""
+        """Pin the recipients that are configured for the vault now; administrators only.
+
+        The event log gets the reason. Later packs open with the keys of these recipients. 409 means that they
+        are pinned already.
+        """
         told = facade.accept_recipients(name, HolderName(body.vault), body.reason)
         return Fingerprint(fingerprint=told)
 
     @routes.post("/wake", summary="Look for new instances now", status_code=204, responses=errors())
     def wake() -> None:
-        """Make the agent read Orthanc's changes feed at once; Orthanc's plugin calls it, and it changes
-        nothing else."""
+        """Make the agent read Orthanc's changes feed at once. Orthanc's plugin makes this call."""
         facade.wake()
 
     return routes

@@ -1,4 +1,4 @@
-"""Puts the API together over a façade."""
+"""Builds the API's application from a façade."""
 
 from pathlib import Path
 
@@ -27,16 +27,16 @@ The standby PACS appliance: look at it, promote it when the PACS fails, and give
 
 
 def application(facade: Facade, version: str, identify: Identify, swagger: Path = SWAGGER) -> FastAPI:
-    """Return the ASGI application, with every route under /understudy; `identify` says who asks."""
+    """Return the ASGI application, with every route under /understudy; `identify` identifies the caller."""
     app = FastAPI(
         title="Understudy",
         version=version,
         description=_DESCRIPTION,
-        # Ours are routes like all others: they need a sign-in and name no other host.
+        # Replaced by routes of our own, which need a sign-in and load nothing from other hosts.
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        # It would answer an absolute address made of what the client calls us.
+        # The redirect would have an absolute address, made from the client's Host header.
         redirect_slashes=False,
     )
     app.add_middleware(Boundary, identify=identify)

@@ -1,4 +1,4 @@
-"""What callers send: every key described, unknown keys refused, all problems told at once."""
+"""The bodies and queries that callers send: unknown keys are refused, and all problems are listed at once."""
 
 from typing import Annotated, Self
 
@@ -56,7 +56,7 @@ SeriesText = Annotated[
 
 
 class _Body(BaseModel):
-    # Strict: the string "false" is no boolean, and taking it for true would promote by force.
+    # Strict, because a lax check could take a string for a boolean, and so promote by force.
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -65,7 +65,7 @@ class Nothing(_Body):
 
 
 class Delete(_Body):
-    """Delete a study here, or of it a series or some instances."""
+    """Delete a study here, or only a series or some instances of it."""
 
     study_instance_uid: StudyText
     series_instance_uid: SeriesText | None = Field(default=None)
@@ -77,14 +77,14 @@ class Delete(_Body):
 
     @property
     def what(self) -> Deletion:
-        """What is to be deleted."""
+        """The instances to delete."""
         return Deletion(
             StudyInstanceUid(self.study_instance_uid), self.series_instance_uid, self.sop_instance_uids
         )
 
 
 class Heal(_Body):
-    """Try now to heal."""
+    """Try now to heal missing or changed files."""
 
     missed: bool = Field(
         default=False,
@@ -107,7 +107,7 @@ class Promote(_Body):
 
 
 class BeginFailback(_Body):
-    """Begin to give back, or only show what that would be."""
+    """Begin the failback, or only show what it would do."""
 
     dry_run: bool = Field(default=False, description="Answer the plan and change nothing.")
     epoch: Epoch | None = Field(
@@ -146,7 +146,7 @@ class AcceptRecipients(_Body):
 
 
 class Fingerprint(BaseModel):
-    """What a person compares recipients by."""
+    """The fingerprint of a vault's recipients, which a person compares."""
 
     fingerprint: str = Field(examples=["1a2b 3c4d 5e6f 7a8b"])
 
@@ -160,7 +160,7 @@ class _Selecting(_Body):
 
 
 class Replay(_Selecting):
-    """Owe refused instances again: all of them, or those that every key agrees on."""
+    """Owe refused instances again: all of them, or those that match every given key."""
 
     holder: HolderText | None = Field(default=None, description="Of this holder only.")
     reason: Reason | None = Field(default=None, description="What was fixed, for the event log.")
@@ -190,7 +190,7 @@ class Waive(_Selecting):
 
 
 class Explain(_Body):
-    """Ask what the routes say to a study that is here."""
+    """Ask which routes match a study that is here, and why."""
 
     study_instance_uid: StudyText
 
@@ -219,7 +219,7 @@ class _Query(BaseModel):
 
 
 class HealthQuery(_Query):
-    """What the caller takes for healthy."""
+    """The conditions under which the caller takes the appliance for healthy."""
 
     alive: bool = Field(
         default=False, description="Healthy where the agent itself serves, although images are refused here."
@@ -282,7 +282,7 @@ class Acknowledge(_Body):
 
 
 class HealthAnswer(BaseModel):
-    """The health in few words."""
+    """The health in short."""
 
     healthy: bool
     mode: Mode

@@ -1,5 +1,4 @@
-"""The outermost layer of the API: asks who is calling, limits what comes in, hardens what goes out, and
-catches what nobody else caught."""
+"""The API's outermost layer: identifies callers, limits bodies, hardens answers, catches all exceptions."""
 
 import logging
 import math
@@ -18,10 +17,10 @@ from understudy.web.identity import Identify, UnprovenIdentityError
 _LOG = logging.getLogger(__name__)
 
 _TOLD_EVERY = 60.0
-"""Seconds between two lines on refused identities: forging them must not wash the rest out of the log."""
+"""Seconds between two log lines on refused identities, so that forged requests cannot flood the log."""
 
 BODY_LIMIT = 1 << 20
-"""Bytes of a request body: some ten thousand UIDs for a replay; no call needs more."""
+"""Bytes of a request body at most: ten thousand UIDs for a replay. No call needs more."""
 
 _HEADERS = {
     b"content-security-policy": (
@@ -29,14 +28,13 @@ _HEADERS = {
     ),
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
-    # Every answer is the state of one moment.
+    # Every answer shows the state of one moment.
     b"cache-control": b"no-store",
 }
 
 
 class Boundary:
-    """Wraps the application; one of the two places where a broad `except` stands, and it records what it
-    caught."""
+    """Wraps the application. One of the two places with a broad `except`; it records the exception."""
 
     def __init__(self, app: ASGIApp, identify: Identify, bounds: Bounds | None = None) -> None:
         self._app = app
@@ -46,15 +44,14 @@ class Boundary:
         self._told_at = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; a fault of ours becomes 500 with an event number, its cause goes to the log
-        alone."""
+        """Answer one request. A fault of ours becomes 500 with an event number; the log has the cause."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = False
         taken = 0
         head: Message | None = None
-        """The start of the answer, kept until it is known whether there is room for its body."""
+        """The start of the answer, held back until it is known whether there is room for the body."""
         dropped = False
 
         async def limited() -> Message:
@@ -85,13 +82,13 @@ class Boundary:
             await self._bounds.hand_over(message, send)
 
         try:
-            # Once for each request, before anything of it is read: a signature is taken once.
+            # Once for each request and before its body is read, because a signature is accepted only once.
             identity = self._identify(Request(scope))
             scope.setdefault("state", {})["identity"] = identity
             async with self._bounds.turn(needed=identity is not None and grows(scope["path"])) as end_turn:
 
                 async def made(message: Message) -> None:
-                    # An answer that begins is made.
+                    # The answer has been computed when its first message comes.
                     end_turn()
                     await hardened(message)
 
@@ -103,7 +100,7 @@ class Boundary:
             await JSONResponse(unproven(error).model_dump(), status_code=401)(scope, receive, hardened)
         except Exception:
             event = secrets.token_hex(4)
-            # The path is the template of the route: what a client wrote never reaches the log.
+            # The route's template instead of the path: no text of a client gets into the log.
             route = getattr(scope.get("route"), "path", "unknown")
             _LOG.exception("rest failed event=%s method=%s route=%s", event, scope["method"], route)
             if started:

@@ -1,10 +1,10 @@
-"""How much memory answers take: how many large ones are made at once, and how much waits for its callers.
+"""Bounds the memory of answers: how many large ones are made at once, and how many bytes wait for callers.
 
-A caller may ask and never take the answer. The edge ends such a connection after a minute; until then what it
-asked for is in memory, and there may be as many of them as the edge lets connections in.
+A caller may ask and never read the answer. The edge ends such a connection after a minute. Until then the
+answer is in memory, and each connection that the edge allows may have one.
 
-Rule 1: a body is handed to the server in pieces, each when the one before has left: only so is it known how
-much waits. What does not fit is answered with 503, and asked for again by whoever wants it.
+Rule 1: a body is handed to the server in pieces, each after the one before was sent, so that it is known how
+many bytes wait. An answer that does not fit becomes a 503, and the caller may ask again.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from starlette.types import Message, Send
 from understudy.web.identity import PREFIX
 
 PIECE = 2**16
-"""Bytes of a body that are handed over at a time; a body of no more is not counted."""
+"""Bytes of a body that are handed over at a time. A body that fits into one piece is not counted."""
 MOST_WAITING = 2**26
-"""Bytes of all bodies together that wait for their callers. One that is larger goes while no other waits."""
+"""Bytes of all bodies that may wait for their callers together. A larger body is sent if no other waits."""
 _MOST_MADE = 2
-"""Answers that are made at a time: ten thousand rows take 40 MB meanwhile."""
+"""Large answers that are made at the same time: one of ten thousand rows takes 40 MB meanwhile."""
 _PATIENCE = 10.0
 """Seconds that a request waits for its turn."""
 
@@ -41,16 +41,16 @@ _GROWING_BELOW = f"{PREFIX}/reports/"
 
 
 class NoTurnError(Exception):
-    """Others' answers take all that answers may take."""
+    """Too many other large answers are being made."""
 
 
 def grows(path: str) -> bool:
-    """Say whether the answer of a path has as many rows as there are, and so is made in turns."""
+    """Return whether the answer's size grows with the number of rows, so that it has to be made in turns."""
     return path in _GROWING or path.startswith(_GROWING_BELOW)
 
 
 class Bounds:
-    """One for the application."""
+    """The bounds, one object for the whole application."""
 
     def __init__(self, most_waiting: int = MOST_WAITING, patience: float = _PATIENCE) -> None:
         self._most_waiting = most_waiting
@@ -60,7 +60,10 @@ class Bounds:
 
     @asynccontextmanager
     async def turn(self, *, needed: bool) -> AsyncIterator[Callable[[], None]]:
-        """Wait until an answer may be made, and give what ends the turn early; raises NoTurnError."""
+        """Wait until an answer may be made, and yield a function that ends the turn early.
+
+        Raises NoTurnError.
+        """
         if not needed:
             yield lambda: None
             return
@@ -80,7 +83,7 @@ class Bounds:
             end()
 
     def has_room(self, size: int) -> bool:
-        """Say whether a body of so many bytes may wait for its caller."""
+        """Return whether a body of this size in bytes may wait for its caller."""
         return size <= PIECE or not self._waiting or self._waiting + size <= self._most_waiting
 
     async def hand_over(self, message: Message, send: Send) -> None:
@@ -94,7 +97,7 @@ class Bounds:
             for start in range(0, len(body), PIECE):
                 piece = bytes(body[start : start + PIECE])
                 await send({"type": message["type"], "body": piece, "more_body": True})
-            # It is handed over when the last piece has left, and so waits like the others.
+            # Ends the body only after the last piece was sent, so that the last piece is counted, too.
             await send({"type": message["type"], "body": b"", "more_body": message.get("more_body", False)})
         finally:
             self._waiting -= len(body)

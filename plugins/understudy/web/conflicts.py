@@ -1,4 +1,4 @@
-"""Conflicts over REST: shown, given out version by version, acknowledged."""
+"""The routes for conflicts: list them, download a version, acknowledge one."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ Md5 = Annotated[
 ]
 
 _MOST_GIVEN_OUT = 8
-"""Files on their way to a caller at a time: each holds 4 MiB of memory at most, and a file descriptor."""
+"""Files that are sent at the same time: each takes up to 4 MiB of memory and a file descriptor."""
 _PIECE = 2**16
 """Bytes of a file that are read and sent at a time."""
 
 
 class _FileResponse(StreamingResponse):
-    """A file that is sent piece by piece, and closed when the caller has it or has gone."""
+    """Sends a file piece by piece, and closes it at the end or when the caller has gone."""
 
     def __init__(self, size: int, file: BinaryIO, held: ExitStack) -> None:
         super().__init__(_pieces(file), media_type="application/dicom", headers={"Content-Length": str(size)})
@@ -50,9 +50,9 @@ def router(facade: Facade) -> APIRouter:
 
     @routes.get("/conflicts", summary="SOP Instance UIDs that came with two contents", responses=errors())
     def conflicts(asked: Annotated[ConflictsQuery, Query()]) -> Sequence[ConflictView]:
-        """Answer both digests, times and senders of each: open conflicts, with `everything` all.
+        """Answer the open conflicts, or all with `everything`, each with both digests, times and senders.
 
-        `kind` says in what the two differ: `head` (the data sets are the same, nobody has to act),
+        `kind` says how the two contents differ: `head` (the data sets are the same, nobody has to act),
         `content`, `identity` (patient, study or series) or `unjudged` (not compared yet).
         """
         return facade.conflicts.conflicts(
@@ -66,10 +66,10 @@ def router(facade: Facade) -> APIRouter:
         responses={200: {"content": {"application/dicom": {}}}, **errors(404, 503)},
     )
     def version(conflict: Conflict, md5: Md5) -> Response:
-        """Answer the DICOM file, also of the version that Orthanc has replaced; its MD5 was checked.
+        """Answer the DICOM file of either version, also of a replaced one; its MD5 was checked.
 
-        A file that changes while it is read ends before its Content-Length. 503 says that others' files are
-        on their way: try again after Retry-After.
+        If the file changes while it is read, the answer ends before its Content-Length. 503 means that too
+        many files are being sent to others: try again after Retry-After.
         """
         if not places.acquire(blocking=False):
             raise ApiError(
@@ -90,7 +90,7 @@ def router(facade: Facade) -> APIRouter:
     def acknowledge(
         conflict: Conflict, body: Acknowledge, name: Annotated[str, Depends(who)]
     ) -> ConflictView:
-        """Close it for the alarm; both versions stay, here and in the vaults."""
+        """Close a conflict, which ends its alarm; both versions stay, here and in the vaults."""
         return facade.conflicts.acknowledge(name, conflict, body.reason)
 
     return routes

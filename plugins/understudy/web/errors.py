@@ -1,4 +1,4 @@
-"""Turns every refusal into `{"error", "message", "hint", "details"}` and the status that fits."""
+"""Turns every refusal into `{"error", "message", "hint", "details"}` with the right HTTP status."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -17,11 +17,11 @@ from understudy.web.identity import UnprovenIdentityError
 
 HEALTH_PATH = "/understudy/health"
 RETRY_AFTER = "10"
-"""Seconds, as the header says them (RFC 9110 10.2.3), after which there may be room again."""
+"""Seconds until there may be room again, as text for the header Retry-After (RFC 9110 10.2.3)."""
 
 
 class ErrorBody(BaseModel):
-    """What every error answers."""
+    """The body of every error."""
 
     error: str = Field(description="A fixed word for programs.", examples=["wrong_mode"])
     message: str = Field(
@@ -43,7 +43,7 @@ _DESCRIPTIONS = {
 
 
 def errors(*more: int, anyone: bool = False) -> dict[int | str, dict[str, Any]]:
-    """Return the errors of a route for its description: the usual ones, and `more`."""
+    """Return a route's errors for its OpenAPI description: the usual ones, and `more`."""
     usual = (400,) if anyone else (400, 401, 403)
     return {
         status: {"description": _DESCRIPTIONS[status], "model": ErrorBody}
@@ -74,8 +74,7 @@ class ApiError(Exception):
 def answer(
     request: Request, status: int, body: ErrorBody, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return the error; whoever asks for the health without signing in learns the bare status and nothing
-    else."""
+    """Return the error as a response; the health without a sign-in answers only the status code."""
     signed_in = getattr(request.state, "identity", None) is not None
     if request.url.path == HEALTH_PATH and not signed_in:
         return Response(status_code=status)
@@ -83,7 +82,7 @@ def answer(
 
 
 def crowded() -> Response:
-    """Return the refusal of an answer for whose body there is no room now."""
+    """Return the 503 for an answer whose body has no room in memory now."""
     body = ErrorBody(
         error="crowded",
         message="answers that others asked for, and have not taken yet, take all the memory for answers",
@@ -94,13 +93,12 @@ def crowded() -> Response:
 
 
 def unproven(error: UnprovenIdentityError) -> ErrorBody:
-    """Return the body for a request whose person nobody vouches for."""
+    """Return the body for a request whose person is not proven."""
     return ErrorBody(error=error.error, message=str(error), hint=error.hint, details=[])
 
 
 def unexpected(event: str) -> ErrorBody:
-    """Return the body for a fault of ours: the event number finds it in the log, the cause stays out of the
-    answer."""
+    """Return the body for a fault of ours. It has only the event number; the log has the cause under it."""
     return ErrorBody(
         error="internal",
         message="the appliance failed to answer; nothing is known to have changed",
@@ -124,7 +122,7 @@ def _location(parts: Sequence[int | str]) -> str:
 def install(app: FastAPI) -> None:
     """Register the handlers with the application.
 
-    They are `async`: one that is not takes one of the server's threads, which may all wait for a disk.
+    They are `async`, because the server's threads, which run the others, may all wait for a disk.
     """
 
     @app.exception_handler(ApiError)
@@ -165,7 +163,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        # FastAPI reads the body before it asks for the role.
+        # FastAPI validates the body before `authorise` runs.
         if request.state.identity is None:
             return answer(request, 400 if request.url.path == HEALTH_PATH else 401, _NOBODY)
         problems = [f"{_location(item['loc'])}: {item['msg']}" for item in error.errors()]
@@ -180,7 +178,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         if error.status_code in (404, 405) and request.state.identity is None:
-            # Whoever is not signed in does not learn which paths exist.
+            # A caller who is not signed in does not learn which paths exist.
             return answer(request, 401, _NOBODY)
         phrase = HTTPStatus(error.status_code).phrase
         body = ErrorBody(

@@ -1,4 +1,4 @@
-"""What the REST API asks of the appliance: one Protocol, so that the pages are tested without an Orthanc."""
+"""The appliance as the REST API sees it: Protocols, so that the API can be tested without an Orthanc."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -26,7 +26,7 @@ from understudy.core.views import (
 
 
 class ConflictDesk(Protocol):
-    """What people ask of conflicts; NotFoundError where there is none of that number."""
+    """Calls about conflicts. NotFoundError if there is none of that number."""
 
     def conflicts(
         self, *, everything: bool, sop_instance_uid: str | None, limit: int
@@ -38,7 +38,7 @@ class ConflictDesk(Protocol):
 
 
 class LetterDesk(Protocol):
-    """What people ask of obligations and dead letters."""
+    """Calls about obligations and dead letters."""
 
     def obligations(
         self, selection: Selection, state: ObligationState | None, limit: int
@@ -54,7 +54,7 @@ class LetterDesk(Protocol):
 
 
 class DeviceDesk(Protocol):
-    """What people ask of the devices that call here."""
+    """Calls about the devices that call here."""
 
     def modalities(self) -> Sequence[ModalityView]: ...
 
@@ -64,8 +64,7 @@ class DeviceDesk(Protocol):
 
 
 class Facade(Protocol):
-    """Every verb of the appliance; refusals are the errors of core/errors.py and
-    core.modes.WrongModeError."""
+    """Every call of the appliance. They raise the errors of core/errors.py and core.modes.WrongModeError."""
 
     @property
     def reports(self) -> Path: ...

@@ -1,9 +1,9 @@
-"""Who asks: the person whom the edge has signed for, or this appliance's own command.
+"""The caller's identity: a person for whom the edge has signed, or this appliance's own command.
 
 Rule 1: a signature of the edge is the only evidence of a person. It covers the person, the role, the method
 and the address of one request for a few seconds, so that nobody can use it for another request.
-Rule 2: on the agent's own socket the headers are believed as they stand. Only the agent's container and the
-host's root can reach that socket.
+Rule 2: on the agent's own socket the headers are trusted without a signature. Only the agent's container and
+the host's root can reach that socket.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ NONCE_HEADER = "x-understudy-nonce"
 SIGNATURE_HEADER = "x-understudy-signature"
 
 FRESH_SECONDS = 30.0
-"""How long a signature is taken. Edge and agent read the same clock, that of their host."""
+"""How long a signature is valid. Edge and agent read the same clock, that of their host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ Identify = Callable[[Request], Identity | None]
 
 
 def identity_of(headers: Headers) -> Identity | None:
-    """Return who asks, or None where the headers are absent, doubled or not understood."""
+    """Return the identity in the headers, or None if a header is absent, repeated or not understood."""
     users, roles = headers.getlist(USER_HEADER), headers.getlist(ROLE_HEADER)
     if len(users) != 1 or len(roles) != 1 or not users[0].strip():
         return None
@@ -58,20 +58,20 @@ def identity_of(headers: Headers) -> Identity | None:
 
 
 def statement(*, moment: str, nonce: str, role: str, user: str, method: str, target: str) -> bytes:
-    """Return what is signed; edge/haproxy.cfg puts the same together."""
+    """Return the bytes that are signed; edge/haproxy.cfg builds the same."""
     return " ".join((moment, nonce, role, user, method, target)).encode("latin-1")
 
 
 def sign(key: bytes, statement: bytes) -> str:
-    """Return the signature as it stands in its header."""
+    """Return the signature as it is written in its header."""
     return hmac.new(key, statement, hashlib.sha256).hexdigest()
 
 
 class Doorkeeper:
-    """Says who asks. `own` is the agent's own socket; on every other socket a signature with `key` counts.
+    """Identifies callers. `own` is the agent's own socket; on any other a person needs a signature by `key`.
 
-    Each signature is taken once, so that whoever sees one in passing cannot use it again. Calls come from one
-    thread, that of the event loop.
+    Each signature is accepted once, so that an eavesdropper cannot use it again. All calls have to come from
+    the event loop's thread.
     """
 
     def __init__(self, own: Path, key: bytes, now: Callable[[], float]) -> None:
@@ -81,7 +81,7 @@ class Doorkeeper:
         self._used: dict[str, float] = {}
 
     def __call__(self, request: Request) -> Identity | None:
-        """Return the person, or None where none is named; raise UnprovenIdentityError."""
+        """Return the person, or None if none is named. Raises UnprovenIdentityError."""
         identity = identity_of(request.headers)
         server = request.scope.get("server")
         if identity is None or (server is not None and server[0] == self._own):
@@ -119,14 +119,14 @@ class Doorkeeper:
 
     def _use_once(self, moment: str, nonce: str) -> None:
         now = self._now()
-        # Its form is the edge's own: the signature has just proven that.
+        # The text is a number, because the edge wrote it: the signature has just proven that.
         if abs(now - float(moment)) > FRESH_SECONDS:
             raise UnprovenIdentityError(
                 "stale_signature",
                 f"the signature is older than {FRESH_SECONDS:.0f} s, or from the future",
                 "send the request again; if it fails each time, the host's clock was set: restart the edge",
             )
-        # In the order in which they came: the first that has to be kept ends the look.
+        # The oldest come first, so the loop ends at the first that has to be kept.
         while self._used and now - self._used[oldest := next(iter(self._used))] > 2 * FRESH_SECONDS:
             del self._used[oldest]
         if nonce in self._used:

@@ -1,5 +1,4 @@
-"""Shows the status to Prometheus; units are in the names, and no label holds a UID or a patient's
-attribute."""
+"""Shows the status to Prometheus. Units are in the names; no label has a UID or an attribute of a patient."""
 
 import math
 from collections import Counter as Tally
@@ -160,7 +159,7 @@ class _Snapshot(Collector):
             condition.add_metric([known.value], float(known is primary.condition))
         yield condition
         if primary.condition is not PrimaryCondition.UNKNOWN:
-            # Absent while unknown: neither 1 nor 0 would be true, and an alert on 0 would be false.
+            # Left out while unknown: a 0 would raise a false alert, and a 1 would not be true either.
             up = float(primary.condition is not PrimaryCondition.DOWN)
             yield GaugeMetricFamily(
                 "understudy_primary_up",

@@ -1,5 +1,4 @@
-"""What people look at: the console, the OpenAPI page and the reports; every file comes from this
-appliance."""
+"""The pages for people: console, OpenAPI page and reports. The appliance itself serves all their files."""
 
 import copy
 import re
@@ -32,10 +31,10 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
     routes = APIRouter(tags=["pages"])
     console, docs = _packaged("console", _CONSOLE), _packaged("docs", _DOCS)
 
-    # Both are relative: the appliance does not know under which name and port a browser reached it.
+    # A relative redirect: the appliance does not know under which name and port a browser reached it.
     @routes.get("/console", include_in_schema=False)
     def console_folder() -> Response:
-        """Send a browser to the folder, so that the page's relative addresses hold."""
+        """Redirect a browser to the folder, so that the page's relative addresses work."""
         return RedirectResponse("console/", status_code=308)
 
     @routes.get("/console/", summary="The console for people", response_class=Response, responses=errors())
@@ -50,8 +49,7 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
 
     @routes.get("/docs", summary="This description, for people", response_class=Response, responses=errors())
     def docs_page() -> Response:
-        """Answer Swagger UI on /openapi.json; its files are served by the appliance, no other host is
-        asked."""
+        """Answer Swagger UI for /openapi.json; the appliance serves all its files."""
         return _page(docs, "index.html")
 
     @routes.get("/docs/{name}", include_in_schema=False)
@@ -80,7 +78,7 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
         responses=errors(404),
     )
     def report(name: str, request: Request) -> Response:
-        """Answer the report of an operation: `3.json`, `3.html`, or `3` and what Accept prefers."""
+        """Answer the report of an operation: `3.json`, `3.html`, or `3` in the format that Accept prefers."""
         match = _REPORT_NAME.fullmatch(name)
         if match is None:
             raise NotFoundError(
@@ -98,8 +96,7 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
         )
         if not as_page:
             return Response(content, media_type="application/json")
-        # Rendered again rather than read: the style that the policy allows is then the style that the page
-        # has.
+        # Rendered again, not read from the file: the policy allows only the page style of this version.
         return Response(
             render_report(parse_report(content)),
             media_type="text/html",
@@ -110,8 +107,7 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
 
 
 def _description(app: FastAPI) -> dict[str, object]:
-    """Return the OpenAPI document without the 422 that FastAPI adds: here a faulty request is always a
-    400."""
+    """Return the OpenAPI document without the 422 that FastAPI adds: here an invalid request gets 400."""
     document: dict[str, Any] = copy.deepcopy(app.openapi())
     for call in (call for calls in document["paths"].values() for call in calls.values()):
         call["responses"].pop("422", None)

@@ -1,7 +1,7 @@
-"""The status for everybody who asks at the same time: one computation, in a thread of its own.
+"""Shares one computation of the status, in a thread of its own, among all who ask at the same time.
 
-Rule 1: each caller gets a status whose computation began after the call: who has just promoted sees it.
-Rule 2: where the ledger's disk hangs, one thread waits for it, and callers are told so soon.
+Rule 1: each caller gets a status whose computation began after the call, so it shows the caller's changes.
+Rule 2: if the ledger's disk hangs, only one thread waits for it, and callers are told after `PATIENCE`.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from understudy.web.errors import ApiError
 T = TypeVar("T")
 
 PATIENCE = 5.0
-"""Seconds that a caller waits. A busy machine takes some; one that takes more does not answer."""
+"""Seconds that a caller waits. A busy machine needs some of them; a longer wait means that the disk hangs."""
 
 
 class Shared(Generic[T]):
-    """Computes a value for all who wait for it."""
+    """Computes a value once for all callers that wait for it."""
 
     def __init__(self, compute: Callable[[], T], patience: float = PATIENCE) -> None:
         self._compute = compute
         self._patience = patience
         self._lock = threading.Lock()
         self._next: Future[T] | None = None
-        """What callers wait for that came since the present computation began."""
+        """The result for callers that came after the present computation began."""
         self._busy = False
 
     async def get(self) -> T:
-        """Return the value, or raise what the computation raises; ApiError 503 where it does not end."""
+        """Return the value, or raise what the computation raises, or ApiError 503 if it takes too long."""
         future = asyncio.wrap_future(self._ask())
-        # The others who wait for the same are not to be given up with this caller.
+        # `wait` does not cancel the future at the timeout: other callers may wait for it.
         done, _ = await asyncio.wait([future], timeout=self._patience)
         if not done:
             raise ApiError(

@@ -1,7 +1,7 @@
-"""Everything that only looks: status, health, metrics, operations, obligations, modalities.
+"""The routes that only read: status, health, metrics, operations, obligations, modalities.
 
-Rule 1: what is asked for all the time (status, mode, health, metrics) waits for no disk and takes none of the
-server's threads: it is `async`, and reads memory or shares one computation.
+Rule 1: the calls that are made all the time (status, mode, health, metrics) are `async` and take none of the
+server's threads. They read memory or share one computation, so that a hanging disk cannot block them.
 """
 
 from collections.abc import Sequence
@@ -49,17 +49,15 @@ def router(facade: Facade) -> APIRouter:
         """Answer mode, epoch, primary health with evidence, horizon, RPO, holders, operations and alarms.
 
         Moments are ISO 8601 with zone, ages and lags are seconds, rates are instances per second, counts are
-        instances unless the name says studies. `horizon`, `lag_seconds` and `loss_seconds` are null before
-        the first inventory diff that came to its end, `primary` is null where none is configured. Read-only;
-        costs a few milliseconds, so polling every 2 s is fine.
-        503 says that the ledger's own disk does not answer.
+        instances unless the name says studies. `horizon`, `lag_seconds` and `loss_seconds` are null until an
+        inventory comparison is complete. `primary` is null if none is configured. The call takes a few
+        milliseconds, so polling every 2 s is fine. 503 means that the ledger's own disk does not answer.
         """
         return await present.get()
 
     @routes.get("/mode", summary="The mode alone, from memory", responses=errors())
     async def mode() -> ModeView:
-        """Answer mode, epoch and since when; no disk is waited for, so that this may be asked all the
-        time."""
+        """Answer mode, epoch and since when. The call waits for no disk, so frequent polling is fine."""
         seen = facade.glance()
         return ModeView(seen.mode, seen.epoch, seen.since)
 
@@ -75,13 +73,14 @@ def router(facade: Facade) -> APIRouter:
     async def health(request: Request, asked: Annotated[HealthQuery, Query()]) -> Response:
         """Answer 200 or 503: 503 while new images are refused here, or no stored file can be read.
 
-        With `role` only that mode is healthy, with `max_lag` only if a promotion now loses at most so many
-        seconds of the primary's work.
+        With `role`, only that mode is healthy. With `max_lag`, the appliance is healthy only if a promotion
+        now loses at most this many seconds of the primary's work. A mirror that was never known to be
+        complete is not healthy with any `max_lag`.
 
-        A mirror that was never known to be complete is not healthy by any `max_lag`. While the primary is
-        down it receives nothing, so `loss_seconds` stands still while `lag_seconds` grows. The one call that
-        needs no sign-in: then it answers the bare status code and no body. It is answered from memory: the
-        numbers are of the last second, and it is not healthy where they are not known.
+        While the primary is down it receives nothing, so `loss_seconds` does not change while `lag_seconds`
+        grows. This is the only call that needs no sign-in; without one it answers the status code and no
+        body. It answers from memory. The numbers are at most a second old, and if they are unknown the
+        appliance is not healthy.
         """
         seen = facade.glance()
         reasons = unready(
@@ -112,8 +111,7 @@ def router(facade: Facade) -> APIRouter:
         "/metrics", summary="The status for Prometheus", response_class=Response, responses=errors(503)
     )
     async def metrics_text() -> Response:
-        """Answer Prometheus' text format; ages and lags in seconds, rates in instances per second, no UID as
-        a label."""
+        """Answer Prometheus' text format: ages and lags in seconds, rates per second, no UID as a label."""
         return Response(metrics.render(await present.get()), media_type=metrics.CONTENT_TYPE)
 
     @routes.get(
@@ -122,12 +120,12 @@ def router(facade: Facade) -> APIRouter:
         responses=errors(404, 409),
     )
     def plan() -> PlanView:
-        """Answer the last plan that `POST /failback` with `dry_run` made, counted in instances."""
+        """Answer the last plan of `POST /failback` with `dry_run`, counted in instances."""
         return facade.last_plan()
 
     @routes.get("/operations", summary="The last operations, newest first", responses=errors())
     def operations(asked: Annotated[OperationsQuery, Query()]) -> Sequence[OperationView]:
-        """Answer each with its state, progress in `unit`, `rate` in units per second and `eta_seconds`."""
+        """Answer operations with state, progress in `unit`, `rate` in units per second and `eta_seconds`."""
         return facade.operations(asked.limit)
 
     @routes.get("/operations/{operation}", summary="One operation", responses=errors(404))
@@ -137,34 +135,42 @@ def router(facade: Facade) -> APIRouter:
 
     @routes.get("/obligations", summary="What is owed to whom", responses=errors())
     def obligations(asked: Annotated[ObligationsQuery, Query()]) -> Sequence[ObligationView]:
-        """Answer obligations with attempts, reason and what a person can do, unsettled ones first;
-        `state=refused` are the dead letters."""
+        """Answer obligations with attempts, reason and what a person can do, unsettled ones first.
+
+        `state=refused` selects the dead letters.
+        """
         return facade.letters.obligations(asked.selection, asked.state, asked.limit)
 
     @routes.get("/dead-letters", summary="What was refused, and what to do about it", responses=errors())
     def dead_letters(asked: Annotated[LettersQuery, Query()]) -> Sequence[DeadLetterView]:
-        """Answer refused obligations counted by holder and reason, with a hint and one example each, the
-        longest refused first; `GET /obligations?state=refused` lists them one by one."""
+        """Answer refused obligations, grouped by holder and reason, the longest refused first.
+
+        Each group has a hint and one example. `GET /obligations?state=refused` lists the obligations singly.
+        """
         return facade.letters.dead_letters(asked.selection)
 
     @routes.post(
         "/routes/explain", summary="Which routes match a study that is here, and why", responses=errors(404)
     )
     def explain(body: Explain) -> ExplainedView:
-        """Answer what the routes of the configuration say to the study's instances: each condition with the
-        values that it met. Nothing is changed and nothing is sent; values that tell of the patient are left
-        out."""
+        """Answer, for each route of the configuration, whether its conditions match the study's instances.
+
+        Each condition has the values that it was compared with, except values that identify the patient.
+        Nothing is changed and nothing is sent.
+        """
         return facade.explain(body.study_instance_uid)
 
     @routes.get("/damages", summary="Stored files that were missing or changed", responses=errors())
     def damages(asked: Annotated[DamagesQuery, Query()]) -> Sequence[DamageView]:
-        """Answer open damages first, then the latest that were healed, with what was tried."""
+        """Answer open damages first, then the latest healed ones, with the attempts to heal them."""
         return facade.damages(asked.limit)
 
     @routes.get("/modalities", summary="Who sends here, and who tried", responses=errors())
     def modalities() -> Sequence[ModalityView]:
-        """Answer every device that the edge saw, by its true address, with what became of its associations;
-        one that is not `known` is a stranger, and can be approved."""
+        """Answer every device that the edge saw, with its true address and the outcome of its associations.
+
+        A device that is not `known` is a stranger, and can be approved.
+        """
         return facade.devices.modalities()
 
     return routes

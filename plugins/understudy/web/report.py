@@ -1,5 +1,4 @@
-"""Renders the closing report of an operation to one standalone page: no script, no other file, fit for
-printing."""
+"""Renders the closing report of an operation as one printable page without scripts and other files."""
 
 import base64
 import hashlib
@@ -21,11 +20,11 @@ CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{_DIGEST}'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Allows the one style above and nothing else; a page of a report never runs anything."""
+"""Allows only the style above, so that a report's page runs no script."""
 
 
 def report_json(report: Report) -> bytes:
-    """Return the report as JSON, for the file that GET /reports/N answers."""
+    """Return the report as JSON, as GET /reports/N answers it."""
     return _ADAPTER.dump_json(report, indent=2)
 
 
@@ -35,7 +34,7 @@ def parse_report(content: bytes) -> Report:
 
 
 def render_report(report: Report) -> str:
-    """Return the report as one HTML page; everything that came from outside is escaped."""
+    """Return the report as one HTML page; all values are escaped."""
     return "\n".join(_page(report)) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The one place that picks adapters and joins them to the flow: `wire` joins, one module wires one part."""
+"""The only place that chooses adapters and connects them to the flow; each module here wires one part."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,13 +33,13 @@ __all__ = ["Places", "SystemClock", "wire"]
 
 
 _LOOK_INTERVAL = 1.0
-"""Seconds between two looks of a worker whose board others read."""
+"""Seconds between two steps of a worker whose latest result others read."""
 
 _COUNT_INTERVAL = 2.0
-"""Seconds between two looks whether Orthanc holds as many instances as the ledger knows."""
+"""Seconds between two checks whether Orthanc holds as many instances as the ledger knows."""
 
 _BACKUP_INTERVAL = 5.0
-"""Seconds between two looks whether the ledger's copy is due."""
+"""Seconds between two checks whether a copy of the ledger is due."""
 
 
 def wire(
@@ -63,7 +63,7 @@ def wire(
     sealers = pinned_sealers(base, from_folder=runs is None or not runs.problems)
     holders += configured_holders(base, sealers)
     for holder in holders:
-        # A vault or a primary that is named later gets what came before; a route takes new instances alone.
+        # A vault or primary that is configured later gets earlier instances, too; a route gets only new ones.
         if holder.kind is not HolderKind.ROUTE:
             ledger.intake.owe_all(holder.name, now=clock.now())
     exposed_secrets = [

@@ -1,4 +1,4 @@
-"""What every part of the agent stands on: places, clock, ledger, stored files, Orthanc, workers."""
+"""The objects that all parts of the agent share: places, clock, ledger, stored files, Orthanc, workers."""
 
 import random
 import threading
@@ -28,28 +28,28 @@ from understudy.web.report import render_report, report_json
 PRIMARY = HolderName("primary")
 
 STEP_INTERVAL = 0.5
-"""Seconds between two looks of a lane, and of an operation, at the ledger."""
+"""Seconds between two steps of a lane or of an operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the agent finds its volumes and its neighbours; the defaults are those of the image."""
+    """Where the agent finds its volumes and the other services; the defaults are those of the image."""
 
     configuration: Path = Path("/etc/understudy/config")
     state: Path = Path("/var/lib/understudy")
     keys: Path = Path("/var/lib/understudy-keys")
     storage: Path = Path("/var/lib/orthanc/storage")
     index: Path = Path("/var/lib/orthanc/index")
-    """Only measured: Orthanc alone opens what lies there."""
+    """Only its free space is measured: Orthanc alone opens its files."""
     socket: Path = Path("/run/understudy/agent.sock")
-    """Its own; each neighbour has another one beside it, see `socket_of`."""
+    """The agent's own socket; each service has another one, see `socket_of`."""
     host: Path = Path("/run/understudy-host")
-    """Where the host's own programs leave alarms; there on a host that Ansible made."""
+    """Where the host's programs write alarms; it exists on a host that Ansible set up."""
     orthanc: str = "http://orthanc:8042"
     edge: Path = edge_config.SHARED
 
     def socket_of(self, service: str) -> Path:
-        """Return the socket on which the agent hears this service, and which no other service can reach."""
+        """Return the agent's socket for this service, which no other service can reach."""
         return share_of(self.socket.parent, service) / self.socket.name
 
 
@@ -62,7 +62,7 @@ class SystemClock(Clock):
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The configuration and what all parts share; made once, by `open_base`."""
+    """The configuration and the objects that all parts share; made once, by `open_base`."""
 
     configuration: config.Understudy
     places: Places
@@ -85,16 +85,16 @@ class Base:
         return datetime.fromtimestamp(self.clock.now(), ZoneInfo(self.configuration.time_zone))
 
     def write_report(self, operation: int, report: Report) -> str:
-        """Keep the report of an operation on the disk and return the path under which it is served."""
+        """Write the report of an operation to disk and return the path under which it is served."""
         write_durably(self.reports / f"{operation}.json", report_json(report))
         write_durably(self.reports / f"{operation}.html", render_report(report).encode())
         return f"/understudy/reports/{operation}"
 
 
 def open_base(configuration: config.Understudy, places: Places, clock: Clock | None = None) -> Base:
-    """Open the ledger, take back what the last run had claimed, and return what all parts share.
+    """Open the ledger, release the claims of the last run, and return the objects that all parts share.
 
-    Raises DamagedLedgerError, LedgerVersionError and MigrationError, each with a hint.
+    Raises DamagedLedgerError, LedgerVersionError or MigrationError, each with a hint.
     """
     clock = clock or SystemClock()
     ledger = Ledger(places.state / "ledger.sqlite", places.keys / "ledger.anchor")

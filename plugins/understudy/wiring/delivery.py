@@ -1,4 +1,4 @@
-"""Wires delivery: routes and vaults as holders, and the lane that takes to each holder what it is owed."""
+"""Wires delivery: the primary, destinations and vaults as holders, and the lane of each holder."""
 
 import random
 import uuid
@@ -38,7 +38,7 @@ _ROUTE_BATCH = 500
 _ROUTE_BATCH_BYTES = 256 * 2**20
 _PACK_INSTANCES = 2000
 _LOCK_INTERVAL = 30.0
-"""Seconds between two looks whether an object's lock is to be read back."""
+"""Seconds between two checks whether an object's lock has to be read back."""
 
 
 def dicom_peer(
@@ -58,7 +58,7 @@ def dicom_peer(
 
 def _receiver(target: config.Destination, base: Base) -> DicomPeer | DicomWebServer:
     if target.url is None:
-        # The configuration's own checks say that both are there.
+        # The checks of the configuration guarantee that both are there.
         return dicom_peer(
             target.name, target.ae_title or "", target.host or "", target.port, target.tls, base
         )
@@ -73,12 +73,12 @@ def _receiver(target: config.Destination, base: Base) -> DicomPeer | DicomWebSer
 
 
 def _source(target: config.Destination, receiver: DicomPeer | DicomWebServer, base: Base) -> InstanceSource:
-    """Return from where a destination's instances are fetched again."""
+    """Return the source from which a destination's instances can be fetched back."""
     return receiver if isinstance(receiver, DicomWebServer) else get_source(receiver, target.tls, base)
 
 
 def get_source(peer: DicomPeer, tls: config.Tls | None, base: Base) -> GetSource:
-    """Return a DICOM party as one that gives single instances back."""
+    """Return a source that fetches single instances back from a DICOM party."""
     return GetSource(
         peer.name,
         ae_title=peer.ae_title,
@@ -91,7 +91,7 @@ def get_source(peer: DicomPeer, tls: config.Tls | None, base: Base) -> GetSource
 
 
 def client_tls(section: config.Tls | None, folder: Path) -> ClientTls | None:
-    """Return how a party is spoken to over TLS, None where it is not."""
+    """Return the TLS settings for a party, None if it is reached without TLS."""
     if section is None:
         return None
     return ClientTls(
@@ -113,14 +113,15 @@ def dicom_destination(
     limits: Sequence[Limit] = (),
     transcode: Transcode | None = None,
 ) -> DicomDestination:
-    """Return the party as a holder, sent to within these limits.
+    """Return the party as a holder; `limits` are its bandwidth limits.
 
-    From `source` everything is read back where that is the proof, else what a UID does not tell apart.
+    `source` is for reading back: every instance if that is the proof, otherwise those that a UID cannot tell
+    from another content.
     """
     pace = Pacer(lambda: bytes_per_second(limits, base.local()), base.clock, base.workers.wait)
     read_back = ReadBack(source, base.files.data_set_digest, base.clock, base.memory.of(peer.name))
     ambiguous = partial(base.ledger.custody.ambiguous, HolderName(peer.name))
-    # A party that takes one association at a time is asked when nothing is sent.
+    # A party that accepts one association at a time is only asked while nothing is sent.
     wake = partial(base.workers.wake, f"lane-{peer.name}")
     beside = Beside(base.clock, wake, in_turn=associations == 1)
     commitment = None
@@ -139,7 +140,7 @@ def dicom_destination(
         transcode=transcode,
         commitment=commitment,
         read_back=read_back if proof == "readback" else None,
-        # What is sent as a transcoded copy never comes back as it is here.
+        # A copy that was transcoded never comes back with the content that is stored here.
         contents=None if proof == "readback" or transcode else ContentCheck(read_back, ambiguous),
         memory=base.memory.of(peer.name),
         beside=beside,
@@ -147,14 +148,15 @@ def dicom_destination(
 
 
 def _new_uid() -> str:
-    """Return a UID that nobody else has, and nobody can guess (DICOM PS3.5 B.2)."""
+    """Return a unique UID that nobody can guess (DICOM PS3.5 B.2)."""
     return f"2.25.{uuid.uuid4().int}"
 
 
 def pinned_sealers(base: Base, *, from_folder: bool = True) -> Mapping[HolderName, PinnedSealer]:
-    """Return by vault who seals for it; raises SealError, with a hint.
+    """Return the sealer of each vault; raises SealError, with a hint.
 
-    Only the folder of the configuration, which the agent cannot write, names recipients without a question.
+    Recipients are accepted without an administrator only from the configuration's folder, because the agent
+    cannot write there.
     """
     sealers: dict[HolderName, PinnedSealer] = {}
     for vault in base.configuration.vaults:
@@ -166,7 +168,7 @@ def pinned_sealers(base: Base, *, from_folder: bool = True) -> Mapping[HolderNam
 
 
 def _made_recipient(base: Base) -> list[str]:
-    """Return the recipient that the first start made, none where its file is gone or is no text."""
+    """Return the recipient that the first start made, an empty list if its file is missing or unreadable."""
     try:
         return [keys_volume.vault_recipient(base.places.keys)]
     except (keys_volume.KeysError, OSError, ValueError):
@@ -197,7 +199,7 @@ def configured_holders(
 
 
 def wire_lane(holder: Holder, base: Base) -> Lane:
-    """Return the holder's lane and give it its worker."""
+    """Return the holder's lane, and add its worker."""
     packs = holder.kind is HolderKind.VAULT
     policy = LanePolicy(
         batch_instances=_PACK_INSTANCES if packs else _ROUTE_BATCH,

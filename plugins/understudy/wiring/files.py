@@ -1,4 +1,4 @@
-"""Wires what looks after the stored files: scrub, heal, recovery after a crash, room on the volumes."""
+"""Wires the care of the stored files: scrub, heal, recovery after a crash, free space on the volumes."""
 
 import logging
 import random
@@ -23,14 +23,14 @@ from understudy.wiring.delivery import dicom_peer, get_source
 _log = logging.getLogger(__name__)
 
 _FILES_INTERVAL = 5.0
-"""Seconds between two looks at what is to be healed."""
+"""Seconds between two steps of healing, and of the watch on the intake."""
 
 _LOOK_INTERVAL = 1.0
-"""Seconds between two looks at what a start of Orthanc left, and at the room on a volume."""
+"""Seconds between two looks at the report of Orthanc's start, and at the free space on a volume."""
 
 
 def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple[Scrubber, RecoveryWatch]:
-    """Return who looks for damaged files and who repairs what a crash left; healing has its worker, too."""
+    """Return the scrubber and the watch on boot recovery; add their workers and that of healing."""
     on_damage = partial(base.workers.wake, "heal")
     healer = Healer(
         base.ledger,
@@ -67,7 +67,7 @@ def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple
 
 
 def wire_disk(base: Base) -> DiskWatch:
-    """Return who watches the room on every volume, and give it its worker."""
+    """Return the watch on the free space of every volume, and add its workers."""
     policy, places = base.policy, base.places
     vaults = [
         WatchedVolume(f"vault {vault.name}", vault.directory, takes_intake=True)
@@ -97,7 +97,7 @@ def wire_disk(base: Base) -> DiskWatch:
 
 
 def wire_intake_watch(base: Base, disk: DiskWatch) -> IntakeWatch:
-    """Return who knows whether images are taken here, and give it its worker."""
+    """Return the watch that knows whether images are accepted here, and add its worker."""
     watch = IntakeWatch(base.orthanc, lambda: disk.is_refusing, base.clock)
     base.workers.add("intake", watch.step, _FILES_INTERVAL)
     return watch

@@ -1,4 +1,4 @@
-"""Wires the edge's gate: who may associate, and what the edge counts and reports of who tried."""
+"""Wires the edge's gate: its allow-list, and its counts and reports of attempts."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,17 +15,17 @@ from understudy.system.files import write_durably
 from understudy.wiring.base import STEP_INTERVAL, Base
 
 _LOGINS_INTERVAL = 10.0
-"""Seconds between two looks at who types wrong passwords."""
+"""Seconds between two looks at the edge's counts of wrong passwords."""
 
 _RECEPTION_INTERVAL = 1.0
-"""Seconds between two looks at what Orthanc's reception refused."""
+"""Seconds between two looks at the refusals of Orthanc's reception."""
 
 _NAMES_INTERVAL = 5.0
-"""Seconds between two looks whether a device's name leads to another address."""
+"""Seconds between two checks whether a device's host name has another address."""
 
 
 def wire_logins(base: Base) -> Logins:
-    """Return the look at wrong passwords and give it its worker."""
+    """Return the watch on wrong passwords, and add its worker."""
     edge = EdgeLink(base.places.edge)
     logins = Logins(edge.wrong_passwords, base.clock, unavailable=EdgeUnavailableError)
     base.workers.add("logins", logins.step, _LOGINS_INTERVAL)
@@ -33,7 +33,7 @@ def wire_logins(base: Base) -> Logins:
 
 
 def wire_reception(base: Base, gate: Gate) -> ReceptionWatch:
-    """Return who knows what Orthanc's reception refused, and give it its worker."""
+    """Return the watch on the refusals of Orthanc's reception, and add its worker."""
     watch = ReceptionWatch(
         partial(read_refusals, base.places.storage), base.clock, gate.listed, dictionary.name_of_uid
     )
@@ -55,11 +55,11 @@ class _NamesFile:
 
 
 def wire_gate(base: Base) -> tuple[Gate, HostNames]:
-    """Return the gate and what knows the addresses of names, and give them their workers."""
+    """Return the gate and the addresses of host names, and add their workers."""
     reports: list[HandshakeReports] = []
 
     def read_reports(most: int) -> Sequence[Seen]:
-        # Opened here: without it the rest starts all the same, and the loop raises the alarm.
+        # Opened at the first step: the agent starts without it, and the worker's loop raises the alarm.
         if not reports:
             reports.append(HandshakeReports(base.places.edge))
         return reports[0].read(most)

@@ -1,4 +1,4 @@
-"""Wires what notes what Orthanc received: the changes feed, the whole inventory, conflicting versions."""
+"""Wires the noting of received instances: changes feed, comparison with Orthanc, conflicting versions."""
 
 from collections.abc import Callable
 from zoneinfo import ZoneInfo
@@ -16,17 +16,17 @@ from understudy.flow.route import Router
 from understudy.wiring.base import PRIMARY, Base
 
 _NOTE_INTERVAL = 1.0
-"""Seconds between two looks at the changes feed; the plugin's wake makes it sooner."""
+"""Seconds between two looks at the changes feed, unless the plugin wakes the worker."""
 
 _RECONCILE_INTERVAL = 3600.0
-"""Seconds between two comparisons of all that Orthanc holds with the ledger; the first is at the start."""
+"""Seconds between two comparisons of Orthanc's instances with the ledger; the first is at the start."""
 
 _CONFLICTS_INTERVAL = 2.0
-"""Seconds between two looks at the versions that were kept."""
+"""Seconds between two looks at the replaced versions that the plugin kept."""
 
 
 def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts, Rescanner]:
-    """Return who notes instances, says what they owe, notes versions and compares all, with their workers."""
+    """Return the noter, the router, the conflicts and the rescanner, and add their workers."""
     rules = _rules(base.configuration)
     router = Router(
         rules,
@@ -71,12 +71,12 @@ def wire_intake(base: Base) -> tuple[Noter, Router, Conflicts, Rescanner]:
 
 
 def _waking_lanes(step: Callable[[], tuple[int, bool]], base: Base) -> Callable[[], bool]:
-    """Return the step of a loop: it wakes the lanes where something was noted, and tells if there is more."""
+    """Return a worker's step that wakes the lanes if an instance was noted, and says whether more follow."""
 
     def note() -> bool:
         noted, done = step()
         if noted:
-            # What is new is owed to somebody: the lanes need not wait for their next look.
+            # New instances are owed to holders: the lanes need not wait for their next look.
             base.workers.wake("lane-")
         return not done
 

@@ -1,4 +1,4 @@
-"""Wires the primary PACS: is it up, what does it hold, what is it owed after an outage."""
+"""Wires the primary PACS: probe, mirror, and failback after an outage."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,11 +20,11 @@ from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
 from understudy.wiring.delivery import dicom_destination, dicom_peer, get_source
 
 _MIRROR_INTERVAL = 1.0
-"""Seconds between two questions whether an inventory diff is due."""
+"""Seconds between two checks whether an inventory comparison is due."""
 
 
 def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[DicomDestination, PrimaryParts]:
-    """Return the primary as a holder and what watches it, and give the latter its workers."""
+    """Return the primary as a holder, and the parts that watch it; add the workers of these parts."""
     peer = dicom_peer(PRIMARY, target.ae_title, target.host, target.port, target.tls, base)
     parts = _parts(base, target, peer, noter)
     base.workers.add("probe", _probing(base, parts), base.policy.probe_interval)
@@ -74,16 +74,16 @@ def _probing(base: Base, primary: PrimaryParts) -> Callable[[], bool]:
 def _mirroring(base: Base, primary: PrimaryParts) -> Callable[[], bool]:
     def step() -> bool:
         mode = base.ledger.modes.current().mode
-        # One that is busy may have an association for us the next time. Planned work is left alone.
+        # A busy primary may accept the next association. During planned work it is not asked.
         asked = primary.prober.health.condition in (PrimaryCondition.UP, PrimaryCondition.BUSY)
         if mode is Mode.MAINTENANCE or not asked:
             primary.mirror.forget_look()
             return False
-        # A failback compares by itself.
+        # A failback makes its own comparisons.
         wanted = mode in (Mode.STANDBY, Mode.ACTIVE)
         patience = base.policy.primary_grace
         if wanted and primary.mirror.is_due(interval=base.policy.inventory_interval, patience=patience):
-            # Why a comparison failed is an alarm of the mirror's until one succeeds.
+            # The mirror raises an alarm with the reason until a comparison succeeds.
             with suppress(HolderUnavailableError):
                 primary.mirror.step(patience=patience, believe_departures=True)
         return False

@@ -1,11 +1,13 @@
 """Follows the appliance's mode: from promote to settle it holds the address that devices call, or runs hooks.
 
-Rule 1: an address that somebody answers for is never taken. It is asked for by ARP just before (RFC 5227);
-before the first attempt alone where hooks may move it to another host, which answers for it then.
-Rule 2: while the agent does not answer, everything stays as it is: it may restart in the middle of an outage.
-Rule 3: what is held is told by a file on the disk, so that a restart neither takes nor gives twice. After a
-start of the host it is taken again, because nothing that was set up is left.
-Rule 4: what goes wrong is an alarm of the appliance: who promotes looks there, and not into this host's log.
+Rule 1: an address is never taken while another host answers for it. An ARP probe (RFC 5227) asks just before.
+Hooks may move the address to another host, which then answers for it, so they are preceded by a probe only
+before their first attempt.
+Rule 2: while the agent does not answer, nothing changes: the agent may restart in the middle of an outage.
+Rule 3: a file on disk says which address is held, so a restart neither takes nor gives it twice. After a boot
+of the host the address is taken again, because its setup is lost.
+Rule 4: a fault becomes an alarm of the appliance, because the person who promotes looks there, not in this
+host's log.
 """
 
 import argparse
@@ -36,13 +38,13 @@ _LARGEST_ANSWER = 64 * 2**20
 PROBES = 3
 PROBE_SECONDS = 0.2
 RETRY_SECONDS = 5
-"""Between two attempts where the address is alive, or a hook fails."""
+"""Between two attempts while another host answers for the address or a hook fails."""
 WATCH_SECONDS = 5
-"""Between two looks whether somebody else has the address that is held."""
+"""Between two checks whether another host has the address that is held."""
 
 
 class Step(Enum):
-    """What is to be done now."""
+    """The next act."""
 
     NOTHING = "nothing"
     TAKE = "take"
@@ -50,16 +52,16 @@ class Step(Enum):
 
 
 class Held(Enum):
-    """Whether the address is held, or what stands for it was done."""
+    """Whether the address is held, or the hook was run."""
 
     NO = "no"
     BEFORE = "before"
-    """In part, another address, or before the host started: what was set up then is gone."""
+    """Taken only in part, another address, or taken before the host's boot, so that the setup is lost."""
     YES = "yes"
 
 
 def step(mode: str | None, held: Held) -> Step:
-    """Return what the mode asks for; None where the agent did not tell it."""
+    """Return the act that the mode requires; the mode is None if the agent did not answer."""
     if mode is None:
         return Step.NOTHING
     if mode in HOLDING_MODES:
@@ -75,10 +77,10 @@ class _Agent(http.client.HTTPConnection):
 
 
 def mode() -> str | None:
-    """Return the appliance's mode, or None where the agent does not answer.
+    """Return the appliance's mode, or None if the agent does not answer.
 
-    It is asked for alone, which the agent answers from memory. Only an agent that knows no such call, a
-    version that was put back, is asked for the whole status.
+    The agent answers the mode from memory. An older version of the agent, after a rollback, lacks that call
+    and is asked for the whole status.
     """
     try:
         return _asked("/understudy/mode")
@@ -109,12 +111,12 @@ def _asked(path: str) -> str | None:
 
 
 def owner(interface: str, address: str) -> str | None:
-    """Return the MAC address of whoever answers for an IPv4 address, or None where nobody does."""
+    """Return the MAC address of the host that answers for an IPv4 address, or None if no host does."""
     wanted = ipaddress.IPv4Address(address).packed
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as line:
         line.bind((interface, 0x0806))
         own = line.getsockname()[4]
-        # Ethernet to everybody, then an ARP request of 0.0.0.0: it changes nobody's table.
+        # An Ethernet broadcast with an ARP request from 0.0.0.0, which changes no ARP table.
         probe = struct.pack(
             "!6s6sHHHBBH6s4s6s4s",
             b"\xff" * 6,
@@ -146,7 +148,7 @@ def owner(interface: str, address: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """How the address, or whatever stands for it, is taken and given back."""
+    """Takes the address and gives it back, by keepalived or by hooks."""
 
     take: Callable[[], None]
     give: Callable[[], None]
@@ -155,7 +157,7 @@ class Holder:
     state: Path
     """Folder on the disk."""
     runtime: Path
-    """Folder that ends with the host."""
+    """Folder that a boot of the host empties."""
     elsewhere: bool = False
     """Whether another host may have the address once it is taken."""
 
@@ -176,7 +178,7 @@ class Holder:
         return f"{self.interface} {self.address}\n"
 
     def follow(self, told: str | None) -> Alarm | None:
-        """Do what the mode asks for, and return what keeps it from being done."""
+        """Do the act that the mode requires, or return an alarm that says why it is not done."""
         match step(told, self.held):
             case Step.TAKE:
                 again = self.elsewhere and self._begun == self._what
@@ -187,10 +189,10 @@ class Holder:
                     )
                 (self.runtime / "held").unlink(missing_ok=True)
                 try:
-                    # Before it is done: what was done in part is given back, too.
+                    # Written first, so that an address that was taken only in part is given back, too.
                     (self.state / "held").write_text(self._what, encoding="utf-8")
                 finally:
-                    # A disk that takes nothing keeps nobody from the address.
+                    # Done even if the disk cannot be written.
                     self.take()
                     (self.runtime / "held").touch()
                 print(f"takeover taken address={self.address or '-'} mode={told}", flush=True)
@@ -204,7 +206,7 @@ class Holder:
         return None
 
     def watch(self) -> Alarm | None:
-        """Return an alarm where somebody else has the address that is held."""
+        """Return an alarm if another host has the address that is held."""
         if self.elsewhere or self.held is not Held.YES or (somebody := self._somebody_else()) is None:
             return None
         return Alarm(
@@ -217,22 +219,22 @@ class Holder:
 
 
 def keepalived(interface: str, address: str, runtime: Path, state: Path) -> Holder:
-    """Return a holder that tells keepalived by the weight that it tracks."""
+    """Return a holder that controls keepalived by the file of a weight that keepalived tracks."""
     weight = runtime / "weight"
 
     def write(value: int) -> None:
-        # In place, because keepalived watches this very file.
+        # In place, because keepalived watches this file.
         weight.write_text(f"{value}\n", encoding="ascii")
 
     holder = Holder(lambda: write(0), lambda: write(-254), interface, address, state, runtime)
-    # Until somebody has looked who has the address.
+    # The address must not be taken before a probe.
     if holder.held is not Held.YES:
         write(-254)
     return holder
 
 
 def hooks(interface: str, address: str, folder: Path, runtime: Path, state: Path) -> Holder:
-    """Return a holder that runs the site's scripts; CalledProcessError where one fails."""
+    """Return a holder that runs the site's scripts; CalledProcessError if one fails."""
 
     def run(name: str) -> None:
         script = folder / name
@@ -245,7 +247,7 @@ def hooks(interface: str, address: str, folder: Path, runtime: Path, state: Path
 
 
 def look(holder: Holder, told: str | None, *, watch: bool) -> Alarm | None:
-    """Do what the mode asks for, and return what is wrong, a failing hook included."""
+    """Do the act that the mode requires, and return an alarm if there is a fault, such as a failed hook."""
     try:
         return holder.follow(told) or (holder.watch() if watch else None)
     except (OSError, subprocess.SubprocessError) as error:
@@ -265,7 +267,7 @@ def main(arguments: list[str]) -> int:
         holder = keepalived(parsed.interface, address, runtime, state)
     else:
         holder = hooks(parsed.interface, address, Path("/etc/understudy/takeover"), runtime, state)
-    # keepalived, which comes after us, finds the weight now.
+    # keepalived, which systemd starts after this service, now finds the weight.
     notify("READY=1")
     present: Sequence[Alarm] = ()
     watched = 0.0
@@ -281,7 +283,7 @@ def main(arguments: list[str]) -> int:
         if found != present:
             print(f"takeover {found[0].what}: {found[0].hint}" if found else "takeover in order", flush=True)
         present = found
-        # A disk that takes nothing is no reason to give the address up; it is told as soon as it can be.
+        # A disk that cannot be written is no reason to give the address up; the next round writes the alarm.
         with suppress(OSError):
             tell(Places(), "takeover", present)
         time.sleep(RETRY_SECONDS if present else LOOK_SECONDS)

@@ -1,5 +1,5 @@
-"""What the appliance's host does by itself: start and stop in order, check, update, back up, measure.
+"""The host's own program: starts and stops the appliance in order, checks, updates, backs up and measures.
 
-Rule 1: the standard library alone, Python 3.11 or later: nothing is installed for it.
-Rule 2: nothing here decides about data; the agent in the image does, and is asked.
+Rule 1: it uses only the standard library of Python 3.11 or later, so nothing has to be installed for it.
+Rule 2: it does not decide about data: it asks the agent in the image, which does.
 """

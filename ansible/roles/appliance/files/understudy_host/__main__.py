@@ -1,4 +1,4 @@
-"""The command `understudy-host`, which units and plays run as root."""
+"""The command `understudy-host`, which systemd units and plays run as root."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ FAILED, REFUSED = 1, 3
 
 
 def main(arguments: list[str]) -> int:
-    """Run one verb; 0 done, 1 failed, 3 refused and nothing changed."""
+    """Run one verb and return the exit code: 0 done, 1 failed, 3 refused and nothing changed."""
     parsed = _parser().parse_args(arguments)
     try:
         said = _run(parsed, Places())
@@ -72,16 +72,16 @@ def _run(parsed: argparse.Namespace, places: Places) -> str:
 
 
 def may_maintain(places: Places) -> str:
-    """Say that the host may be maintained now, or raise RefusedError while it stands in for the PACS.
+    """Return why the host may be maintained now, or raise RefusedError while it stands in for the PACS.
 
-    Where the agent is away images are received all the same, so the mode that it told last counts.
+    Orthanc receives images even while the agent does not answer, so then the agent's last known mode counts.
     """
     try:
         mode, how = status(places)["mode"], "the appliance is"
     except HostError as error:
         mode, how = last_mode(places), f"{error}; when it last did, the appliance was"
     if mode is None:
-        # It never served, and needs its maintenance all the more.
+        # The appliance never served, so maintenance disturbs nobody, and may be what it needs.
         return "the agent has never answered: nothing is served that maintenance could disturb"
     if mode not in MAY_UPDATE:
         raise RefusedError(f"{how} {mode}: maintenance waits")

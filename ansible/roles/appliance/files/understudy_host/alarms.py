@@ -1,4 +1,4 @@
-"""Leaves the host's alarms where the agent finds them: status, console and metrics show them then."""
+"""Writes the host's alarms for the agent, which shows them in status, console and metrics."""
 
 import json
 from collections.abc import Iterable
@@ -11,20 +11,20 @@ from understudy_host.places import Places, replace_durably
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that a person has to know, and what to do about it."""
+    """A problem that a person has to know, and what to do about it."""
 
     what: str
     hint: str
 
 
 def tell(places: Places, source: str, alarms: Iterable[Alarm]) -> None:
-    """Replace the alarms of one source; one that stood before keeps its beginning."""
+    """Replace the alarms of one source; an alarm that was there before keeps its beginning."""
     path = places.host_alarms / f"{source}.json"
     before = _read(path.read_bytes()) if path.exists() else []
     since = {alarm["what"]: alarm["since"] for alarm in before}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     told = [{"since": since.get(alarm.what, now), "what": alarm.what, "hint": alarm.hint} for alarm in alarms]
-    # Without the folder nobody is there to be told.
+    # Without the folder there is no agent that reads them.
     if told != before and path.parent.is_dir():
         replace_durably(path, json.dumps(told), mode=0o644)
 
@@ -33,6 +33,6 @@ def _read(content: bytes) -> list[dict[str, Any]]:
     try:
         found: list[dict[str, Any]] = json.loads(content)
     except ValueError:
-        # Not ours, or half of it: it is replaced.
+        # Not our file, or an incomplete one: it is replaced.
         return []
     return found

@@ -1,4 +1,4 @@
-"""Keeps encrypted copies of configuration and keys: what a new host needs to be this appliance again."""
+"""Keeps encrypted copies of configuration and keys, from which a new host can become this appliance."""
 
 import re
 import time
@@ -16,7 +16,8 @@ _RECIPIENT = re.compile(r"age1[0-9a-z]{58}")
 def back_up(places: Places, recipients: Sequence[str] = ()) -> Path:
     """Write a tar archive, encrypted with age, and return its path; the identity from the safe opens it.
 
-    Without recipients the vault's own is taken. The ledger is not in it: it can be rebuilt.
+    Without recipients it is encrypted for the vault's own. It does not contain the ledger, which can be
+    rebuilt.
     """
     readers = list(recipients) or [_vault_recipient(places)]
     folders = [places.configuration, places.secrets, places.project, places.volume("keys")]
@@ -40,7 +41,7 @@ def back_up(places: Places, recipients: Sequence[str] = ()) -> Path:
 
 
 def _vault_recipient(places: Places) -> str:
-    """Return the appliance's own recipient, pinned with the first backup: its file is a container's."""
+    """Return the appliance's own recipient. The first backup pins it, because a container writes its file."""
     try:
         told = read_file(places.volume("keys"), "vault-recipient").decode("ascii", "replace").strip()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The certificate of HTTPS and DICOM TLS where the clinics' authority signs it; its key never leaves here."""
+"""Installs the certificate of HTTPS and DICOM TLS. If the clinics' authority signs it, the key stays here."""
 
 import ipaddress
 import tempfile
@@ -14,19 +14,22 @@ CERTIFICATE = "tls/https.pem"
 
 
 def holds(places: Places, authority: str, *, days: int, names: Sequence[str]) -> str:
-    """Say that the present certificate does, or raise RefusedError with the reason to make a new one."""
+    """Return that the certificate is valid, or raise RefusedError with the reason to make a new one.
+
+    It has to be signed by the authority, valid for `days` more days, and contain all names.
+    """
     with tempfile.TemporaryDirectory() as name:
         anchor, present = Path(name, "authority.pem"), Path(name, "https.pem")
         anchor.write_text(authority, encoding="ascii")
         try:
             present.write_bytes(read_file(places.volume("keys"), CERTIFICATE))
-            # The clinics' authority may itself be signed by another, which is not told here.
+            # The clinics' authority may be an intermediate one, whose own issuer is not known here.
             run(["openssl", "verify", "-partial_chain", "-CAfile", str(anchor), str(present)])
             run(["openssl", "x509", "-noout", "-checkend", str(days * 86_400), "-in", str(present)])
             told = run(["openssl", "x509", "-noout", "-ext", "subjectAltName", "-in", str(present)]).decode()
         except (HostError, FileNotFoundError) as error:
             raise RefusedError(f"the certificate is not the authority's, or ends soon: {error}") from error
-    # Both as this module writes them: openssl prints an IPv6 address in full, and in capitals.
+    # Both in this module's form, because openssl prints an IPv6 address in full and in capitals.
     named = {_general_name(part.strip().partition(":")[2]) for part in told.splitlines()[-1].split(",")}
     missing = sorted(name for name in names if _general_name(name) not in named)
     if missing:
@@ -46,7 +49,7 @@ def request(places: Places, names: Sequence[str]) -> str:
 
 
 def install(places: Places, chain: str) -> str:
-    """Put chain and key in their place; raise HostError where they do not belong together."""
+    """Install the chain with the key of the request; raise HostError if they do not belong together."""
     if not places.new_key.exists():
         raise HostError("no certificate was asked for: nothing was changed, run the play again")
     of_key = run(["openssl", "pkey", "-in", str(places.new_key), "-pubout"])
@@ -61,7 +64,7 @@ def install(places: Places, chain: str) -> str:
 
 
 def place(places: Places, given: str, *, only_look: bool = False) -> str:
-    """Put a certificate with its key in their place where others are there; `only_look` changes nothing."""
+    """Install a certificate with its key unless they are there already; `only_look` changes nothing."""
     try:
         if read_file(places.volume("keys"), CERTIFICATE).decode("ascii", "replace") == given:
             return f"{CERTIFICATE} is the given one"

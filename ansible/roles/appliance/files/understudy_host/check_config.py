@@ -1,4 +1,4 @@
-"""Lets the image's own checker look at a configuration before it lands."""
+"""Checks a configuration with the image's own checker before it is installed."""
 
 import json
 import shutil
@@ -10,9 +10,9 @@ from understudy_host.places import Places
 
 
 def check_config(places: Places, image: str, candidate: Path | None = None) -> str:
-    """Return the checker's word; raise HostError with every problem.
+    """Return the checker's output; raise HostError with every problem.
 
-    `candidate` stands for understudy.json; the other files are those that are there.
+    `candidate` takes the place of understudy.json; the other files are the installed ones.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -31,11 +31,11 @@ def check_config(places: Places, image: str, candidate: Path | None = None) -> s
 
 
 def _client_ca(folder: Path) -> str | None:
-    """Return the name of the devices' authority, the one other file that the checker reads."""
+    """Return the name of the file of the devices' authority, the only other file that the checker reads."""
     try:
         section = json.loads((folder / "understudy.json").read_text(encoding="utf-8"))["Understudy"]
         name = str(section["DicomTls"]["ClientCa"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # Other files of the folder can be secrets: none is named by a path.
+    # A path could lead to a secret, so only a plain file name is accepted.
     return name if name == Path(name).name else None

@@ -1,4 +1,4 @@
-"""The compose project of the appliance, and the agent inside it."""
+"""Calls the appliance's compose project, and the agent inside it."""
 
 import http.client
 import json
@@ -14,19 +14,19 @@ from understudy_host.places import HostError, Places
 from understudy_host.volumes import connect
 
 SERVICES = ("edge", "orthanc", "agent")
-"""In the order in which they stop: nobody is let in any more before intake and account end."""
+"""In the order in which they stop: the edge first, so that nobody connects while the others end."""
 
 START_SECONDS = 240
-"""How long a start of what has served before may take."""
+"""How long a start may take with an image that has served before."""
 
 _ANSWER_SECONDS = 10
 _LARGEST_ANSWER = 64 * 2**20
-"""Bytes; more than any status, and no more than the host bears."""
+"""Bytes; more than any status, and little enough for the host's memory."""
 _WITHOUT_VAULT = ("compose.yml", "compose.override.yml", "compose.without-vault.yml")
 
 
 class Health(Enum):
-    """What Docker says of a service; `ABSENT` where no container runs."""
+    """The health of a service by Docker; `ABSENT` if no container runs."""
 
     HEALTHY = "healthy"
     STARTING = "starting"
@@ -35,7 +35,7 @@ class Health(Enum):
 
 
 def run(command: Sequence[str], *, stdin: bytes | None = None, timeout: float | None = None) -> bytes:
-    """Run a command and return what it wrote; raise HostError with its last lines where it failed."""
+    """Run a command and return its output; raise HostError with the end of the output if it fails."""
     try:
         done = subprocess.run(list(command), input=stdin, capture_output=True, check=False, timeout=timeout)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -47,7 +47,7 @@ def run(command: Sequence[str], *, stdin: bytes | None = None, timeout: float | 
 
 
 class Compose:
-    """The project in its folder; every call names what it works on."""
+    """The compose project in its folder."""
 
     def __init__(self, places: Places) -> None:
         self._places = places
@@ -55,7 +55,7 @@ class Compose:
     def up(self, *services: str, seconds: int) -> None:
         """Start services, all if none is named, and wait until they are healthy; raise HostError if not.
 
-        While the vault's disk is away the agent gets a folder in its place that it may not enter.
+        While the vault's disk is not mounted, the agent gets a folder in its place that it cannot enter.
         """
         wait = ("--detach", "--wait", "--wait-timeout", str(seconds))
         files = [f"--file={self._places.project / file}" for file in _WITHOUT_VAULT]
@@ -71,11 +71,11 @@ class Compose:
         )
 
     def exists(self) -> bool:
-        """Whether there is any container, running or not."""
+        """Return whether the project has any container, running or not."""
         return bool(self._compose("ps", "--all", "--quiet").strip())
 
     def stop(self, *services: str) -> None:
-        """Stop services, all if none is named, one by one; each has its own time to finish what runs."""
+        """Stop services, all if none is named, one after another; each has its own time to finish."""
         for service in services or SERVICES:
             self._compose("stop", service)
 
@@ -84,9 +84,10 @@ class Compose:
         self._compose("restart", service)
 
     def restart_healthy(self, service: str) -> str:
-        """Restart one service and return that it is healthy; raise HostError with its last words if not.
+        """Restart one service and wait until it is healthy; raise HostError with its last log lines if not.
 
-        The agent renews the edge's keys, which are copies, before. Without an agent the edge keeps its own.
+        Before the edge restarts, the agent renews its keys, which are copies. If the agent does not run, the
+        edge keeps the keys that it has.
         """
         kept = ""
         if service == "edge":
@@ -106,7 +107,7 @@ class Compose:
         self._compose("down", "--remove-orphans", "--volumes")
 
     def health(self) -> Mapping[str, Health]:
-        """Return what Docker says of each service."""
+        """Return the health of each service by Docker."""
         seen = dict.fromkeys(SERVICES, Health.ABSENT)
         for line in self._compose("ps", "--format", "json").decode().splitlines():
             container = json.loads(line)
@@ -115,7 +116,7 @@ class Compose:
         return seen
 
     def last_words(self, *services: str, lines: int = 5) -> str:
-        """Return how each of the services is, and the last lines that it has logged."""
+        """Return the state of each of the services and the last lines of its log."""
         told = []
         for service in services:
             state = self._compose("ps", "--all", "--format", "{{.Status}}", service).decode().strip()
@@ -129,7 +130,7 @@ class Compose:
 
 
 def _printable(text: str) -> str:
-    """Return the text without what would move a terminal's cursor."""
+    """Return the text without a terminal's escape sequences."""
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).strip()
 
 
@@ -145,7 +146,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def status(places: Places) -> dict[str, Any]:
-    """Return the agent's status; raise HostError where it does not answer."""
+    """Return the agent's status; raise HostError if it does not answer."""
     connection = _UnixConnection(places)
     try:
         connection.request(

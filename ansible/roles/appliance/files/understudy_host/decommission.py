@@ -1,9 +1,9 @@
-"""Ends an appliance: refused while anything is owed to somebody or the appliance stands in for the PACS.
+"""Ends an appliance: refused while an instance is owed or the appliance stands in for the PACS.
 
-Rule 1: what is erased has to be somewhere else. A vault in a directory is erased with the rest, so its proofs
-do not count then.
-Rule 2: what was seen while the agent still answered is on the disk before the services are removed. Without
-it nothing is erased: containers that are missing prove nothing.
+Rule 1: erased data has to be somewhere else. A vault in a directory is erased with the rest, so its proofs do
+not count then.
+Rule 2: the agent's last status is evaluated and the result is on disk before the services are removed.
+Nothing is erased without it: missing containers prove nothing.
 """
 
 import json
@@ -18,17 +18,17 @@ from understudy_host.places import HostError, Places, RefusedError, image_of, re
 
 UNPROVEN = ("owed", "in_flight", "sent", "refused")
 NOTED_SECONDS = 10
-"""How long after the last association all that came has to be noted; the agent looks every second."""
+"""Seconds after the edge stops in which the agent notes the last instances; it looks every second."""
 
 
 def decommission(
     places: Places, *, erase: bool = False, accept_loss: bool = False, disks: Collection[Path] = ()
 ) -> str:
-    """Stop and remove the services, and return what stays; raise RefusedError with every reason not to.
+    """Stop and remove the services, and return a message; raise RefusedError with every reason against it.
 
-    With `erase` the caller erases all data afterwards, that of the mounted `disks` too. It is refused unless
-    somebody elsewhere is proven to have everything, or the loss is accepted. Where an earlier call removed
-    the services, what was seen then decides.
+    With `erase` the caller erases all data afterwards, also that on the mounted `disks`. It is refused unless
+    a holder elsewhere is proven to have everything, or the loss is accepted. If an earlier call removed the
+    services, the status of that time decides.
     """
     compose = Compose(places)
     if erase:
@@ -74,7 +74,7 @@ def _refuse_if(found: Iterable[str]) -> None:
 
 
 def _told_at_last(places: Places) -> Mapping[str, Any]:
-    """Return the status once nobody is let in any more, and what came last is noted."""
+    """Return the status after the edge has stopped and the last instances are noted."""
     before = status(places)
     time.sleep(NOTED_SECONDS)
     told = status(places)
@@ -90,7 +90,7 @@ def _all_reasons(places: Places, told: Mapping[str, Any], *, erase: bool) -> Ite
 
 
 def reasons(told: Mapping[str, Any]) -> Iterator[str]:
-    """Yield why the appliance cannot be taken away, given its status."""
+    """Yield the reasons against removing the appliance, given its status."""
     if told["mode"] not in ("standby", "maintenance"):
         yield f"the appliance is {told['mode']}: give back and settle first"
     for holder in told["holders"]:
@@ -109,7 +109,7 @@ def reasons(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def reasons_to_keep(told: Mapping[str, Any], elsewhere: Collection[str]) -> Iterator[str]:
-    """Yield why the data must not be erased, given the status and who of the holders is not on this host."""
+    """Yield the reasons against erasing the data, given the status and the holders that are elsewhere."""
     instances = told["instances"]
     there = [holder for holder in told["holders"] if holder["name"] in elsewhere]
     whole = [holder for holder in there if holder["proven"] >= instances]
@@ -121,7 +121,7 @@ def reasons_to_keep(told: Mapping[str, Any], elsewhere: Collection[str]) -> Iter
 
 
 def elsewhere(places: Places, told: Mapping[str, Any]) -> set[str]:
-    """Return the holders that stay when this host's data is erased: all but vaults in a directory."""
+    """Return the holders that stay if this host's data is erased: all except vaults in a directory."""
     configured = json.loads((places.configuration / "understudy.json").read_text(encoding="utf-8"))
     vaults = configured["Understudy"].get("Vaults", [])
     stay = {vault["Name"] for vault in vaults if "Endpoint" in vault}

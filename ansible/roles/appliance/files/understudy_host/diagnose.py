@@ -1,7 +1,7 @@
-"""Collects what a person needs to find a fault: no secret, no patient's attribute.
+"""Collects information for finding a fault, without secrets and without attributes of patients.
 
-Rule 1: only what is listed here is taken. Of the configuration understudy.json, which has no secrets, and of
-logs those of our own units and services, which name no patient.
+Rule 1: only the items listed here are collected. From the configuration that is understudy.json, which has no
+secrets. The logs are those of our own units and services, which name no patient.
 """
 
 import io
@@ -54,7 +54,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
 
 
 def diagnose(places: Places, target: Path) -> list[str]:
-    """Write the archive and return the names of what could not be had; that is told inside it, too."""
+    """Write the archive and return the names of the items that failed; the archive says so, too."""
     failed = []
     with tarfile.open(target, "w:gz") as archive:
         for name, command in COMMANDS.items():

@@ -1,4 +1,4 @@
-"""Hands the first start's secrets over: in a file that root alone may read, never in the log of a play."""
+"""Hands over the first start's secrets in a file that only root can read, never in the log of a play."""
 
 import json
 
@@ -10,9 +10,9 @@ _SOURCE = "first-start.json"
 
 
 def hand_over_first_start(places: Places) -> str:
-    """Write the secrets into the file and destroy them in the volume; return the file, or nothing to tell.
+    """Write the secrets to a file and destroy them in the volume; return its path, or "" if there are none.
 
-    The file is durable before they are destroyed: a line that breaks off loses none.
+    The file is durable before they are destroyed, so a broken connection loses none.
     """
     state = places.volume("state")
     if not exists(state, _SOURCE):

@@ -1,4 +1,4 @@
-"""Measures what the agent cannot know: for node exporter (textfile collector), and as alarms."""
+"""Measures what only the host can know, for node exporter (textfile collector) and as alarms."""
 
 import ssl
 import time
@@ -14,15 +14,15 @@ from understudy_host.places import HostError, Places, replace_durably
 from understudy_host.volumes import read_file
 
 CERTIFICATE_SECONDS = 30 * 86_400
-"""How long before its end a certificate is an alarm."""
+"""An alarm is raised this long before a certificate ends."""
 HANDED_OVER_SECONDS = 86_400
 """How long a secret may wait on the host for a person to take it away."""
 BACKUP_SECONDS = 3 * 86_400
-"""After how long without a backup there is one."""
+"""An alarm is raised after this long without a backup."""
 
 
 def write_metrics(places: Places) -> Path:
-    """Replace the file of metrics and return its path; what a person has to do becomes an alarm."""
+    """Replace the file of metrics and the host's alarms, and return the path of the metrics."""
     tell(places, "host", alarms(places, time.time()))
     path = places.textfiles / "understudy.prom"
     replace_durably(path, "\n".join(_lines(places)) + "\n", mode=0o644)
@@ -44,7 +44,7 @@ def _lines(places: Places) -> Iterator[str]:
 
 
 def alarms(places: Places, now: float) -> Iterator[Alarm]:
-    """Yield what a person has to do on this host soon."""
+    """Yield the alarms of this host."""
     end = certificate_end(places)
     if end - now < CERTIFICATE_SECONDS:
         yield Alarm(
@@ -62,7 +62,7 @@ def alarms(places: Places, now: float) -> Iterator[Alarm]:
                 f"a secret still lies on the host, in {path}",
                 f"put it into the safe, then erase it there: `sudo shred --remove {path}`",
             )
-    # Of a host that was made just now nobody expects one.
+    # A new host has no backup yet.
     since = max(last_backup(places), places.environment.stat().st_mtime)
     if now - since > BACKUP_SECONDS:
         yield Alarm(

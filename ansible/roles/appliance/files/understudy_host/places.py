@@ -1,4 +1,4 @@
-"""Where the host keeps what belongs to the appliance; the play makes these folders."""
+"""The appliance's folders and files on the host; the play makes the folders."""
 
 import os
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ class HostError(Exception):
 
 
 class RefusedError(HostError):
-    """It was refused; nothing changed."""
+    """The act was refused; nothing changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +22,20 @@ class Places:
     configuration: Path = Path("/etc/understudy/config")
     secrets: Path = Path("/etc/understudy/secrets")
     data: Path = Path("/srv/understudy")
-    """One folder a volume, each with a folder `data`: where a disk is not mounted that is missing, so that
-    nothing is ever written beside the disk."""
+    """One folder for each volume, with a folder `data` inside. If the volume's disk is not mounted, `data`
+    is missing, so nothing is ever written beside the disk."""
     backups: Path = Path("/srv/understudy/backup")
     textfiles: Path = Path("/var/lib/prometheus/node-exporter")
     handed_over: Path = Path("/root/understudy")
-    """Secrets that a person is to take away, each a file that root alone may read."""
+    """Secrets that a person has to take away; each is a file that only root can read."""
 
     def volume(self, name: str) -> Path:
-        """Return the folder that a volume of the compose project lies in."""
+        """Return the folder of a volume of the compose project."""
         return self.data / name / "data"
 
     @property
     def environment(self) -> Path:
-        """The file that compose reads its variables from."""
+        """The file of compose's variables."""
         return self.project / ".env"
 
     @property
@@ -45,32 +45,32 @@ class Places:
 
     @property
     def last_mode(self) -> Path:
-        """The mode that the agent told last."""
+        """The file of the agent's last known mode."""
         return self.project / "mode"
 
     @property
     def decommissioned(self) -> Path:
-        """What was seen before the services were removed; gone once they start again."""
+        """The reasons against erasing, recorded before the services were removed; a start removes it."""
         return self.project / "decommissioned.json"
 
     @property
     def host_alarms(self) -> Path:
-        """Where the agent looks for what the host has to say: root's own, which no container may write to."""
+        """The folder in which the agent reads the host's alarms. Only root can write there, no container."""
         return self.data / "host"
 
     @property
     def agent_socket(self) -> Path:
-        """Where the agent listens."""
+        """The agent's own socket."""
         return self.volume("sockets") / "agent.sock"
 
     @property
     def new_key(self) -> Path:
-        """The key whose certificate was asked for; root's own until that is there."""
+        """The key of a requested certificate; only root can read it until the certificate is installed."""
         return self.project / "https.key.new"
 
     @property
     def backup_recipient(self) -> Path:
-        """For whom the first backup was encrypted, where the appliance's own recipient counts."""
+        """The appliance's own recipient, as pinned with the first backup that was encrypted for it."""
         return self.project / "backup-recipient"
 
 
@@ -84,7 +84,7 @@ def image_of(places: Places) -> str:
 
 
 def set_image(places: Places, image: str) -> None:
-    """Name the image that the appliance is to run from the next start on."""
+    """Set the image that the appliance runs from the next start on."""
     lines = places.environment.read_text(encoding="utf-8").splitlines()
     changed = [
         f"UNDERSTUDY_IMAGE={image}" if line.startswith("UNDERSTUDY_IMAGE=") else line for line in lines
@@ -93,9 +93,9 @@ def set_image(places: Places, image: str) -> None:
 
 
 def replace_durably(path: Path, text: str, *, mode: int) -> None:
-    """Replace a file in a folder of root's own so that a power cut leaves the old content or the new.
+    """Replace a file in a folder of root so that a power cut leaves the old content or the new.
 
-    A file in a volume is written by volumes.py alone.
+    Only volumes.py writes files in a volume.
     """
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Owns the compose project for systemd: starts it, tells that it runs, and restarts what hangs."""
+"""Runs the compose project for systemd: starts it, reports that it runs, and restarts hanging services."""
 
 import os
 import socket
@@ -16,8 +16,8 @@ LOOK_SECONDS = 10
 VAULT_SECONDS = 120
 """How long the agent may take to start again with its vault; the watchdog waits longer."""
 PATIENCE_SECONDS = 180
-"""A service that Docker calls unhealthy for so long hangs, and is restarted; what ends Docker restarts.
-Long enough for a busy machine: a needless restart would break off associations."""
+"""A service that is unhealthy for this long is restarted. Docker itself restarts a service that ends.
+The time is long enough for a busy machine, because a needless restart would abort associations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Patience:
     since: Mapping[str, float]
 
     def look(self, seen: Mapping[str, Health], now: float) -> tuple["Patience", list[str]]:
-        """Return what is to be remembered, and the services to restart now."""
+        """Return the next Patience, and the services to restart now."""
         since = {
             service: self.since.get(service, now)
             for service, health in seen.items()
@@ -38,7 +38,7 @@ class Patience:
 
 
 def notify(state: str) -> None:
-    """Tell systemd (sd_notify); nothing where it does not listen."""
+    """Send a state to systemd (sd_notify), if it listens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as there:
@@ -47,19 +47,19 @@ def notify(state: str) -> None:
 
 
 def remember_mode(places: Places) -> None:
-    """Keep the mode for as long as the agent is away; HostError where it is now."""
+    """Store the agent's mode for times when it does not answer; raise HostError if it does not answer now."""
     mode = str(status(places)["mode"])
     if mode != last_mode(places):
         replace_durably(places.last_mode, mode, mode=0o644)
 
 
 def last_mode(places: Places) -> str | None:
-    """Return the mode that the agent told last, or None where it never did."""
+    """Return the agent's last known mode, or None if it never answered."""
     return places.last_mode.read_text(encoding="utf-8") if places.last_mode.exists() else None
 
 
 def supervise(places: Places) -> None:
-    """Start the appliance and watch it until systemd ends this process; HostError: it is started again."""
+    """Start the appliance and watch it until systemd ends this process, or restarts it after a HostError."""
     compose = Compose(places)
     update.recover(places, compose)
     remove_durably(places.decommissioned)
@@ -73,11 +73,11 @@ def supervise(places: Places) -> None:
         time.sleep(LOOK_SECONDS)
         if update.broken_off(places):
             raise HostError("an update was killed in the middle: starts again, which rolls it back")
-        # A disk that takes nothing now is no reason to stop what serves.
+        # A disk that cannot be written is no reason to stop the services.
         with suppress(HostError, OSError):
             remember_mode(places)
         try:
-            # Not into an update, which has stopped the agent to copy its ledger.
+            # Not during an update, which has stopped the agent to copy its ledger.
             if away and not places.journal.exists() and not vault_is_away(places):
                 print("the vault's disk is mounted: the agent starts again with it", flush=True)
                 compose.up("agent", seconds=VAULT_SECONDS)
@@ -87,7 +87,7 @@ def supervise(places: Places) -> None:
                 print(f"{service} was unhealthy for {PATIENCE_SECONDS} s: it is restarted", flush=True)
                 compose.restart(service)
         except HostError as error:
-            # Without this sign of life systemd restarts us: the Engine may hang.
+            # No watchdog message is sent, so systemd restarts this process: the Engine may hang.
             print(error, flush=True)
             continue
         notify("WATCHDOG=1")

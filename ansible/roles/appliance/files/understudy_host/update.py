@@ -1,11 +1,11 @@
-"""Replaces the image: refused unless it may, ledger and index copied first, rolled back by itself.
+"""Replaces the image: checks whether it may, copies ledger and index, and rolls back after a failure.
 
-Rule 1: the intent is on the disk, as a journal, before the first step. Where a power cut or a kill leaves
-one, the next start rolls back; `supervise` sees to it that there is a next start.
-Rule 2: nobody is let in before the new intake and agent are healthy. So until then the copies of ledger and
-index are the whole truth, and putting them back loses nothing.
-Rule 3: the journal says so before anybody is let in, by the new image or by the old. So copies are never put
-back over what came after them.
+Rule 1: a journal is on disk before the first step. If a power cut or a kill leaves a journal, the next start
+rolls back; `supervise` makes sure that there is a next start.
+Rule 2: the edge starts only after the new intake and agent are healthy. Until then nothing new can arrive, so
+restoring the copies of ledger and index loses nothing.
+Rule 3: the journal says `opened` before the edge starts, with the new image or the old. So copies are never
+restored over data that arrived after them.
 """
 
 import fcntl
@@ -33,20 +33,24 @@ from understudy_host.volumes import exists, read_file, remove_file, write_file
 
 COPIED = ("state", "index")
 ANCHOR = "ledger.anchor"
-"""The ledger's last event, which the agent keeps a second time on the volume `keys`."""
+"""File on the volume `keys` in which the agent keeps the ledger's last event a second time."""
 _ANCHOR_MODE = 0o600
 BEFORE_THE_EDGE = ("orthanc", "agent")
 MAY_UPDATE = ("standby", "maintenance")
 HEALTHY_SECONDS = 120
 KEPT = 2
-"""Copies of earlier updates that stay."""
+"""Number of copies of earlier updates that stay."""
 SPARE_BYTES = 256 * 2**20
-"""What the copies leave free: ledger and index grow until the services stop, and the host needs some."""
+"""Bytes that stay free beside the copies: ledger and index grow until the services stop, and the host needs
+some space."""
 
 
 @contextmanager
 def _alone(places: Places, *, wait: bool = True) -> Iterator[None]:
-    """Let one process at a time replace the image or roll back; BlockingIOError without the wait for it."""
+    """Let one process at a time replace the image or roll back.
+
+    Without `wait` it raises BlockingIOError if another process is at it.
+    """
     folder = os.open(places.project, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,10 +66,10 @@ class Journal:
     previous: str
     following: str
     copy: str
-    """Folder of the copies; complete where `copied`."""
+    """Folder of the copies, which are complete if `copied` is true."""
     copied: bool = False
     opened: bool = False
-    """Somebody may have been let in: what is there now stays."""
+    """The edge may have started: the present data stays."""
 
 
 class _UnopenedError(HostError):
@@ -73,7 +77,7 @@ class _UnopenedError(HostError):
 
 
 def update(places: Places, image: str, *, without_status: bool = False) -> str:
-    """Run `image` from now on and return what was done; raise RefusedError, or HostError after a rollback."""
+    """Change to this image and return a message; raise RefusedError, or HostError after a rollback."""
     previous = image_of(places)
     if image == previous:
         return f"unchanged: {image} runs already"
@@ -88,14 +92,14 @@ def update(places: Places, image: str, *, without_status: bool = False) -> str:
     except HostError as error:
         raise RefusedError(f"the new image does not accept the configuration: {error}") from error
     with _alone(places):
-        # Somebody may have promoted it meanwhile.
+        # Somebody may have promoted the appliance meanwhile.
         _refuse_unless_allowed(places, without_status)
         _refuse_without_room(places)
         compose = Compose(places)
         try:
             return _replace(places, compose, previous, image)
         except _UnopenedError as error:
-            # Somebody may have been let in: it goes back as it came, with copies of what is there now.
+            # New data may have arrived: the previous image is put back by another update, with new copies.
             try:
                 _replace(places, compose, image, previous)
             except HostError as another:
@@ -131,7 +135,7 @@ def _replace(places: Places, compose: Compose, previous: str, image: str) -> str
 
 
 def _let_in(places: Places, compose: Compose, *, seconds: int) -> None:
-    """Start all services; the journal, which says `opened`, ends with their start."""
+    """Start all services, then remove the journal, which says `opened`, also if the start fails."""
     try:
         compose.up(seconds=seconds)
     except HostError:
@@ -141,7 +145,7 @@ def _let_in(places: Places, compose: Compose, *, seconds: int) -> None:
 
 
 def broken_off(places: Places) -> bool:
-    """Say whether an update was killed in the middle: its journal is there, and nobody works on it."""
+    """Return whether an update was killed in the middle: it left a journal, and no process works on it."""
     try:
         with _alone(places, wait=False):
             return places.journal.exists()
@@ -181,7 +185,7 @@ def _refuse_unless_allowed(places: Places, without_status: bool) -> None:
 
 
 def _refuse_without_room(places: Places) -> None:
-    """Raise RefusedError where the copies would fill the disk that they go to."""
+    """Raise RefusedError if the copies would fill their disk."""
     measured = run(["du", "--summarize", "--block-size=1", *(str(places.volume(name)) for name in COPIED)])
     needed = sum(int(line.split()[0]) for line in measured.splitlines()) + SPARE_BYTES
     places.backups.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -194,7 +198,7 @@ def _refuse_without_room(places: Places) -> None:
 
 
 def _copy(places: Places, copy: Path) -> None:
-    """Copy what only the appliance knows, with owners and modes; the services have to be stopped."""
+    """Copy ledger, index and anchor; the first two with owners and modes. The services have to be stopped."""
     copy.mkdir(mode=0o700)
     for name in COPIED:
         run(["cp", "--archive", "--reflink=auto", str(places.volume(name)), str(copy / name)])
@@ -207,7 +211,7 @@ def _put_back(places: Places, copy: Path) -> None:
     for name in COPIED:
         run(["find", str(places.volume(name)), "-mindepth", "1", "-delete"])
         run(["cp", "--archive", "--reflink=auto", f"{copy / name}/.", str(places.volume(name))])
-    # Of the ledger that was put back, not of the one that the new image went on with.
+    # The anchor has to belong to the restored ledger, not to the one that the new image continued.
     remove_file(places.volume("keys"), ANCHOR)
     if (copy / ANCHOR).exists():
         write_file(places.volume("keys"), ANCHOR, (copy / ANCHOR).read_bytes(), mode=_ANCHOR_MODE)
@@ -215,12 +219,12 @@ def _put_back(places: Places, copy: Path) -> None:
 
 
 def _roll_back(places: Places, compose: Compose, journal: Journal) -> None:
-    """Make image, ledger and index the previous ones; the caller starts them."""
+    """Restore the previous image, ledger and index; the caller starts the services."""
     compose.stop()
     if journal.copied:
         _put_back(places, Path(journal.copy))
     else:
-        # It may be what has filled the disk.
+        # An incomplete copy may have filled the disk.
         shutil.rmtree(journal.copy, ignore_errors=True)
     set_image(places, journal.previous)
     _write(places, replace(journal, opened=True))
@@ -228,7 +232,7 @@ def _roll_back(places: Places, compose: Compose, journal: Journal) -> None:
 
 
 def _write(places: Places, journal: Journal) -> Journal:
-    """Put the journal on the disk and return it."""
+    """Write the journal durably and return it."""
     replace_durably(places.journal, json.dumps(asdict(journal)), mode=0o600)
     return journal
 

@@ -1,8 +1,8 @@
-"""Files in the volumes, which containers write to: root touches them here, and follows no link there.
+"""Reads and writes files in the volumes as root without following links, because containers can write there.
 
-Rule 1: whoever takes over a container can put a link, a pipe or a folder in the place of any name. So each
-folder is opened without following a link, and each name is taken relative to the folder that is open.
-Rule 2: what is not a plain file of the volume's owner is refused by name; nothing of it is read or changed.
+Rule 1: an attacker in a container can put a link, a pipe or a folder in the place of any name. So each folder
+is opened without following a link, and each name is used relative to the open folder.
+Rule 2: anything but a plain file of the volume's owner is refused by name; it is neither read nor changed.
 """
 
 import os
@@ -16,16 +16,16 @@ from pathlib import Path
 from understudy_host.places import RefusedError
 
 _LARGEST = 2**20
-"""Bytes of a file that is read: certificates, keys, secrets."""
+"""Bytes of a file at most: certificates, keys, secrets."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read_file(volume: Path, name: str) -> bytes:
-    """Return a file's bytes, or raise FileNotFoundError, or RefusedError where it is no plain file.
+    """Return a file's bytes, or raise FileNotFoundError, or RefusedError if it is not a plain file.
 
-    `name` is relative to the volume's folder and may have folders.
+    `name` is relative to the volume's folder and may contain folders.
     """
     with _folder_of(volume, name) as (folder, last):
         try:
@@ -46,9 +46,9 @@ def read_file(volume: Path, name: str) -> bytes:
 
 
 def write_file(volume: Path, name: str, content: bytes, *, mode: int) -> None:
-    """Replace a file durably by one of the volume's owner; a link in its place is replaced itself.
+    """Replace a file durably; the new one belongs to the volume's owner.
 
-    A folder in the name is made where it is missing.
+    A link in its place is itself replaced. A missing folder in the name is made.
     """
     with _folder_of(volume, name, make=True) as (folder, last):
         aside = f".{last}.{secrets.token_hex(8)}"
@@ -72,7 +72,7 @@ def write_file(volume: Path, name: str, content: bytes, *, mode: int) -> None:
 
 
 def remove_file(volume: Path, name: str) -> None:
-    """Remove a file, or a link itself, if it is there."""
+    """Remove a file if it exists; of a link, the link itself."""
     try:
         with _folder_of(volume, name) as (folder, last):
             os.unlink(last, dir_fd=folder)
@@ -84,7 +84,7 @@ def remove_file(volume: Path, name: str) -> None:
 
 
 def exists(volume: Path, name: str) -> bool:
-    """Say whether anything has this name, a dangling link included."""
+    """Return whether anything has this name, even a dangling link."""
     try:
         with _folder_of(volume, name) as (folder, last):
             os.stat(last, dir_fd=folder, follow_symlinks=False)
@@ -94,7 +94,7 @@ def exists(volume: Path, name: str) -> bool:
 
 
 def connect(client: socket.socket, volume: Path, name: str) -> None:
-    """Connect to a Unix socket of the volume's owner; raises RefusedError where it is none."""
+    """Connect to a Unix socket in the volume; raises RefusedError if it is not a socket."""
     with _folder_of(volume, name) as (folder, last):
         descriptor = os.open(last, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
@@ -108,7 +108,7 @@ def connect(client: socket.socket, volume: Path, name: str) -> None:
 
 @contextmanager
 def _folder_of(volume: Path, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-    """Give the open folder that the name's last part lies in, and that part."""
+    """Yield the open folder of the name's last part, and that part."""
     *folders, last = name.split("/")
     descriptor = os.open(volume, _FOLDER)
     try:
