@@ -360,8 +360,7 @@ class Plugin:
             output.SendHttpStatus(answer.status, answer.body)
 
     def _end_process(self, why: str = "index_sync_failed") -> None:
-        """End Orthanc at once. A clean stop would wait for the store under way, and answer it with
-        success."""
+        """End Orthanc at once; a clean stop would wait for the store under way and answer it."""
         try:
             self._parking.disown(why)
         finally:
@@ -397,8 +396,7 @@ def _log_error(line: str) -> None:
 
 
 def _volumes(configuration: Mapping[str, Any]) -> dict[str, Volume]:
-    """Return the volumes that intake writes to. Only the index needs ballast, because deletions write
-    there."""
+    """Return the volumes that intake writes to. Only the index needs ballast: deletions write there."""
     limits = configuration["UnderstudyPlugin"]
     refuse_at = limits["RefusePercent"] / 100
     return {
@@ -473,8 +471,7 @@ def _content_key(content: bytes) -> str:
 
 
 def _parsed_names(content: bytes) -> NamedUids | None:
-    """Return the UIDs that Orthanc's parser reads, None if it cannot read the file and so will not store
-    it."""
+    """Return the UIDs that Orthanc's parser reads; None if it cannot read the file, and will not store it."""
     try:
         tags = _tags(orthanc.CreateDicomInstance(content))
     except orthanc.OrthancException:

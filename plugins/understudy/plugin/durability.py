@@ -147,8 +147,7 @@ class DurableAcknowledgement:
                 self._synced += 1
 
     def before_store(self) -> StoreStatus:
-        """Return whether a store may begin. After a failed sync, sync again once the recovery time is
-        over."""
+        """Return whether a store may begin; after a failed sync, try again when the recovery time is over."""
         with self._lock:
             if self._refuse_until is None:
                 return StoreStatus.ACCEPT

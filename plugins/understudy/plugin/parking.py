@@ -1,5 +1,4 @@
-"""Parks an instance if Orthanc ended twice while it worked on it, so that it does not end Orthanc a third
-time.
+"""Parks an instance if Orthanc ended twice while it worked on it, so that it ends Orthanc no third time.
 
 Each part of Orthanc's process notes its work in one file of fixed slots: docker/reception notes each C-STORE,
 the plugin each store by REST and each image that is decoded for a reader. A note exists exactly as long as
@@ -96,8 +95,7 @@ class Counted:
 
 
 def word(text: str) -> str:
-    """Return a peer's text as one printable word without blanks and control characters, as reception.cc
-    does."""
+    """Return a peer's text as one word without blanks and control characters, as reception.cc does."""
     raw = text.rstrip(" ").encode("latin-1", "replace")
     if raw == b"-":
         # A minus sign alone stands for an empty text.
@@ -275,8 +273,7 @@ class Parking:
         return None
 
     def begin_decoding(self, sop_instance_uid: str, user: str) -> Suspect | None:
-        """Note that this thread decodes an instance for a reader; if it is parked, return the suspect
-        instead."""
+        """Note that this thread decodes an instance for a reader; if parked, return the suspect instead."""
         key = DECODE + key_of(sop_instance_uid)
         if (parked := self._parked(key)) is not None:
             return parked

@@ -1,5 +1,4 @@
-"""Answers the health check's C-STORE: tries everything that a store needs, and keeps nothing
-(docker/healthy.py).
+"""Answers the health check's C-STORE (docker/healthy.py): tries all that a store needs, and keeps nothing.
 
 Rule 1: a C-STORE is a probe only if both AE title and UID match, and the answer to a probe is a failure
 status for every other sender. So no image is answered with success and dropped.

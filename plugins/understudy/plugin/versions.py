@@ -199,8 +199,7 @@ class Versions:
         raise NotKeptError(f"instance {orthanc_id} changes all the time")
 
     def _heal(self, orthanc_id: str, file: StoredFile, content: bytes) -> None:
-        """Write the stored file again if it is missing or damaged; the copy has the bytes that the index
-        names."""
+        """Write the stored file again if it is missing or damaged; `content` has the MD5 of the index."""
         path = self._attachment(file.uuid)
         damage = _damage(path, file)
         if damage is None:
@@ -235,8 +234,7 @@ class Versions:
         }
 
     def _write_note(self, note: Note) -> Path:
-        """Write the note of a version before it is kept, so that none lacks its note; return the version's
-        path."""
+        """Write a version's note, which has to exist before the version; return the version's path."""
         self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         path = self._path(str(note["orthanc_id"]), str(note["md5"]))
         write_whole(path.with_name(path.name + NOTE_SUFFIX), note)

@@ -147,8 +147,7 @@ class Volume:
 
 
 class IntakeGuard:
-    """Says whether intake is refused because a volume is full; a thread for each volume measures once a
-    second.
+    """Says whether intake is refused because a volume is full; each volume's thread measures once a second.
 
     `volumes` has the volumes by name; `flag` is the file that tells the edge; `log` takes one line.
     """
