@@ -163,7 +163,7 @@ class Plugin:
         try:
             return self._received(content, by_rest=origin != orthanc.InstanceOrigin.DICOM_PROTOCOL)
         except BaseException as error:  # noqa: BLE001 - the boundary to Orthanc: nothing may escape
-            # If the note stayed, this instance would be blamed if Orthanc ends later.
+            # If the note stayed, this instance would be blamed for a later end of Orthanc.
             for forget in (self._parking.end, self._versions.abandon):
                 with suppress(BaseException):
                     forget()

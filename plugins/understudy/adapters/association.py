@@ -35,9 +35,9 @@ _IMPLEMENTATION_CLASS = b"2.25.187154527992330015779283242231163333182"
 _IMPLEMENTATION_VERSION = b"UNDERSTUDY"
 
 _OUR_PDU = 2**17
-"""Largest PDU, in bytes, that we tell the peer that we take."""
+"""Largest PDU, in bytes, that we announce to the peer."""
 _MAX_PDU = 2**22
-"""Largest PDU, in bytes, that we really take, because some peers exceed the limit that they were told."""
+"""Largest PDU, in bytes, that we accept, because some peers exceed the announced limit."""
 MAX_PART = 2**25
 """Largest command set and largest data set of an answer, in bytes, unless the caller expects more."""
 _THEIR_PDU = 2**17

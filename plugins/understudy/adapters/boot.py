@@ -48,7 +48,7 @@ OURS = "understudy"
 REPORT_FILE = "boot.json"
 _SEEN_FILE = "seen.json"
 _LISTED = 1000
-"""Most rows that the report lists; it counts all."""
+"""Maximum number of rows that the report lists; it counts all."""
 
 _HEX = re.compile(r"[0-9a-f]{2}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

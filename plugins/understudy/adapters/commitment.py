@@ -16,7 +16,8 @@ _INSTANCE = "1.2.840.10008.1.20.1.1"
 _REQUEST = 1
 """Action Type ID (DICOM PS3.4 J.3.2)."""
 _REPORTS_BEFORE_THE_ANSWER = 100
-"""Most reports, on this or earlier requests, before the answer; a peer that sends more may never answer."""
+"""Maximum number of reports before the answer, on this or earlier requests. A peer that sends more may never
+answer."""
 
 
 def request(transaction_uid: str, references: Sequence[tuple[str, str]]) -> Dataset:

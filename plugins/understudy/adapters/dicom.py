@@ -67,15 +67,15 @@ _TOO_MUCH = (0xA7, 0xFE)
 """First byte of the C-FIND statuses of a peer that cannot send so many answers: out of resources, or it ended
 the answers by itself."""
 _MOST_RANGES = 1000
-"""Most questions for ranges of dates after the list of all studies was cut."""
+"""Maximum number of questions for ranges of dates after the list of all studies was cut."""
 _MOST_CUT_DAYS = 3
 """If the lists of this many single days are cut, smaller questions do not help."""
 _MOST_STUDIES = 1_000_000
-"""Most answers to a question for all studies; a longer list counts as endless. A clinic with 150 studies a
-day has this many after 18 years; they take about 350 MB of memory."""
+"""Maximum number of answers to a question for all studies; a longer list counts as endless. A clinic with 150
+studies a day has this many after 18 years; they take about 350 MB of memory."""
 _MOST_OF_STUDY = 200_000
-"""Most answers to all questions about one study. The largest studies have some 20,000 images, and some peers
-list a series once for each of its images."""
+"""Maximum number of answers to all questions about one study. The largest studies have some 20,000 images,
+and some peers list a series once for each of its images."""
 _COUNTS_AS_ONE = 512
 """An answer counts once, and once more for every 512 bytes, so that long answers take no more memory."""
 

@@ -31,7 +31,7 @@ _MAX_ANSWER = 2**24
 _PAGE = 1000
 """Instances that one QIDO-RS request asks for."""
 _MOST_OF_STUDY = 200_000
-"""Most instances of a study; a longer list counts as endless. The largest studies have some 20,000."""
+"""Maximum number of instances of a study; a longer list counts as endless. Large studies have some 20,000."""
 
 _SOP_INSTANCE_UID = "00080018"
 _REFERENCED, _FAILED = "00081199", "00081198"

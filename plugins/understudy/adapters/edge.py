@@ -3,8 +3,8 @@
 Rule 1: the edge never waits for the agent. It counts associations and refusals, and keeps the counts until
 the agent has noted them. A report on a failed TLS handshake is lost if the agent does not run or the socket
 is full.
-Rule 2: data that has to outlive a restart of the edge is in the shared folder before the running edge gets
-it.
+Rule 2: data that has to outlive a restart of the edge is written to the shared folder before the running edge
+gets it.
 """
 
 import json
@@ -34,10 +34,10 @@ _TIMEOUT_SECONDS = 3.0
 _LARGEST_REPORT = 4096
 _LARGEST_ANSWER = 8 << 20
 _KERNEL_BUFFER = 1 << 20
-"""Most bytes of reports that wait for the agent."""
+"""Size of the socket's buffer for reports that wait for the agent, in bytes."""
 
 _CHARACTERS_AT_ONCE = 32_000
-"""Most characters of a command, which has to fit into HAProxy's buffer (tune.bufsize in edge/haproxy.cfg)."""
+"""Maximum length of a command, which has to fit into HAProxy's buffer (tune.bufsize in edge/haproxy.cfg)."""
 
 _FAILURES = re.compile(r"key=(?P<address>\S+) .*gpc1_rate\(\d+\)=(?P<count>\d+)")
 """A line of `show table` (HAProxy, management guide)."""

@@ -64,7 +64,7 @@ class AgeSealer:
 
 
 class AgeOpener:
-    """Decrypts by one identity."""
+    """Decrypts with one identity."""
 
     def __init__(self, identity: str) -> None:
         """Take the text of an identity file of age-keygen, comments included, or raise SealError."""

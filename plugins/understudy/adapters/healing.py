@@ -228,7 +228,7 @@ class Replacement:
         self._log = log
 
     def offer(self, content: BinaryIO) -> None:
-        """Store the content as a new instance; raises OrthancUnavailableError."""
+        """Store the content like any new instance; raises OrthancUnavailableError."""
         content.seek(0, os.SEEK_END)
         size = content.tell()
         content.seek(0)

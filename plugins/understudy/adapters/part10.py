@@ -1,8 +1,8 @@
 """Says whether a file is a complete DICOM Part 10 file, from its headers alone (DICOM PS3.10 7.1, PS3.5 7).
 
-Rule 1: only UIDs and numbers of a few bytes are read as values, so memory use stays small whatever a length
-claims.
-Rule 2: nothing recurses, and depth, elements and inflated bytes have limits, which also bound a hostile file.
+Rule 1: only UIDs and numbers of a few bytes are read as values, so no claimed length can make memory use
+large.
+Rule 2: nothing recurses, and depth, elements and inflated bytes have limits, so a hostile file costs no more.
 """
 
 import os
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 MAX_DEPTH = 48
-"""Most levels of nesting. Orthanc 1.13 crashes if it gets a file with 50 levels by REST."""
+"""Maximum depth of nesting. Orthanc 1.13 crashes if it gets a file with 50 levels by REST."""
 MAX_ELEMENTS = 1_000_000
 MAX_INFLATED = 2**30
-"""Most bytes that a deflated file may inflate to; none of them is kept."""
+"""Maximum size of a deflated data set after inflating, in bytes; none of them is kept."""
 
 _UNDEFINED = 0xFFFFFFFF
 _MAX_UID = 64

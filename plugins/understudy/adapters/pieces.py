@@ -1,4 +1,4 @@
-"""Reads and sends files in pieces, so that the memory used never depends on their content."""
+"""Reads and sends files in pieces, so that the memory used does not depend on their size."""
 
 from collections.abc import Iterator
 from itertools import islice

@@ -41,7 +41,7 @@ _LAST_TAG = Tag("PatientBirthDate")
 """The last of the tags that `study_facts` needs; nothing after it is parsed."""
 
 _LONGEST_VALUE, _MOST_VALUES = 1024, 100
-"""Most characters of a value, and most values of an attribute, that rules compare."""
+"""Maximum number of characters of a value, and of values of an attribute, that rules compare."""
 
 _META_BYTES = 2**16
 """Bytes at the beginning of a file that are searched for its transfer syntax, which decides how pydicom reads

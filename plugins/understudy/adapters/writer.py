@@ -1,5 +1,4 @@
-"""The appliance's own signing key: the private key on the volume `state`, the public key on the volume
-`keys`.
+"""The appliance's own signing key: the private key is on the volume `state`, the public key on `keys`.
 
 Rule 1: a public key is never removed from the list. So if the volume `state` is lost and another key is made,
 the manifests that the earlier key signed are still believed.

@@ -4,7 +4,7 @@ Orthanc decodes an image of any claimed size, renders at any size that a call as
 number that an image does not have. A call that is not in this table has only the memory limit of the process
 (docker/reception/memory.cc).
 
-Rule 1: the stored file is read, so that images that an earlier version of ours stored are judged as well.
+Rule 1: the stored file is read, so that images stored by an earlier version of this program are judged, too.
 Rule 2: a call that is not in the table decodes nothing, or goes through whole series.
 """
 
@@ -26,7 +26,7 @@ _REMEMBERED = 4096
 _SIZES = ("width", "height", "viewport", "rows", "columns")
 """Query arguments that set the size of the answered image (Orthanc's REST, PS3.18 8.3.5.1.3 and 9.5.1)."""
 _WHOLE_AT_ONCE = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 92, 93))
-"""Transfer syntaxes for which GDCM decodes all frames even if one is asked for."""
+"""Transfer syntaxes for which GDCM decodes all frames, even if only one is asked for."""
 _RENDERED = "preview|rendered|image-uint8|image-uint16|image-int16|matlab|numpy"
 _CORE = re.compile(rf"/instances/([^/]+)/(?:frames/([^/]*)/)?({_RENDERED}|raw|raw\.gz|file|modify|anonymize)")
 _WEB = re.compile(
@@ -99,7 +99,7 @@ class DecodingRefusal:
     """Why a call is refused, and the HTTP status of the answer."""
 
     orthanc_id: str
-    """Empty if the call is refused whatever the instance is."""
+    """Empty if the refusal does not depend on an instance."""
     status: HTTPStatus
     reason: str
 

@@ -84,7 +84,7 @@ def fits(content: Content, begin: int, length: int) -> None:
 def encoding(syntax: str) -> tuple[str, bool]:
     """Return the byte order for `struct`, and whether VRs are explicit.
 
-    Raises LostError for a transfer syntax at which DCMTK guesses.
+    Raises LostError for a transfer syntax for which DCMTK guesses the encoding.
     """
     if _KNOWN_SYNTAXES.fullmatch(syntax) is None:
         raise LostError

@@ -12,8 +12,7 @@ from understudy.plugin.roles import canonical_path
 
 MOST_IDENTIFIERS = 5000
 MOST_RESULTS = 500
-"""Limit for entries that take ten times the memory of an identifier: expanded resources and QIDO-RS
-results."""
+"""For entries that take ten times the memory of an identifier: expanded resources and QIDO-RS results."""
 
 _CORE = re.compile(r"/(patients|studies|series|instances)")
 _WEB = re.compile(r"/dicom-web/(studies|series|instances)")

@@ -52,7 +52,7 @@ _OWN_WILL = "ended "
 _MOST_ENDS = 100
 """How many ends are kept in `ends.json`."""
 _MOST_SUSPECTS = 1000
-"""Most suspects in the list. Beyond that the oldest is dropped, and parked instances only after all
+"""Maximum number of suspects in the list. Beyond that, the oldest is dropped; parked ones only after all
 others."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LINE = re.compile(r"(?P<ends>\d{1,9}) (?P<last>\d{1,12}) (?P<calling>\S+) (?P<uid>\S+)")

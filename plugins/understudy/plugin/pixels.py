@@ -28,7 +28,7 @@ from understudy.plugin.elements import (
 )
 
 _MAX_MARKERS = 64
-"""Most marker segments before the frame header of a JPEG stream; ten are usual."""
+"""Maximum number of marker segments before the frame header of a JPEG stream; ten are usual."""
 _BEGINNING = 4096
 """The code stream of a JPEG 2000 image begins within this many bytes of its fragment."""
 
@@ -138,7 +138,7 @@ def _claimed(content: Content, begin: int, length: int) -> int:
 
 
 def _jpeg(content: Content, offset: int, end: int) -> int:
-    """Return the size by the frame header of a JPEG or JPEG-LS stream (ISO 10918-1 B.2.2, 14495-1 C.2.2)."""
+    """Return the size in a JPEG or JPEG-LS stream's frame header (ISO 10918-1 B.2.2, ISO 14495-1 C.2.2)."""
     for _ in range(_MAX_MARKERS):
         # Any number of bytes 0xFF may precede a marker; a fragment may consist of nothing else.
         fill = _FILL.match(content, offset, end)
@@ -154,7 +154,7 @@ def _jpeg(content: Content, offset: int, end: int) -> int:
 
 
 def _jpeg2000(content: Content, offset: int) -> int:
-    """Return the size by the size segment of a JPEG 2000 code stream (ISO 15444-1 A.5.1)."""
+    """Return the size in a JPEG 2000 code stream's size segment (ISO 15444-1 A.5.1)."""
     try:
         right, bottom, left, top = struct.unpack_from(">IIII", content, offset + 8)
         (components,) = struct.unpack_from(">H", content, offset + 40)

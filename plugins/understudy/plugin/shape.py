@@ -33,7 +33,7 @@ from understudy.plugin.elements import (
 )
 
 MAX_DEPTH = 32
-"""Most levels of nesting; images have less than ten. docker/reception has the same limit for DCMTK."""
+"""Maximum depth of nesting; images have less than ten levels. docker/reception sets the same for DCMTK."""
 _UNTOLD = frozenset({b"", b"UN"})
 
 

@@ -24,7 +24,7 @@ _SOP_INSTANCE, _STUDY, _SERIES = 0x00080018, 0x0020000D, 0x0020000E
 _UIDS = frozenset({_SOP_INSTANCE, _STUDY, _SERIES})
 _MAX_UID = 64
 _INFLATED = 65536
-"""Most inflated bytes of a deflated data set that are examined."""
+"""How many bytes of a deflated data set are examined, before and after inflating."""
 PADDING = "\0 \t\r\n\v\f"
 
 

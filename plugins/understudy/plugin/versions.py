@@ -36,8 +36,8 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV,
 _ATTEMPTS = 3
 _MOST_NAMED = 16
 """How many instances, of different patients, studies or series, may have the same SOP Instance UID. A faulty
-device makes two or three. Each store of a UID checks all of them, and a person has to acknowledge each
-one."""
+device makes two or three. Each store of a UID checks all of them, and each is a conflict that a person has to
+acknowledge."""
 _NAME = re.compile(r"[0-9a-f-]{1,64}")
 
 
