@@ -1,7 +1,7 @@
 """Connects Orthanc to Understudy: durable acknowledgement, kept versions, roles, REST passthrough, wake-up.
 
-The only module that imports `orthanc`. An exception at import would stop Orthanc, which is wanted here: an
-Orthanc without the durable acknowledgement must not accept images.
+This is the only module that imports `orthanc`. An exception at import stops Orthanc. This is intended:
+Orthanc must not accept images without the durable acknowledgement.
 """
 
 import ctypes
@@ -43,34 +43,35 @@ from understudy.plugin.volumes import FLAG, IntakeGuard, Volume
 from understudy.plugin.wake import Waker
 
 SYNC_FAILED_STATUS = 70
-"""Exit status after a failed sync; Orthanc itself has no use for it."""
+"""Exit status after a failed sync; Orthanc itself does not use this status."""
 
 WAKE_TIMEOUT_SECONDS = 2.0
 
 KEEP_AS_IS = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, b"")
 
 REFUSE = (orthanc.ReceivedInstanceAction.MODIFY, b"")
-"""Orthanc throws at an empty modification (ServerContext::Store), so that every kind of sender is told of a
-failure: C-STORE 0xA700, REST 500. `DISCARD` would answer success."""
+"""Orthanc throws an exception for an empty modification (ServerContext::Store), so every kind of sender gets
+a failure: C-STORE 0xA700, REST 500. With `DISCARD` Orthanc would answer success."""
 
 NAMELESS = "it does not name its study, its series or itself"
-"""Why an object is refused that Orthanc would refuse as well, with its patient in the log."""
+"""Why an object without these UIDs is refused. Orthanc would refuse it as well, but would log its patient."""
 
 _NAME_BYTES = 257
-"""Of a UID and the NUL behind it, in what docker/reception/reception.cc gives."""
+"""Size of the buffer that docker/reception/reception.cc fills for each UID, with the NUL at the end."""
 
 SENDER_METADATA = ("RemoteAET", "CalledAET", "RemoteIP", "ReceptionDate", "TransferSyntax", "SopClassUid")
 
 
 class NotLookedAtError(Exception):
-    """An instance was stored that nobody was asked about."""
+    """Orthanc stored an instance without asking the plugin first."""
 
 
 class Requests:
-    """The part of docker/reception that knows the beginning and the end of each request."""
+    """Calls the part of docker/reception that knows when each request begins and ends."""
 
     def __init__(self) -> None:
-        # Preloaded into this process: without it there is no intake, so a missing name stops Orthanc's start.
+        # The library is preloaded into this process. Intake needs it, so a missing symbol stops Orthanc's
+        # start.
         library = ctypes.CDLL(None)
         self._note = library.understudy_note
         self._answer = library.understudy_answer
@@ -78,16 +79,18 @@ class Requests:
         self._received = library.understudy_received
 
     def note(self, text: str) -> None:
-        """Note what this thread works on until its request has ended; an empty text ends it now."""
+        """Note what this thread works on, until its request ends; an empty text removes the note now."""
         self._note(ctypes.c_char_p(text.encode("ascii")))
 
     def receive(self) -> None:
-        """Give the request of this thread the memory of an instance that is received."""
+        """Give the request of this thread as much memory as the reception of an instance may take."""
         self._receive()
 
     def names(self) -> NamedUids | None:
-        """Return what Orthanc's parser read in the instance that this thread stores for a C-STORE, None
-        where it stores none."""
+        """Return the UIDs that Orthanc's parser read in the instance that this thread stores for a C-STORE.
+
+        None if this thread serves no C-STORE.
+        """
         uids = ((ctypes.c_char * _NAME_BYTES) * 3)()
         if not self._received(uids):
             return None
@@ -95,13 +98,13 @@ class Requests:
         return NamedUids(complete=all(read), sop_instance_uid=read[0] or None)
 
     def answer(self, status: HTTPStatus, reason: str) -> None:
-        """Say how the request of this thread is answered once the filter has refused it."""
+        """Set the answer to the request of this thread, for when the filter refuses it."""
         body = json.dumps({"HttpStatus": status.value, "Message": reason})
         self._answer(ctypes.c_int(status.value), ctypes.c_char_p(body.encode("ascii")))
 
 
 class Plugin:
-    """Holds what the callbacks share and answers each of them."""
+    """Implements the callbacks of Orthanc and holds their shared state."""
 
     def __init__(
         self, configuration: Mapping[str, object], agent_socket: Path, requests: Requests, memory: int
@@ -116,7 +119,7 @@ class Plugin:
         )
         self._parking = Parking(storage / "understudy" / PARKING, requests.note)
         self._decoding = Decoding(Budget.of(memory), Images(_instances, self._image))
-        # Threads whose store was looked at by `on_received`, until `on_stored_instance`.
+        # Threads whose store `on_received` has checked; `on_stored_instance` removes them.
         self._looked_at: set[int] = set()
         self._durability = DurableAcknowledgement(
             sync=self._sync,
@@ -125,7 +128,7 @@ class Plugin:
             end_process=self._end_process,
         )
         self._guard = IntakeGuard(_volumes(configuration), FLAG, orthanc.LogWarning)
-        # Before Orthanc opens its index: on a full disk that needs the ballast's room.
+        # This has to come before Orthanc opens its index: on a full disk, opening needs the ballast's space.
         self._guard.look()
         self._waker = Waker(self._wake)
         self._recovery = Recovery(
@@ -152,15 +155,15 @@ class Plugin:
             self._parking.stop()
 
     def on_received(self, content: bytes, origin: int) -> tuple[int, bytes]:
-        """Keep what this store would replace; refuse it where that cannot be done.
+        """Keep the version that this store would replace, or refuse the store if that fails.
 
-        Called for every kind of store, before Orthanc looks at it. What escapes from here would be taken for
-        consent (ReceivedInstanceCallback.cpp).
+        Orthanc calls this for every kind of store, before it looks at the content. It would take an exception
+        from here for consent (ReceivedInstanceCallback.cpp).
         """
         try:
             return self._received(content, by_rest=origin != orthanc.InstanceOrigin.DICOM_PROTOCOL)
         except BaseException as error:  # noqa: BLE001 - the boundary to Orthanc: nothing may escape
-            # A note that stayed would blame this instance for an end of Orthanc that comes later.
+            # If the note stayed, this instance would be blamed for a later end of Orthanc.
             for forget in (self._parking.end, self._versions.abandon):
                 with suppress(BaseException):
                     forget()
@@ -173,11 +176,12 @@ class Plugin:
         found = names(content) if by_rest else self._requests.names() or names(content)
         if found is not None and not found.complete:
             return self._refused(NAMELESS)
-        # What comes by C-STORE was parsed by now (docker/reception).
+        # docker/reception has already parsed an instance that comes by C-STORE.
         if by_rest and (reason := fault(content)) is not None:
             return self._refused(reason)
         uid = None if found is None else found.sop_instance_uid
-        # Orthanc's parser may end on what hides its UID, again and again: it is noted before that as well.
+        # A file whose UID cannot be read may crash Orthanc's parser each time, so it is noted before the
+        # parser runs.
         if (parked := self._parking.begin(uid or _content_key(content), by_rest=by_rest)) is not None:
             return self._refused_as_parked(parked)
         try:
@@ -190,7 +194,7 @@ class Plugin:
             if uid is None:
                 self._versions.abandon()
             elif self._versions.before_store(uid, content):
-                # Orthanc answers an identical copy from its index, which has to be on the disk by then.
+                # Orthanc answers an identical copy from its index, so the index has to be on the disk before.
                 self._sync()
         except (NotKeptError, OSError) as error:
             self._parking.end()
@@ -209,7 +213,7 @@ class Plugin:
         return REFUSE
 
     def on_stored_instance(self, instance: Any, orthanc_id: str) -> None:
-        """Make the store durable before it is answered, and keep it where another one is on its way."""
+        """Make the store durable before it is answered, and keep its version if it met another store."""
         try:
             self._stored(instance, orthanc_id)
         except BaseException as error:  # noqa: BLE001 - Orthanc would answer success whatever escapes
@@ -218,7 +222,7 @@ class Plugin:
 
     def _stored(self, instance: Any, orthanc_id: str) -> None:
         if threading.get_ident() not in self._looked_at:
-            # Orthanc had no memory to ask, and took that for consent.
+            # Orthanc had too little memory to call `on_received`, and took that for consent.
             raise NotLookedAtError
         self._looked_at.discard(threading.get_ident())
         self._durability.after_store()
@@ -234,7 +238,7 @@ class Plugin:
             )
 
     def filter_c_store(self, instance: Any) -> int:
-        """Return the DIMSE status: 0 to store."""
+        """Return the DIMSE status; 0 accepts the store."""
         try:
             status = self._c_store_status()
             if status is StoreStatus.ACCEPT and is_probe(
@@ -250,17 +254,17 @@ class Plugin:
 
     def _c_store_status(self) -> StoreStatus:
         if self._guard.full:
-            # The guard says so once in the log; each sender hears it from the status.
+            # The guard logs this once; each sender learns it from the status.
             return StoreStatus.OUT_OF_RESOURCES
         status = self._durability.before_store()
         if status is not StoreStatus.ACCEPT:
             orthanc.LogError("c_store refused status=0xA700 because=index_sync_failed")
-            # The agent learns of it by the counters.
+            # The agent learns of this from the counters.
             self._waker.notice()
         return status
 
     def filter_http(self, uri: str, **request: Any) -> bool:
-        """Return whether the call is allowed; False answers 403, or what was said to `Requests.answer`."""
+        """Return whether the call is allowed; False gives 403, or the answer set by `Requests.answer`."""
         try:
             return self._http_allowed(uri, request)
         except BaseException as error:  # noqa: BLE001 - the boundary to Orthanc: nothing may escape
@@ -290,7 +294,7 @@ class Plugin:
         return self._may_decode(caller, uri, request)
 
     def _may_decode(self, caller: Caller, uri: str, request: Mapping[str, Any]) -> bool:
-        """Return whether Orthanc may make the images that a call asks for; note what it decodes for it."""
+        """Return whether Orthanc may make the images that a call asks for; note each image to be decoded."""
         path = canonical_path(uri) or ""
         try:
             judged = self._decoding.judge(path, request.get("get", {}), request["headers"])
@@ -311,7 +315,7 @@ class Plugin:
         return True
 
     def _image(self, orthanc_id: str) -> Image | None:
-        """Return what a stored file says of itself, None where there is none.
+        """Return what a stored file says about its image, None if there is no such file.
 
         Raises OSError or NotKeptError.
         """
@@ -325,7 +329,7 @@ class Plugin:
             return Image(uid or orthanc_id, pixels(content))
 
     def _store(self, content: bytes) -> None:
-        """Store a file that lay in the storage area, as any other: the callbacks of a store run for it."""
+        """Store a file that lay in the storage area. The callbacks of a store run for it as for any other."""
         self._requests.receive()
         try:
             orthanc.RestApiPost("/instances", content)
@@ -334,11 +338,11 @@ class Plugin:
                 raise RefusedFileError(str(error)) from error
             raise NotNowError(str(error)) from error
         finally:
-            # This thread serves no request, whose end would end its note.
+            # This thread serves no request, so no end of a request removes its note.
             self._parking.end()
 
     def pass_to_agent(self, output: Any, _uri: str, **request: Any) -> None:
-        """Answer with what the agent answers."""
+        """Pass the request to the agent and answer with the agent's answer."""
         answer = passthrough.call(
             self._agent_socket,
             passthrough.Request(
@@ -352,11 +356,11 @@ class Plugin:
         if answer.status == 200:
             output.AnswerBuffer(answer.body, answer.content_type)
         else:
-            # Orthanc itself says text/plain here; a Content-Type of ours would be a second one.
+            # Orthanc itself sends Content-Type text/plain here; setting ours would send a second one.
             output.SendHttpStatus(answer.status, answer.body)
 
     def _end_process(self, why: str = "index_sync_failed") -> None:
-        """End Orthanc without a clean stop, which would wait for the store under way and answer it."""
+        """End Orthanc at once; a clean stop would wait for the store under way and answer it."""
         try:
             self._parking.disown(why)
         finally:
@@ -377,7 +381,7 @@ class Plugin:
             ("understudy_versions_not_kept", versions.refused),
         ):
             orthanc.SetMetricsIntegerValue(name, value, orthanc.MetricsType.DEFAULT)
-        # An answer of any kind, or none, changes nothing: the agent polls the changes feed as well.
+        # The answer does not matter, nor whether one comes: the agent polls the changes feed as well.
         passthrough.call(
             self._agent_socket,
             passthrough.Request(method="POST", path="wake", query={}, headers={}, body=b""),
@@ -386,13 +390,13 @@ class Plugin:
 
 
 def _log_error(line: str) -> None:
-    """Write a line about a refusal, which holds whether the line can be written or not."""
+    """Log a refusal; if the line cannot be written, the refusal still holds."""
     with suppress(BaseException):
         orthanc.LogError(line)
 
 
 def _volumes(configuration: Mapping[str, Any]) -> dict[str, Volume]:
-    """Return the volumes that intake writes to; only the index needs ballast, for deletions write there."""
+    """Return the volumes that intake writes to. Only the index needs ballast: deletions write there."""
     limits = configuration["UnderstudyPlugin"]
     refuse_at = limits["RefusePercent"] / 100
     return {
@@ -402,7 +406,7 @@ def _volumes(configuration: Mapping[str, Any]) -> dict[str, Volume]:
 
 
 def _read(path: str) -> Any:
-    """Return the JSON that Orthanc's REST answers, None where the resource is not there."""
+    """Return the JSON that Orthanc's REST answers, None if the resource does not exist."""
     try:
         return json.loads(orthanc.RestApiGet(path))
     except orthanc.OrthancException as error:
@@ -412,7 +416,8 @@ def _read(path: str) -> Any:
 
 
 def _instances(sop_instance_uid: str) -> list[str]:
-    # 0.05 ms with 250,000 instances. LookupInstance tells nobody from two, and takes longer to do so.
+    # Takes 0.05 ms with 250,000 instances. LookupInstance is slower, and gives the same answer for none as
+    # for two.
     try:
         found = json.loads(orthanc.RestApiPost("/tools/lookup", sop_instance_uid.encode()))
     except orthanc.OrthancException as error:
@@ -421,7 +426,7 @@ def _instances(sop_instance_uid: str) -> list[str]:
 
 
 def _held(resources: str) -> int:
-    """Return how many patients, studies, series or instances there are."""
+    """Return how many patients, studies, series or instances Orthanc has."""
     return int(json.loads(orthanc.RestApiGet("/statistics"))[f"Count{resources.capitalize()}"])
 
 
@@ -433,7 +438,7 @@ def _stored_file(orthanc_id: str) -> StoredFile | None:
 
 
 def _identity(orthanc_id: str) -> dict[str, str]:
-    """Return the UIDs of an instance and its modality by the ledger's names; empty where it is gone."""
+    """Return the UIDs and modality of an instance by the ledger's names; empty texts if it is gone."""
     levels = [_read(f"/instances/{orthanc_id}{path}") for path in ("", "/series", "/study")]
     tags: dict[str, str] = {}
     for level in levels:
@@ -461,12 +466,12 @@ def _own_metadata(instance: Any) -> dict[str, str]:
 
 
 def _content_key(content: bytes) -> str:
-    """Return what names a file whose SOP Instance UID is not plain to see; it is as long as a UID may be."""
+    """Return a name for a file whose SOP Instance UID cannot be read; it is as long as a UID may be."""
     return f"content-{hashlib.sha224(content).hexdigest()}"
 
 
 def _parsed_names(content: bytes) -> NamedUids | None:
-    """Return what Orthanc's parser reads, None where it cannot read the file: then it will not store it."""
+    """Return the UIDs that Orthanc's parser reads; None if it cannot read the file, and will not store it."""
     try:
         tags = _tags(orthanc.CreateDicomInstance(content))
     except orthanc.OrthancException:
@@ -486,7 +491,7 @@ def _text(tags: Mapping[str, object], name: str) -> str:
 
 
 def _held_md5s(sop_instance_uid: str) -> frozenset[str]:
-    """Return the MD5 of every instance that Orthanc holds under the SOP Instance UID."""
+    """Return the MD5 of every instance that Orthanc has under the SOP Instance UID."""
     try:
         found = json.loads(orthanc.RestApiPost("/tools/lookup", sop_instance_uid.encode()))
         return frozenset(
@@ -499,10 +504,11 @@ def _held_md5s(sop_instance_uid: str) -> frozenset[str]:
 
 
 def _register() -> object:
-    """Wire the plugin to Orthanc, once, and return what has to be kept as long as Orthanc runs.
+    """Wire the plugin to Orthanc, once, and return the object to be referenced as long as Orthanc runs.
 
-    At its end the Python plugin drops its reference to a REST callback without a thread state (orthanc-python
-    RestCallbacks.cpp, FinalizeRestCallbacks). With the last reference that is a segmentation fault.
+    When it ends, the Python plugin drops its reference to a REST callback without a thread state
+    (orthanc-python RestCallbacks.cpp, FinalizeRestCallbacks). If that is the last reference, a segmentation
+    fault follows.
     """
     plugin = Plugin(
         configuration=json.loads(orthanc.GetConfiguration()),

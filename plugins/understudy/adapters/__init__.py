@@ -1,1 +1,1 @@
-"""One outside thing a file."""
+"""Adapters to the outside world, one external system or format in each file."""

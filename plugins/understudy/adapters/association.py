@@ -1,11 +1,12 @@
 """One DICOM association as its requestor: the PDUs of DICOM PS3.8 over a blocking socket.
 
-pynetdicom hands each PDU between threads that poll. Here one thread writes a data set as fast as the socket
-takes it, and acknowledges segments at once, so that a peer with Nagle's algorithm loses no 40 ms an answer.
+pynetdicom passes each PDU between threads that poll. Here one thread writes a data set as fast as the socket
+takes it. It acknowledges TCP segments at once, so that a peer with Nagle's algorithm does not wait 40 ms for
+each answer.
 
-Rule 1: every wait ends: no silence is longer than the time-out, what arrives is no drip (core/pace.py), and
-128 KiB are taken within the time-out. How long a whole message takes is not limited.
-Rule 2: what the peer claims never decides how much memory is taken: PDUs and messages have limits.
+Rule 1: every wait ends. The peer may not be silent for longer than the time-out, may not send too slowly
+(core/pace.py), and has to take 128 KiB within the time-out. The time for a whole message is not limited.
+Rule 2: the memory used never depends on a length that the peer claims: PDUs and messages have limits.
 """
 
 import socket
@@ -34,15 +35,15 @@ _IMPLEMENTATION_CLASS = b"2.25.187154527992330015779283242231163333182"
 _IMPLEMENTATION_VERSION = b"UNDERSTUDY"
 
 _OUR_PDU = 2**17
-"""Bytes of the largest PDU that we take, as we tell the peer."""
+"""Largest PDU, in bytes, that we announce to the peer."""
 _MAX_PDU = 2**22
-"""Bytes of a PDU beyond which it is no PDU; peers are known to exceed what they were told."""
+"""Largest PDU, in bytes, that we accept, because some peers exceed the announced limit."""
 MAX_PART = 2**25
-"""Bytes of the largest answer, command set and data set each, unless more is expected."""
+"""Largest command set and largest data set of an answer, in bytes, unless the caller expects more."""
 _THEIR_PDU = 2**17
-"""Bytes of the PDUs that we send at most, whatever the peer takes; where it names no limit, too."""
+"""Largest PDU, in bytes, that we send, even if the peer takes larger ones or names no limit."""
 _WRITE = 2**17
-"""Bytes handed to the socket at a time; each has the whole time-out."""
+"""Bytes handed to the socket at a time; the time-out holds for each such write."""
 
 _ASSOCIATE_RQ, _ASSOCIATE_AC, _ASSOCIATE_RJ = 0x01, 0x02, 0x03
 _DATA, _RELEASE_RQ, _RELEASE_RP, _ABORT = 0x04, 0x05, 0x06, 0x07
@@ -51,7 +52,7 @@ _COMMAND, _LAST = 0x01, 0x02
 
 
 class AssociationRejectedError(Exception):
-    """The peer rejects the association; with the three numbers of A-ASSOCIATE-RJ (DICOM PS3.8 9.3.4)."""
+    """The peer rejected the association; has the three numbers of A-ASSOCIATE-RJ (DICOM PS3.8 9.3.4)."""
 
     def __init__(self, result: int, source: int, reason: int) -> None:
         super().__init__(f"result {result}, source {source}, reason {reason}")
@@ -61,7 +62,7 @@ class AssociationRejectedError(Exception):
 
 
 class AssociationLostError(Exception):
-    """The association ended, or never came about; nothing more can be sent over it."""
+    """The association ended or was not established; nothing more can be sent over it."""
 
     def __init__(self, loss: Loss, detail: str) -> None:
         super().__init__(detail)
@@ -71,7 +72,7 @@ class AssociationLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One presentation context to propose: a SOP class with the transfer syntaxes to choose from."""
+    """One presentation context to propose: a SOP class with its transfer syntaxes."""
 
     sop_class_uid: str
     transfer_syntax_uids: tuple[str, ...] = (EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN)
@@ -79,7 +80,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What the peer answered to a context: `result` 0 is acceptance (DICOM PS3.8 9.3.3.2)."""
+    """The peer's answer to a context; `result` 0 is acceptance (DICOM PS3.8 9.3.3.2)."""
 
     identifier: int
     result: int
@@ -88,7 +89,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a peer listens, and how it is spoken to: in plain text where there is no `tls`."""
+    """A peer's address; without `tls` the connection is plain text."""
 
     host: str
     port: int
@@ -98,7 +99,7 @@ class Address:
 class Association:
     """An established association; a context manager that releases it, or aborts it after an error.
 
-    Every call raises AssociationLostError where the association ends; there is no way back from that.
+    Every call raises AssociationLostError if the association ends; it cannot be used again after that.
     """
 
     def __init__(self, connection: socket.socket, timeout: float) -> None:
@@ -108,9 +109,9 @@ class Association:
         self._open = True
         self._buffer = bytearray()
         self._values: list[tuple[int, bytes]] = []
-        """Control header and bytes of what has arrived and was not asked for yet."""
+        """Control header and bytes of each presentation data value that has arrived and is not read yet."""
         self.answers: Mapping[Context, Accepted] = {}
-        """What the peer answered to each context that was proposed."""
+        """The peer's answer to each proposed context."""
 
     @classmethod
     def request(
@@ -123,10 +124,10 @@ class Association:
         timeout: float,
         takes: Collection[str] = (),
     ) -> Self:
-        """Connect and ask for an association with at most MAX_CONTEXTS contexts.
+        """Connect and request an association with at most MAX_CONTEXTS contexts.
 
-        `takes` are the SOP classes whose instances the peer may send us over it: there we are the provider
-        (DICOM PS3.7 D.3.3.4). Raises AssociationRejectedError, and AssociationLostError.
+        `takes` are the SOP classes whose instances the peer may send us over this association; for these we
+        are the SCP (DICOM PS3.7 D.3.3.4). Raises AssociationRejectedError and AssociationLostError.
         """
         if not 0 < len(contexts) <= MAX_CONTEXTS:
             raise ValueError(f"an association has 1 to {MAX_CONTEXTS} contexts, got {len(contexts)}")
@@ -138,7 +139,7 @@ class Association:
                 raise
             if address.tls is None:
                 raise AssociationLostError(Loss.CLOSED, f"{error.detail}; it may want TLS") from error
-            # With TLS 1.3 the peer looks at our certificate when the handshake is over for us.
+            # With TLS 1.3 the peer checks our certificate after the handshake has ended on our side.
             detail = f"it hung up after the handshake, maybe on our certificate: {error.detail}"
             raise AssociationLostError(Loss.UNTRUSTED, detail) from error
         except BaseException:
@@ -148,7 +149,7 @@ class Association:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can still be used for sending."""
+        """Whether messages can still be sent."""
         return self._open
 
     def __enter__(self) -> Self:
@@ -158,13 +159,13 @@ class Association:
         if kind is None:
             self.release()
         else:
-            # Answers that nobody waits for any more may be under way: a release would wait behind them.
+            # A release would wait for answers that are under way and not needed any more.
             self.abort()
 
     def send(self, context: int, command: bytes, data: Reads | None = None, length: int = 0) -> None:
-        """Send one message: a command set and, where it has one, its data set (DICOM PS3.8 annex E).
+        """Send one message: a command set and, if given, a data set (DICOM PS3.8 annex E).
 
-        The data set is read piece by piece; `length` is the number of its bytes.
+        The data set is read in pieces; `length` is its size in bytes.
         """
         pieces: list[bytes] = []
         waiting = 0
@@ -178,9 +179,9 @@ class Association:
             self._write(b"".join(pieces))
 
     def part(self, patience: float, *, most: int = MAX_PART) -> tuple[bool, bytes]:
-        """Return the next whole part of a message, and whether it is a command set; or else a data set.
+        """Return whether the next part of a message is a command set (otherwise a data set), and its bytes.
 
-        `patience` are the seconds for which nothing may come, `most` the bytes of the part.
+        `patience` is the longest silence in seconds, `most` the largest size of the part in bytes.
         """
         progress = _progress(patience)
         content = bytearray()
@@ -198,7 +199,7 @@ class Association:
                 return bool(flags & _COMMAND), bytes(content)
 
     def arrives(self, deadline: float) -> bool:
-        """Say whether anything of the peer's is here by a moment of time.monotonic(), and go on if not."""
+        """Return whether the peer has sent anything by `deadline`, a value of time.monotonic()."""
         if self._values or self._buffer:
             return True
         left = deadline - time.monotonic()
@@ -217,7 +218,7 @@ class Association:
         return True
 
     def release(self) -> None:
-        """End it in order; a peer that does not play along has the connection closed."""
+        """Release the association; if the peer does not answer as it should, just close the connection."""
         if not self._open:
             return
         with suppress(AssociationLostError):
@@ -228,12 +229,12 @@ class Association:
         self._close()
 
     def abort(self) -> None:
-        """End it at once (A-ABORT by the user)."""
+        """End the association at once (A-ABORT by the service user)."""
         self._end(struct.pack(">BxIxxxx", _ABORT, 4))
 
     def garbled(self, what: str) -> AssociationLostError:
-        """End it after an answer that breaks the protocol, and return the error to raise."""
-        # Unrecognised: the provider's abort tells the peer (DICOM PS3.8 9.3.8).
+        """End the association after an answer that breaks the protocol, and return the error to raise."""
+        # A-P-ABORT with reason "unrecognized PDU" (DICOM PS3.8 9.3.8).
         self._end(struct.pack(">BxIxxBB", _ABORT, 4, 2, 1))
         return self._lost(Loss.GARBLED, what)
 
@@ -257,7 +258,7 @@ class Association:
         self.answers = {context: answers.get(number, missing) for number, context in proposed.items()}
 
     def _split(self, body: bytes) -> list[tuple[int, bytes]]:
-        """Return control header and bytes of every presentation data value of a P-DATA-TF."""
+        """Return control header and bytes of each presentation data value in a P-DATA-TF."""
         found: list[tuple[int, bytes]] = []
         offset = 0
         while offset < len(body):
@@ -320,7 +321,7 @@ class Association:
         return self._lost(Loss.CLOSED, error.strerror or type(error).__name__)
 
     def _ended(self, kind: int, body: bytes) -> AssociationLostError:
-        """Return what a PDU other than the expected one means."""
+        """Return the error for a PDU other than the expected one."""
         if kind == _ABORT and len(body) == 4:
             source, reason = body[2], body[3]
             loss = Loss.ABORTED_BY_USER if source == 0 else Loss.ABORTED_BY_PROVIDER
@@ -346,7 +347,7 @@ class Association:
 
 
 def _fragments(context: int, command: bytes, data: Reads | None, length: int, limit: int) -> Iterator[bytes]:
-    """Yield the P-DATA-TF PDUs of a message in pieces, none of them larger than the limit."""
+    """Yield the P-DATA-TF PDUs of a message in pieces; no PDU is larger than the limit."""
     most = limit - 6
     parts: list[tuple[Reads | None, int, int]] = [
         (BytesIO(command), len(command), _COMMAND),
@@ -389,7 +390,7 @@ def _associate_request(
 
 
 def _role(sop_class_uid: str) -> bytes:
-    """Return an SCP/SCU role selection in which we are the provider alone."""
+    """Return an SCP/SCU role selection in which we are only the SCP."""
     name = sop_class_uid.encode("ascii", "replace")
     return struct.pack(">H", len(name)) + name + bytes([0, 1])
 
@@ -407,7 +408,7 @@ def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _accepted(body: bytes) -> tuple[dict[int, Accepted], int]:
-    """Return the answers of an A-ASSOCIATE-AC by context number, and the peer's largest PDU, 0 for any."""
+    """Return the answers of an A-ASSOCIATE-AC by context ID, and the peer's largest PDU; 0 is no limit."""
     answers: dict[int, Accepted] = {}
     largest = 0
     for kind, content in _items(body[68:]):
@@ -431,7 +432,7 @@ def _connected(address: Address, timeout: float) -> socket.socket:
         words = error.strerror or "it does not answer"
         raise AssociationLostError(Loss.UNREACHABLE, f"{address.host}:{address.port}: {words}") from error
     try:
-        # A PDU's header and body may be written apart: with Nagle's algorithm the second would wait.
+        # A PDU's header and body may be written separately; with Nagle's algorithm the body would wait.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection if address.tls is None else _secured(connection, address.host, address.tls)
     except BaseException:
@@ -452,7 +453,7 @@ def _secured(connection: socket.socket, host: str, tls: ClientTls) -> ssl.SSLSoc
 
 
 def _acknowledge(connection: socket.socket) -> None:
-    # A peer with Nagle's algorithm sends the rest of an answer when its beginning is acknowledged, and Linux
-    # puts that off for 40 ms. The option lasts for one acknowledgement.
+    # A peer with Nagle's algorithm sends the rest of an answer only when its beginning is acknowledged, and
+    # Linux delays that by 40 ms. The option lasts for one acknowledgement.
     if hasattr(socket, "TCP_QUICKACK"):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

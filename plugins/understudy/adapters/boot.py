@@ -1,11 +1,12 @@
-"""Boot recovery: before Orthanc starts, compare its storage area with its index and sort what does not agree.
+"""Boot recovery: before Orthanc starts, compare its storage area with its index, and sort orphaned files.
 
-A crash between file and index leaves a file that Orthanc never looks at again. Complete DICOM files go to
-`understudy/recover/`, from where the plugin hands them back to Orthanc; the others go to
-`understudy/quarantine/`, each with a reason. Rows without a readable file are told in `understudy/boot.json`.
+A crash between writing file and index leaves a file that Orthanc never looks at again. Complete DICOM files
+go to `understudy/recover/`, from where the plugin stores them again in Orthanc. Other files go to
+`understudy/quarantine/`, each with a reason. `understudy/boot.json` reports rows without a readable file.
 
 Rule 1: files are moved by rename within one volume, and never deleted or changed.
-Rule 2: intake comes first: a time limit ends the look, newest folders first, and the next start goes on.
+Rule 2: intake comes first. A time limit ends the comparison, which begins with the newest folders, and the
+next start continues it.
 """
 
 import json
@@ -47,7 +48,7 @@ OURS = "understudy"
 REPORT_FILE = "boot.json"
 _SEEN_FILE = "seen.json"
 _LISTED = 1000
-"""Files and rows that the report names; it counts all."""
+"""Maximum number of rows that the report lists; it counts all."""
 
 _HEX = re.compile(r"[0-9a-f]{2}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -55,7 +56,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """One row of the index whose file is missing (size -1) or has another size."""
+    """One row of the index whose file is missing (`found_size` -1) or has another size."""
 
     orthanc_id: str
     file: str
@@ -68,28 +69,28 @@ class BootReport:
     """What one start found and did; identifiers and numbers only."""
 
     at: float
-    """Seconds since 1970; names the start."""
+    """Time of the start, in seconds since 1970; identifies it."""
     statistics_in_force: bool
     problem: str
-    """Why the look could not be made, or empty."""
+    """The faults of this start; empty if there were none."""
     index: str = ""
-    """The index's own name, empty where it could not be read."""
+    """The index's own name, empty if it could not be read."""
     folders: int = 0
     folders_left: int = 0
-    """Changed folders that the time did not suffice for."""
+    """Number of changed folders for which there was not enough time."""
     files: int = 0
     recoverable: int = 0
     quarantined: int = 0
     unreadable: int = 0
     parked: int = 0
-    """Instances that Orthanc worked on when it ended, for the second time."""
+    """Number of instances parked by this start, because Orthanc ended on them for the second time."""
     ended: str = ""
     """What Orthanc was doing when it ended; empty after an orderly stop."""
     seconds: float = 0.0
     listed: tuple[Unreadable, ...] = ()
-    """The first of the unreadable rows."""
+    """The first unreadable rows."""
     configuration: str = ""
-    """Names the configuration that Orthanc runs (adapters/in_force.py)."""
+    """The digest of the configuration that Orthanc runs (adapters/in_force.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class _Folder:
     """The first four digits of its files' names."""
     path: str
     changed: int
-    """Modification time in ns: it moves with every file that comes or goes."""
+    """Modification time in ns; it changes with every file that is added or removed."""
 
 
 _NOTHING_NOTED = "nothing that is noted"
@@ -108,7 +109,7 @@ _NOTHING = IndexComparison((), frozenset(), (), ())
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """What a look at the storage area came to."""
+    """The result of comparing the storage area with the index."""
 
     folders: int
     folders_left: int
@@ -121,7 +122,7 @@ class Sorted:
 def sort_files(
     storage: Path, index: Path, *, seconds: float, monotonic: Callable[[], float] = time.monotonic
 ) -> Sorted:
-    """Look at the folders that changed since they were last looked at, and move what the index does not list.
+    """Compare the folders that changed since the last comparison, and move the files without a row.
 
     Raises UnusableIndexError before anything is moved.
     """
@@ -133,9 +134,9 @@ def sort_files(
     seen = _read_seen(ours / _SEEN_FILE, present)
     there = _folders(storage)
     folders = [folder for folder in there if seen.get(folder.name) != folder.changed]
-    # Orthanc removes a folder with its last file; whatever else removes one takes files along.
+    # Orthanc removes a folder with its last file; if something else removed a folder, files are missing.
     vanished = seen.keys() - {folder.name for folder in there}
-    # What a crash left behind lies in the folders that changed last.
+    # Files that a crash left behind are in the folders that changed last.
     folders.sort(key=lambda folder: folder.changed, reverse=True)
     looked: dict[str, _Folder] = {}
     files: dict[str, tuple[str, int]] = {}
@@ -149,10 +150,10 @@ def sort_files(
         sizes = ((name, size) for name, (_, size) in files.items())
         found = compare(index, looked.keys() | vanished, sizes)
     unsorted, recoverable, quarantined = _sort(found, files, ours, deadline, monotonic)
-    # A row without its file is told at every start until it is healed.
+    # Every start reports a row without its file again, until the file is healed.
     to_see_again = unsorted | {row.file[:4] for row in _unreadable(found)}
     for name in looked.keys() - to_see_again:
-        # Read before its files were: whatever came or went since is looked at again.
+        # This time was read before the folder's files were, so later changes are compared at the next start.
         seen[name] = looked[name].changed
     for name in vanished - to_see_again:
         del seen[name]
@@ -169,7 +170,7 @@ def _sort(
     deadline: float,
     monotonic: Callable[[], float],
 ) -> tuple[set[str], int, int]:
-    """Move the orphans; return the folders in which some are left, and how many went where."""
+    """Move the orphans; return the folders that still have some, and how many were moved to each place."""
     unsorted: set[str] = set()
     counts = {RECOVER: 0, QUARANTINE: 0}
     for name in found.orphans:
@@ -178,7 +179,7 @@ def _sort(
             continue
         counts[_move(Path(files[name][0]), ours, being_deleted=name in found.being_deleted)] += 1
     for file in (ours / RECOVER).iterdir():
-        # A power cut can take a note and leave its file.
+        # A power cut may have lost a note and left its file.
         if _UUID.fullmatch(file.name) and read_note(file) is None:
             counts[_move(file, ours, being_deleted=False)] += 1
     if any(counts.values()):
@@ -188,7 +189,7 @@ def _sort(
 
 
 def _move(file: Path, ours: Path, *, being_deleted: bool) -> str:
-    """Move one orphan to where it belongs and return the folder's name."""
+    """Move one orphan to recover/ or quarantine/ and return the folder's name."""
     reason = "Orthanc was deleting it when it stopped" if being_deleted else ""
     uid = ""
     if not reason:
@@ -201,7 +202,7 @@ def _move(file: Path, ours: Path, *, being_deleted: bool) -> str:
     if reason:
         set_aside(file, ours / QUARANTINE, reason)
         return QUARANTINE
-    # The note first: the plugin takes only files that have one.
+    # Write the note first, because the plugin takes only files that have one.
     target = ours / RECOVER / file.name
     write_note(target, uid, 0)
     file.rename(target)
@@ -231,13 +232,13 @@ def _files(folder: _Folder) -> dict[str, tuple[str, int]]:
 
 
 def _read_seen(path: Path, present: tuple[int, int]) -> dict[str, int]:
-    """Return what was seen of each folder, nothing where it was seen beside another index."""
+    """Return the change time recorded for each folder, nothing if it was recorded for another index."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         inode, highest = document["index"]
         folders = {str(name): int(changed) for name, changed in document["folders"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # A lost memory costs one look at everything.
+        # If the record is lost, everything is compared once more.
         return {}
     return folders if inode == present[0] and highest <= present[1] else {}
 
@@ -251,9 +252,9 @@ def _unreadable(found: IndexComparison) -> tuple[Unreadable, ...]:
 
 
 def prepare(storage: Path, index: Path, *, seconds: float, now: float, configuration: str = "") -> BootReport:
-    """Do all that is done before Orthanc starts and write its report; return it, or raise OSError.
+    """Prepare Orthanc's start, write the report and return it; raise OSError if it cannot be written.
 
-    What fails is told in the report, and hinders nothing else.
+    A step that fails is reported, and does not prevent the other steps.
     """
     began = time.monotonic()
     problems: list[str] = []
@@ -337,7 +338,7 @@ def quarantined(storage: Path) -> Sequence[tuple[str, int, str]]:
 
 
 def waiting(storage: Path) -> int:
-    """Return how many files wait to be read in."""
+    """Return how many files wait to be stored again."""
     folder = storage / OURS / RECOVER
     if not folder.is_dir():
         return 0
@@ -345,7 +346,7 @@ def waiting(storage: Path) -> int:
 
 
 class BootReports:
-    """What a start leaves in the storage area, as flow/recover.py asks for it."""
+    """Reads the records of Orthanc's starts in the storage area, for flow/recover.py."""
 
     def __init__(self, storage: Path) -> None:
         self._storage = storage
@@ -355,12 +356,12 @@ class BootReports:
         return read_report(self._storage)
 
     def index(self) -> tuple[float, str]:
-        """Return when Orthanc was started last, and its index's name; 0 and empty where that is not known."""
+        """Return when Orthanc was started last, and its index's name; 0 and empty if not known."""
         boot = self.boot()
         return (0.0, "") if boot is None else (boot.at, boot.index)
 
     def result(self) -> dict[str, int]:
-        """Return what became of the files to recover so far, empty where nothing was done yet."""
+        """Return the counts of recovered files by outcome, empty if nothing was done yet."""
         try:
             text = (self._storage / OURS / RESULT_FILE).read_text(encoding="utf-8")
             return {str(name): int(number) for name, number in json.loads(text).items()}
@@ -376,14 +377,14 @@ class BootReports:
         return sum(1 for name in names if not name.startswith(".") and not name.endswith(NOTE_SUFFIX))
 
     def parked(self) -> int:
-        """Return how many instances are refused because Orthanc ended on them twice."""
+        """Return how many instances are parked, because Orthanc ended twice while it worked on them."""
         return sum(suspect.parked for suspect in suspects(self._storage / OURS / PARKING).values())
 
     def ends(self) -> Sequence[tuple[float, str]]:
-        """Return for each unwanted end when Orthanc was started after it, and its work; the latest last."""
+        """Return for each end when Orthanc was started after it, and what it was doing; the latest last."""
         found = ends(self._storage / OURS / PARKING)
         return [(end.at, "; ".join(end.doing) or _NOTHING_NOTED) for end in found]
 
     def waiting(self) -> int:
-        """Return how many files wait to be read in."""
+        """Return how many files wait to be stored again."""
         return waiting(self._storage)

@@ -1,4 +1,4 @@
-"""Storage commitment on the wire: request, and report over the same association (DICOM PS3.4 annex J)."""
+"""Storage commitment messages: request, and report over the same association (DICOM PS3.4 annex J)."""
 
 import time
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from understudy.core.commitment import CommitmentReport
 
 CONTEXT = Context("1.2.840.10008.1.20.1")
 _INSTANCE = "1.2.840.10008.1.20.1.1"
-"""The one SOP instance of the class (DICOM PS3.4 J.3.5)."""
+"""The well-known SOP Instance UID of the SOP class (DICOM PS3.4 J.3.5)."""
 _REQUEST = 1
 """Action Type ID (DICOM PS3.4 J.3.2)."""
 _REPORTS_BEFORE_THE_ANSWER = 100
-"""Of this request and of earlier ones. A peer that sends more may never answer."""
+"""Maximum number of reports before the answer, on this or earlier requests. A peer that sends more may never
+answer."""
 
 
 def request(transaction_uid: str, references: Sequence[tuple[str, str]]) -> Dataset:
-    """Return what is asked: each reference is a SOP class and a SOP Instance UID."""
+    """Return the data set of a request; each reference is a SOP class and a SOP Instance UID."""
     asked = Dataset()
     asked.TransactionUID = transaction_uid
     asked.ReferencedSOPSequence = [_reference(*reference) for reference in references]
@@ -30,10 +31,10 @@ def request(transaction_uid: str, references: Sequence[tuple[str, str]]) -> Data
 def ask(
     association: Association, context: Accepted, data: bytes, patience: float, linger: float
 ) -> tuple[dimse.Message, bytes | None]:
-    """Send the request and return its answer, and the report's data set where one comes in time.
+    """Send the request and return its answer, and the report's data set if it comes in time.
 
-    Some peers report before they answer. A report is answered as taken over this association. Raises
-    AssociationLostError, also where only reports come.
+    Some peers report before they answer. A report is answered with success over this association. Raises
+    AssociationLostError, also if only reports come.
     """
     elements: dimse.Elements = {
         dimse.REQUESTED_CLASS: CONTEXT.sop_class_uid,
@@ -56,7 +57,7 @@ def ask(
 
 
 def _awaited(association: Association, context: Accepted, patience: float, linger: float) -> bytes | None:
-    """Return the report, None where it does not come or the association ends: it can come over another."""
+    """Return the report, None if it does not come or the association ends; it can still come over another."""
     with suppress(AssociationLostError):
         if association.arrives(time.monotonic() + linger):
             message = dimse.receive(association, patience)
@@ -76,7 +77,7 @@ def _taken(association: Association, context: Accepted, report: dimse.Message) -
 
 
 def read(report: Dataset, reported_by: str) -> CommitmentReport:
-    """Return what a report says; raises one of PARSE_ERRORS where it cannot be read."""
+    """Return the content of a report; raises one of PARSE_ERRORS if it cannot be read."""
     return CommitmentReport(
         str(report.get("TransactionUID", "")),
         frozenset(_uid(item) for item in report.get("ReferencedSOPSequence") or ()),

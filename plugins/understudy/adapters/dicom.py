@@ -1,4 +1,4 @@
-"""A DICOM peer as SCU: C-ECHO, C-FIND, C-MOVE and C-STORE with the outcome of every instance."""
+"""An SCU for one DICOM peer: C-ECHO, C-FIND, C-MOVE, N-ACTION, and C-STORE with each instance's outcome."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
@@ -46,11 +46,11 @@ from understudy.core.ports import (
     UnreadableFileError,
 )
 
-# pydicom would warn of odd values, with the value in its text, which no log of ours may hold.
+# pydicom's warning of an odd value quotes the value, and our logs must not hold it.
 settings.reading_validation_mode = IGNORE
 
 _MOVE_PATIENCE = 20.0
-"""How many times longer a peer may be silent in C-MOVE: it need not tell of progress (PS3.4 C.4.2.3.1)."""
+"""How many times longer a peer may be silent in C-MOVE: it need not report progress (PS3.4 C.4.2.3.1)."""
 
 _VERIFICATION = Context("1.2.840.10008.1.1")
 _FIND = Context("1.2.840.10008.5.1.4.1.2.2.1")
@@ -60,30 +60,31 @@ _FILE_HINT = "compare it with what its sender has; waive it, or store it here on
 _TITLES_HINT = "check our AE title, its AE title and our address in the configuration of that device"
 _ABORTS = (Loss.ABORTED_BY_USER, Loss.ABORTED_BY_PROVIDER)
 _TRANSIENT = 2
-"""Result of a rejection that holds for now alone (DICOM PS3.8 9.3.4)."""
+"""Result "rejected-transient" of A-ASSOCIATE-RJ (DICOM PS3.8 9.3.4)."""
 _BUSY_PAUSES = (0.1, 0.3, 0.6)
-"""Seconds after which a question is asked again that the peer had no association free for."""
+"""Seconds to wait before each further request for an association, if the peer rejects it as transient."""
 _TOO_MUCH = (0xA7, 0xFE)
-"""First byte of the statuses of C-FIND by which a peer says that it cannot answer so much: out of resources,
-or that it ended the answers by itself."""
+"""First byte of the C-FIND statuses of a peer that cannot send so many answers: out of resources, or it ended
+the answers by itself."""
 _MOST_RANGES = 1000
-"""Questions for ranges of dates in which a list that is cut is asked for."""
+"""Maximum number of questions for ranges of dates after the list of all studies was cut."""
 _MOST_CUT_DAYS = 3
-"""Days whose own list is cut, after which smaller questions are no help."""
+"""If the lists of this many single days are cut, smaller questions do not help."""
 _MOST_STUDIES = 1_000_000
-"""Answers to a question for all studies, after which the list counts as one without an end. A clinic with 150
-studies a day has so many after 18 years; as many are held in about 350 MB."""
+"""Maximum number of answers to a question for all studies; a longer list counts as endless. A clinic with 150
+studies a day has this many after 18 years; they take about 350 MB of memory."""
 _MOST_OF_STUDY = 200_000
-"""Answers to all questions about one study. The largest studies have some 20,000 images, and some peers list
-a series as often as it has images."""
+"""Maximum number of answers to all questions about one study. The largest studies have some 20,000 images,
+and some peers list a series once for each of its images."""
 _COUNTS_AS_ONE = 512
-"""Bytes of an answer that count as one; more count as several, so that long answers take no more memory."""
+"""An answer counts once, and once more for every 512 bytes, so that long answers take no more memory."""
 
 
 class DicomPeer:
-    """One remote AE; each call is one association.
+    """One remote AE; each call uses one association.
 
-    All raise HolderUnavailableError where the peer does not play along, UnansweredError where it is there.
+    Every call raises HolderUnavailableError if the peer does not do its part, and the subclass
+    UnansweredError if the peer is up.
     """
 
     def __init__(
@@ -105,10 +106,10 @@ class DicomPeer:
         self._timeout = timeout
         self._tls = tls
         self.heard = 0
-        """Answers to C-FIND, C-MOVE and C-STORE so far: a sign of life, whoever asked."""
+        """Number of answers to C-FIND, C-MOVE and C-STORE so far, as a sign of life."""
 
     def echo(self) -> None:
-        """Ask whether it answers (C-ECHO, DICOM PS3.4 A)."""
+        """Ask whether the peer answers (C-ECHO, DICOM PS3.4 A)."""
         with self._association("C-ECHO", [_VERIFICATION]) as association:
             context = self._context(association, _VERIFICATION)
             elements = {dimse.SOP_CLASS: _VERIFICATION.sop_class_uid}
@@ -116,10 +117,10 @@ class DicomPeer:
                 self._expect_success(answer, "C-ECHO")
 
     def studies(self, study: StudyInstanceUid | None = None) -> StudyList:
-        """Return every study, or the one asked for; the newest first, those without a date last.
+        """Return every study, or only `study`; the newest first, those without a date last.
 
-        A list that ends with a failure counts as cut. What it leaves out is asked for by date. A list that
-        does not end is no list: UnansweredError.
+        A list that ends with a failure counts as cut, and the rest is asked for by date. Raises
+        UnansweredError if the list does not end.
         """
         found: dict[StudyInstanceUid, ListedStudy] = {}
         try:
@@ -127,7 +128,7 @@ class DicomPeer:
             with self._association("C-FIND", [_FIND]) as association:
                 self._list_studies(association, found, tally, study=study or "")
         except _EndlessError:
-            # Whatever was listed so far says nothing of what is not.
+            # Nothing of an endless list is used.
             raise
         except UnansweredError as error:
             if study is not None or not (found or _is_too_much(error)):
@@ -141,7 +142,10 @@ class DicomPeer:
         return _sorted(found, "")
 
     def _list_by_date(self, found: dict[StudyInstanceUid, ListedStudy]) -> bool:
-        """Add what it lists by study date, halving each range whose list it cuts; say if none stayed cut."""
+        """Add the studies that the peer lists by study date; halve each range whose list it cuts.
+
+        Returns whether all ranges were listed whole.
+        """
         ranges = _date_ranges(datetime.now(UTC).date())
         cut_days = asked = 0
         tally = _Tally(_MOST_STUDIES)
@@ -174,7 +178,7 @@ class DicomPeer:
         study: str = "",
         dates: str = "",
     ) -> None:
-        """Add the answers to one question for studies, up to a failure too."""
+        """Add the answers to one question for studies; after a failure those before it stay added."""
         query = _query("STUDY", study)
         query.StudyDate = dates
         for answer in self._find(association, query, tally):
@@ -184,9 +188,9 @@ class DicomPeer:
                 )
 
     def instances(self, study: StudyInstanceUid) -> Set[SopInstanceUid]:
-        """Return the SOP Instance UIDs of a study, none where it lists the study alone and counts nothing.
+        """Return the SOP Instance UIDs of a study; none if the peer lists only the study and gives no count.
 
-        Raises CappedError, with those that it lists, where it counts more; NoImagesError where it counts some
+        Raises CappedError, with the listed images, if the peer counts more; NoImagesError if it counts some
         and lists none.
         """
         try:
@@ -199,12 +203,12 @@ class DicomPeer:
     def images(self, study: StudyInstanceUid) -> Set[Image]:
         """Return the images of a study, asked level by level (DICOM PS3.4 C.4.1.3.1.1).
 
-        Raises CappedError, with those that it lists, where it counts more; NoImagesError where it lists the
+        Raises CappedError, with the listed images, if the peer counts more; NoImagesError if it lists the
         study and no image.
         """
         answer = self._list(study)
         if answer.is_short:
-            # Once more: between two questions an instance may have come or gone.
+            # Ask once more: an instance may have come or gone between two questions.
             answer = self._list(study)
         if not answer.is_short:
             return answer.images
@@ -233,7 +237,7 @@ class DicomPeer:
                 self._text(answer, "SeriesInstanceUID")
                 for answer in self._find(association, _query("SERIES", study, ""), tally)
             ]
-            # Some list a series as often as it has images.
+            # Some peers list a series once for each of its images.
             for uid in dict.fromkeys(series):
                 for image in self._find(association, _query("IMAGE", study, uid, ""), tally):
                     images.add((SeriesInstanceUid(uid), SopInstanceUid(self._text(image, "SOPInstanceUID"))))
@@ -241,7 +245,7 @@ class DicomPeer:
         return _StudyAnswer(bool(counts or series), counted, frozenset(images))
 
     def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
-        """Ask it to send a study to the AE title `destination` (C-MOVE) and wait for the end."""
+        """Ask the peer to send a study to the AE title `destination` (C-MOVE) and wait for the end."""
         query = Dataset()
         query.QueryRetrieveLevel = "STUDY"
         query.StudyInstanceUID = study
@@ -250,10 +254,10 @@ class DicomPeer:
     def move_instances(
         self, study: StudyInstanceUid, images: Collection[Image], destination: str
     ) -> MoveResult:
-        """Ask it for images one by one (C-MOVE at IMAGE level, DICOM PS3.4 C.4.2) and add up the results.
+        """Ask the peer for images one by one (C-MOVE at IMAGE level, DICOM PS3.4 C.4.2); add up the results.
 
-        Each has an association of its own: some archives negotiate the transfer syntax of the first instance
-        only, and cannot send the others of a study with several.
+        Each image has its own association: some archives negotiate only the transfer syntax of the first
+        instance, and then cannot send images of the same study in another one.
         """
         status, completed, failed = dimse.SUCCESS, 0, 0
         for series, instance in sorted(images):
@@ -270,10 +274,10 @@ class DicomPeer:
     def commit(
         self, transaction_uid: str, references: Sequence[tuple[str, str]], linger: float
     ) -> CommitmentReport | None:
-        """Ask it to commit to instances, each by SOP class and SOP Instance UID (N-ACTION, PS3.4 J.3.2).
+        """Ask the peer to commit to instances, as SOP class and SOP Instance UID (N-ACTION, PS3.4 J.3.2).
 
-        Returns its report where that comes over this association within `linger` seconds after its answer.
-        Raises CommitmentRefusedError too.
+        Returns the report if it comes over this association within `linger` seconds after the answer,
+        otherwise None. Also raises CommitmentRefusedError.
         """
         with self._association("N-ACTION", [commitment.CONTEXT]) as association:
             accepted = association.answers[commitment.CONTEXT]
@@ -316,9 +320,10 @@ class DicomPeer:
 
     @contextmanager
     def storing(self, pairs: Collection[tuple[str, str]]) -> Iterator["StoreAssociation"]:
-        """Give an association for C-STORE of at most MAX_CONTEXTS pairs of SOP class and transfer syntax.
+        """Give an association for C-STORE for up to MAX_CONTEXTS pairs of SOP class and transfer syntax.
 
-        It is given also where the peer accepts none of them, since that is said of each instance.
+        The caller gets it even if the peer accepts none of the pairs, because each instance has its own
+        outcome.
         """
         contexts = [Context(sop_class, (syntax,)) for sop_class, syntax in sorted(set(pairs))]
         with self._association("C-STORE", contexts) as association:
@@ -328,14 +333,15 @@ class DicomPeer:
         self.heard += 1
 
     def _find(self, association: Association, query: Dataset, tally: "_Tally") -> Iterator[Dataset]:
-        """Yield the answers to a question, which have to come steadily, and `tally` has to take each.
+        """Yield the answers to a question, as long as they come steadily and `tally` takes them.
 
-        Each is waited for as any message is; all together may be no slower than one in two seconds.
+        Each answer has the usual time-out; on the whole the answers must not be slower than one in two
+        seconds.
         """
         context = self._context(association, _FIND)
         elements: dimse.Elements = {dimse.SOP_CLASS: _FIND.sop_class_uid, dimse.PRIORITY: _MEDIUM}
         data = encoded(query, context.transfer_syntax_uid)
-        # It may take its time before the first.
+        # Only the answers after the first have to be steady.
         progress: Arrival | None = None
         for answer in dimse.ask(association, context, dimse.FIND, elements, data, patience=self._timeout):
             self.heard += 1
@@ -377,7 +383,7 @@ class DicomPeer:
 
     @contextmanager
     def _association(self, what: str, contexts: Sequence[Context]) -> Iterator[Association]:
-        """Give an association; what goes wrong in it is told as HolderUnavailableError."""
+        """Give an association, and raise its errors as HolderUnavailableError."""
         address = Address(self.host, self.port, self._tls)
         established = False
         try:
@@ -391,16 +397,16 @@ class DicomPeer:
         except AssociationLostError as error:
             verdict = of_loss(error.loss, error.detail)
             if established and error.loss in _ABORTS and what != "C-ECHO":
-                # So does who does not know us, Orthanc for one.
+                # A peer that does not know us also aborts, for example Orthanc.
                 hint = _TITLES_HINT if what == "C-FIND" else verdict.hint
                 raise self._unanswered(f"{what}: {verdict.reason}", hint) from error
             begin = f"{what}: " if established else f"no association with {self.host}:{self.port}: "
             raise self._unavailable(begin + verdict.reason, verdict.hint) from error
 
     def _requested(self, address: Address, contexts: Sequence[Context], *, patient: bool) -> Association:
-        """Return an association; who is patient asks again where the peer has none free for a moment.
+        """Return an association; if `patient`, ask again a few times while the peer has none free.
 
-        A peer that takes one at a time may not have noticed yet that our last one has ended.
+        A peer that takes one association at a time may not have noticed yet that our last one has ended.
         """
         pauses = list(_BUSY_PAUSES) if patient else []
         while True:
@@ -425,7 +431,7 @@ class DicomPeer:
 
 
 class _StatusError(UnansweredError):
-    """It ended its answers with a status other than success."""
+    """The peer ended its answers with a status other than success."""
 
     def __init__(self, holder: str, reason: str, hint: str, status: int) -> None:
         super().__init__(holder, reason, hint)
@@ -433,25 +439,25 @@ class _StatusError(UnansweredError):
 
 
 class _EndlessError(UnansweredError):
-    """It sent more answers to C-FIND or C-MOVE than there can be, and no end of them."""
+    """The peer sent more answers to C-FIND or C-MOVE than the limit allows, without an end."""
 
 
 class _Tally:
-    """How many answers one call takes: a peer may send them for ever."""
+    """Limits the number of answers to one call, because a peer may send them for ever."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._left = most
 
     def takes(self, size: int) -> bool:
-        """Count an answer of `size` bytes, and say whether it is still one of those that are taken."""
+        """Count an answer of `size` bytes, and return whether it is within the limit."""
         self._left -= 1 + size // _COUNTS_AS_ONE
         return self._left >= 0
 
 
 @dataclass(frozen=True, slots=True)
 class _StudyAnswer:
-    """What the peer says of one study: whether it knows it, how many images it counts, and which it lists."""
+    """The peer's answers about one study: whether it is known, the count of images, and the listed images."""
 
     known: bool
     counted: int | None
@@ -459,7 +465,7 @@ class _StudyAnswer:
 
     @property
     def is_short(self) -> bool:
-        """Whether it lists fewer images than there have to be."""
+        """Whether the peer lists fewer images than it counts, or none of a study that it knows."""
         return len(self.images) < (self.counted or (1 if self.known else 0))
 
 
@@ -474,15 +480,15 @@ class StoreAssociation:
 
     @property
     def is_open(self) -> bool:
-        """Whether further files can be sent over it."""
+        """Whether more files can be sent over it."""
         return self._association.is_open
 
     def accepts(self, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
-        """Say whether the peer takes this pair, which has to be one that the association was made for."""
+        """Return whether the peer accepts this pair; it has to be one that the association proposed."""
         return self._association.answers[Context(sop_class_uid, (transfer_syntax_uid,))].result == 0
 
     def store(self, file: FileToSend) -> Verdict:
-        """Send one file's data set byte for byte and return what became of it."""
+        """Send one file's data set byte for byte and return the outcome."""
         wanted = Context(file.sop_class_uid, (file.transfer_syntax_uid,))
         accepted = self._association.answers[wanted]
         if accepted.result != 0:
@@ -515,7 +521,7 @@ class StoreAssociation:
         except AssociationLostError as error:
             return of_loss(error.loss, error.detail)
         except UnreadableFileError:
-            # Half a data set is sent: nothing else can follow it.
+            # Only a part of the data set was sent, so no other message can follow.
             self._association.abort()
             raise
 
@@ -526,12 +532,12 @@ def _sorted(found: Mapping[StudyInstanceUid, ListedStudy], cut: str) -> StudyLis
 
 
 def _is_too_much(failure: UnansweredError) -> bool:
-    """Say whether a smaller question may be answered."""
+    """Return whether the peer may answer a smaller question."""
     return isinstance(failure, _StatusError) and failure.status >> 8 in _TOO_MUCH
 
 
 def _date_ranges(today: date) -> list[tuple[date, date]]:
-    """Return ranges that cover all dates; the newest stands last, after those of dates to come."""
+    """Return ranges that cover all dates, to be asked from the end: newest last, future dates first."""
     ends = [today + timedelta(days) for days in (1, -7, -31, -366, -1500, -5000)]
     ranges = [(older + timedelta(1), newer) for newer, older in pairwise([*ends, date(1800, 1, 1)])]
     return [(ends[0] + timedelta(1), date.max), *reversed(ranges)]
@@ -568,7 +574,7 @@ def _count(answer: Dataset) -> int | None:
     try:
         number = int(answer.NumberOfStudyRelatedInstances)
     except (AttributeError, TypeError, ValueError):
-        # Absent, empty, or no number: the attribute is optional (DICOM PS3.4 table C.6-1).
+        # The attribute is absent, empty, or no number; it is optional (DICOM PS3.4 table C.6-1).
         return None
-    # A study without images is none, and some PACS answer 0 for every study.
+    # There is no study without images, and some PACS answer 0 for every study.
     return number if number > 0 else None

@@ -1,6 +1,6 @@
-"""A DICOMweb server as destination: STOW-RS with the outcome of every instance, and QIDO-RS (DICOM PS3.18).
+"""A client for one DICOMweb server: STOW-RS with each instance's outcome, QIDO-RS, WADO-RS (DICOM PS3.18).
 
-Each instance is a request of its own, so that its answer speaks of it alone.
+Each instance is stored by its own request, so that the answer is about this instance only.
 """
 
 import base64
@@ -27,29 +27,29 @@ from understudy.core.ports import FileToSend, HolderUnavailableError, Unanswered
 
 _JSON = "application/dicom+json"
 _MAX_ANSWER = 2**24
-"""Bytes of an answer beyond which it is not read."""
+"""Largest answer that is read, in bytes."""
 _PAGE = 1000
-"""Instances that one question of QIDO-RS asks for."""
+"""Instances that one QIDO-RS request asks for."""
 _MOST_OF_STUDY = 200_000
-"""Instances of a study after which its list counts as one without an end; the largest have some 20,000."""
+"""Maximum number of instances of a study; a longer list counts as endless. Large studies have some 20,000."""
 
 _SOP_INSTANCE_UID = "00080018"
 _REFERENCED, _FAILED = "00081199", "00081198"
 _REFERENCED_UID, _WARNING_REASON, _FAILURE_REASON = "00081155", "00081196", "00081197"
 
 _HEARD = (200, 202, 400, 409)
-"""Statuses whose body may speak of the instance (DICOM PS3.18 table 10.5.3-1)."""
+"""Statuses whose body may tell the instance's outcome (DICOM PS3.18 table 10.5.3-1)."""
 _OF_THE_INSTANCE = frozenset({400, 409, 413, 415, 500, *range(200, 300)})
-"""Statuses that the instance may have caused; any other says something of the server."""
+"""Statuses that the instance may have caused; any other status is about the server."""
 
 _REFUSALS = frozenset({401, 403, 404, 405, 406, 410, 501})
-"""Statuses that refuse a question, and not the moment or the connection (RFC 9110 15)."""
+"""Statuses that refuse a question for good; other errors may be temporary (RFC 9110 15)."""
 
 _FILES_HINT = "fix the files that the configuration names for it"
 
 
 class DicomWebServer:
-    """One server; each call raises HolderUnavailableError where it does not play along."""
+    """One server; each call raises HolderUnavailableError if the server does not do its part."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class DicomWebServer:
 
     @property
     def ae_title(self) -> str:
-        """What proofs name it by."""
+        """The name of this server in proofs: its URL."""
         return self.url
 
     def instances(self, study: StudyInstanceUid) -> set[SopInstanceUid]:
@@ -85,10 +85,10 @@ class DicomWebServer:
                     raise UnansweredError(self.name, words, "look at its log: a whole list has an end")
 
     def fetch(self, instance: Instance) -> bytes | None:
-        """Return the data set as it is kept there, None where it is not given (WADO-RS, PS3.18 10.4)."""
+        """Return the data set as stored there, None if the server does not give it (WADO-RS, PS3.18 10.4)."""
         uids = (instance.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid)
         if not all(is_standard_uid(uid) for uid in uids):
-            # In the path, where another form could lead elsewhere.
+            # The UIDs are put into the path, where a non-standard UID could lead to another resource.
             return None
         path = "/studies/{}/series/{}/instances/{}".format(*uids)
         accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -110,16 +110,16 @@ class DicomWebServer:
 
     @contextmanager
     def storing(self, pairs: Collection[tuple[str, str]]) -> Iterator["StowConnection"]:
-        """Give a connection for STOW-RS; nothing is negotiated, so any pairs will do."""
+        """Give a connection for STOW-RS; nothing is negotiated, so `pairs` is not used."""
         with self._client() as client:
             yield StowConnection(self, client, self._timeout)
 
     def unavailable(self, reason: str, hint: str) -> HolderUnavailableError:
-        """Return the error that says so of this server."""
+        """Return a HolderUnavailableError for this server."""
         return HolderUnavailableError(self.name, reason, hint)
 
     def _page(self, client: httpx.Client, study: StudyInstanceUid, offset: int) -> set[SopInstanceUid]:
-        # In the query and not in the path, where a UID in no standard form could lead elsewhere.
+        # The UID is in the query: in the path, a non-standard UID could lead to another resource.
         query = {
             "StudyInstanceUID": study,
             "includefield": _SOP_INSTANCE_UID,
@@ -174,16 +174,16 @@ class StowConnection:
         self._client = client
         self._timeout = timeout
         self.is_open = True
-        """Whether further files can be sent over it."""
+        """Whether more files can be sent over it."""
 
     def accepts(self, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
-        """Say that it may be sent: what the server takes is told by its answer alone."""
+        """Return True: only the server's answer tells what it accepts."""
         return True
 
     def store(self, file: FileToSend) -> Verdict:
-        """Send one file as it is and return what became of it.
+        """Send one file unchanged and return the outcome.
 
-        Raises HolderUnavailableError where the server says something of itself and not of the instance.
+        Raises HolderUnavailableError if the answer is about the server and not about the instance.
         """
         boundary = uuid.uuid4().hex
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
@@ -217,7 +217,7 @@ class StowConnection:
 def _exchange(
     client: httpx.Client, timeout: float, method: str, path: str, *, most: int = _MAX_ANSWER, **request: Any
 ) -> tuple[int, bytes]:
-    """Return status and body; the time-out is on silence, and on a drip, which would have no end."""
+    """Return status and body; the time-out limits silence, and an answer that arrives too slowly."""
     body = bytearray()
     with client.stream(method, path, **request) as response:
         progress = Arrival(timeout, time.monotonic())
@@ -237,7 +237,7 @@ def _in_pieces(head: bytes, file: BinaryIO, tail: bytes) -> Iterator[bytes]:
 
 
 def _first_data_set(body: bytes) -> bytes | None:
-    """Return the data set in the first part of a multipart answer, None where it holds no DICOM file."""
+    """Return the data set in the first part of a multipart answer, None if that is no DICOM file."""
     boundary, _, rest = body.lstrip(b"\r\n").partition(b"\r\n")
     _, _, part = rest.partition(b"\r\n\r\n")
     file, ending, _ = part.rpartition(b"\r\n" + boundary)
@@ -249,7 +249,7 @@ def _first_data_set(body: bytes) -> bytes | None:
 
 
 def _heard(body: bytes, sop_instance_uid: str) -> Verdict | None:
-    """Return what the body says of the instance, None where it says nothing; a failure counts before all."""
+    """Return the instance's outcome by the body, None if it is not mentioned; a failure takes precedence."""
     for document in _items(body):
         for item in _sequence(document, _FAILED):
             if _value(item, _REFERENCED_UID) == sop_instance_uid:
@@ -263,7 +263,7 @@ def _heard(body: bytes, sop_instance_uid: str) -> Verdict | None:
 
 
 def _items(body: bytes) -> Sequence[Mapping[str, Any]]:
-    """Return the data sets of a DICOM JSON document, none where it is none (DICOM PS3.18 F.2)."""
+    """Return the data sets of a DICOM JSON document, none if it is not one (DICOM PS3.18 F.2)."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -294,7 +294,7 @@ def _number(item: Mapping[str, Any], tag: str) -> int | None:
 
 
 def _lost(error: httpx.HTTPError) -> Verdict:
-    """Return what a request without an answer means."""
+    """Return the outcome of a request that got no answer."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
@@ -310,9 +310,9 @@ def _lost(error: httpx.HTTPError) -> Verdict:
 
 
 def _authorization(path: Path) -> str:
-    """Return the header's value for the account in a JSON file {"username", "password"} or {"token"}.
+    """Return the Authorization header for the account in a JSON file {"username", "password"} or {"token"}.
 
-    Raises OSError, and ValueError whose text holds nothing of the file.
+    Raises OSError, and ValueError without any text of the file.
     """
     try:
         account = json.loads(path.read_text(encoding="utf-8"))

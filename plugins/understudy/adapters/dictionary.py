@@ -1,12 +1,12 @@
-"""The data dictionary of DICOM (PS3.6), as far as rules and screens need it."""
+"""The parts of the DICOM data dictionary (PS3.6) that rules and screens need."""
 
 _NO_TEXT = frozenset({"OB", "OB or OW", "OD", "OF", "OL", "OV", "OW", "SQ", "UN"})
-"""Value representations without values that could be compared with text (PS3.5 6.2)."""
+"""Value representations whose values cannot be compared with text (PS3.5 6.2)."""
 
 
 def problem_of(keyword: str) -> str:
-    """Return why a rule cannot look at this attribute, empty where it can."""
-    # Imported where a rule needs it: every start of Orthanc reads the configuration, and pydicom takes time.
+    """Return why a rule cannot use this attribute, empty if it can."""
+    # Imported here because loading pydicom takes time, and every start of Orthanc reads the configuration.
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     tag = tag_for_keyword(keyword)
@@ -22,7 +22,7 @@ def problem_of(keyword: str) -> str:
 
 
 def names_patient(keyword: str) -> bool:
-    """Say whether the attribute tells who the patient is: group 0010, and every name of a person."""
+    """Return whether the attribute may identify the patient: group 0010, and every person name."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     tag = tag_for_keyword(keyword)
@@ -30,9 +30,9 @@ def names_patient(keyword: str) -> bool:
 
 
 def name_of_uid(uid: str) -> str:
-    """Return the name that DICOM gives a UID, the UID itself where it gives none."""
+    """Return the name that DICOM gives a UID, the UID itself if it has none."""
     from pydicom.config import IGNORE
     from pydicom.uid import UID
 
-    # A peer may say anything: it is no fault of ours to be warned of.
+    # A peer may send any text, so pydicom must not warn of an invalid UID.
     return UID(uid, validation_mode=IGNORE).name

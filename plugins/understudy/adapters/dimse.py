@@ -26,12 +26,12 @@ SUCCESS = 0x0000
 _PENDING = (0xFF00, 0xFF01)
 
 Elements = Mapping[int, int | str]
-"""By tag: a number is a US, a text an AE or a UI."""
+"""Elements by tag: a number has VR US, a text AE or UI."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A data set that is sent piece by piece; `length` is the number of bytes that are read of it."""
+    """A data set that is sent in pieces; `length` is the number of bytes to read from `content`."""
 
     content: Reads
     length: int
@@ -39,9 +39,9 @@ class DataSet:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An answer: the elements of its command set, undecoded, and the bytes of its data set.
+    """An answer or a request of the peer: the undecoded elements of its command set, and its data set.
 
-    Or a request of the peer's, whose status is none and reads as SUCCESS.
+    A request has no status; `status` is then SUCCESS.
     """
 
     elements: Mapping[int, bytes]
@@ -49,24 +49,24 @@ class Message:
     data: bytes = b""
 
     def number(self, tag: int) -> int | None:
-        """Return an element of VR US, None where it is absent or none."""
+        """Return an element of VR US, None if it is absent or has another length."""
         return _number(self.elements, tag)
 
     def text(self, tag: int) -> str:
-        """Return an element of VR UI or AE without its padding, empty where it is absent."""
+        """Return an element of VR UI or AE without its padding, empty if it is absent."""
         return self.elements.get(tag, b"").rstrip(b"\0 ").decode("ascii", "replace")
 
     def answers(self, request: int, message: int) -> bool:
-        """Say whether it is an answer to this request."""
+        """Return whether this is an answer to the request with this command field and message ID."""
         return self.number(_FIELD) == request | _RESPONSE and self.number(_RESPONDED_TO) == message
 
     def requests(self, request: int) -> bool:
-        """Say whether it is such a request."""
+        """Return whether this is a request with this command field."""
         return self.number(_FIELD) == request
 
     @property
     def is_pending(self) -> bool:
-        """Whether further answers follow."""
+        """Whether more answers follow."""
         return self.status in _PENDING
 
 
@@ -82,8 +82,8 @@ def ask(
 ) -> Iterator[Message]:
     """Send a request and yield its answers up to the last; `patience` is as for `receive`.
 
-    `message`, 1 to 65535, tells the request from others. Raises AssociationLostError, also where an answer
-    has no status or is one to something else.
+    `message` is the message ID, 1 to 65535. Raises AssociationLostError, also if an answer has no status or
+    belongs to another request.
     """
     send(association, context, request, elements, data, message=message)
     while True:
@@ -118,7 +118,7 @@ def send(
 def respond(
     association: Association, context: Accepted, request: Message, elements: Elements, status: int
 ) -> None:
-    """Answer a request of the peer's, without a data set."""
+    """Answer a request of the peer, without a data set."""
     command = {
         **elements,
         _FIELD: (request.number(_FIELD) or 0) | _RESPONSE,
@@ -132,7 +132,7 @@ def respond(
 def receive(association: Association, patience: float, *, most: int = MAX_PART) -> Message:
     """Return the next message, which has a status unless it is a request.
 
-    `patience` are the seconds for which the peer may be silent, `most` the bytes of a data set.
+    `patience` is the longest silence of the peer in seconds, `most` the largest data set in bytes.
     """
     is_command, content = association.part(patience)
     if not is_command:
@@ -158,7 +158,7 @@ def _number(elements: Mapping[int, bytes], tag: int) -> int | None:
 
 
 def _encoded(elements: Elements) -> bytes:
-    """Return a command set, which is Implicit VR Little Endian (DICOM PS3.7 6.3.1)."""
+    """Return a command set in Implicit VR Little Endian (DICOM PS3.7 6.3.1)."""
     body = b""
     for tag, value in sorted(elements.items()):
         if isinstance(value, int):
@@ -171,7 +171,7 @@ def _encoded(elements: Elements) -> bytes:
 
 
 def _decoded(command: bytes) -> Mapping[int, bytes] | None:
-    """Return the elements of a command set by tag, None where it is cut off."""
+    """Return the elements of a command set by tag, None if it is cut off."""
     found: dict[int, bytes] = {}
     offset = 0
     while offset < len(command):

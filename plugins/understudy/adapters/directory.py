@@ -32,7 +32,7 @@ class DirectoryStore:
 
     retained = False
     largest = 2**63
-    """The disk says when it is full."""
+    """No limit but the disk's space."""
 
     def __init__(self, name: str, root: Path) -> None:
         self._name = name
@@ -41,7 +41,7 @@ class DirectoryStore:
     def put_file(
         self, key: str, file: BinaryIO, digests: Digests, retain_until: Timestamp | None
     ) -> StoredObject:
-        """Store the whole file durably; a key that holds the same bytes already is left as it is."""
+        """Store the whole file durably; if the key already has the same bytes, leave it as it is."""
         path = self._path(key)
         with self._available():
             present = self._shown(key, path)
@@ -69,7 +69,7 @@ class DirectoryStore:
 
     @contextmanager
     def open(self, key: str, version: str = "") -> Iterator[Reads]:
-        """Give the file's bytes; raises KeyError where it is absent."""
+        """Give the file's bytes; raises KeyError if it does not exist."""
         with self._available():
             try:
                 file = self._path(key).open("rb")
@@ -79,14 +79,14 @@ class DirectoryStore:
             yield _Reading(file, self._available)
 
     def get(self, key: str, version: str = "") -> bytes:
-        """Return the bytes of a small file as `open` gives them."""
+        """Return the bytes of a small file; otherwise like `open`."""
         with self.open(key, version) as file:
             return beginning(file, LARGEST_SMALL)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield every file below the prefix by key, without digests: they would cost reading it all."""
+        """Yield every file whose key begins with the prefix; without digests, which would need all bytes."""
         with self._available():
-            # What stands before the last slash is a folder: the others are not looked into.
+            # The prefix up to its last slash is a folder; other folders are not read.
             folder = self._root / prefix.rpartition("/")[0]
             found = os.walk(folder, onerror=_raise) if folder.is_dir() else iter(())
             for place, folders, names in found:
@@ -108,7 +108,7 @@ class DirectoryStore:
         sha256, size = hashlib.sha256(), 0
         try:
             with path.open("rb") as file:
-                # The kernel's own copy of what was just written proves nothing about the disk.
+                # The page cache proves nothing about the disk.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 while block := file.read(PIECE):
                     sha256.update(block)
@@ -116,13 +116,13 @@ class DirectoryStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            # A bad sector: what can be read are other bytes, and the rest of the disk is there.
+            # A bad sector: the digest of the bytes read so far differs, and the rest of the disk is usable.
             if error.errno != errno.EIO:
                 raise
         return StoredObject(key, "", size, "", sha256.hexdigest())
 
     def _make_folders(self, folder: Path) -> None:
-        """Make the folder and sync the one that each new name stands in; the root itself is never made."""
+        """Make the folder and sync the parent of each new folder; the root itself is never made."""
         missing = []
         while folder != self._root and not folder.is_dir():
             missing.append(folder)
@@ -148,7 +148,7 @@ class DirectoryStore:
 
 
 class _Reading:
-    """Reads a file, with what goes wrong told as an error of the vault."""
+    """Reads a file, and raises its errors as HolderUnavailableError."""
 
     def __init__(self, file: BinaryIO, available: Callable[[], AbstractContextManager[None]]) -> None:
         self._file = file

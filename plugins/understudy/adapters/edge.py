@@ -1,8 +1,10 @@
-"""The running edge: changes its tables and takes its counts over the control socket, and hears its reports.
+"""Changes the running edge's tables and fetches its counts over the control socket, and receives its reports.
 
 Rule 1: the edge never waits for the agent. It counts associations and refusals, and keeps the counts until
-they are taken. A report on a failed TLS handshake that finds nobody, or a full socket, is lost.
-Rule 2: what has to outlive a restart of the edge lies in the shared folder before the running edge is told.
+the agent has noted them. A report on a failed TLS handshake is lost if the agent does not run or the socket
+is full.
+Rule 2: data that has to outlive a restart of the edge is written to the shared folder before the running edge
+gets it.
 """
 
 import json
@@ -32,10 +34,10 @@ _TIMEOUT_SECONDS = 3.0
 _LARGEST_REPORT = 4096
 _LARGEST_ANSWER = 8 << 20
 _KERNEL_BUFFER = 1 << 20
-"""Bytes of reports that wait for the agent."""
+"""Size of the socket's buffer for reports that wait for the agent, in bytes."""
 
 _CHARACTERS_AT_ONCE = 32_000
-"""A command has to fit into HAProxy's buffer (tune.bufsize in edge/haproxy.cfg)."""
+"""Maximum length of a command, which has to fit into HAProxy's buffer (tune.bufsize in edge/haproxy.cfg)."""
 
 _FAILURES = re.compile(r"key=(?P<address>\S+) .*gpc1_rate\(\d+\)=(?P<count>\d+)")
 """A line of `show table` (HAProxy, management guide)."""
@@ -49,19 +51,19 @@ class EdgeUnavailableError(Exception):
 
 
 class EdgeLink:
-    """Everything that is asked of the running edge."""
+    """The commands to the running edge."""
 
     def __init__(self, shared: Path) -> None:
         self._shared = shared
 
     def publish(self, configured: Sequence[Allowed], approved: Sequence[Allowed]) -> None:
-        """Put the allow-list in force; running associations go on.
+        """Put the allow-list into force; running associations continue.
 
-        Raises EdgeUnavailableError, and OSError where the list cannot be written for its next start.
+        Raises EdgeUnavailableError, and OSError if the list cannot be written for the edge's next start.
         """
         write_durably(self._shared / APPROVED, approved_json(approved), 0o640)
         allowed = [*configured, *approved]
-        # The gate sees the old list or the new one, nothing between (HAProxy, management guide, commit map).
+        # The gate sees either the old or the new list (HAProxy, management guide, commit map).
         version = self._prepare("map", DEVICES)
         lines = [f"{calling} {entries}" for calling, entries in devices_table(allowed).items()]
         for payload in _joined(lines):
@@ -73,7 +75,7 @@ class EdgeLink:
         self._command(f"commit acl @{version} {ADDRESSES}")
 
     def wrong_passwords(self, least: int) -> dict[str, int]:
-        """Return, by address, the wrong passwords of the last hour where they are at least so many.
+        """Return, by address, the number of wrong passwords in the last hour if it is `least` or more.
 
         Raises EdgeUnavailableError.
         """
@@ -82,14 +84,14 @@ class EdgeLink:
         return {found["address"]: int(found["count"]) for found in _FAILURES.finditer(shown)}
 
     def counted(self, noted: int) -> tuple[int, list[Seen]]:
-        """Return the counts since the batch that was noted last, and the number of their batch.
+        """Return the number of the next batch and its counts; `noted` is the batch that was noted last.
 
-        The edge keeps a batch until its number is given here as noted. Raises EdgeUnavailableError, and
-        ValueError where there is no number.
+        The edge keeps a batch until its number is given here as `noted`. Raises EdgeUnavailableError, and
+        ValueError if the answer has no number.
         """
         number, *lines = self._command(f"show associations {noted}", says="1").splitlines()
         if not lines or lines.pop() != "end":
-            # What came would be noted as all that there is; the edge keeps the batch.
+            # Otherwise the incomplete counts would be noted as the whole batch. The edge keeps the batch.
             raise EdgeUnavailableError("the edge's answer is cut off")
         return int(number), list(parse_counts(lines))
 
@@ -98,7 +100,7 @@ class EdgeLink:
         return int(answer.strip().rpartition(" ")[2])
 
     def _command(self, command: str, *, says: str = "") -> str:
-        """Give one command; HAProxy answers nothing where all is well, or what `says` begins with."""
+        """Give one command and return the answer, which is empty on success, or begins with `says`."""
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(_TIMEOUT_SECONDS)
@@ -116,7 +118,7 @@ class EdgeLink:
 
 
 def _joined(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the lines joined to payloads of which each fits into one command."""
+    """Join the lines to payloads that each fit into one command."""
     payload = ""
     for line in lines:
         if payload and len(payload) + len(line) >= _CHARACTERS_AT_ONCE:
@@ -128,10 +130,10 @@ def _joined(lines: Iterable[str]) -> Iterator[str]:
 
 
 def addresses_of_name(host: str) -> list[str]:
-    """Return the addresses of a host name as networks, or raise OSError where the name service has none."""
+    """Return the addresses of a host name as networks, or raise OSError if the name service has none."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     addresses = {str(address[0]) for *_, address in found}
-    # One with a scope is valid on one link of one host alone.
+    # An address with a scope is valid only on one link of one host.
     return [network_of(address) for address in addresses if "%" not in address]
 
 
@@ -149,7 +151,7 @@ class HandshakeReports:
         self._socket.setblocking(False)
 
     def read(self, most: int) -> list[Seen]:
-        """Return at most so many reports that have come, without waiting."""
+        """Return up to `most` reports that have arrived, without waiting."""
         return list(parse_reports(self._datagrams(most)))
 
     def close(self) -> None:
@@ -165,9 +167,9 @@ class HandshakeReports:
 
 
 def parse_counts(lines: Iterable[str]) -> Iterator[Seen]:
-    """Yield what the lines of a batch count, in the words of edge/gate.lua.
+    """Yield the counts in the lines of a batch, which have the format of edge/gate.lua.
 
-    A line in other words is said in the log: it must not keep the others from being counted.
+    A line in another format is logged, and does not keep the other lines from being counted.
     """
     for line in filter(None, lines):
         number, _, fields = line.partition(" ")
@@ -189,7 +191,7 @@ def parse_counts(lines: Iterable[str]) -> Iterator[Seen]:
 
 
 def parse_reports(datagrams: Iterable[bytes]) -> Iterator[Seen]:
-    """Yield the failed handshakes that are reported; a report that is not the edge's says nothing."""
+    """Yield the reported failed handshakes; skip a datagram that is not in the edge's format."""
     for datagram in datagrams:
         try:
             report = json.loads(datagram)

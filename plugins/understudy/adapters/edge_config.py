@@ -1,4 +1,4 @@
-"""Makes HAProxy's configuration and the gate's tables from ours, as the edge loads them at its start."""
+"""Makes the HAProxy configuration and the gate's tables, which the edge loads at its start, from ours."""
 
 import json
 import logging
@@ -33,39 +33,40 @@ _log = logging.getLogger(__name__)
 TEMPLATES = Path(__file__).parents[1] / "edge"
 
 LIVE = Path("/tmp/edge")
-"""Where the edge keeps what it loads; HAProxy knows its tables by these paths, whoever changes them."""
+"""Folder of the files that the edge loads; commands to HAProxy name its tables by these paths."""
 
 CONFIGURATION, DEVICES, ADDRESSES, CLIENT_CA = (
     LIVE / name for name in ("haproxy.cfg", "devices.map", "addresses.acl", "client-ca.pem")
 )
 
 SHARED = Path("/run/understudy-edge")
-"""The volume of edge and agent."""
+"""The volume that edge and agent share."""
 
 CONTROL, REPORTS = "haproxy.sock", "reports.sock"
 """In SHARED: HAProxy's control socket, and the socket of the reports on failed handshakes.
 
-The edge of an earlier version was another user and had `control.sock`. HAProxy cannot replace another user's
-socket: under another name an installation that goes back to that version finds its own.
+The edge of an earlier version ran as another user and had `control.sock`. HAProxy cannot replace another
+user's socket. With another name for ours, an installation that goes back to that version still has its own
+socket.
 """
 
 APPROVED, NAMES, RUNS = "approved.json", "names.json", "configuration"
-"""In SHARED: what outlives a restart of the edge, approvals and the addresses of host names; and the
-name of the configuration that the edge runs (adapters/in_force.py)."""
+"""In SHARED: the approvals and the addresses of host names, which outlive a restart of the edge, and the
+digest of the configuration that the edge runs (adapters/in_force.py)."""
 
 _WORD = re.compile(r"@([A-Z_]+)@")
 
 
 @dataclass(frozen=True, slots=True)
 class _Device:
-    """One device of the configuration that calls here."""
+    """One configured device that may open associations to us."""
 
     ae_title: str
     host: str
     addresses: Sequence[str]
     certificate: str | None
     trusted: bool
-    """Whether its word counts: it may query and retrieve, or proves by what it stores or reports."""
+    """Whether the device may query and retrieve, or its stores or reports count as proof."""
 
 
 def _devices(configuration: Understudy) -> list[_Device]:
@@ -80,7 +81,7 @@ def _devices(configuration: Understudy) -> list[_Device]:
         )
         for item in configuration.modalities
     ]
-    # These report on storage commitment.
+    # These destinations send storage commitment reports.
     devices += [
         _Device(item.ae_title, item.host, item.addresses, item.client_certificate, trusted=True)
         for item in configuration.destinations
@@ -93,9 +94,9 @@ def _devices(configuration: Understudy) -> list[_Device]:
 
 
 def listed(configuration: Understudy, names: Mapping[str, Sequence[str]]) -> list[Allowed]:
-    """Return the entries that the configuration gives: its modalities, the primary and the destinations.
+    """Return the allow-list entries of the configuration: modalities, the primary and destinations.
 
-    Without `Addresses`, a `Host` that is an address counts, or the addresses that `names` has for it.
+    Without `Addresses`, the address in `Host` counts, or the addresses that `names` has for that host name.
     """
     entries = []
     for device in _devices(configuration):
@@ -113,7 +114,7 @@ def hosts_by_name(configuration: Understudy) -> list[str]:
 
 
 def addresses_of(host: str) -> list[str]:
-    """Return the host itself where it is an address and no name."""
+    """Return the host as a network if it is an address, nothing if it is a name."""
     try:
         return [network_of(host)]
     except ValueError:
@@ -123,7 +124,7 @@ def addresses_of(host: str) -> list[str]:
 def render(configuration: Understudy, keys: Path) -> str:
     """Return haproxy.cfg, or raise ConfigurationError.
 
-    No name of the configuration reaches HAProxy's syntax: devices go into the tables, in hexadecimal.
+    No name from the configuration gets into haproxy.cfg: devices are in the tables, in hexadecimal.
     """
     values = {
         "EDGE": str(TEMPLATES),
@@ -148,7 +149,7 @@ def render(configuration: Understudy, keys: Path) -> str:
 
 
 def _largest_body() -> int:
-    """Return the bytes of the largest body that Orthanc takes; compose tells the edge of Orthanc's memory."""
+    """Return the largest body that Orthanc takes, in bytes, from the memory limit that compose tells us."""
     memory = os.environ.get("UNDERSTUDY_ORTHANC_MEMORY") or "2g"
     try:
         return limits(parse_size(memory)).largest_object
@@ -157,7 +158,7 @@ def _largest_body() -> int:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """Return the template with every word between at-signs replaced; both sides have to name the same."""
+    """Return the template with every @WORD@ replaced; template and values have to have the same words."""
     words = set(_WORD.findall(template))
     if words != set(values):
         raise ValueError(f"the template and its values differ in {sorted(words ^ set(values))}")
@@ -173,13 +174,13 @@ def _binds(configuration: Understudy, keys: Path) -> str:
 
 
 def devices_table(allowed: Iterable[Allowed]) -> dict[str, str]:
-    """Return the gate's table: what stands in it for a calling AE title, in the words of admission.lua."""
+    """Return the gate's table: the entries for each calling AE title, in the format of admission.lua."""
     entries: defaultdict[str, list[str]] = defaultdict(list)
     for entry in allowed:
         called = "*" if entry.called_ae_title is None else _hexadecimal(entry.called_ae_title)
         calling, certificate = _hexadecimal(entry.calling_ae_title), entry.certificate or "*"
         text = f"{entry.network}|{calling}|{called}|{certificate}"
-        # Two spellings are one title here.
+        # Titles that differ only in case share one key.
         key = _hexadecimal(entry.calling_ae_title.lower())
         if text not in entries[key]:
             entries[key].append(text)
@@ -191,14 +192,14 @@ def _hexadecimal(ae_title: str) -> str:
 
 
 def addresses_table(allowed: Iterable[Allowed]) -> list[str]:
-    """Return the networks for which the last connections are kept; one that is everywhere names nobody."""
+    """Return the networks whose last connections are recorded, without those that mean any or no address."""
     return sorted({entry.network for entry in allowed} - {*EVERYWHERE, NOWHERE, UNKNOWN})
 
 
 def read_approved(file: Path) -> list[Allowed]:
-    """Return what was approved beyond the configuration, nothing where the file is absent.
+    """Return the approved entries, which add to the configuration; nothing if the file is absent.
 
-    An entry that the edge could not load is left out and said in the log: it must not keep the edge from
+    An entry that the edge could not load is left out and logged, because it must not keep the edge from
     starting.
     """
     approved = []
@@ -212,7 +213,7 @@ def read_approved(file: Path) -> list[Allowed]:
 
 
 def read_digest(shared: Path) -> str:
-    """Return what names the configuration that the edge runs, empty where the edge has not said so."""
+    """Return the digest of the configuration that the edge runs, empty if the edge has not written it."""
     try:
         return (shared / RUNS).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -220,7 +221,7 @@ def read_digest(shared: Path) -> str:
 
 
 def read_names(file: Path) -> dict[str, list[str]]:
-    """Return the addresses that host names had last, nothing where the file is absent."""
+    """Return the last known addresses of host names, nothing if the file is absent."""
     names = _rows(file, dict)
     found = {
         host: [network for network in networks if isinstance(network, str) and is_network(network)]
@@ -236,7 +237,7 @@ _Kind = TypeVar("_Kind", list[Any], dict[Any, Any])
 
 
 def _rows(file: Path, kind: type[_Kind]) -> _Kind:
-    """Return a file's JSON, or nothing: the agent writes it again at its next start."""
+    """Return a file's JSON, empty if it is missing or damaged; the agent writes it at its next start."""
     try:
         content = json.loads(file.read_text(encoding="ascii"))
     except FileNotFoundError:
@@ -251,15 +252,15 @@ def _rows(file: Path, kind: type[_Kind]) -> _Kind:
 
 
 def open_shared(shared: Path) -> None:
-    """Let the edge, a user of its own in our group, use the shared folder as an earlier version left it."""
+    """Give the edge, another user in our group, access to a shared folder that an earlier version made."""
     for path, mode in ((shared, 0o770), (shared / APPROVED, 0o640)):
-        # The edge may write there: a link that it has made is not followed.
+        # The edge may write to this folder, so a link that it may have made is not followed.
         if path.exists() and not path.is_symlink():
             path.chmod(mode)
 
 
 def approved_json(approved: Iterable[Allowed]) -> bytes:
-    """Return the content of that file."""
+    """Return the content of the file of approvals."""
     rows = [[entry.calling_ae_title, entry.network, entry.called_ae_title] for entry in approved]
     return json.dumps(rows, indent=1).encode()
 
@@ -287,8 +288,8 @@ def write_all(runs: InForce, keys: Path, shared: Path, target: Path) -> None:
     ):
         (target / path.name).write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
     try:
-        # The agent is another user.
+        # The agent, another user, has to read the file.
         write_durably(shared / RUNS, runs.digest.encode("ascii"), 0o644)
     except OSError as error:
-        # What only tells must not keep the edge from starting.
+        # The file only informs the agent, so a failure must not keep the edge from starting.
         _log.error("edge configuration not told because=%s", error)

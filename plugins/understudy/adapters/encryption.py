@@ -1,4 +1,4 @@
-"""Encryption by age (X25519): the appliance holds the public recipient, the identity lies in a safe."""
+"""Encryption by age (X25519): the appliance has the public recipient, and the identity is kept in a safe."""
 
 import io
 import os
@@ -31,7 +31,7 @@ class AgeSealer:
     """Encrypts to one or more age recipients; each of them alone can decrypt."""
 
     def __init__(self, recipients: Sequence[str]) -> None:
-        """Raise SealError where there is no recipient or one is none."""
+        """Raise SealError if `recipients` is empty or has an invalid one."""
         if not recipients:
             raise SealError(
                 "no age recipient is configured", "give the vault Recipients, or run `understudy init`"
@@ -54,7 +54,7 @@ class AgeSealer:
         return pyrage.encrypt(plain, self._keys)
 
     def seal_stream(self, plain: Reads, sealed: Writes) -> None:
-        """Write what the reader gives as a binary age file, in pieces; raises what either end raises."""
+        """Encrypt `plain` into a binary age file, in pieces; raises the errors of reader and writer."""
         ends = _Ends(plain.read, sealed.write)
         stream = cast(io.BufferedIOBase, ends)
         try:
@@ -64,10 +64,10 @@ class AgeSealer:
 
 
 class AgeOpener:
-    """Decrypts by one identity."""
+    """Decrypts with one identity."""
 
     def __init__(self, identity: str) -> None:
-        """Take an identity file's text as age-keygen writes it, comments included, or raise SealError."""
+        """Take the text of an identity file of age-keygen, comments included, or raise SealError."""
         lines = [line.strip() for line in identity.splitlines()]
         lines = [line for line in lines if line and not line.startswith("#")]
         hint = "give the file that was kept at the first start; it holds one line AGE-SECRET-KEY-1..."
@@ -96,9 +96,10 @@ class AgeOpener:
 
     @contextmanager
     def opened(self, sealed: Reads) -> Iterator[BinaryIO]:
-        """Give the plain bytes as a stream, each of whose pieces is authentic.
+        """Give the plain bytes as a stream; every piece read from it is authentic.
 
-        Reading raises SealError where it cannot be decrypted or ends too early, and what `sealed` raises.
+        Reading raises SealError if the content cannot be decrypted or ends too early, and the errors of
+        `sealed`.
         """
         with _Plain(self._identity, sealed, self._hint) as plain:
             yield cast(BinaryIO, plain)
@@ -109,7 +110,7 @@ class AgeOpener:
 
 
 class _Ends:
-    """Reader and writer of a pyrage call, which tells of their errors by their text alone."""
+    """Reader and writer for a pyrage call; keeps their errors, because pyrage reports only the text."""
 
     def __init__(self, read: Callable[[int], bytes], write: Callable[[bytes], object]) -> None:
         self._read = read
@@ -132,11 +133,11 @@ class _Ends:
         return len(content)
 
     def flush(self) -> None:
-        """Do nothing: whoever gave the writer flushes it."""
+        """Do nothing; the caller flushes its writer."""
 
 
 class _Plain(io.RawIOBase):
-    """What a thread decrypts, through a pipe: pyrage writes, and a reader of tar asks."""
+    """A readable stream from a decrypting thread, through a pipe, because pyrage writes and tar reads."""
 
     def __init__(self, identity: pyrage.x25519.Identity, sealed: Reads, hint: str) -> None:
         self._identity = identity
@@ -161,7 +162,7 @@ class _Plain(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             super().close()
-            # A thread that has more to write ends by that.
+            # A thread that still writes gets an error and ends.
             os.close(self._pipe)
             self._thread.join()
 

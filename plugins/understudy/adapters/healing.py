@@ -1,7 +1,8 @@
-"""Where a healed file comes from and how it gets back: C-GET from a peer, and Orthanc's REST.
+"""Fetches an undamaged copy of a file by C-GET, and puts it back by Orthanc's REST.
 
-Rule 1: the index row of a damaged file is deleted only when its whole replacement is on our own disk, because
-Orthanc answers success to a copy of what its index lists and keeps the broken file (OverwriteInstances).
+Rule 1: the index row of a damaged file is deleted only when the complete replacement is on our own disk. The
+row has to be deleted, because Orthanc answers success to a copy of an instance in its index, and keeps the
+broken file (OverwriteInstances).
 """
 
 import hashlib
@@ -49,16 +50,16 @@ from understudy.system.files import written_durably
 _GET = Context("1.2.840.10008.5.1.4.1.2.2.3")
 _MEDIUM = 0x0000
 _NO_GET = (0x0122, 0x0211)
-"""SOP class not supported, unrecognized operation (DICOM PS3.7 annex C)."""
+"""Statuses "SOP class not supported" and "unrecognized operation" (DICOM PS3.7 annex C)."""
 
 _DCMTK_VERSIONS = ("OFFIS_DCMTK_370", "OFFIS_DCMTK_371", "OFFIS_DCMTK_369")
-"""Of the Orthancs that can have written the head of a stored file."""
+"""DCMTK versions of the Orthancs that may have written the head of a stored file."""
 
 _LAST_TAG = Tag("SeriesInstanceUID")
 
 
 class GetSource:
-    """A peer that gives back single instances by C-GET (DICOM PS3.4 C.4.3)."""
+    """A peer from which single instances are fetched by C-GET (DICOM PS3.4 C.4.3)."""
 
     def __init__(
         self,
@@ -80,9 +81,9 @@ class GetSource:
         self._tls = tls
 
     def fetch(self, instance: Instance) -> bytes | None:
-        """Return the data set in the instance's own transfer syntax, None where the peer has none to give.
+        """Return the data set in the instance's own transfer syntax, None if the peer gives none.
 
-        Raises HolderUnavailableError; NotGivenError where it fails to.
+        Raises HolderUnavailableError; NotGivenError if C-GET ends with a failure.
         """
         received: list[bytes] = []
         store = Context(instance.sop_class_uid, (instance.transfer_syntax_uid,))
@@ -109,14 +110,14 @@ class GetSource:
                 self.name, f"it answers C-GET with 0x{status:04X}", "see that it allows us C-GET"
             )
         if not received and status != dimse.SUCCESS:
-            # Of this transfer syntax alone, perhaps: another content may have another one.
+            # This may be a matter of the transfer syntax only: another content may have another one.
             raise NotGivenError(self.name, f"C-GET ended with status 0x{status:04X}", "look at its log")
         return received[0] if len(received) == 1 else None
 
     def _get(
         self, association: Association, store: Context, instance: Instance, received: list[bytes]
     ) -> int:
-        """Ask, take what the peer stores over the same association, and return the status at the end."""
+        """Ask, receive the instances that the peer stores over this association, return the final status."""
         get, stored = association.answers[_GET], association.answers[store]
         if get.result != 0:
             raise UnansweredError(self.name, "it offers no C-GET", "see that it allows us C-GET")
@@ -147,9 +148,9 @@ def _query(instance: Instance) -> Dataset:
 
 
 def write_whole(instance: Instance, dataset: BinaryIO, damaged: Path, whole: BinaryIO) -> None:
-    """Write the data set behind the head that makes it the file of the ledger, bit by bit, where one does.
+    """Write a head and the data set, with the head that gives the MD5 of the ledger if one does.
 
-    A data set travels without its head: tried are the damaged file's own, and those that Orthanc writes.
+    A data set is sent without its head. The damaged file's head, and those that Orthanc writes, are tried.
     """
     heads = list(_heads(instance, damaged))
     digests = [hashlib.md5(head, usedforsecurity=False) for head in heads]
@@ -178,7 +179,7 @@ def _heads(instance: Instance, damaged: Path) -> Iterator[bytes]:
 
 
 def is_same_instance(orthanc_id: str, md5: str, file: BinaryIO) -> bool:
-    """Say whether a whole file is the instance to Orthanc, which knows it by four identifiers.
+    """Return whether Orthanc takes a complete file for this instance.
 
     Orthanc's identifier is the SHA-1 of PatientID, Study, Series and SOP Instance UID (Orthanc Book).
     """
@@ -193,7 +194,7 @@ def is_same_instance(orthanc_id: str, md5: str, file: BinaryIO) -> bool:
     try:
         found = examine_stream(file, size)
         if found.transfer_syntax_uid == DEFLATED:
-            # pydicom would inflate all of it.
+            # pydicom would inflate the whole file.
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -219,7 +220,7 @@ def _identity(file: BinaryIO) -> tuple[str, str, str]:
 
 
 class Replacement:
-    """Puts a whole file in the place of a damaged one: on our disk first, then in Orthanc."""
+    """Replaces a damaged file by a complete one: first on our disk, then in Orthanc."""
 
     def __init__(self, orthanc: Orthanc, folder: Path, log: Callable[[str], None]) -> None:
         self._orthanc = orthanc
@@ -227,17 +228,17 @@ class Replacement:
         self._log = log
 
     def offer(self, content: BinaryIO) -> None:
-        """Store it as anybody would; raises OrthancUnavailableError."""
+        """Store the content like any new instance; raises OrthancUnavailableError."""
         content.seek(0, os.SEEK_END)
         size = content.tell()
         content.seek(0)
         self._orthanc.store_again(content, size)
 
     def put(self, orthanc_id: str, file: str, content: BinaryIO) -> bool:
-        """Replace the damaged file that Orthanc lists by that name, if it lists any of the instance.
+        """Replace the damaged file `file` of the instance; if Orthanc lists no file of it, store the content.
 
-        Returns False where another one took its place meanwhile: that content is newer, and stays. Raises
-        OrthancUnavailableError, after which `resume` ends what began.
+        Returns False if another file has taken its place meanwhile; that content is newer, and stays. Raises
+        OrthancUnavailableError; then `resume` completes the replacement.
         """
         self._folder.mkdir(mode=0o750, exist_ok=True)
         kept = self._folder / f"{orthanc_id}.{file}"
@@ -248,7 +249,7 @@ class Replacement:
             return self._swap(kept, replacement)
 
     def resume(self) -> int:
-        """Give Orthanc what a crash kept from it; return how many files that were."""
+        """Complete the replacements that a crash or an error interrupted; return how many there were."""
         if not self._folder.is_dir():
             return 0
         kept = [path for path in sorted(self._folder.iterdir()) if not path.name.startswith(".")]
@@ -256,7 +257,7 @@ class Replacement:
             try:
                 content = path.open("rb")
             except FileNotFoundError:
-                # Another process of ours was in the middle of it, and has ended it.
+                # Another process of ours was replacing this file, and has finished.
                 continue
             with content:
                 put = self._swap(path, content)
@@ -268,7 +269,7 @@ class Replacement:
         listed = self._orthanc.file_of(orthanc_id)
         if listed == file:
             self._orthanc.delete(orthanc_id)
-        # Any other file was stored after the damage was found, by a modality or by us before a crash.
+        # Any other file was stored after the damage was found: by a modality, or by us before a crash.
         ours = listed in (file, None)
         if ours:
             self.offer(content)
@@ -277,7 +278,7 @@ class Replacement:
 
 
 class HealingTarget:
-    """Takes out of a vault what is damaged here, and nothing else (core.ports.RestoreTarget)."""
+    """Restores from a vault only the files that are damaged here (core.ports.RestoreTarget)."""
 
     def __init__(self, orthanc: Orthanc, folder: Path, damages: Sequence[DamageView], spool: Spool) -> None:
         self._replacement = Replacement(orthanc, folder, lambda _: None)
@@ -286,11 +287,11 @@ class HealingTarget:
         self.put = 0
 
     def has(self, member: Member) -> bool:
-        """Say that every file but a damaged one is there."""
+        """Return True for every file that is not damaged, so that it is not restored."""
         return member.sop_instance_uid not in self._damages
 
     def keep(self, member: Member, content: Reads) -> None:
-        """Put the file in the place of the damaged one."""
+        """Replace the damaged file by this one."""
         damage = self._damages[member.sop_instance_uid]
         with self._spool.file() as file:
             copy(content, file)

@@ -1,4 +1,4 @@
-"""Reads what the host's own programs have to say: the alarms that they leave beside the agent's socket."""
+"""Reads the alarms that the host's own programs write beside the agent's socket."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ from understudy.core.model import Timestamp
 from understudy.core.views import Alarm, iso
 
 TAKEOVER, UPKEEP = "takeover", "host"
-"""Who speaks: the program that follows the mode, and the one that measures the host."""
+"""Sources of alarms: the program that follows the mode, and the program that measures the host."""
 
 
 def read_host_alarms(folder: Path, source: str) -> list[Alarm]:
     """Return the alarms in the file SOURCE.json, a list of {"since", "what", "hint"}; none without a file.
 
-    A file that cannot be read is an alarm itself.
+    A file that cannot be read gives an alarm itself.
     """
     path = folder / f"{source}.json"
     try:

@@ -1,9 +1,10 @@
-"""The configuration that a service runs: that of the folder, or the last that was in order if that is wrong.
+"""The configuration that a service runs: the one in the folder, or the last valid one if that has errors.
 
-Rule 1: every service decides this at its start, by itself and by one rule, so that none waits for another.
-Rule 2: the agent alone keeps a configuration, once it has started with it, and gives the others copies.
-Rule 3: the copy holds the `*.json` files and the authority of the devices' certificates, which every service
-can read in the folder as well. It holds no secret file.
+Rule 1: every service decides this by itself at its start, by the same rule, so that none waits for another.
+Rule 2: only the agent stores a configuration, once it has started with it, and gives the other services
+copies.
+Rule 3: the copy has the `*.json` files and the authority of the devices' certificates, which every service
+can read in the folder as well. It has no secret file.
 """
 
 import hashlib
@@ -24,15 +25,15 @@ HINT = "fix it in the folder orthanc-config (`understudy check-config` checks it
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """A configuration that is in order, with the files that it was read from."""
+    """A valid configuration, with the files that it was read from."""
 
     configuration: Understudy
     files: Mapping[str, str]
     """The text of each `*.json` file by name, with the variables replaced."""
     client_ca: str | None
-    """The authority of DICOM over TLS in PEM form, None where it is not used."""
+    """The authority of DICOM over TLS in PEM form, None if it is not used."""
     problems: Sequence[str] = ()
-    """What is wrong with the configuration in the folder, where this one runs in its place."""
+    """The errors of the configuration in the folder, if this one runs in its place."""
 
     def kept(self) -> str:
         """Return the text of the copy."""
@@ -40,12 +41,12 @@ class InForce:
 
     @property
     def digest(self) -> str:
-        """What names this configuration, the same in every service."""
+        """A short digest that identifies this configuration, the same in every service."""
         return hashlib.sha256(self.kept().encode("ascii")).hexdigest()[:16]
 
 
 def choose(folder: Path, kept: Path, environment: Mapping[str, str] = os.environ) -> InForce:
-    """Return what a service runs; raise ConfigurationError where neither folder nor copy is in order."""
+    """Return the configuration to run; raise ConfigurationError if neither folder nor copy is valid."""
     try:
         return present(folder, environment)
     except ConfigurationError as error:
@@ -63,7 +64,7 @@ def present(folder: Path, environment: Mapping[str, str] = os.environ) -> InForc
 
 
 def _last(kept: Path) -> InForce | None:
-    """Return the configuration of the copy, None where there is none or this version refuses it."""
+    """Return the configuration of the copy, None if there is none or this version refuses it."""
     try:
         document = json.loads(kept.read_text(encoding="ascii"))
         files = {str(name): str(text) for name, text in document["files"].items()}
@@ -81,10 +82,10 @@ def _parsed(files: Mapping[str, str]) -> Understudy:
 
 
 def _wrong_recipients(configuration: Understudy) -> Iterator[str]:
-    """Yield what would keep the agent from starting: a recipient that nobody can seal to."""
+    """Yield the vaults' invalid recipients, which would keep the agent from starting."""
     for number, vault in enumerate(configuration.vaults):
         if vault.recipients:
-            # It takes longer to load than a command that has no need of it.
+            # Imported here because loading it takes longer than a command that does not need it.
             from understudy.adapters.encryption import AgeSealer
 
             try:
@@ -97,7 +98,7 @@ def _client_ca(configuration: Understudy, folder: Path) -> str | None:
     name = configuration.dicom_tls.client_ca
     if name is None:
         return None
-    # It takes longer to load than all the rest.
+    # Imported here because loading it takes longer than everything else.
     from cryptography.x509 import load_pem_x509_certificates
 
     file = folder / name

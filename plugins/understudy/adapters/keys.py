@@ -1,13 +1,12 @@
-"""The keys, made at the first start: secrets between services, TLS certificate, users, the recipient.
+"""Makes the keys at the first start: secrets between services, TLS certificate, users, the vaults' recipient.
 
-Rule 1: what can be lost is written first. `first-start.json` holds the administrator's password and the
-vault's identity before anything is derived from them, so that after a kill at any moment a second run
-completes the same set.
+Rule 1: secrets that cannot be derived again are written first. `first-start.json` has the administrator's
+password and the vault's identity before anything is derived from them. So after a kill at any moment, a
+second run completes the same set.
 Rule 2: `ready` is written last; the other services wait for it.
 Rule 3: no secret is put on a command line, into a log or into an error.
-Rule 4: the whole set lies on the agent's own volume. Each other service gets copies of the files in SHARES
-and SHARES_LATER on a volume of its own, and no other file. A set that an earlier version made is shared out
-at the next start.
+Rule 4: the whole set is on the agent's own volume. Each other service has its own volume, with copies of only
+the files in SHARES and SHARES_LATER. If an earlier version made the set, the next start makes these copies.
 """
 
 import base64
@@ -40,10 +39,11 @@ from understudy.system.files import sync_folder, write_durably
 
 _ADMINISTRATOR = "admin"
 _CERTIFICATE_DAYS = 825
-"""The longest that common clients accept of a certificate."""
+"""The longest validity that common clients accept."""
 _ROUNDS = 1000
-"""Of SHA-512-crypt, the fewest it allows. The edge computes the hash on its own thread at every sign-in, so
-each round delays everybody; and a password of 144 random bits cannot be guessed however cheap the guess."""
+"""Rounds of SHA-512-crypt, the fewest it allows. The edge computes the hash on its own thread at every
+sign-in, so each round delays all callers. A password of 144 random bits cannot be guessed, however fast the
+hash is."""
 _PASSWORD_BYTES = 18
 _SALT_ALPHABET = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -54,19 +54,19 @@ _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9*]([A-Za-z0-9-]{0,62})(\.[A-Za
 
 READY, RECIPIENT, USERS, CERTIFICATE = "ready", "vault-recipient", "users.cfg", "tls/https.pem"
 SERVICES = ("service/edge", "service/agent")
-"""The passwords of the accounts that Orthanc knows."""
+"""Files with the passwords of Orthanc's accounts."""
 SIGNING = "service/signing"
-"""The key, in Base64, with which the edge signs who a person is, and by which the agent knows the edge."""
+"""The key, in Base64, with which the edge signs a person's identity and the agent checks it."""
 REVOKED = "revoked-certificates"
-"""Fingerprints of devices' certificates that count no more, one a line; the edge reads it twice a second."""
+"""Fingerprints of devices' revoked certificates, one per line; the edge reads the file twice a second."""
 FIRST_START = "first-start.json"
 SHARES: Mapping[str, tuple[str, ...]] = {
     "edge": ("service/edge", SIGNING, CERTIFICATE, USERS, READY),
     "orthanc": (*SERVICES, READY),
 }
-"""The files that each other service gets, in the order in which they are written."""
+"""The files that each other service gets copies of, in the order of writing."""
 SHARES_LATER: Mapping[str, tuple[str, ...]] = {"edge": (KEPT, REVOKED), "orthanc": (KEPT,)}
-"""Likewise, once there are such files."""
+"""The same for files that do not exist from the first start."""
 IN_FORCE = "the edge knows it within a second, and needs no restart"
 
 
@@ -80,7 +80,7 @@ class KeysError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FirstStart:
-    """What is shown to the operator once and then destroyed; empty where there is nothing to show."""
+    """The secrets that are shown to the operator once and then destroyed; empty texts are not shown."""
 
     user: str = ""
     password: str = ""
@@ -106,16 +106,16 @@ class User:
 
 
 def share_of(keys: Path, service: str) -> Path:
-    """Return where the agent sees the volume that stands for this folder in another service."""
+    """Return where the agent has mounted the volume that another service sees as its folder of keys."""
     return keys.with_name(f"{keys.name}-of-{service}")
 
 
 def initialise(
     keys: Path, state: Path, configuration: Understudy, environment: Mapping[str, str] = os.environ
 ) -> None:
-    """Make the missing keys and share them out; a run after a complete one changes nothing.
+    """Make the missing keys and give the other services copies; a run after a complete one changes nothing.
 
-    A vault that is configured later without recipients gets an identity then, shown by `first-start` too.
+    If a vault without recipients is configured later, an identity is made then, and `first-start` shows it.
     """
     with _locked(keys):
         _make_keys(keys, state, configuration, environment)
@@ -123,9 +123,9 @@ def initialise(
 
 
 def show_first_start(keys: Path, state: Path, show: Callable[[FirstStart], None]) -> bool:
-    """Give the first start's secrets to `show`, destroy the file after it, and say whether there were any.
+    """Give the first start's secrets to `show`, then destroy the file; return whether there were any.
 
-    `show` has to raise where it could not write everything out: then the file stays and can be shown again.
+    `show` has to raise if it could not write everything out; the file then stays and can be shown again.
     """
     with _locked(keys):
         path = state / FIRST_START
@@ -141,7 +141,7 @@ def show_first_start(keys: Path, state: Path, show: Callable[[FirstStart], None]
 
 
 def users(keys: Path) -> list[User]:
-    """Return everybody in users.cfg."""
+    """Return all users in users.cfg."""
     try:
         text = (keys / USERS).read_text(encoding="ascii")
     except FileNotFoundError:
@@ -150,9 +150,9 @@ def users(keys: Path) -> list[User]:
 
 
 def add_user(keys: Path, name: str, role: Role) -> str:
-    """Add a person and return the generated password, which is kept nowhere.
+    """Add a person and return the generated password, which is not stored anywhere.
 
-    The edge reads the list by itself, twice a second (edge/sign_in.lua).
+    The edge reads users.cfg again twice a second (edge/sign_in.lua).
     """
     if _NAME.fullmatch(name) is None:
         raise RefusedError(
@@ -172,7 +172,7 @@ def add_user(keys: Path, name: str, role: Role) -> str:
 
 
 def reset_password(keys: Path, name: str) -> str:
-    """Give a person another generated password and return it; the role stays."""
+    """Generate a new password for a person and return it; the role stays."""
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
     with _locked(keys):
         present = _users_when_ready(keys)
@@ -185,7 +185,7 @@ def reset_password(keys: Path, name: str) -> str:
 
 
 def remove_user(keys: Path, name: str) -> None:
-    """Remove a person; the last administrator stays."""
+    """Remove a person; refuse to remove the last administrator."""
     with _locked(keys):
         present = _users_when_ready(keys)
         _refuse_unknown(name, present)
@@ -202,14 +202,14 @@ def revoked_certificates(keys: Path) -> list[str]:
 
 
 def revoke_certificate(keys: Path, fingerprint: str) -> None:
-    """Let no new association in that shows this certificate, whatever else allows it."""
+    """Refuse new associations with this certificate, whatever else allows them."""
     with _locked(keys):
         present = revoked_certificates(keys)
         _write_revoked(keys, sorted({*present, _fingerprint_of(fingerprint)}))
 
 
 def allow_certificate(keys: Path, fingerprint: str) -> None:
-    """Take a revocation back."""
+    """Undo the revocation of a certificate."""
     with _locked(keys):
         present, named = revoked_certificates(keys), _fingerprint_of(fingerprint)
         if named not in present:
@@ -236,7 +236,7 @@ def _write_revoked(keys: Path, fingerprints: Sequence[str]) -> None:
 
 
 def keep_configuration(keys: Path, content: str) -> None:
-    """Keep a configuration that is in order, durably, and give the other services copies."""
+    """Store a valid configuration durably, and give the other services copies."""
     with _locked(keys):
         path = keys / KEPT
         if not path.exists() or path.read_text(encoding="ascii") != content:
@@ -250,7 +250,7 @@ def _refuse_unknown(name: str, present: Iterable[User]) -> None:
 
 
 def signing_key(keys: Path) -> bytes:
-    """Return the key with which the edge signs."""
+    """Return the key with which the edge signs a person's identity."""
     try:
         return base64.b64decode((keys / SIGNING).read_bytes(), validate=True)
     except (OSError, ValueError):
@@ -258,7 +258,7 @@ def signing_key(keys: Path) -> bytes:
 
 
 def vault_recipient(keys: Path) -> str:
-    """Return the recipient that was made at the first start, for vaults that are configured without one."""
+    """Return the recipient made at the first start, for vaults that are configured without recipients."""
     try:
         return (keys / RECIPIENT).read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -272,7 +272,7 @@ def _make_keys(keys: Path, state: Path, configuration: Understudy, environment: 
         raise KeysError(str(error), error.hint) from error
     ready = (keys / READY).exists()
     needs_identity = _needs_identity(configuration) and not (keys / RECIPIENT).exists()
-    # Outside of the set that `ready` tells of: an earlier version made none.
+    # Made even if `ready` exists, because an earlier version had no such key.
     _write_once(keys / SIGNING, lambda: base64.b64encode(secrets.token_bytes(32)).decode("ascii"))
     if ready and not needs_identity:
         return
@@ -316,7 +316,7 @@ def _share_out(keys: Path) -> None:
 
 
 def _share_later(keys: Path) -> None:
-    """Give every service its copies of the files that no first start makes."""
+    """Give every service its copies of the files in SHARES_LATER that exist."""
     for service, names in SHARES_LATER.items():
         _share(keys, service, [name for name in names if (keys / name).exists()])
 
@@ -324,7 +324,7 @@ def _share_later(keys: Path) -> None:
 def _share(keys: Path, service: str, names: Iterable[str]) -> None:
     """Give a service its copies of these files.
 
-    With the compose file of an earlier version it has no volume of its own here: it sees them all.
+    With the compose file of an earlier version, the service has no volume of its own and sees all files.
     """
     share = share_of(keys, service)
     if not os.access(share, os.W_OK):
@@ -348,14 +348,14 @@ def _read_first_start(path: Path) -> FirstStart:
     try:
         return FirstStart(**json.loads(path.read_text(encoding="ascii")))
     except (OSError, ValueError, TypeError):
-        # The file was written whole or not at all; its text must not reach an error message.
+        # The file is always written whole, so it was damaged; its text must not reach an error message.
         raise KeysError(
             f"{path} cannot be read", "restore the state volume, or empty state and keys to start over"
         ) from None
 
 
 def _destroy(path: Path) -> None:
-    """Overwrite, unlink and sync. Flash may keep old blocks all the same: encrypt the disk."""
+    """Overwrite, unlink and sync. A flash disk may keep old blocks in spite of this, so encrypt the disk."""
     with path.open("r+b") as file:
         file.write(b"\0" * os.fstat(file.fileno()).st_size)
         file.flush()
@@ -365,7 +365,7 @@ def _destroy(path: Path) -> None:
 
 
 def _self_signed(site: str, environment: Mapping[str, str]) -> str:
-    """Return certificate and key as HAProxy reads them: one PEM file."""
+    """Return certificate and key in one PEM text, as HAProxy reads them."""
     names = [
         site,
         "localhost",
@@ -381,7 +381,7 @@ def _self_signed(site: str, environment: Mapping[str, str]) -> str:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        # A day back: clients' clocks differ.
+        # Valid from a day ago, because clients' clocks differ.
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=_CERTIFICATE_DAYS - 1))
         .add_extension(x509.SubjectAlternativeName(_general_names(names)), critical=False)
@@ -416,7 +416,7 @@ def _fingerprint(path: Path) -> str:
 
 
 def _hash(password: str) -> str:
-    """Return SHA-512-crypt of the password by openssl: Python has dropped its own crypt."""
+    """Return the SHA-512-crypt hash of the password. Uses openssl, because Python has dropped its `crypt`."""
     salt = "".join(secrets.choice(_SALT_ALPHABET) for _ in range(16))
     command = ["openssl", "passwd", "-6", "-salt", f"rounds={_ROUNDS}${salt}", "-stdin"]
     try:
@@ -461,7 +461,7 @@ def _parse_users(text: str) -> list[User]:
 
 @contextmanager
 def _locked(keys: Path) -> Iterator[None]:
-    """Let one process at a time change the keys."""
+    """Lock the folder, so that one process at a time changes the keys."""
     descriptor = os.open(keys, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -476,7 +476,7 @@ def _write_once(path: Path, content: Callable[[], str]) -> None:
 
 
 def _write(path: Path, content: str, mode: int = 0o640) -> None:
-    """Replace the file durably, so that a kill leaves the old content or the new."""
+    """Replace the file durably, so that a kill leaves either the old or the new content."""
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o750)
         sync_folder(path.parent.parent)

@@ -1,4 +1,4 @@
-"""Reads sizes of memory as they stand in the compose files."""
+"""Reads memory sizes in the format of the compose files."""
 
 import re
 
@@ -7,7 +7,7 @@ _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that a size in Docker's words has, such as `2g`. Raises ValueError."""
+    """Return the bytes of a size in Docker's format, such as `2g`. Raises ValueError."""
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"{text!r} is no size of memory such as 2g")

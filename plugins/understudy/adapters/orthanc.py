@@ -1,4 +1,4 @@
-"""Orthanc's REST API: the changes feed and what it tells of instances (Orthanc Book, REST API)."""
+"""A client for Orthanc's REST API: changes feed, instances and their files (Orthanc Book, REST API)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,32 +14,32 @@ from understudy.core.model import NewInstance, SeriesInstanceUid, SopInstanceUid
 from understudy.core.ports import Changes, OrthancUnavailableError
 
 _BEYOND_ALL_CHANGES = 2**31 - 1
-"""A cursor that no change has: Orthanc gives out numbers of 31 bits in its answers."""
+"""A cursor beyond every change; numbers in Orthanc's answers have 31 bits."""
 
 _DELETED_AT_ONCE = 100
-"""Instances of one request: each costs a transaction of the index, and the request has a time limit."""
+"""Instances per request; each costs a transaction of the index, and the request has a time limit."""
 
 _KEEP_ALIVE = 0.5
-"""Seconds for which an idle connection is used again; Orthanc's own limit is 1 s (KeepAliveTimeout)."""
+"""Seconds for which an idle connection may be reused; Orthanc's own limit is 1 s (KeepAliveTimeout)."""
 
 _WORK = 20.0
-"""How many times longer Orthanc may be silent while it stores or transcodes one file: it answers when all of
-it is done, and a large file takes minutes."""
+"""How many times longer Orthanc may be silent while it stores or transcodes one file. It answers only at the
+end, and a large file takes minutes."""
 
 
 class Orthanc:
     """Our own Orthanc, called over HTTP on the private network."""
 
     def __init__(self, address: str, user: str, secret: str, timeout: float) -> None:
-        # Orthanc closes a connection that was idle for a second: ours are given up before, and none meets its
-        # end.
+        # Orthanc closes a connection that was idle for a second. We close ours before that, so that no
+        # request is sent on a connection that Orthanc is closing.
         limits = httpx.Limits(keepalive_expiry=_KEEP_ALIVE)
         self._client = httpx.Client(base_url=address, auth=(user, secret), timeout=timeout, limits=limits)
         self._at_work = httpx.Timeout(timeout, read=_WORK * timeout)
 
     def changes(self, since: int, limit: int) -> Changes:
         """Return the instances stored after the cursor `since`, at most `limit`."""
-        # The end of the whole feed is read first: a page that is filtered by type ends before it.
+        # Read the end of the whole feed first, because a page that is filtered by type may end before it.
         end = self.end()
         if end < since:
             return Changes((), end, done=True, was_reset=True)
@@ -53,20 +53,20 @@ class Orthanc:
     def end(self) -> int:
         """Return the cursor after the last change.
 
-        An empty page tells the last number that a change ever had. `/changes?last` tells the last change that
-        is left: a deletion takes the changes of its resources with it, so that this number goes back.
+        An empty page gives the last number that a change ever had. `/changes?last` gives the last change that
+        is left. That number can go back, because a deletion removes the changes of the deleted resources.
         """
         page = self._get(f"/changes?since={_BEYOND_ALL_CHANGES}&limit=1")
         return int(page["Last"])
 
     def contradicts(self, mark: str) -> bool:
-        """Say whether another change has the number of this one; one that is not there any more does not."""
+        """Return whether another change has this change's number; False if the change was removed."""
         number = int(mark.partition(" ")[0])
         found = self._get(f"/changes?since={number - 1}&limit=1")["Changes"]
         return bool(found) and found[0]["Seq"] == number and _mark(found[0]) != mark
 
     def describe(self, orthanc_ids: Sequence[str]) -> list[NewInstance]:
-        """Return what Orthanc knows of these instances; those deleted meanwhile are left out."""
+        """Return what Orthanc knows about these instances; those deleted meanwhile are left out."""
         if not orthanc_ids:
             return []
         request = {"Resources": list(orthanc_ids), "Level": "Instance", "Metadata": True}
@@ -85,7 +85,7 @@ class Orthanc:
         return described
 
     def store(self, content: bytes) -> bool:
-        """Store a DICOM Part 10 file; return whether exactly this instance was new.
+        """Store a DICOM Part 10 file; return whether the instance was new.
 
         Raises httpx.HTTPStatusError.
         """
@@ -93,15 +93,15 @@ class Orthanc:
         return bool(response.raise_for_status().json()["Status"] == "Success")
 
     def file_of(self, orthanc_id: str) -> str | None:
-        """Return the name of the instance's stored file, None where Orthanc has no such instance."""
+        """Return the name of the instance's stored file, None if Orthanc has no such instance."""
         info = self._find(f"/instances/{orthanc_id}/attachments/dicom/info")
         return None if info is None else str(info["Uuid"])
 
     def transcoded(self, orthanc_id: str, transfer_syntax_uid: str) -> bytes | None:
-        """Return the instance's file in another transfer syntax, None where Orthanc does not give it.
+        """Return the instance's file in another transfer syntax, None if Orthanc does not give it.
 
-        Orthanc keeps the stored file as it is (Orthanc Book, "Transcoding"). Raises NotDecodedError where our
-        plugin refuses it.
+        Orthanc leaves the stored file as it is (Orthanc Book, "Transcoding"). Raises NotDecodedError if our
+        plugin refuses the transcoding.
         """
         path = f"/instances/{orthanc_id}/file?transcode={transfer_syntax_uid}"
         response = self._call("GET", path, None, self._at_work)
@@ -112,9 +112,10 @@ class Orthanc:
         return None if response.is_error else response.content
 
     def commitment_report(self, transaction_uid: str) -> CommitmentReport | None:
-        """Return the report that a DICOM party sent here on a transaction of storage commitment, if any.
+        """Return the report that a DICOM party sent to Orthanc on a storage commitment transaction, or None.
 
-        Orthanc keeps reports in memory, whoever asked for them (Orthanc, main.cpp, HandleReport).
+        Orthanc keeps all reports in memory, even if it did not send the request (Orthanc, main.cpp,
+        HandleReport).
         """
         found = self._find(f"/storage-commitment/{transaction_uid}")
         if found is None or found["Status"] == "Pending":
@@ -127,13 +128,13 @@ class Orthanc:
         )
 
     def delete(self, orthanc_id: str) -> None:
-        """Delete an instance; one that is gone already is none."""
+        """Delete an instance; do nothing if it is gone already."""
         response = self._call("DELETE", f"/instances/{orthanc_id}", None)
         if response.status_code != HTTPStatus.NOT_FOUND:
             _answer(response)
 
     def store_again(self, file: BinaryIO, size: int) -> None:
-        """Store a DICOM Part 10 file of so many bytes, or raise OrthancUnavailableError."""
+        """Store a DICOM Part 10 file of `size` bytes, or raise OrthancUnavailableError."""
         headers = {"Content-Length": str(size)}
         try:
             response = self._client.post(
@@ -148,32 +149,32 @@ class Orthanc:
         return [str(one) for one in self._get(f"/instances?since={start}&limit={limit}")]
 
     def held(self) -> int:
-        """Return how many instances Orthanc holds."""
+        """Return how many instances Orthanc has."""
         return int(self._get("/statistics")["CountInstances"])
 
     def listed(self, orthanc_ids: Sequence[str]) -> set[str]:
-        """Return those of these instances that Orthanc holds."""
+        """Return those of these instances that Orthanc has."""
         request = {"Resources": list(orthanc_ids), "Level": "Instance", "Metadata": False}
         return (
             {str(one["ID"]) for one in self._post("/tools/bulk-content", request)} if orthanc_ids else set()
         )
 
     def delete_all(self, orthanc_ids: Sequence[str]) -> None:
-        """Delete these instances and no others; those that are gone already are none."""
+        """Delete exactly these instances; skip those that are gone already."""
         for start in range(0, len(orthanc_ids), _DELETED_AT_ONCE):
             wanted = self.listed(orthanc_ids[start : start + _DELETED_AT_ONCE])
             if wanted:
-                # Its answer is empty.
+                # Orthanc's answer has no body.
                 _succeeded(self._call("POST", "/tools/bulk-delete", {"Resources": sorted(wanted)}))
 
     def refuses_stores(self) -> bool:
-        """Say whether stores are refused because the disk did not take a write (plugin/durability.py)."""
+        """Return whether Orthanc refuses stores because a sync failed (plugin/durability.py)."""
         text = _succeeded(self._call("GET", "/tools/metrics-prometheus", None)).text
         numbers = {words[0]: words[1] for line in text.splitlines() if len(words := line.split()) >= 2}
         failures, refusing = (
             float(numbers.get(f"understudy_{name}", 0)) for name in ("index_sync_failures", "refusing_stores")
         )
-        # Before its first store of all it has not proven yet that the disk takes anything.
+        # Before its first store the plugin also counts as refusing, because no sync has succeeded yet.
         return failures > 0 and refusing > 0
 
     def close(self) -> None:
@@ -214,7 +215,7 @@ def _mark(change: Mapping[str, Any]) -> str:
 
 
 def _reason(response: httpx.Response) -> str:
-    """Return why our plugin refuses a call."""
+    """Return the reason in a refusal by our plugin."""
     try:
         return str(response.json()["Message"])
     except (ValueError, KeyError, TypeError):
@@ -234,7 +235,7 @@ def _succeeded(response: httpx.Response) -> httpx.Response:
 def _instance(resource: dict[str, Any], file: dict[str, Any], series: tuple[str, str, str]) -> NewInstance:
     metadata = resource["Metadata"]
     study_instance_uid, series_instance_uid, modality = series
-    # Orthanc writes its clock without a zone; the service runs in UTC.
+    # Orthanc writes times without a zone; the service runs in UTC.
     received = datetime.strptime(metadata["ReceptionDate"], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     return NewInstance(
         orthanc_id=resource["ID"],

@@ -1,4 +1,4 @@
-"""Makes the part of Orthanc's configuration that follows from ours: AE title, devices, service accounts."""
+"""Makes the part of Orthanc's configuration that depends on ours: AE title, devices, service accounts."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from understudy.core.intake import MIB, SPARE_THREADS, limits
 from understudy.plugin.parking import word
 
 RECEPTION = "reception"
-"""The file of the reception's limits, beside generated.json; Orthanc reads *.json alone."""
+"""The file with the reception's limits, beside generated.json; Orthanc reads only *.json."""
 
 SERVICE_ACCOUNTS = ("agent", "edge")
 
@@ -30,7 +30,7 @@ def _devices(configuration: Understudy) -> list[_Device]:
         _Device(f"modality-{item.name}", item.ae_title, item.host, item.port, item.reads)
         for item in configuration.modalities
     ]
-    # Those report on storage commitment.
+    # Destinations send storage commitment reports.
     devices += [
         _Device(f"destination-{item.name}", item.ae_title, item.host, item.port, reads=False)
         for item in configuration.destinations
@@ -52,7 +52,7 @@ def _accounts(keys: Path) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{file}: {error}")
             continue
-        # Orthanc would take an empty password for a valid one.
+        # Orthanc would accept an empty password.
         if not secret:
             problems.append(f"{file}: the file is empty")
         accounts[name] = secret
@@ -64,14 +64,14 @@ def _accounts(keys: Path) -> dict[str, str]:
 def render(configuration: Understudy, keys: Path, memory: int) -> dict[str, object]:
     """Return the content of generated.json, or raise ConfigurationError for passwords that cannot be read.
 
-    `memory` is what Orthanc's container may take, in bytes. An association that does nothing occupies a
-    thread, so there are more threads than associations that the edge lets in.
+    `memory` is the memory limit of Orthanc's container, in bytes. An idle association occupies a thread, so
+    there are more threads than associations that the edge lets in.
 
-    Whoever reaches Orthanc may echo and store: the edge has decided by address and AE title already, nothing
-    else reaches the DICOM port, and a device that is approved must not need a restart of Orthanc. Only
-    devices with `Reads` may query and retrieve. Orthanc decides by AE title alone, and with several devices
-    of one AE title it allows what all of them are allowed, so all of them get what any of them has (Orthanc,
-    main.cpp, IsAllowedRequest).
+    Orthanc lets every caller echo and store. The edge has already decided by address and AE title, only the
+    edge reaches the DICOM port, and an approved device must not need a restart of Orthanc. Only devices with
+    `Reads` may query and retrieve. Orthanc decides by AE title alone, and if several devices share an AE
+    title, it allows only what all of them may do. So all of them get every right that one of them has
+    (Orthanc, main.cpp, IsAllowedRequest).
     """
     devices = _devices(configuration)
     reads_by_ae_title: defaultdict[str, bool] = defaultdict(bool)
@@ -103,7 +103,8 @@ def render(configuration: Understudy, keys: Path, memory: int) -> dict[str, obje
         "LimitFindResults": intake.found,
         "MaximumRequestBodySizeMB": intake.largest_object // MIB,
         "RegisteredUsers": _accounts(keys),
-        # What our plugin has to know, with the defaults filled in: it reads Orthanc's configuration alone.
+        # Our plugin reads only Orthanc's configuration, so its settings are here, with the defaults filled
+        # in.
         "UnderstudyPlugin": {
             "RefusePercent": configuration.policy.refuse_percent,
             "BallastBytes": configuration.policy.ballast_bytes,
@@ -112,7 +113,7 @@ def render(configuration: Understudy, keys: Path, memory: int) -> dict[str, obje
 
 
 def render_reception(configuration: Understudy, memory: int) -> str:
-    """Return the limits of docker/reception: one `NAME VALUE` a line."""
+    """Return the limits for docker/reception, one `NAME VALUE` per line."""
     intake = limits(memory)
     lines = [
         f"largest {intake.largest_object}",

@@ -1,8 +1,8 @@
-"""Orthanc's embedded index (SQLite), inspected and repaired while Orthanc is stopped.
+"""Inspects and prepares Orthanc's embedded index (SQLite) while Orthanc is stopped.
 
-Rule 1: while Orthanc runs it locks its index, and every call raises UnusableIndexError and changes nothing.
-Rule 2: of Orthanc's own tables nothing is ever written; the planner's statistics belong to SQLite, and the
-index's name is in a table of ours.
+Rule 1: while Orthanc runs, it locks its index; then every call raises UnusableIndexError and changes nothing.
+Rule 2: Orthanc's own tables are never written. The planner's statistics belong to SQLite, and the index's
+name is in a table of ours.
 """
 
 import re
@@ -32,13 +32,13 @@ _STATISTICS = (
     ("Labels", "sqlite_autoindex_Labels_1", "1000000000 1 1"),
     ("Labels", "LabelsIndex1", "1000000000 1"),
 )
-"""What the planner believes, rows of a table and rows of it that one key names: an identifier names one, a
-level a quarter of all, a parent few. The tables are said to be far larger than they are: SQLite takes what
-Orthanc asks about (its `Lookup`) for a million rows, and would rather read a table of a million whole than
-look into it for each of them."""
+"""The planner's statistics: rows in the table, and rows for one key. An identifier has one row, a level a
+quarter of all rows, a parent few. The statistics make the tables far larger than they are. SQLite assumes a
+million rows in the set that Orthanc asks about (`Lookup`), and would read a table of a million rows whole
+instead of looking up each of them."""
 
 _LOOK_UP = "EXPLAIN QUERY PLAN SELECT 1 FROM Resources WHERE resourceType = 4 AND publicId = 'x'"
-"""What Orthanc does at every store; without statistics it reads every instance there is."""
+"""The look-up that Orthanc makes at every store; without statistics it reads every instance in the index."""
 
 _EXPAND = """EXPLAIN QUERY PLAN
 WITH Lookup AS (SELECT series.publicId, series.internalId,
@@ -51,7 +51,7 @@ UNION SELECT 22, Lookup.internalId, value FROM Lookup
 UNION SELECT 20, Lookup.internalId, child.publicId FROM Lookup
     INNER JOIN Resources child ON child.parentId = Lookup.internalId
 ORDER BY part"""
-"""What Orthanc does to tell of a series, in short; it can read all metadata, or every instance, instead."""
+"""A short form of Orthanc's query for a series; a bad plan reads all metadata, or every instance."""
 
 
 class UnusableIndexError(Exception):
@@ -69,23 +69,23 @@ class Attachment:
     uuid: str
     file_type: int
     size: int
-    """Bytes on the disk."""
+    """Size on the disk, in bytes."""
     md5: str
-    """Of the uncompressed content; empty where Orthanc keeps none."""
+    """MD5 of the uncompressed content; empty if Orthanc keeps none."""
     orthanc_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class IndexComparison:
-    """The files of some folders beside the index."""
+    """The differences between the files of some folders and the index."""
 
     orphans: tuple[str, ...]
     """Files that no row names."""
     being_deleted: frozenset[str]
-    """Of the orphans those that Orthanc was about to delete when it stopped."""
+    """The orphans that Orthanc was about to delete when it stopped."""
     missing: tuple[Attachment, ...]
     resized: tuple[tuple[Attachment, int], ...]
-    """Rows whose file has another size, with that size."""
+    """Rows whose file has another size, with the size of the file."""
 
 
 def is_made(index: Path) -> bool:
@@ -98,10 +98,10 @@ def is_made(index: Path) -> bool:
 
 
 def make(index: Path, program: str = "Orthanc") -> None:
-    """Let Orthanc itself make an empty index: a run without DICOM, HTTP and plugins that ends by itself."""
+    """Let Orthanc make an empty index, in a run without DICOM, HTTP and plugins that ends by itself."""
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder, "orthanc.json")
-        # `--upgrade` opens the index, which makes it, and ends (Orthanc, main.cpp, ConfigureDatabase).
+        # `--upgrade` opens the index, which creates it, and ends (Orthanc, main.cpp, ConfigureDatabase).
         configuration.write_text(
             f'{{"StorageDirectory": "{folder}", "IndexDirectory": "{index.parent}", "Plugins": [],'
             ' "DicomServerEnabled": false, "HttpServerEnabled": false}',
@@ -124,14 +124,14 @@ def make(index: Path, program: str = "Orthanc") -> None:
 
 
 def seed_statistics(index: Path) -> bool:
-    """Write the planner's statistics where they differ from ours; return whether they did.
+    """Write our planner's statistics if the index has other ones; return whether it had.
 
     Orthanc reads them when it opens the index.
     """
     with _open(index) as connection:
         if _statistics(connection) == set(_STATISTICS):
             return False
-        # Makes the table sqlite_stat1, by way of a table of a few rows.
+        # ANALYZE creates the table sqlite_stat1; GlobalProperties has only a few rows.
         connection.execute("ANALYZE GlobalProperties")
         with connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -141,7 +141,7 @@ def seed_statistics(index: Path) -> bool:
 
 
 def name_of(index: Path) -> str:
-    """Return the name that only this index has; it is written at the first look, and copies keep it."""
+    """Return the unique name of this index; the first call writes it, and copies of the index keep it."""
     with _open(index) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS UnderstudyName (name TEXT NOT NULL)")
         once = "INSERT INTO UnderstudyName SELECT ? WHERE NOT EXISTS (SELECT 1 FROM UnderstudyName)"
@@ -163,7 +163,7 @@ def _plan(connection: sqlite3.Connection, question: str) -> list[str]:
 
 
 def generation(index: Path) -> tuple[int, int]:
-    """Return the inode and the highest row number ever given: another inode, or less, is another index."""
+    """Return the inode and the highest row number used; another inode or a lower number is another index."""
     with _open(index) as connection:
         query = "SELECT seq FROM sqlite_sequence WHERE name = 'Resources'"
         row = connection.execute(query).fetchone()

@@ -1,7 +1,8 @@
 """Says whether a file is a complete DICOM Part 10 file, from its headers alone (DICOM PS3.10 7.1, PS3.5 7).
 
-Rule 1: no value is read but UIDs and numbers of a few bytes, so memory stays small whatever a length claims.
-Rule 2: nothing recurses, and depth, elements and inflated bytes have limits: a hostile file costs its limits.
+Rule 1: only UIDs and numbers of a few bytes are read as values, so no claimed length can make memory use
+large.
+Rule 2: nothing recurses, and depth, elements and inflated bytes have limits, so a hostile file costs no more.
 """
 
 import os
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 MAX_DEPTH = 48
-"""Orthanc 1.13 crashes on a file nested 50 deep that is given to it over REST."""
+"""Maximum depth of nesting. Orthanc 1.13 crashes if it gets a file with 50 levels by REST."""
 MAX_ELEMENTS = 1_000_000
 MAX_INFLATED = 2**30
-"""Bytes that a deflated file may inflate to; none of them is kept."""
+"""Maximum size of a deflated data set after inflating, in bytes; none of them is kept."""
 
 _UNDEFINED = 0xFFFFFFFF
 _MAX_UID = 64
@@ -29,7 +30,7 @@ _SOP_INSTANCE_UID, _ROWS, _COLUMNS = 0x00080018, 0x00280010, 0x00280011
 _META_SOP_INSTANCE_UID, _META_TRANSFER_SYNTAX_UID = 0x00020003, 0x00020010
 _IDENTITY = frozenset({0x0020000D, 0x0020000E})
 _COMPRESSED = "1.2.840.10008.1.2.4."
-"""How the transfer syntaxes begin that are for images alone (PS3.5 A.4)."""
+"""Prefix of the transfer syntaxes that exist only for images (PS3.5 A.4)."""
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _WANTED = frozenset({_SOP_INSTANCE_UID, _META_SOP_INSTANCE_UID, _META_TRANSFER_SYNTAX_UID})
 
@@ -39,27 +40,27 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 class BrokenFileError(Exception):
-    """The file is no complete DICOM Part 10 file; the reason holds offsets and numbers, never a value."""
+    """The file is no complete DICOM Part 10 file; the reason has offsets and numbers, never a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part10:
-    """What a complete file says of itself."""
+    """The identity and transfer syntax of a complete file."""
 
     sop_instance_uid: str
     transfer_syntax_uid: str
     dataset_offset: int
-    """Where the data set begins, after the file meta information."""
+    """Offset of the data set, after the file meta information."""
 
 
 def examine(path: Path) -> Part10:
-    """Return what the file says of itself, or raise BrokenFileError; OSError where it cannot be read."""
+    """Examine the file; raise BrokenFileError if it is not complete, OSError if it cannot be read."""
     with path.open("rb") as file:
         return examine_stream(file, os.fstat(file.fileno()).st_size)
 
 
 def examine_stream(file: BinaryIO, size: int) -> Part10:
-    """Return what the stream of `size` bytes says of itself, or raise BrokenFileError."""
+    """Examine the stream of `size` bytes; raise BrokenFileError if it is not a complete file."""
     if size == 0:
         raise BrokenFileError("it is empty")
     if file.read(132)[128:] != b"DICM":
@@ -77,7 +78,7 @@ def examine_stream(file: BinaryIO, size: int) -> Part10:
         order = ">" if syntax == EXPLICIT_BIG_ENDIAN else "<"
         dataset = _Walk(file, size, explicit=syntax != IMPLICIT_LITTLE_ENDIAN, order=order)
         dataset.run()
-        # Cut between two elements a data set still parses; an image then lacks what comes last in it.
+        # A data set that is cut between two elements still parses, but an image then lacks its pixels.
         image = dataset.seen >= {_ROWS, _COLUMNS} or syntax.startswith(_COMPRESSED)
         if image and not dataset.seen & _PIXELS:
             raise BrokenFileError("it describes an image and ends before its pixels")
@@ -115,7 +116,7 @@ class _Kind(Enum):
 class _Frame:
     kind: _Kind
     end: int | None
-    """Offset of its end; None where a delimiter ends it."""
+    """Offset of its end; None if a delimiter ends it."""
     explicit: bool
 
 
@@ -176,8 +177,8 @@ class _Walk:
         elif tag in _PIXELS and vr != b"SQ":
             stack.append(_Frame(_Kind.FRAGMENTS, None, frame.explicit))
         elif vr not in _WITHOUT_ITEMS:
-            # What stands in an UN of undefined length is Implicit VR (PS3.5 6.2.2, note 6), and DCMTK reads a
-            # VR that it does not know in the same way.
+            # The content of a UN element of undefined length is Implicit VR (PS3.5 6.2.2, note 6). DCMTK
+            # reads an unknown VR in the same way.
             stack.append(_Frame(_Kind.SEQUENCE, None, frame.explicit and vr == b"SQ"))
         else:
             raise BrokenFileError(f"an element without a length begins before offset {self.file.tell()}")
@@ -202,7 +203,7 @@ class _Walk:
         vr = self._read(2)
         if not (vr.isalpha() and vr.isupper()):
             raise BrokenFileError(f"no value representation stands at offset {self.file.tell() - 2}")
-        # A VR of a later standard than this one has the long form (PS3.5 7.1.2).
+        # A VR that a later edition of the standard adds has the long form (PS3.5 7.1.2).
         if vr not in _SHORT_VRS:
             self._read(2)
             return vr, self._number("I")
@@ -232,7 +233,7 @@ class _Walk:
 
 
 def head_length(file: BinaryIO, size: int) -> int:
-    """Return where the data set begins, or raise BrokenFileError where what comes before is broken."""
+    """Return the offset of the data set, or raise BrokenFileError if the head before it is broken."""
     if file.read(132)[128:] != b"DICM":
         raise BrokenFileError("it does not begin as DICOM Part 10 files do")
     _Walk(file, size, explicit=True, order="<", only_group=2).run()
@@ -240,9 +241,9 @@ def head_length(file: BinaryIO, size: int) -> int:
 
 
 def begin_data_set(file: BinaryIO, size: int) -> int:
-    """Read a whole file up to its data set and return where that begins, or raise BrokenFileError."""
+    """Read a file up to its data set and return the offset of the data set, or raise BrokenFileError."""
     length = head_length(file, size)
-    # Read in a row, so that whoever digests the file has all of it.
+    # Read once more from the beginning without a gap, for a file object that digests what is read.
     file.seek(0)
     left = length
     while left and (part := file.read(min(left, 2**16))):
@@ -251,7 +252,7 @@ def begin_data_set(file: BinaryIO, size: int) -> int:
 
 
 def dcmtk_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, version: str) -> bytes:
-    """Return preamble and file meta information as DCMTK writes them, which is what Orthanc stores."""
+    """Return preamble and file meta information as DCMTK writes them, and so as Orthanc stores them."""
     meta = struct.pack("<HH2sHI2s", 2, 1, b"OB", 0, 2, b"\0\1")
     for element, vr, text, padding in (
         (0x02, b"UI", sop_class_uid, b"\0"),

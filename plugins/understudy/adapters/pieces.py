@@ -1,4 +1,4 @@
-"""Files that are read and sent piece by piece: what they hold never decides how much memory is taken."""
+"""Reads and sends files in pieces, so that the memory used does not depend on their size."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -10,17 +10,17 @@ PIECE = 2**18
 
 
 def pieces(file: Reads) -> Iterator[bytes]:
-    """Yield the rest of a file piece by piece."""
+    """Yield the rest of a file in pieces."""
     while piece := file.read(PIECE):
         yield piece
 
 
 def beginning(file: Reads, most: int) -> bytes:
-    """Return the rest of a file, or its beginning where it is larger than about `most` bytes."""
+    """Return the rest of a file, up to about `most` bytes."""
     return b"".join(islice(pieces(file), most // PIECE))
 
 
 def copy(source: Reads, target: Writes) -> None:
-    """Write the rest of the source piece by piece."""
+    """Write the rest of the source in pieces."""
     for piece in pieces(source):
         target.write(piece)

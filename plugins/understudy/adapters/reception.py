@@ -1,4 +1,4 @@
-"""The file in which Orthanc's reception counts what it refuses (docker/reception/refusals.cc)."""
+"""Reads the file in which Orthanc's reception counts its refusals (docker/reception/refusals.cc)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,11 @@ from understudy.core.reception import Refusal, refusals
 
 REFUSALS = Path("understudy", "refusals")
 _MOST_BYTES = 2**20
-"""Several times what its rows can take."""
+"""Several times the largest size of the file."""
 
 
 def read_refusals(storage: Path) -> Sequence[Refusal]:
-    """Return what was refused, nothing where the reception has refused nothing yet."""
+    """Return the refusals, nothing if the reception has refused nothing yet."""
     try:
         with (storage / REFUSALS).open("rb") as file:
             content = file.read(_MOST_BYTES)

@@ -1,7 +1,7 @@
-"""A vault in an S3 bucket with Object Lock, by a user who can put and list and nothing else.
+"""A vault in an S3 bucket with Object Lock, used by an S3 user who may only put and list.
 
-Rule 1: a key is written once. Of several versions the first is the one that counts, so that a stolen
-credential can add versions and delete markers but change nothing of what is found.
+Rule 1: a key is written once. If it has several versions, only the first counts. So a thief of the
+credentials can add versions and delete markers, but cannot change what is found under a key.
 """
 
 import base64
@@ -45,15 +45,15 @@ _UNLOCKED = _ABSENT | {
     "MethodNotAllowed",
     "NotImplemented",
 }
-"""Answers of stores that keep no lock of an object, or know of none."""
+"""Error codes of stores that have no lock for an object, or do not support locks."""
 _DIGEST_CODES = frozenset(
     {"BadDigest", "InvalidDigest", "ContentSHA256Mismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"}
 )
-"""Answers of 400 that speak of the bytes, not of a header."""
+"""Error codes with HTTP status 400 that are about the bytes and not about a header."""
 _UNTOLD = frozenset({"AccessDenied", "MethodNotAllowed", "NotImplemented"})
-"""Answers of stores that tell no checksum; the MD5 in their listing is the proof then."""
+"""Error codes of stores that tell no checksum; then the MD5 in their listing is the proof."""
 _AT_ONCE = 2**23
-"""Bytes up to which an object is sent without a question (Expect: 100-continue)."""
+"""Up to this many bytes an object is sent without asking first (Expect: 100-continue)."""
 _HINTS = {
     "AccessDenied": "allow the appliance's user to put and list versions, the restore's to list and get them",
     "InvalidAccessKeyId": "the access key is not known there: check the credentials file",
@@ -104,7 +104,7 @@ def read_credentials(path: Path) -> Credentials:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Which of the headers that not every service knows a put has."""
+    """Which optional headers a put has; not every service knows them."""
 
     checksum: bool
     once: bool
@@ -116,7 +116,7 @@ class _Form:
 
 
 _FORMS = (_Form(True, True), _Form(False, True), _Form(True, False), _Form(False, False))
-"""In the order in which they are tried. The signed SHA-256 and Content-MD5 are in each."""
+"""The forms in the order in which they are tried. Each has the signed SHA-256 and Content-MD5."""
 
 
 class S3Store:
@@ -124,7 +124,7 @@ class S3Store:
 
     retained = True
     largest = 5 * 2**30
-    """What one put takes, at AWS and Ceph. Only of an object of one put the ETag is the MD5."""
+    """Largest object for one put, in bytes, at AWS and Ceph. The ETag is the MD5 only after a single put."""
 
     def __init__(
         self,
@@ -135,9 +135,9 @@ class S3Store:
         credentials: Callable[[], Credentials],
         timeout: float = 30,
     ) -> None:
-        """Ask nothing yet; `timeout` is in seconds, for connecting and for silence.
+        """Make no request yet; `timeout` is in seconds, for connecting and for silence.
 
-        The credentials are read at the first call, so that a vault that is not ready yet stops nothing else.
+        The first call reads the credentials, so that a vault that is not ready yet stops nothing else.
         """
         self._name = name
         self._bucket = bucket
@@ -146,7 +146,7 @@ class S3Store:
         self._credentials = credentials
         self._timeout = timeout
         self._forms: Sequence[_Form] = _FORMS
-        """The one that the service took last, and those that come after it."""
+        """The form that the service accepted last, and the forms after it."""
 
     @cached_property
     def _client(self) -> "S3Client":
@@ -164,11 +164,12 @@ class S3Store:
             config=Config(
                 connect_timeout=self._timeout,
                 read_timeout=self._timeout,
-                # Standard mode backs off with jitter; few attempts bound one call, the lane does the rest.
+                # Standard mode backs off with jitter. Few attempts limit one call; the lane tries again
+                # later.
                 retries={"mode": "standard", "total_max_attempts": 3},
                 # The payload's SHA-256 is signed, over TLS too: the store itself refuses changed bytes.
                 s3={"payload_signing_enabled": True, "addressing_style": "path"},
-                # Not every S3 understands the newer checksum trailers; Object Lock asks for Content-MD5.
+                # Not every S3 service knows the newer checksum trailers; Object Lock requires Content-MD5.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),
@@ -178,7 +179,7 @@ class S3Store:
     def put_file(
         self, key: str, file: BinaryIO, digests: Digests, retain_until: Timestamp | None
     ) -> StoredObject:
-        """Store the whole file durably; a key that holds the same bytes already is left as it is."""
+        """Store the whole file durably; if the key already has the same bytes, leave it as it is."""
         if retain_until is None:
             raise ValueError("an object in S3 is stored with a retention")
         refused: ClientError | None = None
@@ -218,7 +219,7 @@ class S3Store:
             answer = self._client.put_object(
                 Bucket=self._bucket,
                 Key=key,
-                # boto asks the store first whether it takes what comes from a file.
+                # For a file, boto first asks the store whether it accepts the body.
                 Body=file.read() if digests.size <= _AT_ONCE else file,
                 ContentMD5=_base64(digests.md5),
                 ContentType="application/octet-stream",
@@ -229,7 +230,8 @@ class S3Store:
         except ClientError as error:
             if _code(error) not in _TAKEN:
                 raise
-            # A put whose answer was lost, tried again: it is done if the bytes there are these.
+            # The answer to an earlier put may have been lost; then the key has these bytes, and the put is
+            # done.
             present = self._taken(key, digests)
             if present is None:
                 raise
@@ -237,9 +239,12 @@ class S3Store:
         return StoredObject(key, answer.get("VersionId", ""), digests.size, answer["ETag"].strip('"'))
 
     def _taken(self, key: str, digests: Digests) -> StoredObject | None:
-        """Return what is under the key where that are these bytes, None where nothing is there."""
+        """Return the object under the key if it has these bytes, None if there is no object.
+
+        Raises HolderUnavailableError if it has other bytes.
+        """
         shown = self.stat(key)
-        # Where its SHA-256 is told it counts alone: the ETag may be no MD5.
+        # If the store tells the SHA-256, only that counts, because the ETag may be no MD5.
         if shown is None or (shown.sha256 or shown.md5) in (digests.sha256, digests.md5):
             return shown
         raise HolderUnavailableError(
@@ -249,9 +254,9 @@ class S3Store:
         )
 
     def locked_until(self, key: str, version: str) -> Timestamp | None:
-        """Return until when the store itself keeps the version in compliance mode, None where it does not.
+        """Return until when the version is locked in compliance mode, None if it has no such lock.
 
-        Raises UntoldError where it does not tell this user.
+        Raises UntoldError if the store does not tell this user.
         """
         with self._available(f"ask for the lock of {key}"):
             try:
@@ -269,16 +274,16 @@ class S3Store:
         return Timestamp(until.timestamp())
 
     def stat(self, key: str) -> StoredObject | None:
-        """Return the first version under the key as the store's own listing shows it, or None.
+        """Return the first version under the key as the store's listing shows it, or None.
 
-        Its SHA-256 is told by stores that keep it and tell it to who may not read the object.
+        The SHA-256 is present only if the store keeps it, and tells it to a user who may not read the object.
         """
         shown = next((item for item in self.list(key) if item.key == key), None)
         return None if shown is None else replace(shown, sha256=self._sha256(shown))
 
     @contextmanager
     def open(self, key: str, version: str = "") -> Iterator[Reads]:
-        """Give the bytes of the version, or of the first one; raises KeyError where it is absent."""
+        """Give the bytes of the version, or of the first version; raises KeyError if it does not exist."""
         if not version:
             shown = self.stat(key)
             if shown is None:
@@ -295,20 +300,20 @@ class S3Store:
             yield _Reading(body, partial(self._available, f"get {key}"))
 
     def get(self, key: str, version: str = "") -> bytes:
-        """Return the bytes of a small object as `open` gives them."""
+        """Return the bytes of a small object; otherwise like `open`."""
         with self.open(key, version) as body:
             return beginning(body, LARGEST_SMALL)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield every version of every object below the prefix, deleted or not, the oldest of a key first."""
+        """Yield every version of every object with the prefix, deleted or not, the oldest of a key first."""
         pages = self._client.get_paginator("list_object_versions").paginate(
             Bucket=self._bucket, Prefix=prefix
         )
         same_key: list[StoredObject] = []
         with self._available(f"list {prefix}"):
             for page in pages:
-                # Keys come in order and of one key the newest version first. A delete marker hides an
-                # object from ordinary readers and stands in another list, which is not read.
+                # Keys come in order, and the newest version of a key first. A delete marker hides an object
+                # from ordinary readers, but is in another list, which is not read here.
                 for item in page.get("Versions", []):
                     if same_key and same_key[0].key != item["Key"]:
                         yield from reversed(same_key)
@@ -350,7 +355,7 @@ class S3Store:
                 self._name, f"{what}: {code}", _HINTS.get(code) or _hint(error)
             ) from error
         except BotoCoreError as error:
-            # The class says it; the message would repeat addresses and more.
+            # The name of the class suffices; the message could repeat addresses and other details.
             raise HolderUnavailableError(
                 self._name,
                 f"{what}: {type(error).__name__}",
@@ -359,7 +364,7 @@ class S3Store:
 
 
 class _Reading:
-    """Reads an answer's body, with what goes wrong told as an error of the vault."""
+    """Reads an answer's body, and raises its errors as HolderUnavailableError."""
 
     def __init__(self, body: Reads, available: Callable[[], AbstractContextManager[None]]) -> None:
         self._body = body
@@ -375,13 +380,13 @@ def _base64(digest: str) -> str:
 
 
 def _refuses_a_header(error: ClientError) -> bool:
-    """Say whether the service may know one of the headers not; what it says of the bytes is none of that."""
+    """Return whether the service may not know one of the headers; an error about the bytes does not count."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return status == 501 or (status == 400 and _code(error) not in _DIGEST_CODES)
 
 
 def _hint(error: ClientError) -> str:
-    """Return what to do about a code that is in no table."""
+    """Return the hint for an error code that is not in `_HINTS`."""
     if _refuses_a_header(error):
         return (
             "the service refuses the put with and without x-amz-checksum-sha256 and If-None-Match: it may "

@@ -1,7 +1,7 @@
-"""The secret files that the configuration names: they lie in a folder that only the agent's container has.
+"""Finds the secret files that the configuration names, in a folder that only the agent's container has.
 
-The configuration folder is mounted in every service, so that every service can read a secret in it. An
-earlier version knew no other place: a file that still lies there is used, and told.
+Every service mounts the configuration folder, so every service can read a secret in it. An earlier version
+had no other place for secrets. A file that is still there is used, and reported by `exposed`.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from understudy.config import S3Vault, Understudy
 
 
 def file_of(folder: Path, name: Path) -> Path:
-    """Return where the file lies that a key names, given the configuration folder.
+    """Return the path of a file that the configuration names as `name`; `folder` is the configuration folder.
 
-    A path that is relative, or that begins with the configuration folder, is looked for in the secrets first.
+    A path that is relative, or that begins with the configuration folder, is first searched in the secrets.
     """
     path = folder / name
     if path.is_relative_to(folder):
@@ -24,7 +24,7 @@ def file_of(folder: Path, name: Path) -> Path:
 
 
 def exposed(configuration: Understudy, folder: Path) -> list[str]:
-    """Return the names of the secret files that lie in the configuration folder."""
+    """Return the names of the secret files that are in the configuration folder."""
     files = {file_of(folder, name) for name in _secrets(configuration)}
     return sorted(path.name for path in files if path.is_relative_to(folder) and path.exists())
 

@@ -1,4 +1,4 @@
-"""Signatures by Ed25519: the appliance holds the key, whoever restores knows its public half."""
+"""Signatures by Ed25519: the appliance has the private key, and a restore knows the public key."""
 
 import base64
 
@@ -15,25 +15,25 @@ def new_signing_key() -> str:
 
 
 class Ed25519Signer:
-    """Signs by one private key (core.ports.Signer)."""
+    """Signs with one private key (core.ports.Signer)."""
 
     def __init__(self, private_key: str) -> None:
-        """Take what `new_signing_key` returned; raises ValueError where it is none."""
+        """Take a key from `new_signing_key`; raises ValueError if it is not valid."""
         self._key = Ed25519PrivateKey.from_private_bytes(base64.b64decode(private_key.strip(), validate=True))
 
     @property
     def writer(self) -> str:
-        """The public key, in the form that manifests and identity files name it."""
+        """The public key, in the form used in manifests and identity files."""
         raw = self._key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         return WRITER_PREFIX + base64.b64encode(raw).decode("ascii")
 
     def sign(self, content: bytes) -> bytes:
-        """Return the signature, 64 bytes."""
+        """Return the signature of 64 bytes."""
         return self._key.sign(content)
 
 
 def is_signed_by(writer: str, content: bytes, signature: bytes) -> bool:
-    """Say whether the owner of this public key signed the content."""
+    """Return whether the owner of this public key signed the content."""
     if not is_writer(writer):
         return False
     key = Ed25519PublicKey.from_public_bytes(base64.b64decode(writer.removeprefix(WRITER_PREFIX)))

@@ -1,6 +1,6 @@
-"""Files without a name for content that is too large to be held in memory, such as a sealed pack.
+"""Unnamed temporary files for content that is too large for memory, such as a sealed pack.
 
-Rule 1: nothing is left after a crash. The kernel removes a file without a name when its last user ends.
+Rule 1: nothing is left after a crash. The kernel removes an unnamed file when the last process closes it.
 """
 
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 IN_MEMORY = 2**24
-"""Bytes up to which a file needs no disk, where nothing speaks for more."""
+"""Default size in bytes up to which a file stays in memory."""
 
 
 class Spool:
-    """Gives files that stay in memory up to a size, and are on a volume beyond it."""
+    """Gives files that stay in memory up to a size, and go to a volume when they grow larger."""
 
     def __init__(self, folder: Path, in_memory: int) -> None:
-        """`in_memory` is the number of bytes up to which a file needs no disk."""
+        """`in_memory` is the size in bytes up to which a file stays in memory."""
         self.folder = folder
         self.in_memory = in_memory
 
@@ -29,7 +29,7 @@ class Spool:
             yield cast(BinaryIO, file)
 
     def lacks_room(self, size: int) -> bool:
-        """Say whether so many bytes would take more than half of what is free on the volume."""
+        """Return whether `size` bytes would take more than half of the free space on the volume."""
         if size <= self.in_memory:
             return False
         found = os.statvfs(self.folder)

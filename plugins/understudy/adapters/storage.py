@@ -1,4 +1,4 @@
-"""Orthanc's storage area, read only: the stored DICOM files and what they say of their study."""
+"""Reads Orthanc's storage area: the stored DICOM files, and what they say about their study."""
 
 import errno
 import hashlib
@@ -35,16 +35,17 @@ _PART = 2**18
 """Bytes read at a time by the scrub."""
 
 _HELD = 2**22
-"""Bytes up to which a file is held in memory while it is used; a larger one is read twice."""
+"""Files up to this many bytes are held in memory while they are used; a larger file is read twice."""
 
 _LAST_TAG = Tag("PatientBirthDate")
-"""Of the tags wanted the one with the highest number; nothing after it is parsed."""
+"""The last of the tags that `study_facts` needs; nothing after it is parsed."""
 
 _LONGEST_VALUE, _MOST_VALUES = 1024, 100
-"""Characters of a value, and values of an attribute, that rules look at."""
+"""Maximum number of characters of a value, and of values of an attribute, that rules compare."""
 
 _META_BYTES = 2**16
-"""How far into a file its own transfer syntax is looked for: that decides how pydicom reads it."""
+"""Bytes at the beginning of a file that are searched for its transfer syntax, which decides how pydicom reads
+it."""
 
 PARSE_ERRORS = (
     ArithmeticError,
@@ -60,10 +61,11 @@ PARSE_ERRORS = (
     struct.error,
     zlib.error,
 )
-"""What pydicom raises on broken files (RecursionError is a RuntimeError); a broken file is still kept."""
+"""Errors that pydicom raises for broken files (RecursionError is a RuntimeError). A broken file is still
+kept."""
 
 _OURS = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
-"""Errors of a read that say nothing of the file."""
+"""Errors of a read that say nothing about the file."""
 
 
 class StorageArea:
@@ -74,16 +76,16 @@ class StorageArea:
 
     @contextmanager
     def open(self, instance: Instance) -> Iterator[BinaryIO]:
-        """Give the file, which has the size and MD5 that the ledger has, or raise UnreadableFileError.
+        """Give the file, checked by the ledger's size and MD5, or raise UnreadableFileError.
 
-        A large file is digested before it is given, and again while it is read: one that changed in between
-        fails with its last bytes.
+        A large file is digested before it is given, and again while it is read. If it changed in between,
+        reading its last bytes fails.
         """
         with self._verified(instance) as file:
             yield file
 
     def read(self, instance: Instance) -> bytes:
-        """Return the bytes of a file that is known to be small, or raise as `open` does."""
+        """Return the bytes of a file that is known to be small; raises like `open`."""
         with self.open(instance) as file:
             return file.read()
 
@@ -113,9 +115,9 @@ class StorageArea:
             raise _unreadable(error) from error
 
     def _where(self, instance: Instance) -> Path:
-        """Return the file in Orthanc's storage, or the kept version where that was replaced."""
+        """Return the file in Orthanc's storage, or the kept version if the file was replaced."""
         kept = self._root / "understudy" / VERSIONS / f"{instance.orthanc_id}.{instance.md5}{SUFFIX}"
-        # No path is made of what anybody sent; these two are Orthanc's own digests.
+        # No path is built from a sender's content; these two values are Orthanc's own digests.
         is_kept = _DIGESTS.fullmatch(kept.name) is not None and kept.is_file()
         try:
             path = self._path(instance)
@@ -132,11 +134,11 @@ class StorageArea:
         return self._root / uuid[0:2] / uuid[2:4] / uuid
 
     def damage(self, instance: Instance, paced: Callable[[int], bool]) -> str | None:
-        """Return what is wrong with the file on the disk, empty where nothing is; None where it was cut off.
+        """Return what is wrong with the file on the disk, empty if it is in order; None if `paced` ended it.
 
-        `paced` is told the bytes of each part that was read, and may wait; it returns False to cut it off.
-        What the system has cached of the file is dropped before and after: a cache hides what the disk lost,
-        and one that is filled by us would slow those who read images.
+        `paced` gets the number of bytes of each part that was read, and may wait; it returns False to end the
+        check. The page cache of the file is dropped before and after: it would hide what the disk lost, and
+        filling it would slow the readers of images.
         """
         digest = hashlib.md5(usedforsecurity=False)
         try:
@@ -168,7 +170,7 @@ class StorageArea:
 
     def _expect_volume(self) -> None:
         if not self._root.is_dir() or not any(self._root.iterdir()):
-            # One missing file is that file's fault; all of them missing is a volume that is not there.
+            # If one file is missing, that file is at fault; if all are missing, the volume is not mounted.
             raise HolderUnavailableError(
                 "storage",
                 "Orthanc's storage area is not there or is empty",
@@ -176,10 +178,10 @@ class StorageArea:
             )
 
     def attributes(self, instance: NewInstance, keywords: Collection[str]) -> dict[str, list[str]]:
-        """Return the values of these attributes, by keyword, as text; those absent are left out.
+        """Return the values of these attributes, by keyword, as text; absent attributes are left out.
 
-        Only the head of the file is read, as far as the last of them stands. Raises UnreadableFileError, and
-        HolderUnavailableError where the whole volume is not there.
+        The file is read only up to the last of these attributes. Raises UnreadableFileError, and
+        HolderUnavailableError if the whole volume is missing.
         """
         try:
             with self._path(instance).open("rb") as file:
@@ -201,7 +203,7 @@ class StorageArea:
             raise UnreadableFileError(reason, permanent=True) from None
 
     def data_set_digest(self, instance: Instance) -> str:
-        """Return the SHA-256 of the data set, without what stands before it; raises as `open`."""
+        """Return the SHA-256 of the data set, without the file's head; raises like `open`."""
         with self.open(instance) as file:
             try:
                 begin_data_set(file, instance.size)
@@ -213,7 +215,7 @@ class StorageArea:
             return sha256.hexdigest()
 
     def study_facts(self, file: BinaryIO, transfer_syntax_uid: str) -> StudyFacts | None:
-        """Return what the file says of its study, or None where it cannot be parsed."""
+        """Return what the file says about its study, or None if it cannot be parsed."""
         if _is_deflated(transfer_syntax_uid, file.read(_META_BYTES)):
             return None
         file.seek(0)
@@ -224,7 +226,7 @@ class StorageArea:
 
 
 class _Checked(io.RawIOBase):
-    """A large file that is compared with its MD5 whenever it is read from the beginning to the end."""
+    """A large file whose MD5 is checked whenever it is read from beginning to end."""
 
     def __init__(self, file: io.FileIO, size: int, md5: str) -> None:
         self._file = file
@@ -280,19 +282,19 @@ def _drop_cached(descriptor: int) -> None:
 
 
 def _is_deflated(transfer_syntax_uid: str, head: bytes) -> bool:
-    """Say whether pydicom would inflate the whole file first: a small one could take all memory."""
+    """Return whether pydicom would first inflate the whole file; a small file could then take all memory."""
     deflated = DeflatedExplicitVRLittleEndian
     return transfer_syntax_uid == deflated or deflated.encode() in head
 
 
 def _head(file: BinaryIO, last: BaseTag, keywords: Collection[str] | None = None) -> Dataset:
-    """Return the data set up to the tag `last`, all of it or these attributes alone."""
+    """Return the data set up to the tag `last`: all its attributes, or only those in `keywords`."""
 
     def beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
         return bool(tag > last)
 
     tags: list[BaseTag | int] | None = None if keywords is None else [Tag(keyword) for keyword in keywords]
-    # Odd files are normal here, and their text must not reach a log by way of a warning.
+    # Odd files are normal here, and a warning could put their text into a log.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return read_partial(file, stop_when=beyond, specific_tags=tags)
@@ -315,7 +317,7 @@ def _facts(file: BinaryIO) -> StudyFacts:
     dataset = _head(file, _LAST_TAG)
 
     def text(keyword: str) -> str:
-        # The value is decoded here.
+        # pydicom decodes the value only here, and may warn.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = dataset.get(keyword)

@@ -1,4 +1,4 @@
-"""Where a restore puts DICOM files: a folder, or an Orthanc by REST."""
+"""The targets of a restore: a folder, or an Orthanc by REST."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class FolderTarget:
         self._folder = folder
 
     def has(self, member: Member) -> bool:
-        """Say whether exactly these bytes are there already; other bytes under the name are left alone."""
+        """Return whether exactly these bytes are there already; raise TargetError for other bytes."""
         path = self._folder / member.name
         try:
             with path.open("rb") as file:
@@ -47,14 +47,14 @@ class FolderTarget:
 
 
 class OrthancTarget:
-    """An Orthanc, by its REST API; the client carries address and authentication."""
+    """An Orthanc, by its REST API; `client` has its address and authentication."""
 
     def __init__(self, client: httpx.Client, spool: Spool) -> None:
         self._client = client
         self._spool = spool
 
     def has(self, member: Member) -> bool:
-        """Say whether Orthanc has the instance with these bytes; other bytes under its UID are an error."""
+        """Return whether Orthanc has the instance with these bytes; raise TargetError for other bytes."""
         found = self._call("POST", "/tools/lookup", content=member.sop_instance_uid.encode()).json()
         identifiers = [item["ID"] for item in found if item["Type"] == "Instance"]
         if not identifiers:
@@ -62,7 +62,7 @@ class OrthancTarget:
         if any(self._md5(identifier) == member.md5 for identifier in identifiers):
             return True
         if member.orthanc_id and member.orthanc_id not in identifiers:
-            # They are of other patients.
+            # The instances found belong to other patients.
             return False
         raise TargetError(
             "Orthanc has other bytes under its UID",
@@ -78,7 +78,7 @@ class OrthancTarget:
             answer = self._call("POST", "/instances", content=pieces(file), length=size).json()
         if not isinstance(answer, dict) or answer.get("Status") not in ("Success", "AlreadyStored"):
             raise TargetError(f"Orthanc did not store it: {answer!r:.80}", "see Orthanc's log")
-        # "AlreadyStored" is also the answer where other bytes are kept and ours are dropped.
+        # Orthanc also answers "AlreadyStored" if it keeps other bytes and drops ours.
         if self._md5(answer["ID"]) != member.md5:
             raise TargetError(
                 f"Orthanc answered {answer['Status']} and has other bytes",

@@ -1,4 +1,4 @@
-"""TLS as a client, as DICOM PS3.15 B.12 asks for it: 1.2 at least, and our certificate where we have one."""
+"""TLS as a client, as DICOM PS3.15 B.12 requires: at least version 1.2, and our certificate if configured."""
 
 import ssl
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from pathlib import Path
 
 
 class TlsSettingsError(Exception):
-    """Our own certificate, key or list of authorities cannot be used; told when it is needed."""
+    """Our own certificate, key or list of authorities cannot be used; raised when a connection needs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """Whom we trust and who we are; the files are read for each connection, so that renewed ones count."""
+    """The trusted authorities and our own certificate; each connection reads the files again."""
 
     authorities: Path
     certificate: Path | None = None
     key: Path | None = None
     server_name: str = ""
-    """The name in the peer's certificate, where it is not that of its host."""
+    """The name in the peer's certificate, if it is not the host name."""
 
     def context(self) -> ssl.SSLContext:
-        """Return what a connection needs, or raise TlsSettingsError."""
+        """Return the SSL context for a connection, or raise TlsSettingsError."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
@@ -28,16 +28,16 @@ class ClientTls:
             context.load_verify_locations(file)
             if self.certificate is not None:
                 file = self.certificate
-                # A key with a passphrase would ask for it on a terminal.
+                # Without this, OpenSSL would ask for a key's passphrase on the terminal.
                 context.load_cert_chain(file, self.key, password=lambda: b"")
         except OSError as error:
-            # What OpenSSL cannot make use of is an OSError too.
+            # An SSLError, for a file that OpenSSL cannot use, is an OSError too.
             raise TlsSettingsError(f"{file.name} of ours cannot be used: {error.strerror}") from error
         return context
 
 
 def tls_words(error: ssl.SSLError) -> str:
-    """Return what OpenSSL found wrong, in its own words without source lines."""
+    """Return OpenSSL's reason for an error, without its source lines."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not to be trusted: {error.verify_message}"
     reason = error.reason or str(error)
@@ -47,4 +47,4 @@ def tls_words(error: ssl.SSLError) -> str:
 
 
 _PLAIN = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
-"""What OpenSSL says of a peer that answers in plain text, or hangs up."""
+"""OpenSSL's reasons if a peer answers in plain text, or closes the connection."""

@@ -1,4 +1,4 @@
-"""Transcoding by our own Orthanc; the stored file stays as it is, and what comes back is looked at."""
+"""Transcoding by our own Orthanc. The stored file stays as it is, and the copy is checked."""
 
 from io import BytesIO
 from typing import Protocol
@@ -9,16 +9,16 @@ from understudy.core.ports import OrthancUnavailableError, UnreadableFileError
 
 
 class NotDecodedError(Exception):
-    """Orthanc does not decode the instance; the message says why, in numbers."""
+    """Orthanc does not decode the instance; the message gives the reason, and of the file only numbers."""
 
 
 class Copies(Protocol):
-    """Orthanc, as far as it makes copies."""
+    """The part of Orthanc's REST API that makes copies."""
 
     def transcoded(self, orthanc_id: str, transfer_syntax_uid: str) -> bytes | None:
-        """Return the instance's file in another transfer syntax, None where Orthanc does not give it.
+        """Return the instance's file in another transfer syntax, None if Orthanc does not give it.
 
-        Raises OrthancUnavailableError, and NotDecodedError where our plugin refuses it
+        Raises OrthancUnavailableError, and NotDecodedError if our plugin refuses the transcoding
         (plugin/decoding.py).
         """
         ...
@@ -33,7 +33,8 @@ class Transcoder:
     def __call__(self, instance: Instance, transfer_syntax_uid: str) -> bytes:
         """Return the copy, or raise UnreadableFileError.
 
-        It has to be the same SOP Instance: one with another UID, as a lossy compression would have, is none.
+        The copy has to have the same SOP Instance UID; a lossy compression, which makes a new UID, is
+        refused.
         """
         wish = f"transcoded from {instance.transfer_syntax_uid} to {transfer_syntax_uid}"
         try:

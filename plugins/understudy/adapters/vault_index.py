@@ -1,7 +1,8 @@
-"""What the manifests of a vault say, in a database without a name: ten million members fit in no memory.
+"""Holds a vault's manifests in an unnamed database, because ten million members do not fit into memory.
 
-Rule 1: a manifest is put in once, as it was read, and is given out again one at a time.
-Rule 2: nothing is left behind. The file has no name, so that it ends with the process, whatever ends that.
+Rule 1: a manifest is added once, as it was read, and the manifests are read back one at a time.
+Rule 2: nothing is left behind. The database file has no name, so it is gone when the process ends, for any
+reason.
 """
 
 import json
@@ -38,14 +39,14 @@ CREATE TABLE failures (number INTEGER PRIMARY KEY, identity BLOB UNIQUE, what TE
 _CACHE = 16 * 2**10
 """KiB of the database that are held in memory."""
 _PAGE = 500
-"""Identities that are looked at together."""
+"""Identities that are read together."""
 _LEFT, _WANTED, _DONE = 0, 1, 2
-"""States of a content: not chosen, to be brought back, and there."""
+"""States of a content: not chosen, to be restored, and restored."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedManifest:
-    """A manifest as it was put in; `counts_at` is the time that it is ordered by."""
+    """A manifest as it was added; manifests are ordered by the time `counts_at`."""
 
     number: int
     manifest: Manifest
@@ -55,7 +56,7 @@ class IndexedManifest:
 
 @dataclass(frozen=True, slots=True)
 class IndexedContent:
-    """One content of an instance, with the number of a manifest that names it and its name there."""
+    """One content of an instance, with the number of a manifest that has it, and its name there."""
 
     sha256: str
     manifest: int
@@ -63,7 +64,7 @@ class IndexedContent:
 
 
 class VaultIndex:
-    """A context manager; the file lies in the folder and is gone at the end."""
+    """The database, as a context manager; its file is on the folder's file system and is gone at the end."""
 
     def __init__(self, folder: Path) -> None:
         path = folder / f".{uuid.uuid4().hex}.index"
@@ -73,7 +74,7 @@ class VaultIndex:
                 f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;"
                 f"PRAGMA cache_size = -{_CACHE};{_SCHEMA}"
             )
-            # It is never committed: nobody else ever reads it.
+            # The transaction is never committed, because no other connection reads the database.
             self._database.execute("BEGIN EXCLUSIVE")
         finally:
             path.unlink()
@@ -89,7 +90,7 @@ class VaultIndex:
     # Packs
 
     def add_pack(self, stored: StoredObject) -> None:
-        """Note one version of a pack; of one key the oldest comes first."""
+        """Note one version of a pack; the versions of one key have to come in order, the oldest first."""
         self._packs += 1
         row = (stored.key, self._packs, stored.version, stored.size)
         self._database.execute("INSERT INTO packs VALUES (?, ?, ?, ?)", row)
@@ -106,7 +107,7 @@ class VaultIndex:
         self._database.execute("INSERT OR IGNORE INTO described VALUES (?)", (pack_key,))
 
     def undescribed(self) -> list[str]:
-        """Return the packs that no manifest is for."""
+        """Return the keys of the packs without a manifest."""
         rows = self._database.execute(
             "SELECT DISTINCT key FROM packs WHERE NOT EXISTS "
             "(SELECT 1 FROM described WHERE pack_key = packs.key) ORDER BY key"
@@ -125,7 +126,7 @@ class VaultIndex:
         counts_at: float,
         document: bytes | None,
     ) -> None:
-        """Put a manifest in, with its document where it will be given out again."""
+        """Add a manifest, with its document only if it will be read back."""
         packed = None if document is None else zstandard.compress(document, 1)
         self._database.execute(
             "INSERT INTO manifests (key, pack_key, study, writer, stored_at, counts_at, document) "
@@ -134,12 +135,12 @@ class VaultIndex:
         )
 
     def first_signed(self) -> float | None:
-        """Return when the first manifest was stored that is signed."""
+        """Return when the first signed manifest was stored, None if there is none."""
         ((first,),) = self._database.execute("SELECT min(stored_at) FROM manifests WHERE writer <> ''")
         return None if first is None else float(first)
 
     def believe(self, writers: Collection[str], unsigned_until: float) -> None:
-        """Believe what these have signed, and what nobody has and was stored before this time."""
+        """Believe manifests signed by these writers, and unsigned ones that were stored before this time."""
         self._database.execute(
             "UPDATE manifests SET believed = CASE WHEN writer <> '' "
             "THEN writer IN (SELECT value FROM json_each(?)) ELSE ? OR stored_at < ? END",
@@ -147,20 +148,20 @@ class VaultIndex:
         )
 
     def not_believed(self) -> Iterator[tuple[str, str, float]]:
-        """Yield pack, writer and time of each manifest that is not believed."""
+        """Yield pack key, writer and time of each manifest that is not believed."""
         yield from self._database.execute(
             "SELECT pack_key, writer, stored_at FROM manifests WHERE NOT believed ORDER BY number"
         )
 
     def unsigned(self) -> int:
-        """Return how many of those asked for are believed although nobody signed them."""
+        """Return how many of the manifests with a document are believed although they are unsigned."""
         ((number,),) = self._database.execute(
             "SELECT count(*) FROM manifests WHERE believed AND writer = '' AND document IS NOT NULL"
         )
         return int(number)
 
     def manifests(self, study: str | None = None) -> Iterator[IndexedManifest]:
-        """Yield what is believed and was asked for, of all studies or of one, the newest first."""
+        """Yield the believed manifests with a document, of all studies or of one, the newest first."""
         of_study = "" if study is None else "AND study = ?"
         rows = self._database.execute(
             f"SELECT number, key, document, writer <> '', counts_at FROM manifests WHERE believed "
@@ -178,7 +179,7 @@ class VaultIndex:
         return IndexedManifest(number, _manifest(key, document), bool(signed), counts_at)
 
     def studies(self) -> Iterator[str]:
-        """Yield the studies that manifests name which are believed, the one that was stored last first."""
+        """Yield the studies of the believed manifests, the one that was stored last first."""
         yield from (
             study
             for study, _ in self._database.execute(
@@ -188,7 +189,7 @@ class VaultIndex:
         )
 
     def has_study(self, study: str) -> bool:
-        """Say whether a manifest names the study that is believed."""
+        """Return whether a believed manifest names the study."""
         found = self._database.execute(
             "SELECT 1 FROM manifests WHERE study = ? AND believed LIMIT 1", (study,)
         )
@@ -197,21 +198,21 @@ class VaultIndex:
     # Contents of instances
 
     def add_unsigned(self, sop_instance_uids: Iterable[str]) -> None:
-        """Note SOP Instance UIDs of which somebody unknown may have said something."""
+        """Note SOP Instance UIDs about which an unknown writer may have made claims."""
         self._has_unsigned = True
         self._database.executemany(
             "INSERT OR IGNORE INTO unsigned VALUES (?)", ((uid,) for uid in sop_instance_uids)
         )
 
     def is_unsigned(self, sop_instance_uid: str) -> bool:
-        """Say whether the UID was noted so."""
+        """Return whether `add_unsigned` noted the UID."""
         if not self._has_unsigned:
             return False
         found = self._database.execute("SELECT 1 FROM unsigned WHERE sop = ?", (sop_instance_uid,))
         return found.fetchone() is not None
 
     def add_contents(self, found: IndexedManifest, members: Iterable[tuple[bytes, str, str, int]]) -> None:
-        """Note contents, each by identity, SHA-256, name and size; a signed manifest counts before others."""
+        """Note contents (identity, SHA-256, name, size); a signed manifest takes precedence."""
         rows = [
             (identity, sha256, found.number, name, found.signed, size)
             for identity, sha256, name, size in members
@@ -229,12 +230,12 @@ class VaultIndex:
         )
 
     def is_shared(self, name: str) -> bool:
-        """Say whether several instances have this name in their packs."""
+        """Return whether several instances have this name in their packs."""
         found = self._database.execute("SELECT 1 FROM names WHERE name = ? AND shared", (name,))
         return found.fetchone() is not None
 
     def with_several_contents(self) -> Iterator[tuple[bytes, list[IndexedContent]]]:
-        """Yield each instance that has several contents, with these."""
+        """Yield each instance that has several contents, with its contents."""
         last = b""
         while True:
             page = self._database.execute(
@@ -251,14 +252,14 @@ class VaultIndex:
                 return
 
     def choose(self, identity: bytes, sha256: str) -> None:
-        """Want this content of an instance and no other; none where the SHA-256 is empty."""
+        """Choose only this content of an instance to be restored; an empty SHA-256 chooses none."""
         self._database.execute(
             "UPDATE contents SET state = CASE sha256 WHEN ? THEN ? ELSE ? END WHERE identity = ?",
             (sha256, _WANTED, _LEFT, identity),
         )
 
     def is_wanted(self, identity: bytes, sha256: str) -> bool:
-        """Say whether the content is to be brought back still."""
+        """Return whether the content still has to be restored."""
         found = self._database.execute(
             "SELECT 1 FROM contents WHERE identity = ? AND sha256 = ? AND state = ?",
             (identity, sha256, _WANTED),
@@ -266,21 +267,21 @@ class VaultIndex:
         return found.fetchone() is not None
 
     def finish(self, identity: bytes, sha256: str) -> None:
-        """Note that the content is there; a failure before counts no more."""
+        """Note that the content is restored, and forget an earlier failure."""
         self._database.execute(
             "UPDATE contents SET state = ? WHERE identity = ? AND sha256 = ?", (_DONE, identity, sha256)
         )
         self._database.execute("DELETE FROM failures WHERE identity = ?", (identity,))
 
     def wanted(self) -> tuple[int, int]:
-        """Return how many contents are to be brought back, and their bytes."""
+        """Return how many contents still have to be restored, and their total size in bytes."""
         ((number, size),) = self._database.execute(
             "SELECT count(*), coalesce(sum(size), 0) FROM contents WHERE state = ?", (_WANTED,)
         )
         return number, size
 
     def fail(self, identity: bytes, sop_instance_uid: str, reason: str) -> None:
-        """Note why an instance does not come back, in the place of what was noted before."""
+        """Note why an instance is not restored; this replaces an earlier reason."""
         self._database.execute(
             "INSERT INTO failures (identity, what, reason) VALUES (?, ?, ?) "
             "ON CONFLICT DO UPDATE SET reason = excluded.reason",
@@ -288,7 +289,7 @@ class VaultIndex:
         )
 
     def failures(self, most: int) -> tuple[int, list[tuple[str, str]]]:
-        """Return how many instances do not come back, and UID and reason of as many as are asked for."""
+        """Return how many instances are not restored, and UID and reason of up to `most` of them."""
         ((number,),) = self._database.execute("SELECT count(*) FROM failures")
         rows = self._database.execute("SELECT what, reason FROM failures ORDER BY number LIMIT ?", (most,))
         return int(number), list(rows)

@@ -1,4 +1,4 @@
-"""The versions that Orthanc's plugin kept when other bytes replaced them, as their notes tell (read only)."""
+"""Reads the notes of the versions that Orthanc's plugin kept when other bytes replaced them."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class KeptVersions:
             return
 
     def read(self, name: str) -> NewInstance | None:
-        """Return what the note of a kept version tells, None where it cannot be read."""
+        """Return the instance that the note of a kept version describes, None if the note cannot be read."""
         try:
             note = json.loads((self._folder / f"{name}{NOTE_SUFFIX}").read_text(encoding="utf-8"))
             return _instance(note)
@@ -35,7 +35,7 @@ class KeptVersions:
 
 def _instance(note: dict[str, Any]) -> NewInstance:
     metadata = note["metadata"]
-    # Orthanc writes its clock without a zone; the service runs in UTC.
+    # Orthanc writes times without a zone; the service runs in UTC.
     received = datetime.strptime(metadata["ReceptionDate"], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     return NewInstance(
         orthanc_id=str(note["orthanc_id"]),

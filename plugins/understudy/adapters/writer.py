@@ -1,7 +1,7 @@
-"""The appliance's own signing key: the private half on the agent's volume, the public half beside the keys.
+"""The appliance's own signing key: the private key is on the volume `state`, the public key on `keys`.
 
-Rule 1: a public key is never taken off the list, so that what it signed stays believed after the volume
-`state` was lost and another key was made.
+Rule 1: a public key is never removed from the list. So if the volume `state` is lost and another key is made,
+the manifests that the earlier key signed are still believed.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ class WriterError(Exception):
 
 
 def make_writer(keys: Path, state: Path) -> str:
-    """Make the key where there is none, note its public half, and return that."""
+    """Make the key if there is none, add its public key to the list, and return the public key."""
     path = state / PRIVATE
     if not path.exists():
         write_durably(path, new_signing_key().encode("ascii"), mode=0o600)
@@ -35,7 +35,7 @@ def make_writer(keys: Path, state: Path) -> str:
 
 
 def read_signer(state: Path) -> Ed25519Signer:
-    """Return who signs for this appliance, or raise WriterError."""
+    """Return the signer of this appliance, or raise WriterError."""
     path = state / PRIVATE
     try:
         return Ed25519Signer(path.read_text(encoding="ascii"))
@@ -47,7 +47,7 @@ def read_signer(state: Path) -> Ed25519Signer:
 
 
 def known_writers(keys: Path) -> frozenset[str]:
-    """Return the public keys that this appliance signed by, now and before."""
+    """Return the public keys of all keys with which this appliance has signed."""
     try:
         lines = (keys / PUBLIC).read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeError):

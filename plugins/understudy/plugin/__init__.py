@@ -1,5 +1,5 @@
-"""What runs inside Orthanc's process: standard library only, every function of Orthanc's an argument.
+"""The code that runs inside Orthanc's process; it gets Orthanc's functions as arguments.
 
-Rule 1: nothing here may keep Orthanc from storing or reading, so nothing is imported that may be absent.
-Rule 2: every callback is called by several threads at once (`Python.AllowThreads` is true).
+Rule 1: this code must not keep Orthanc from storing or reading, so it imports the standard library only.
+Rule 2: several threads call every callback at once (`Python.AllowThreads` is true).
 """

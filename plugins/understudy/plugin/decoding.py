@@ -1,10 +1,10 @@
 """Decides whether a REST call may make Orthanc decode or render an image, before Orthanc looks at it.
 
-Orthanc decodes whatever an image claims, renders at whatever size a call asks for, and ends at a frame that
-an image does not have. A call that is not in this table meets the limit of the process alone
+Orthanc decodes an image of any claimed size, renders at any size that a call asks for, and crashes at a frame
+number that an image does not have. A call that is not in this table has only the memory limit of the process
 (docker/reception/memory.cc).
 
-Rule 1: the stored file is asked, so that images of earlier versions are judged as well.
+Rule 1: the stored file is read, so that images stored by an earlier version of this program are judged, too.
 Rule 2: a call that is not in the table decodes nothing, or goes through whole series.
 """
 
@@ -18,15 +18,15 @@ from threading import Lock
 from understudy.plugin.pixels import Pixels
 
 MAX_SIDE = 8192
-"""Pixels of a rendered image's longer side; the largest screens for mammography have 4096."""
+"""Largest side of a rendered image, in pixels; the largest screens for mammography have 4096."""
 _FRAME_SHARE, _WHOLE_SHARE = 16, 8
-"""Of the memory: one decoded frame, which is copied several times, and all frames together."""
+"""One decoded frame, which is copied several times, may take 1/16 of the memory, and all frames 1/8."""
 _REMEMBERED = 4096
 
 _SIZES = ("width", "height", "viewport", "rows", "columns")
-"""Arguments that say how large the answer is (Orthanc's REST, PS3.18 8.3.5.1.3 and 9.5.1)."""
+"""Query arguments that set the size of the answered image (Orthanc's REST, PS3.18 8.3.5.1.3 and 9.5.1)."""
 _WHOLE_AT_ONCE = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 92, 93))
-"""The transfer syntaxes of which GDCM decodes all frames to give one."""
+"""Transfer syntaxes for which GDCM decodes all frames, even if only one is asked for."""
 _RENDERED = "preview|rendered|image-uint8|image-uint16|image-int16|matlab|numpy"
 _CORE = re.compile(rf"/instances/([^/]+)/(?:frames/([^/]*)/)?({_RENDERED}|raw|raw\.gz|file|modify|anonymize)")
 _WEB = re.compile(
@@ -45,11 +45,11 @@ class Budget:
 
     @classmethod
     def of(cls, memory: int) -> "Budget":
-        """Return the budget of a service with so much memory."""
+        """Return the budget of a service with `memory` bytes of memory."""
         return cls(memory // _FRAME_SHARE, memory // _WHOLE_SHARE)
 
     def frame_refusal(self, image: Pixels) -> str | None:
-        """Return why no frame of an image is decoded by anybody, None where it may be."""
+        """Return why no program should decode a frame of this image, None if it may be decoded."""
         if image.fault is not None:
             return image.fault
         if image.frame_bytes <= self.frame:
@@ -57,13 +57,13 @@ class Budget:
         return f"a decoded frame has {image.frame_bytes} bytes, more than {self.frame}"
 
     def refusal(self, image: Pixels) -> str | None:
-        """Return why one frame of an image is not decoded here, None where it may be."""
+        """Return why Orthanc must not decode one frame of this image, None if it may."""
         if image.transfer_syntax_uid in _WHOLE_AT_ONCE:
             return self.whole_refusal(image)
         return self.frame_refusal(image)
 
     def whole_refusal(self, image: Pixels) -> str | None:
-        """Return why all of an image is not decoded here, as transcoding does, None where it may be."""
+        """Return why Orthanc must not decode all frames, as transcoding does, None if it may."""
         if (reason := self.frame_refusal(image)) is not None:
             return reason
         if image.total_bytes <= self.whole:
@@ -73,22 +73,22 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What a call would do with one instance, or with each instance of a SOP Instance UID."""
+    """What a call asks for, of one instance or of each instance that has a SOP Instance UID."""
 
     orthanc_id: str = ""
     sop_instance_uid: str = ""
     frames: Sequence[int] = ()
-    """Counted from 0; a number that no image has is -1."""
+    """Counted from 0; -1 stands for a number that no image has."""
     decodes: bool = False
     shows: bool = False
-    """Whether a frame goes out as it is, to be decoded by the reader."""
+    """Whether a frame is sent as it is stored, and the reader's program decodes it."""
     transcodes_to: str | None = None
-    """The transfer syntax, `*` for any, None where the file is given as it is."""
+    """The transfer syntax, `*` for any, None if the file is sent as it is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a stored file says of itself."""
+    """What a stored file says about its image."""
 
     sop_instance_uid: str
     pixels: Pixels
@@ -96,26 +96,26 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class DecodingRefusal:
-    """Why a call is not carried out, and how that is answered."""
+    """Why a call is refused, and the HTTP status of the answer."""
 
     orthanc_id: str
-    """Empty where it is the call alone."""
+    """Empty if the refusal does not depend on an instance."""
     status: HTTPStatus
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """What is asked of Orthanc; each may raise OSError."""
+    """The questions to Orthanc; each may raise OSError."""
 
     instances: Callable[[str], Sequence[str]]
     """Orthanc's identifiers of every instance that has the SOP Instance UID."""
     image: Callable[[str], Image | None]
-    """What the stored file of an instance says, None where there is no such instance."""
+    """What the stored file of an instance says, None if there is no such instance."""
 
 
 class Decoding:
-    """Judges calls, and remembers what files claim."""
+    """Judges calls, and caches what files claim."""
 
     def __init__(self, budget: Budget, images: Images) -> None:
         self._budget = budget
@@ -124,16 +124,16 @@ class Decoding:
         self._lock = Lock()
 
     def forget(self, orthanc_id: str) -> None:
-        """An instance was stored under this identifier: it may be another file than before."""
+        """Drop the cached claims of an instance; its file may have been replaced by a store."""
         with self._lock:
             self._known.pop(orthanc_id, None)
 
     def judge(
         self, path: str, arguments: Mapping[str, str], headers: Mapping[str, str]
     ) -> DecodingRefusal | tuple[str, ...]:
-        """Return why a call is refused, or the SOP Instance UIDs of what Orthanc may decode for it.
+        """Return why a call is refused, or the SOP Instance UIDs of the images that Orthanc decodes for it.
 
-        `path` is decoded and canonical. Raises OSError where a stored file cannot be read.
+        `path` is decoded and canonical. Raises OSError if a stored file cannot be read.
         """
         if (reason := _oversized(arguments)) is not None:
             return DecodingRefusal("", HTTPStatus.BAD_REQUEST, reason)
@@ -182,7 +182,7 @@ def _transcodes(wish: _Wish, pixels: Pixels) -> bool:
 
 def _oversized(arguments: Mapping[str, str]) -> str | None:
     for name in _SIZES:
-        # A viewport has up to six numbers, all of them pixels; one may be left out.
+        # A viewport has up to six numbers, all in pixels; any of them may be left out.
         for number in arguments.get(name, "").split(","):
             if number.strip() and not _reasonable(number):
                 return f"{name} is not a number up to {MAX_SIDE}"
@@ -229,7 +229,7 @@ def _wish(path: str, arguments: Mapping[str, str], headers: Mapping[str, str]) -
 
 
 def _accepted(headers: Mapping[str, str]) -> str | None:
-    """Return the transfer syntax that a DICOMweb client takes, None for any (PS3.18 8.7.3.5.2)."""
+    """Return the transfer syntax that a DICOMweb client accepts, None for any (PS3.18 8.7.3.5.2)."""
     accept = next((value for name, value in headers.items() if name.lower() == "accept"), "")
     named = _SYNTAX.findall(accept.lower())
     if named == ["*"]:
@@ -238,5 +238,5 @@ def _accepted(headers: Mapping[str, str]) -> str | None:
 
 
 def _frame(number: str, first: int = 0) -> int:
-    """Return a frame counted from 0, -1 for what is no number."""
+    """Return the frame, counted from 0; -1 if the text is no number."""
     return int(number) - first if re.fullmatch(r"\d{1,9}", number) else -1

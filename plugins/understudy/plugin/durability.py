@@ -1,20 +1,20 @@
-"""Makes the answer to a store true: what is answered with success survives a power cut.
+"""Makes the answer to a store true: an instance that is answered with success survives a power cut.
 
 Orthanc commits to SQLite with `synchronous=NORMAL`, so a committed instance is only in the page cache until
 the next checkpoint, up to 10 s later (Orthanc 1.13, SQLiteDatabaseWrapper.cpp). The stored-instance callback
-runs after the commit and before the answer; syncing the write-ahead log there closes the gap, for about 1 ms
+runs after the commit and before the answer. Syncing the write-ahead log there closes the gap, for about 1 ms
 an instance.
 
 Rule 1: only the write-ahead log is opened. Closing any descriptor of the index itself would drop the locks
 that SQLite holds on it in this process (POSIX locks belong to the inode, not to the descriptor).
-Rule 2: a sync that fails is never passed over. Orthanc answers success whatever this callback does, so the
-process ends instead: the sender has no answer and sends again. At the next start the log is copied into the
-index, and synced, before Orthanc opens it (`understudy prepare-orthanc`), and stores are refused until a sync
+Rule 2: a failed sync is never ignored. Orthanc answers success whatever this callback does, so the process
+ends instead: the sender gets no answer and sends again. At the next start `understudy prepare-orthanc` copies
+the log into the index, and syncs the index, before Orthanc opens it. Stores are refused until a sync
 succeeds.
-Rule 3: a sync that succeeds is believed only while its file system still takes changes. One that shuts itself
-down upon an error commits nothing any more, yet a sync that is under way at that moment may succeed: it finds
-its transaction done with (Linux 6.18, jbd2_complete_transaction). Such a file system stays shut down until it
-is mounted again; where one takes a change after the sync, the sync was true.
+Rule 3: a successful sync is believed only if its file system still accepts changes afterwards. A file system
+that shuts itself down upon an error commits nothing more, yet a sync that is under way at that moment may
+succeed, because it finds its transaction finished (Linux 6.18, jbd2_complete_transaction). Such a file system
+stays shut down until it is mounted again. So if it accepts a change after the sync, the sync was real.
 """
 
 import errno
@@ -26,8 +26,8 @@ from enum import IntEnum
 from pathlib import Path
 
 RECOVERY_SECONDS = 15.0
-"""How long stores stay refused after a failed sync. Linux reports a write-back error once and then calls the
-pages clean, so the next sync may succeed without having written them; Orthanc's checkpoint, every 10 s,
+"""How long stores stay refused after a failed sync. Linux reports a write-back error once and then marks the
+pages as clean, so the next sync may succeed without having written them. Orthanc's checkpoint, every 10 s,
 writes them again."""
 
 
@@ -36,7 +36,7 @@ class StoreStatus(IntEnum):
 
     ACCEPT = 0x0000
     OUT_OF_RESOURCES = 0xA700
-    """Senders take it for a passing fault and try again."""
+    """Senders take this status for a temporary fault and try again."""
 
 
 def write_ahead_log(configuration: Mapping[str, object]) -> Path:
@@ -48,7 +48,7 @@ def write_ahead_log(configuration: Mapping[str, object]) -> Path:
 
 
 def sync_file(path: Path) -> None:
-    """Flush an existing file's data to the disk; raise OSError where it is missing or the disk refuses."""
+    """Flush an existing file's data to the disk; raise OSError if the file is missing or the disk fails."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fdatasync(descriptor)
@@ -60,9 +60,10 @@ _SHUT_DOWN = frozenset({errno.EIO, errno.EROFS, errno.EUCLEAN})
 
 
 def prove_alive(folder: Path) -> None:
-    """Change the folder's file system, leaving nothing; raise OSError where it was shut down or is read-only.
+    """Make a change to the folder's file system that leaves nothing behind.
 
-    Takes about 0.04 ms. A full one is alive; one without nameless files (NFS) is taken for alive, untried.
+    Raises OSError if the file system was shut down or is read-only. Takes about 0.04 ms. A full file system
+    counts as alive. So does one without unnamed temporary files (NFS), although it cannot be tried.
     """
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -72,7 +73,7 @@ def prove_alive(folder: Path) -> None:
 
 
 def one_folder_a_file_system(folders: Iterable[Path]) -> tuple[Path, ...]:
-    """Return the folders without those that lie on the file system of an earlier one."""
+    """Return the first of the folders on each file system."""
     found: dict[int, Path] = {}
     for folder in folders:
         found.setdefault(folder.stat().st_dev, folder)
@@ -80,9 +81,9 @@ def one_folder_a_file_system(folders: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def sync_log(log: Path, folders: Iterable[Path]) -> None:
-    """Flush the index's log and prove that what was synced so far, it and stored files, is on the disk.
+    """Flush the index's log, and prove that the log and the stored files synced so far are on the disk.
 
-    `folders` names one folder of each file system that a store writes to. Raises OSError.
+    `folders` has one folder of each file system that a store writes to. Raises OSError.
     """
     sync_file(log)
     for folder in folders:
@@ -91,7 +92,7 @@ def sync_log(log: Path, folders: Iterable[Path]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DurabilityCounts:
-    """How often the log was synced and how often that failed since Orthanc started."""
+    """How many syncs succeeded and failed, and how many stores were refused, since Orthanc started."""
 
     synced: int
     failed: int
@@ -104,10 +105,10 @@ def _reason(error: OSError) -> str:
 
 
 class DurableAcknowledgement:
-    """Syncs the write-ahead log after each stored instance and refuses stores while that fails.
+    """Syncs the write-ahead log after each stored instance, and refuses stores while syncs fail.
 
     `sync` raises OSError on failure; `monotonic` returns seconds; `log_error` takes one line; `end_process`
-    ends Orthanc before the store under way is answered.
+    ends Orthanc before it answers the store under way.
     """
 
     def __init__(
@@ -122,14 +123,14 @@ class DurableAcknowledgement:
         self._log_error = log_error
         self._end_process = end_process
         self._lock = threading.Lock()
-        # The first store is preceded by a sync, so a log that is not where we look is found in time.
+        # A sync precedes the first store, so that a wrong path of the log is found in time.
         self._refuse_until: float | None = monotonic()
         self._synced = 0
         self._failed = 0
         self._refused = 0
 
     def after_store(self) -> None:
-        """Sync the log; on failure end Orthanc, which would answer success whatever is returned here."""
+        """Sync the log; on failure end Orthanc, because it would answer success in any case."""
         try:
             self._sync()
         except OSError as error:
@@ -146,7 +147,7 @@ class DurableAcknowledgement:
                 self._synced += 1
 
     def before_store(self) -> StoreStatus:
-        """Return whether a store may begin; while syncs fail, try again when the recovery time is over."""
+        """Return whether a store may begin; after a failed sync, try again when the recovery time is over."""
         with self._lock:
             if self._refuse_until is None:
                 return StoreStatus.ACCEPT
@@ -174,7 +175,7 @@ class DurableAcknowledgement:
         return True
 
     def refuse(self) -> None:
-        """Refuse stores for the recovery time, for a fault that somebody else has seen."""
+        """Refuse stores for the recovery time, because of a fault found by the caller."""
         with self._lock:
             self._failed += 1
             self._refuse_until = self._monotonic() + RECOVERY_SECONDS

@@ -1,12 +1,13 @@
 """Follows the element headers of a DICOM file as DCMTK 3.7 does for Orthanc (DICOM PS3.10 7.1, PS3.5 7).
 
-A limit that is judged by headers holds only where DCMTK finds the same headers. So the VRs that no standard
-knows, the end of the file meta information and sequences in disguise are read here as DCMTK reads them
-(dcvr.cc, dcmetinf.cc, dcitem.cc).
+A limit that is checked from headers holds only if DCMTK finds the same headers. So this module reads
+non-standard VRs, the end of the file meta information, and sequences with another VR than SQ as DCMTK reads
+them (dcvr.cc, dcmetinf.cc, dcitem.cc).
 
-Rule 1: where this is not certain of DCMTK's way, it raises LostError or struct.error. The caller decides what
-a lost file may do.
-Rule 2: no value is read but the transfer syntax, nothing recurses, elements and inflated bytes have limits.
+Rule 1: if it is not certain what DCMTK would do, this module raises LostError or struct.error. The caller
+decides what to do with such a file.
+Rule 2: only the transfer syntax is read as a value, nothing recurses, elements and inflated bytes have
+limits.
 """
 
 import mmap
@@ -17,7 +18,7 @@ from collections.abc import Container, Iterator
 
 MAX_ELEMENTS = 1_000_000
 MAX_INFLATED = 128 * 2**20
-"""Bytes that the data set of a deflated file may have; what deflates well is a text, not an image."""
+"""Largest data set of a deflated file, in bytes, after inflating. Only text deflates well, images do not."""
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -28,7 +29,8 @@ _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM U
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _DCMTK_LONG_VRS, _DCMTK_REFUSES = frozenset({b"ox", b"px", b"lt"}), frozenset({b"na", b"pi"})
 _WITHOUT_SEQUENCE = (_SHORT_VRS | _LONG_VRS | _DCMTK_LONG_VRS | {b"xs", b"up"}) - {b"SQ", b"UN"}
-"""VRs whose elements have a length. DCMTK takes any other one of undefined length for a sequence."""
+"""VRs whose elements have a length. DCMTK takes an element of any other VR with undefined length for a
+sequence."""
 _ENCAPSULATED_VRS = frozenset({b"", b"OB", b"OW", b"OX", b"ox"})
 
 _META_GROUP = b"\x02\x00"
@@ -47,16 +49,16 @@ class LostError(Exception):
 
 
 class FaultError(LostError):
-    """The file would end Orthanc; the message says by what, and holds numbers alone."""
+    """The file would crash Orthanc; the message gives the cause, and of the file only numbers."""
 
 
 def is_part10(content: Content) -> bool:
-    """Return whether the content begins as DICOM Part 10 files do."""
+    """Return whether the content begins like a DICOM Part 10 file."""
     return content[128:132] == b"DICM"
 
 
 def meta(content: Content) -> tuple[str, int]:
-    """Return the transfer syntax, empty where none is named, and where the data set begins."""
+    """Return the transfer syntax, empty if the file names none, and the offset of the data set."""
     if not is_part10(content):
         raise LostError
     syntax, offset, end = "", 132, None
@@ -74,20 +76,23 @@ def meta(content: Content) -> tuple[str, int]:
 
 
 def fits(content: Content, begin: int, length: int) -> None:
-    """Raise FaultError where a value is longer than what is there of it."""
+    """Raise FaultError if a value claims more bytes than the file has left."""
     if begin + length > len(content):
         raise FaultError(f"an element claims {length} bytes, and {max(0, len(content) - begin)} are there")
 
 
 def encoding(syntax: str) -> tuple[str, bool]:
-    """Return the byte order for `struct`, and whether VRs are explicit; LostError where DCMTK guesses."""
+    """Return the byte order for `struct`, and whether VRs are explicit.
+
+    Raises LostError for a transfer syntax for which DCMTK guesses the encoding.
+    """
     if _KNOWN_SYNTAXES.fullmatch(syntax) is None:
         raise LostError
     return ">" if syntax == BIG_ENDIAN else "<", syntax != IMPLICIT
 
 
 def inflated(content: Content, offset: int) -> bytes:
-    """Return the data set of a deflated file. Raises FaultError beyond the limit, and zlib.error."""
+    """Return the inflated data set of a deflated file. Raises FaultError beyond the limit, and zlib.error."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     found = inflater.decompress(memoryview(content)[offset:], MAX_INFLATED)
     if not inflater.eof and inflater.unconsumed_tail:
@@ -96,7 +101,7 @@ def inflated(content: Content, offset: int) -> bytes:
 
 
 def header(content: Content, offset: int, order: str, *, explicit: bool) -> tuple[int, bytes, int, int]:
-    """Return tag, VR (empty where there is none), length of the value and where it begins."""
+    """Return tag, VR (empty if there is none), and length and offset of the value."""
     group, element = struct.unpack_from(order + "HH", content, offset)
     tag = group << 16 | element
     if tag in _DELIMITERS or not explicit:
@@ -111,7 +116,7 @@ def header(content: Content, offset: int, order: str, *, explicit: bool) -> tupl
 
 
 def has_long_header(vr: bytes) -> bool:
-    """Return whether a length of four bytes follows a VR: of unknown ones where it is two capital letters."""
+    """Return whether a VR has a length of four bytes; an unknown VR has it if it is two capital letters."""
     if (vr.isalpha() and vr.isupper() and vr not in _SHORT_VRS) or vr in _DCMTK_LONG_VRS:
         return True
     if vr in _DCMTK_REFUSES or not all(32 <= letter <= 127 for letter in vr):
@@ -120,7 +125,7 @@ def has_long_header(vr: bytes) -> bool:
 
 
 def is_encapsulated(tag: int, vr: bytes) -> bool:
-    """Return whether an element of undefined length has fragments of pixels; it is a sequence otherwise."""
+    """Return whether an element of undefined length has fragments of pixels; otherwise it is a sequence."""
     if (tag == PIXEL_DATA and vr in _ENCAPSULATED_VRS) or vr == b"px":
         return True
     if vr in _WITHOUT_SEQUENCE:
@@ -129,9 +134,9 @@ def is_encapsulated(tag: int, vr: bytes) -> bool:
 
 
 def items_are_explicit(vr: bytes, order: str, *, explicit: bool) -> bool:
-    """Return whether VRs stand in the items of a sequence that has this one itself.
+    """Return whether the items of a sequence with this VR have explicit VRs.
 
-    Behind any VR but SQ they are Implicit VR Little Endian (PS3.5 6.2.2, note 6).
+    If the VR is not SQ, the items are Implicit VR Little Endian (PS3.5 6.2.2, note 6).
     """
     if vr != b"SQ" and order == ">":
         raise LostError
@@ -139,9 +144,9 @@ def items_are_explicit(vr: bytes, order: str, *, explicit: bool) -> bool:
 
 
 def fragments(content: Content, offset: int, order: str) -> Iterator[tuple[int, int]]:
-    """Yield where each item of encapsulated pixels begins and ends, the offset table first (PS3.5 A.4).
+    """Yield beginning and end of each item of encapsulated pixels, the offset table first (PS3.5 A.4).
 
-    A delimiter of eight bytes follows the last one. What is in the items is no data set.
+    A delimiter of eight bytes follows the last item. The items hold no data sets.
     """
     for _ in range(MAX_ELEMENTS):
         tag, _, length, begin = header(content, offset, order, explicit=False)
@@ -156,7 +161,7 @@ def fragments(content: Content, offset: int, order: str) -> Iterator[tuple[int, 
 
 
 def after_fragments(content: Content, offset: int, order: str) -> int:
-    """Return where encapsulated pixels end that begin there."""
+    """Return the end of the encapsulated pixels that begin at `offset`."""
     for _, end in fragments(content, offset, order):
         offset = end
     return offset + 8
@@ -167,7 +172,7 @@ def elements(
 ) -> Iterator[tuple[int, bytes, int, int]]:
     """Yield tag, VR, beginning and length of each wanted element of the data set itself, not of its items.
 
-    It stands on the way of every store, so the usual element is passed over at once.
+    Every store by HTTP runs this, so it skips the usual element in a fast path.
     """
     inside = [explicit]
     """For each sequence of undefined length that is open, whether its items are explicit."""
@@ -184,7 +189,8 @@ def elements(
         tag, vr, length, begin = header(content, offset, order, explicit=inside[-1])
         offset = begin
         if tag in _DELIMITERS:
-            # DCMTK ends a data set at an end of an item, and refuses the others outside of a sequence.
+            # Outside a sequence DCMTK ends the data set at an item delimiter, and refuses the other
+            # delimiters.
             if len(inside) == 1:
                 raise LostError
             if tag == SEQUENCE_END:

@@ -1,7 +1,7 @@
-"""Tells who is calling Orthanc's REST from the headers of a request that Orthanc has authenticated already.
+"""Identifies the caller of Orthanc's REST from the headers of a request that Orthanc has authenticated.
 
-Rule 1: only the edge may speak for a person. Its headers are believed because it alone can read its password,
-and it overwrites them; from any other caller they mean nothing.
+Rule 1: only the edge may speak for a person. The headers with user and role are believed only from the edge,
+because only the edge can read its password, and it overwrites these headers in every request.
 """
 
 import base64
@@ -16,7 +16,7 @@ ROLE_HEADER = "x-understudy-role"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is calling, and as what."""
+    """A caller's name and role."""
 
     user: str
     role: CallerRole
@@ -29,16 +29,16 @@ def _basic_user(authorization: str) -> str | None:
     try:
         decoded = base64.b64decode(credentials, validate=True).decode("utf-8")
     except ValueError:
-        # No Base64, no UTF-8, or no ASCII to begin with.
+        # Not Base64, not UTF-8, or not even ASCII.
         return None
     user, colon, _ = decoded.partition(":")
     return user if colon else None
 
 
 def identify(headers: Mapping[str, str]) -> Caller | None:
-    """Return the caller, or None where the request names none that we know.
+    """Return the caller, or None if the request names no caller that we know.
 
-    `headers` as Orthanc gives them: names in lower case, the first of several equal names.
+    `headers` are as Orthanc gives them: names in lower case, and only the first of several equal names.
     """
     service = _basic_user(headers.get("authorization", ""))
     if service == "agent":

@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 
 _CGROUP_FILES = ("memory.max", "memory/memory.limit_in_bytes")
-"""Of cgroup version 2 and 1, below the folder."""
+"""Files with the limit below the cgroup folder, for cgroup version 2 and 1."""
 _TOTAL = re.compile(r"^MemTotal:\s+(\d+) kB$", re.MULTILINE)
 
 
 def own_limit(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return the bytes that this container may take: the machine's memory where no lower limit is set.
+    """Return the memory limit of this container in bytes; without a lower limit, the machine's memory.
 
-    Raises OSError where the machine's memory cannot be read, ValueError where it is not told.
+    Raises OSError if `meminfo` cannot be read, ValueError if it does not tell the machine's memory.
     """
     (total,) = _TOTAL.findall(meminfo.read_text(encoding="ascii"))
     found = [int(total) * 2**10]

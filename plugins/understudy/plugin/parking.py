@@ -1,23 +1,26 @@
-"""Parks an instance that Orthanc worked on both times when it ended: nobody needs a third one.
+"""Parks an instance if Orthanc ended twice while it worked on it, so that it ends Orthanc no third time.
 
-Each part of Orthanc's process notes its work in one file of fixed slots: docker/reception each C-STORE, the
-plugin each store by REST and each image that is decoded for a reader. A note is there exactly while the work
-lasts. The file outlives the process; the next start reads it before Orthanc runs, and counts.
+Each part of Orthanc's process notes its work in one file of fixed slots: docker/reception notes each C-STORE,
+the plugin each store by REST and each image that is decoded for a reader. A note exists exactly as long as
+the work lasts. The file outlives the process. The next start reads it before Orthanc runs, and counts the
+end.
 
-Rule 1: only an unwanted end counts against an instance: no orderly stop, no failed sync, no end of the host.
-Rule 2: an end counts once for an instance, however many slots have it. The first end makes a suspect of each
-instance in the notes. A suspect is worked on alone, and a second end counts where nothing else was worked
-on. A request whose answer has begun is blamed only where there is nothing else to blame.
+Rule 1: only an unwanted end counts against an instance; an orderly stop, a failed sync or a stop of the host
+does not.
+Rule 2: an end counts once for an instance, however many slots name it. The first end makes each instance in
+the notes a suspect. Orthanc works on a suspect alone, and a second end counts if it worked on nothing else. A
+request whose answer has begun is blamed only if the notes name nothing else.
 Rule 3: if Orthanc finishes its work on a suspect, the instance is no suspect any more, even if the work
 failed. Orthanc does not store, or does not decode, a parked instance again until a person releases it. A copy
 that was stored before stays.
-Rule 4: a note that the disk does not take is left out. Neither a store nor the end of Orthanc that a failed
-sync demands hangs on it.
+Rule 4: if a note cannot be written to the disk, it is left out. A failed note stops no store, and does not
+stop Orthanc from ending after a failed sync.
 
-A slot: `HOW CALLING KEY`, where HOW is `store`, `decode`, `alone`, `beside` for work that could not wait any
-longer for its turn, or `sends` for a request whose answer has begun; and KEY is the UID, behind `decode/`
-where it is decoded. A line of `suspects`: `ENDS LAST CALLING KEY`. The header is the name of the host's run
-while Orthanc runs, nothing after an orderly stop, and `ended WHY` after an end by our own will.
+A slot has the form `HOW CALLING KEY`. HOW is `store`, `decode`, `alone`, `beside` for work that could not
+wait any longer for its turn, or `sends` for a request whose answer has begun. KEY is the UID, with `decode/`
+before it if the instance is decoded. A line of `suspects` has the form `ENDS LAST CALLING KEY`. The header is
+the boot ID of the host while Orthanc runs, empty after an orderly stop, and `ended WHY` after we ended
+Orthanc on purpose.
 """
 
 import fcntl
@@ -36,20 +39,21 @@ from understudy.plugin.recovery import sync_folder, write_whole
 PARKING = "parking"
 NOTES, SUSPECTS, ENDS = "on-the-way", "suspects", "ends.json"
 DECODE = "decode/"
-"""Begins the key of an instance that is decoded."""
+"""Prefix of the key of an instance that is decoded."""
 PARKED_AT = 2
 SLOT_BYTES = 256
-"""The slots follow a header that is as long as one (docker/reception/reception.h)."""
+"""Size of a slot, and of the header before the slots (docker/reception/reception.h)."""
 _ROOM = 256 * SLOT_BYTES
-"""What the notes have from the beginning, so that a disk that is full later takes them; they may grow."""
+"""Initial size of the notes, so that they can be written when the disk is full later; the file may grow."""
 _LONGEST_UID, _LONGEST_USER = 64, 32
 BY_REST = "-"
-"""In place of a calling AE title."""
+"""Stands for the calling AE title of a store by REST."""
 _OWN_WILL = "ended "
 _MOST_ENDS = 100
-"""Of the ends that are remembered."""
+"""How many ends are kept in `ends.json`."""
 _MOST_SUSPECTS = 1000
-"""Beyond them the oldest is forgotten, one that is parked last."""
+"""Maximum number of suspects in the list. Beyond that, the oldest is dropped; parked ones only after all
+others."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LINE = re.compile(r"(?P<ends>\d{1,9}) (?P<last>\d{1,12}) (?P<calling>\S+) (?P<uid>\S+)")
 _ODD = re.compile(rb"[^0-9A-Za-z._-]")
@@ -57,13 +61,13 @@ _ODD = re.compile(rb"[^0-9A-Za-z._-]")
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """An instance that was on its way when Orthanc ended; both names are words (`word`)."""
+    """An instance that Orthanc worked on when it ended; UID and title are in the form that `word` gives."""
 
     sop_instance_uid: str
     calling_ae_title: str
     ends: int
     last: int
-    """When Orthanc was started after the last of them, in seconds since 1970."""
+    """When Orthanc was started after the last of these ends, in seconds since 1970."""
 
     @property
     def parked(self) -> bool:
@@ -72,37 +76,38 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of Orthanc that nobody wanted."""
+    """One unwanted end of Orthanc, or one that we caused on purpose."""
 
     at: float
-    """When it was started after that, in seconds since 1970."""
+    """When Orthanc was started after this end, in seconds since 1970."""
     doing: tuple[str, ...]
-    """What it was doing: the notes, or why it ended by its own will; words alone."""
+    """The notes that Orthanc left, or why we ended it; in the form that `word` gives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What a start found in the notes."""
+    """The result of reading the notes at a start."""
 
     end: End | None
     """None after an orderly stop, and before the first start."""
     parked: tuple[Suspect, ...] = ()
-    """What the end parked."""
+    """The instances that this end parked."""
 
 
 def word(text: str) -> str:
-    """Return what a peer said as one printable word, as reception.cc does: no blank, no control character."""
+    """Return a peer's text as one word without blanks and control characters, as reception.cc does."""
     raw = text.rstrip(" ").encode("latin-1", "replace")
     if raw == b"-":
-        # A minus sign alone stands for nothing.
+        # A minus sign alone stands for an empty text.
         return "%2D"
     return _ODD.sub(lambda odd: b"%%%02X" % odd[0][0], raw).decode("ascii") or "-"
 
 
 def key_of(uid: str) -> str:
-    """Return what stands for a UID in a slot: the word, or a digest of what no UID is (PS3.5 9.1).
+    """Return the key for a UID in a slot: its word, or a digest if it is too long for a UID (PS3.5 9.1).
 
-    By REST a UID of any length may come, and a slot must hold all of its key. By C-STORE it has 64 at most.
+    A store by REST may name a UID of any length, but the key has to fit into a slot. By C-STORE a UID has at
+    most 64 characters.
     """
     if len(uid.rstrip(" ")) > _LONGEST_UID:
         return "sha256-" + hashlib.sha256(uid.encode("latin-1", "replace")).hexdigest()
@@ -110,12 +115,12 @@ def key_of(uid: str) -> str:
 
 
 def boot_id() -> str:
-    """Return what names this run of the host's kernel."""
+    """Return the boot ID of the host's kernel."""
     return _BOOT_ID.read_text(encoding="ascii").strip()
 
 
 def suspects(folder: Path) -> dict[str, Suspect]:
-    """Return every suspect by its UID, empty where there was never one; a damaged line is passed over."""
+    """Return every suspect by its key, empty if there was never one; a damaged line is skipped."""
     try:
         text = (folder / SUSPECTS).read_text(encoding="ascii", errors="replace")
     except FileNotFoundError:
@@ -129,7 +134,7 @@ def suspects(folder: Path) -> dict[str, Suspect]:
 
 
 def forget(folder: Path, sop_instance_uid: str) -> bool:
-    """Take an instance off the list, durably; return whether it was on it."""
+    """Remove an instance from the list of suspects, durably; return whether it was listed."""
     return _forget(folder, (sop_instance_uid, DECODE + sop_instance_uid))
 
 
@@ -143,7 +148,7 @@ def _forget(folder: Path, keys: Iterable[str]) -> bool:
 
 
 def ends(folder: Path) -> tuple[End, ...]:
-    """Return the ends that are remembered, the latest last."""
+    """Return the recorded ends, the latest last."""
     try:
         found = json.loads((folder / ENDS).read_text(encoding="ascii"))
         return tuple(End(float(end["at"]), tuple(map(str, end["doing"]))) for end in found)
@@ -152,9 +157,9 @@ def ends(folder: Path) -> tuple[End, ...]:
 
 
 def count_ends(folder: Path, boot: str, now: float) -> Counted:
-    """Count for what was worked on when Orthanc ended, and begin new notes.
+    """Count the last end against the instances in the notes, and begin new notes.
 
-    Orthanc must not run. Raises OSError.
+    Orthanc must not be running. Raises OSError.
     """
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     notes = folder / NOTES
@@ -167,19 +172,20 @@ def count_ends(folder: Path, boot: str, now: float) -> Counted:
     if counted.end is not None:
         remembered = [*ends(folder), counted.end][-_MOST_ENDS:]
         write_whole(folder / ENDS, [{"at": end.at, "doing": end.doing} for end in remembered])
-    # It has to outlive the process, not the host.
+    # No sync: the notes have to outlive the process, not the host.
     notes.write_bytes(boot.encode().ljust(_ROOM, b"\0"))
     return counted
 
 
 def _blame(folder: Path, left: Sequence[tuple[str, str, str]], now: float) -> Iterator[Suspect]:
-    """Count an end for what was worked on, and yield what is parked by that."""
+    """Count an end against the instances in the notes, and yield those that this parks."""
     alone = any(how == "alone" for how, _, _ in left)
     sending_alone = all(how == "sends" for how, _, _ in left)
     candidates = {
         key: calling
         for how, calling, key in left
-        # What came by C-STORE has waited meanwhile; an answer waits for its reader.
+        # While a suspect was worked on alone, a C-STORE only waited; a begun answer only waits for its
+        # reader.
         if not (alone and how == "store" and calling != BY_REST) and (how != "sends" or sending_alone)
     }
     if not candidates:
@@ -188,7 +194,7 @@ def _blame(folder: Path, left: Sequence[tuple[str, str, str]], now: float) -> It
         known = suspects(folder)
         for key, calling in candidates.items():
             before = known.get(key, Suspect(key, calling, 0, 0))
-            # Of several that were worked on, nobody knows which one it was.
+            # If Orthanc worked on several, it is not known which one ended it.
             if before.ends == 0 or len(candidates) == 1:
                 known[key] = replace(before, calling_ae_title=calling, ends=before.ends + 1, last=int(now))
                 if known[key].parked:
@@ -197,7 +203,7 @@ def _blame(folder: Path, left: Sequence[tuple[str, str, str]], now: float) -> It
 
 
 def _left(notes: Path) -> tuple[str, list[tuple[str, str, str]]]:
-    """Return the header of the notes, empty after an orderly stop, and what was worked on."""
+    """Return the header of the notes, empty after an orderly stop, and the slots (how, calling, key)."""
     try:
         content = notes.read_bytes()
     except FileNotFoundError:
@@ -212,7 +218,7 @@ def _left(notes: Path) -> tuple[str, list[tuple[str, str, str]]]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep the plugin and a person's command apart."""
+    """Lock the folder, so that the plugin and a person's command do not change it at the same time."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -234,9 +240,9 @@ def _write(folder: Path, known: Mapping[str, Suspect]) -> None:
 
 
 class Parking:
-    """The plugin's part: notes what it works on, refuses what is parked, clears what was done with.
+    """The plugin's part: notes its work, refuses parked instances, clears suspects whose work is finished.
 
-    `note` tells what this thread works on, until the request that it serves has ended or an empty text comes
+    `note` notes what this thread works on, until its request ends or `note` gets an empty text
     (docker/reception/requests.cc).
     """
 
@@ -245,29 +251,29 @@ class Parking:
         self._note = note
         self._suspects: dict[str, Suspect] = {}
         self._lock = threading.Lock()
-        # By thread: what Python keeps for a thread of its own is gone after each of Orthanc's calls.
+        # By thread identifier: Python's thread-local data is gone after each of Orthanc's calls.
         self._stores: dict[int, str] = {}
-        # Suspects that were worked on: what is not noted any more was survived.
+        # Suspects that were worked on. Once a suspect has no note any more, Orthanc has survived it.
         self._tried: set[str] = set()
-        # The start has said what is wrong with this folder; images are received all the same.
+        # The start has already reported a fault of this folder; images are received all the same.
         with suppress(OSError):
             self._suspects = suspects(folder)
 
     def begin(self, sop_instance_uid: str, *, by_rest: bool) -> Suspect | None:
-        """Note a store of this thread, or return why it is to be refused: it is parked."""
+        """Note a store of this thread; if the instance is parked, return the suspect, and note nothing."""
         self.end()
         if (parked := self.parked(sop_instance_uid)) is not None:
             return parked
         key = key_of(sop_instance_uid)
         with self._lock:
             self._stores[threading.get_ident()] = key
-        # What comes by C-STORE is noted by the reception.
+        # docker/reception notes a C-STORE.
         if by_rest:
             self._begin("store", BY_REST, key)
         return None
 
     def begin_decoding(self, sop_instance_uid: str, user: str) -> Suspect | None:
-        """Note that this thread decodes an instance for a reader, or return why it must not: it is parked."""
+        """Note that this thread decodes an instance for a reader; if parked, return the suspect instead."""
         key = DECODE + key_of(sop_instance_uid)
         if (parked := self._parked(key)) is not None:
             return parked
@@ -275,11 +281,11 @@ class Parking:
         return None
 
     def parked(self, sop_instance_uid: str) -> Suspect | None:
-        """Return the suspect where the instance is not to be stored."""
+        """Return the suspect if the instance is parked, so that it must not be stored; None otherwise."""
         return self._parked(key_of(sop_instance_uid))
 
     def stored(self) -> None:
-        """End the store of this thread; whatever it was suspected of, it was stored."""
+        """End the store of this thread; the instance was stored, so it is no suspect any more."""
         with self._lock:
             uid = self._stores.get(threading.get_ident())
         self.end()
@@ -287,18 +293,18 @@ class Parking:
             self._clear({uid})
 
     def end(self) -> None:
-        """End what this thread was storing, however that went."""
+        """End the store of this thread, whether it succeeded or not."""
         with self._lock:
             self._stores.pop(threading.get_ident(), None)
         self._note("")
 
     def stop(self) -> None:
-        """Orthanc stops in good order."""
+        """Note that Orthanc stops in good order."""
         with suppress(OSError):
             os.truncate(self._folder / NOTES, 0)
 
     def disown(self, why: str) -> None:
-        """Orthanc is about to end by our own will: nothing that is on its way is suspect."""
+        """Note that we are about to end Orthanc, so that no instance under way becomes a suspect."""
         with suppress(OSError):
             descriptor = os.open(self._folder / NOTES, os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -317,7 +323,7 @@ class Parking:
 
     def _parked(self, key: str) -> Suspect | None:
         if key in self._suspects and self._suspects[key].parked:
-            # A person may have released it.
+            # A person may have released it meanwhile.
             with suppress(OSError):
                 self._suspects = suspects(self._folder)
         suspect = self._suspects.get(key)
@@ -336,6 +342,6 @@ class Parking:
             self._tried -= keys
         known = [key for key in keys if self._suspects.pop(key, None) is not None]
         if known:
-            # Where the disk does not take it now, the next time is one more that it is worked on alone.
+            # If this cannot be written now, Orthanc only works on the instance alone once more.
             with suppress(OSError):
                 _forget(self._folder, known)

@@ -1,7 +1,7 @@
-"""Passes `/understudy/...` from Orthanc's REST to the agent over the socket that is Orthanc's own.
+"""Passes `/understudy/...` from Orthanc's REST to the agent, over a socket that only Orthanc uses.
 
-Rule 1: nothing here vouches for anybody. The edge's signature goes on as it came, and the agent judges it:
-whoever takes over Orthanc's process cannot act as a person.
+Rule 1: this module confirms nobody's identity. It passes on the edge's signature unchanged, and the agent
+checks it. So an attacker who takes over Orthanc's process cannot act as a person.
 """
 
 import http.client
@@ -14,12 +14,12 @@ from urllib.parse import quote, urlencode
 from understudy.plugin.unix_http import UnixConnection
 
 TIMEOUT_SECONDS = 60.0
-"""Long actions answer 202 at once; this bounds the HTTP thread of Orthanc that waits."""
+"""Longest wait of Orthanc's HTTP thread for the agent; long actions answer 202 at once."""
 
 _PASSED_ON = (
     "accept",
     "content-type",
-    # Who the edge says is calling, and its signature (web/identity.py).
+    # The caller as the edge names it, and the edge's signature (web/identity.py).
     "x-understudy-user",
     "x-understudy-role",
     "x-understudy-time",
@@ -30,7 +30,7 @@ _PASSED_ON = (
 
 @dataclass(frozen=True, slots=True)
 class PassedAnswer:
-    """What goes back to the caller."""
+    """The answer for the caller."""
 
     status: int
     content_type: str
@@ -39,7 +39,7 @@ class PassedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What came from the caller, path relative to `/understudy/` and decoded."""
+    """The caller's request; the path is relative to `/understudy/` and decoded."""
 
     method: str
     path: str
@@ -59,7 +59,7 @@ def _unavailable(error: Exception) -> PassedAnswer:
 
 
 def call(socket_path: Path, request: Request, timeout: float = TIMEOUT_SECONDS) -> PassedAnswer:
-    """Return the agent's answer, or 503 with a hint where there is none."""
+    """Return the agent's answer, or 503 with a hint if the agent does not answer."""
     headers = {
         name: value for name, value in request.headers.items() if name in _PASSED_ON and value.isprintable()
     }

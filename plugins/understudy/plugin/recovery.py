@@ -1,11 +1,12 @@
-"""Reads files that Orthanc has on its disk and not in its index back into it, from a thread of its own.
+"""Stores files again that are in Orthanc's storage area but not in its index, from its own thread.
 
-What these files are was found out before Orthanc started (adapters/boot.py), which moved the complete ones
-to `recover/` in the storage area. Here they are only handed over.
+Before Orthanc starts, adapters/boot.py examines these files and moves the complete ones to `recover/` in the
+storage area. This module only hands them to Orthanc.
 
-Rule 1: a file leaves `recover/` when Orthanc is proven to have its bytes, durably; any other goes to
-`quarantine/` with a reason. Nothing is deleted that Orthanc does not have.
-Rule 2: an attempt is written down before it is made, so a file that ends Orthanc twice is tried no more.
+Rule 1: a file is deleted from `recover/` only when Orthanc is proven to have its bytes, durably. A file that
+Orthanc does not take goes to `quarantine/` with a reason.
+Rule 2: an attempt is noted on the disk before it is made, so a file that ends Orthanc twice is not tried
+again.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ RECOVER, QUARANTINE = "recover", "quarantine"
 NOTE_SUFFIX = ".json"
 RESULT_FILE = "recovery.json"
 MAX_ATTEMPTS = 2
-"""Attempts that Orthanc did not survive, after which a file is set aside."""
+"""Number of attempts during which Orthanc ended, after which a file goes to quarantine."""
 RETRY_SECONDS = 30.0
 
 
@@ -34,19 +35,19 @@ class NotNowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RecoveringOrthanc:
-    """What is asked of Orthanc; the calls raise NotNowError, `store` RefusedFileError as well."""
+    """The calls to Orthanc; they raise NotNowError, and `store` may raise RefusedFileError."""
 
     held_md5s: Callable[[str], Set[str]]
-    """MD5 of everything that it holds under a SOP Instance UID: several where patients differ."""
+    """MD5 of every instance that Orthanc has under a SOP Instance UID; several if the patients differ."""
     store: Callable[[bytes], None]
     make_durable: Callable[[], None]
-    """Put on the disk what it has committed; raises OSError."""
+    """Put Orthanc's commits on the disk; raises OSError."""
     is_parked: Callable[[str], bool]
-    """Whether it takes nothing under a SOP Instance UID, because it ended on that twice."""
+    """Whether stores of a SOP Instance UID are refused, because Orthanc ended twice while it worked on it."""
 
 
 def write_whole(path: Path, document: object) -> None:
-    """Replace a small file so that a crash leaves the old or the new."""
+    """Replace a small file so that a crash leaves either the old or the new content."""
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(document, file)
@@ -66,7 +67,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def set_aside(file: Path, quarantine: Path, reason: str) -> None:
-    """Move a file into quarantine with the reason beside it; a file of that name is never replaced."""
+    """Move a file to quarantine and write the reason beside it; never replace a file of the same name."""
     target = quarantine / file.name
     number = 0
     while target.exists():
@@ -78,13 +79,13 @@ def set_aside(file: Path, quarantine: Path, reason: str) -> None:
 
 
 def write_note(file: Path, sop_instance_uid: str, attempts: int) -> None:
-    """Write down beside a file in `recover/` what it is and how often it was tried."""
+    """Write SOP Instance UID and number of attempts beside a file in `recover/`."""
     note = {"sop_instance_uid": sop_instance_uid, "attempts": attempts}
     write_whole(file.with_name(file.name + NOTE_SUFFIX), note)
 
 
 def read_note(file: Path) -> tuple[str, int] | None:
-    """Return SOP Instance UID and attempts from beside a file, None where they cannot be read."""
+    """Return SOP Instance UID and attempts from a file's note, None if it cannot be read."""
     try:
         note = json.loads(file.with_name(file.name + NOTE_SUFFIX).read_text(encoding="utf-8"))
         return str(note["sop_instance_uid"]), int(note["attempts"])
@@ -104,19 +105,19 @@ class Recovery:
         self._thread = threading.Thread(target=self._run, name="understudy-recover", daemon=True)
 
     def start(self) -> None:
-        """Begin; where there is nothing to do the thread ends at once."""
+        """Start the thread; it ends at once if no file waits."""
         self._thread.start()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End after the present file."""
+        """End the thread after the current file, waiting up to `timeout` seconds."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
     def waiting(self) -> list[Path]:
-        """Return the files that are still to be read in, in order.
+        """Return the files that still have to be stored, in order.
 
-        One whose note a crash took is left to the next start, which examines it again.
+        If a crash lost the note of a file, that file is left out; the next start examines it again.
         """
         folder = self._folder / RECOVER
         if not folder.is_dir():
@@ -126,7 +127,7 @@ class Recovery:
         return [path for path in files if path.is_file() and read_note(path) is not None]
 
     def take_all(self) -> bool:
-        """Hand over what waits; return whether nothing waits any more."""
+        """Hand every waiting file to Orthanc; return whether no file waits any more."""
         done = True
         for file in self.waiting():
             if self._stopping.is_set():
@@ -134,7 +135,7 @@ class Recovery:
             try:
                 self._outcomes[self._take(file)] += 1
             except (NotNowError, OSError) as error:
-                # The others do not wait for one: it may be that Orthanc will never take.
+                # Orthanc may never take this file, so the other files do not wait for it.
                 self._log(f"recover waits file={file.name} because={type(error).__name__}: {error}")
                 done = False
         return done
@@ -160,7 +161,8 @@ class Recovery:
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
         held = self._orthanc.held_md5s(uid)
         if held and md5 not in held:
-            # Never acknowledged, unlike what came under its UID since: to store it would replace that.
+            # This file was never acknowledged, unlike the instance that Orthanc has under its UID. Storing
+            # the file would replace that instance.
             others = ", ".join(sorted(held))
             reason = f"Orthanc has other bytes (MD5 {others}) under its UID; these have MD5 {md5}"
             return self._set_aside(file, reason)
@@ -173,7 +175,7 @@ class Recovery:
             except RefusedFileError as error:
                 return self._set_aside(file, f"Orthanc refuses it: {error}")
             except NotNowError:
-                # Orthanc lives: this was no attempt that it did not survive.
+                # Orthanc did not end, so this attempt does not count.
                 write_note(file, uid, attempts)
                 raise
             if md5 not in self._orthanc.held_md5s(uid):

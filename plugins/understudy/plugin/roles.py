@@ -1,7 +1,7 @@
-"""Decides who may call which of Orthanc's REST paths: one table, and what no line of it allows is refused.
+"""Decides which role may call which of Orthanc's REST paths. One table allows calls; all others are refused.
 
 The method is the effective one: Orthanc turns `GET ...?_method=DELETE` and `X-HTTP-Method-Override` into a
-DELETE before it asks its filter (Orthanc, HttpServer.cpp, ExtractMethod).
+DELETE before it calls its filter (Orthanc, HttpServer.cpp, ExtractMethod).
 """
 
 import re
@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class CallerRole(Enum):
-    """What a person may do, as the edge says; `agent` is our own process, which is no administrator."""
+    """A person's role, as the edge names it, or `agent` for our own process, which is no administrator."""
 
     READER = "reader"
     OPERATOR = "operator"
@@ -49,18 +49,18 @@ _STORES = (
 _EVERYTHING = tuple((method, r"/.*") for method in Method)
 
 _AGENT = (
-    # It reads the stored files from their volume too, so that no reading call gives it more.
+    # The agent can read the stored files from their volume anyway, so reading calls give it no more rights.
     (Method.GET, r"/(patients|studies|series|instances)(/.*)?"),
     (Method.GET, r"/(system|statistics|changes|tools/metrics-prometheus)"),
     (Method.GET, r"/storage-commitment/[^/]+"),
     (Method.POST, r"/tools/(bulk-content|lookup)"),
-    # Restore and heal put files back.
+    # Restore and heal store files again.
     (Method.POST, r"/instances"),
-    # Heal replaces a damaged file. A person's deletion goes through the agent, which notes who and what.
+    # Heal replaces a damaged file. A person deletes through the agent, which records who deleted what.
     (Method.DELETE, r"/(patients|studies|series|instances)/[^/]+"),
     (Method.POST, r"/tools/bulk-delete"),
 )
-"""The calls that the agent makes (adapters/orthanc.py), and no other: it is the account of a program."""
+"""Exactly the calls that the agent makes (adapters/orthanc.py), because this is the account of a program."""
 
 _TABLE = {
     CallerRole.READER: _READS,
@@ -70,11 +70,11 @@ _TABLE = {
 }
 
 _NEVER_FOR_PEOPLE = (
-    # Stopping or emptying Orthanc, and running code in it, is the host's matter.
+    # Only the host's administrator may stop or empty Orthanc, or run code in it.
     *((method, r"/tools/(reset|shutdown|execute-script)") for method in Method),
     # DICOM logs at TRACE level hold patients' names.
     *((method, r"/tools/log-level.*") for method in Method),
-    # Configuration comes from orthanc-config alone; a change here would be gone after a restart, unseen.
+    # Configuration comes only from orthanc-config; a change here would silently be lost at a restart.
     (Method.PUT, r"/tools/.*"),
     (Method.PUT, r"/(modalities|peers)/[^/]+"),
     (Method.DELETE, r"/(modalities|peers)/[^/]+"),
@@ -86,7 +86,7 @@ _NEVER_FOR_PEOPLE = (
     (Method.DELETE, r"/(patients|studies|series|instances)/[^/]+"),
     (Method.DELETE, r"/dicom-web/.*"),
     (Method.POST, r"/tools/bulk-delete"),
-    # These can take the original away, or change a stored file, past the ledger.
+    # These can remove the original, or change a stored file, without the ledger's knowledge.
     (Method.POST, r"/(patients|studies|series)/[^/]+/(modify|anonymize|split|merge|reconstruct)"),
     (Method.POST, r"/instances/[^/]+/reconstruct"),
     (Method.POST, r"/tools/(bulk-modify|bulk-anonymize|reconstruct)"),
@@ -99,7 +99,7 @@ def _matches(lines: tuple[tuple[Method, str], ...], method: Method, path: str) -
 
 
 def canonical_path(path: str) -> str | None:
-    """Return the path as Orthanc resolves it, or None where the two could be understood differently."""
+    """Return the path as Orthanc resolves it, or None if Orthanc could resolve it in another way."""
     if not path.startswith("/") or "//" in path or not path.isprintable():
         return None
     if any(part in (".", "..") for part in path.split("/")):
@@ -118,6 +118,6 @@ def allowed(role: CallerRole, method: Method, path: str) -> bool:
 
 
 def stores(method: Method, path: str) -> bool:
-    """Return whether the call adds instances, which is refused while an answer would not be durable."""
+    """Return whether the call adds instances; such a call is refused while stores are not durable."""
     canonical = canonical_path(path)
     return canonical is not None and _matches(_STORES, method, canonical)

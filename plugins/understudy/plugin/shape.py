@@ -1,12 +1,12 @@
-"""Says whether a file would end Orthanc, from its element headers alone (DICOM PS3.10 7.1, PS3.5 7).
+"""Says whether a file would crash Orthanc, from its element headers alone (DICOM PS3.10 7.1, PS3.5 7).
 
-For files that come by REST and STOW-RS: Orthanc 1.13 parses each level of nesting in a call of its own, so
-that a file that is nested deep enough overflows any stack. It also takes the memory that a length claims,
-which is 4 GB for a file of 9 KB.
+For files that come by REST and STOW-RS. Orthanc 1.13 parses nested sequences recursively, so a deeply nested
+file overflows any stack. It also allocates the memory that a length claims, up to 4 GB for a file of 9 KB.
 
-Rule 1: no value is read but the transfer syntax, nothing recurses, elements and inflated bytes have limits.
-Rule 2: only what is certain is refused, since a file in an odd form may be an examination. What this cannot
-follow is left to Orthanc, where the limits of docker/reception on nesting and memory hold for every parser.
+Rule 1: only the transfer syntax is read as a value, nothing recurses, elements and inflated bytes have
+limits.
+Rule 2: only a certain fault is refused, because a file in an odd form may be an examination. A file that this
+module cannot follow is left to Orthanc, where docker/reception limits nesting and memory of every parser.
 """
 
 import struct
@@ -33,12 +33,12 @@ from understudy.plugin.elements import (
 )
 
 MAX_DEPTH = 32
-"""Levels of nesting; images have less than ten. docker/reception has the same limit for DCMTK."""
+"""Maximum depth of nesting; images have less than ten levels. docker/reception sets the same for DCMTK."""
 _UNTOLD = frozenset({b"", b"UN"})
 
 
 def fault(content: bytes) -> str | None:
-    """Return why the file would end Orthanc, None where nothing is seen that would."""
+    """Return why the file would crash Orthanc, None if no such fault is found."""
     if not is_part10(content):
         return None
     try:
@@ -55,11 +55,14 @@ def fault(content: bytes) -> str | None:
 
 
 def _walk(content: bytes, offset: int, order: str, *, explicit: bool) -> None:
-    """Look at every header. `open_items` has, for each item that is open, its end (None where a delimiter
-    ends it) and whether it is explicit; the sequences between need no place of their own."""
+    """Check every header; raise FaultError at a fault.
+
+    For each open item, `open_items` has its end (None if a delimiter ends it) and whether its VRs are
+    explicit. Sequences between the items need no entry.
+    """
     open_items: list[tuple[int | None, bool]] = []
     syntaxes = [explicit]
-    """Of the sequence that was begun last at each depth."""
+    """For each depth, whether the VRs are explicit in the items of the sequence that began last there."""
     item = struct.pack(order + "HH", 0xFFFE, 0xE000)
     for _ in range(MAX_ELEMENTS):
         while open_items and (end := open_items[-1][0]) is not None and offset >= end:
@@ -91,7 +94,7 @@ def _walk(content: bytes, offset: int, order: str, *, explicit: bool) -> None:
             offset = begin
         else:
             fits(content, begin, length)
-            # Where no VR tells, an item does: no other value begins with those four bytes but by chance.
+            # If the VR does not tell, an item tag does: another value has these four bytes only by chance.
             sequence = vr == b"SQ" or (vr in _UNTOLD and content[begin : begin + 4] == item)
             syntaxes[-1] = inside and vr == b"SQ"
             offset = begin if sequence else begin + length

@@ -1,8 +1,9 @@
-"""Reads from a file's headers which study, series and instance it names (DICOM PS3.10 7.1, PS3.5 7).
+"""Reads the study, series and SOP Instance UID from a file's headers (DICOM PS3.10 7.1, PS3.5 7).
 
-It runs before every store by HTTP. For a C-STORE the reception says what Orthanc's parser has read
-(docker/reception/reception.cc). It stops at the last of the three UIDs, which stand near the beginning, and
-reads no other value. What it cannot follow with certainty is left to Orthanc's own parser.
+This runs before every store by HTTP. For a C-STORE, docker/reception/reception.cc tells the UIDs that
+Orthanc's parser has read. Reading stops at the last of the three UIDs, which are near the beginning of a
+file, and no other value is read. A file that cannot be followed with certainty is left to Orthanc's own
+parser.
 """
 
 import struct
@@ -23,22 +24,22 @@ _SOP_INSTANCE, _STUDY, _SERIES = 0x00080018, 0x0020000D, 0x0020000E
 _UIDS = frozenset({_SOP_INSTANCE, _STUDY, _SERIES})
 _MAX_UID = 64
 _INFLATED = 65536
-"""Bytes of a deflated data set that are looked at, however many it claims to have."""
+"""How many bytes of a deflated data set are examined, before and after inflating."""
 PADDING = "\0 \t\r\n\v\f"
 
 
 @dataclass(frozen=True, slots=True)
 class NamedUids:
-    """What a file names itself; DCMTK takes the first one of several."""
+    """The UIDs that a file names; of several equal elements the first counts, as in DCMTK."""
 
     complete: bool
-    """Whether it names study, series and instance."""
+    """Whether the file names study, series and instance."""
     sop_instance_uid: str | None
-    """Without padding; None where it is longer than a UID or has odd characters."""
+    """Without padding; None if it is longer than a UID may be or has odd characters."""
 
 
 def names(content: Content) -> NamedUids | None:
-    """Return what a DICOM Part 10 file names itself, None where its headers cannot be followed as far."""
+    """Return the UIDs that a DICOM Part 10 file names, None if its headers cannot be followed that far."""
     found: dict[int, str] = {}
     try:
         syntax, offset = meta(content)

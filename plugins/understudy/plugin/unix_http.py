@@ -1,4 +1,4 @@
-"""HTTP over a Unix socket; standard library alone, since Orthanc's process uses it too."""
+"""HTTP over a Unix socket. Uses the standard library only, because Orthanc's process imports it too."""
 
 import socket
 from http.client import HTTPConnection

@@ -1,19 +1,18 @@
 """Keeps every version of an instance that Orthanc is about to replace by other bytes.
 
-Orthanc's `OverwriteInstances` deletes the earlier file with the commit of the later one, and its row of the
-changes feed with it. What was acknowledged must not vanish so.
+With `OverwriteInstances`, Orthanc deletes the earlier file, and its row of the changes feed, when it commits
+the later one. An acknowledged instance must not get lost this way.
 
-Rule 1: nothing waits for another store. The callbacks run under locks that every store needs, so a store that
-waited for another one in them would wait for ever.
-Rule 2: a store that finds its UID in the index links the file that is there into `versions/` first: the link
-lives on when Orthanc deletes the file. Without it the store is refused.
-Rule 3: a store that meets another one of its UID on the way, which no index shows yet, is kept from memory
-between its commit and its answer, and so is the other one: whichever is replaced was kept before it was
-acknowledged.
-Rule 4: an identical copy is answered from the index by Orthanc, even where the file behind it is gone or
-damaged. So the file is looked at first and healed from the copy.
+Rule 1: no store waits for another one. The callbacks run under locks that every store needs, so a store that
+waited in them for another store would wait for ever.
+Rule 2: if a store's UID is in the index, the stored file is first linked into `versions/`. The link stays
+when Orthanc deletes the file. If the link cannot be made, the store is refused.
+Rule 3: two stores of one UID may run at the same time, before the index shows either. Then each is kept, from
+memory, between its commit and its answer. So whichever is replaced was kept before it was acknowledged.
+Rule 4: Orthanc answers an identical copy from its index, even if the stored file is gone or damaged. So the
+file is checked first, and healed from the copy.
 
-Nothing in `versions/` is ever deleted here.
+This module never deletes a file in `versions/`.
 """
 
 import errno
@@ -30,14 +29,15 @@ from understudy.plugin.recovery import NOTE_SUFFIX, QUARANTINE, sync_folder, wri
 VERSIONS = "versions"
 SUFFIX = ".dcm"
 _MAX_COMPARED = 64 * 2**20
-"""Bytes of a stored file up to which a copy of it compares all of them; of a larger one only the size, since
-everybody else's store waits meanwhile."""
+"""Largest stored file, in bytes, whose content is compared. For a larger file only the size is compared,
+because all other stores wait meanwhile."""
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS})
-"""What file systems without hard links answer."""
+"""Error numbers of file systems without hard links."""
 _ATTEMPTS = 3
 _MOST_NAMED = 16
-"""Instances of other patients, studies or series that one SOP Instance UID may name: a faulty device makes
-two or three. Each store of a UID looks at all of them, and each is a conflict that a person acknowledges."""
+"""How many instances, of different patients, studies or series, may have the same SOP Instance UID. A faulty
+device makes two or three. Each store of a UID checks all of them, and each is a conflict that a person has to
+acknowledge."""
 _NAME = re.compile(r"[0-9a-f-]{1,64}")
 
 
@@ -47,7 +47,7 @@ class NotKeptError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """The file of one instance, as Orthanc's index has it."""
+    """The file of one instance, as recorded in Orthanc's index."""
 
     uuid: str
     md5: str
@@ -57,25 +57,25 @@ class StoredFile:
 Metadata = Mapping[str, str]
 """Orthanc's metadata of an instance: RemoteAET, ReceptionDate, and so on."""
 Note = Mapping[str, object]
-"""What stands beside a kept version: its UIDs, its digest, its metadata."""
+"""The content of the note beside a kept version: its UIDs, its digest, its metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What is asked of Orthanc's index; each call may raise NotKeptError."""
+    """The questions to Orthanc's index; each call may raise NotKeptError."""
 
     instances: Callable[[str], Sequence[str]]
     """Orthanc's identifiers of every instance that has the SOP Instance UID."""
     file: Callable[[str], StoredFile | None]
-    """The file of an instance, None where the instance is gone."""
+    """The file of an instance, None if the instance is gone."""
     identity: Callable[[str], Metadata]
-    """Its UIDs by the ledger's names; they are the same for every version of it."""
+    """The UIDs of an instance by the ledger's names; they are the same for all its versions."""
     metadata: Callable[[str], Metadata]
 
 
 @dataclass(slots=True)
 class _Store:
-    """One store on its way."""
+    """One store under way; `contested` if another store of the same UID ran at the same time."""
 
     uid: str
     contested: bool = False
@@ -83,7 +83,7 @@ class _Store:
 
 @dataclass(frozen=True, slots=True)
 class VersionCounts:
-    """What was kept and healed since Orthanc started."""
+    """Numbers of versions kept, files healed and stores refused since Orthanc started."""
 
     kept: int
     healed: int
@@ -91,7 +91,7 @@ class VersionCounts:
 
 
 class Versions:
-    """Keeps replaced versions; `storage` is Orthanc's storage area, in which `understudy/` is ours."""
+    """Keeps replaced versions; `storage` is Orthanc's storage area, with our folder `understudy/` in it."""
 
     def __init__(self, storage: Path, index: Index, log: Callable[[str], None]) -> None:
         self._storage = storage
@@ -100,18 +100,18 @@ class Versions:
         self._index = index
         self._log = log
         self._lock = threading.Lock()
-        # Two stores may keep the same version. Nothing is asked of Orthanc while this is held (rule 1).
+        # Two stores may keep the same version. Orthanc must not be called while this lock is held (rule 1).
         self._writing = threading.Lock()
-        # By thread: a thread that begins another store has ended its last one, however that ended.
+        # By thread. When a thread begins a store, its earlier store is over in any case.
         self._stores: dict[int, _Store] = {}
         self._kept = 0
         self._healed = 0
         self._refused = 0
 
     def before_store(self, uid: str, content: bytes) -> bool:
-        """Keep what this store would replace; return whether its UID is in the index already.
+        """Keep the version that this store would replace; return whether its UID is in the index already.
 
-        Raises NotKeptError where a version cannot be kept: then the store has to be refused.
+        Raises NotKeptError if a version cannot be kept; the caller then has to refuse the store.
         """
         self._begin(uid)
         try:
@@ -128,16 +128,16 @@ class Versions:
         return bool(known)
 
     def abandon(self) -> None:
-        """Forget the store of this thread: it will not come about."""
+        """Forget the store of this thread, because Orthanc will not carry it out."""
         with self._lock:
             self._stores.pop(threading.get_ident(), None)
 
     def after_store(
         self, orthanc_id: str, content: Callable[[], bytes], metadata: Callable[[], Metadata]
     ) -> None:
-        """End the store of this thread, and keep it where it met another one of its UID.
+        """End the store of this thread, and keep its version if it met another store of the same UID.
 
-        Raises OSError or NotKeptError: then another store must not be let in that could replace this one.
+        After OSError or NotKeptError the caller has to refuse stores, because one could replace this version.
         """
         with self._lock:
             store = self._stores.pop(threading.get_ident(), None)
@@ -187,19 +187,19 @@ class Versions:
                     self._link(self._attachment(file.uuid), self._write_note(note))
             except FileNotFoundError:
                 if self._index.file(orthanc_id) == file:
-                    # There is nothing to keep here; a vault may have it.
+                    # There is no file to keep here; a vault may have it.
                     self._log(
                         f"version gone instance={orthanc_id} md5={file.md5}: its stored file is missing"
                     )
                     return
-                # Another store replaced it meanwhile, and kept it: look again at what is there now.
+                # Another store has kept and replaced it meanwhile: look again at the file that is there now.
                 continue
             self._count_kept(orthanc_id, "replaced")
             return
         raise NotKeptError(f"instance {orthanc_id} changes all the time")
 
     def _heal(self, orthanc_id: str, file: StoredFile, content: bytes) -> None:
-        """Put the file back where it is missing or damaged: these are the bytes that the index names."""
+        """Write the stored file again if it is missing or damaged; `content` has the MD5 of the index."""
         path = self._attachment(file.uuid)
         damage = _damage(path, file)
         if damage is None:
@@ -214,7 +214,7 @@ class Versions:
                     {"reason": reason, "size": path.stat().st_size},
                 )
                 self._link(path, aside)
-        # Orthanc takes a folder away with its last file.
+        # Orthanc removes a folder together with its last file.
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write(path, content)
         for folder in (path.parent.parent, self._storage):
@@ -234,7 +234,7 @@ class Versions:
         }
 
     def _write_note(self, note: Note) -> Path:
-        """Write down what is about to be kept, and return where: no file of `versions/` lacks its note."""
+        """Write a version's note, which has to exist before the version; return the version's path."""
         self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         path = self._path(str(note["orthanc_id"]), str(note["md5"]))
         write_whole(path.with_name(path.name + NOTE_SUFFIX), note)
@@ -290,7 +290,7 @@ def _md5(content: bytes) -> str:
 
 
 def _damage(path: Path, file: StoredFile) -> str | None:
-    """Return what is wrong with a stored file, None where nothing is."""
+    """Return what is wrong with a stored file, None if it is in order."""
     try:
         size = path.stat().st_size
         if size != file.size:

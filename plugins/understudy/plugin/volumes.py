@@ -1,11 +1,12 @@
 """Watches the file systems that intake writes to, and refuses intake before one of them is full.
 
-A ballast file lies on a volume in better times. At the last mark it is given up, so that a full appliance can
-still delete and recover: even a deletion makes SQLite write (Orthanc's index answers SQLITE_FULL otherwise).
+While a volume has space, a ballast file takes some of it. When the volume reaches its limit, the ballast is
+deleted, so that a full appliance can still delete and recover: even a deletion makes SQLite write (otherwise
+Orthanc's index answers SQLITE_FULL).
 
-Rule 1: ballast that was given up still counts as used. Giving it up never makes room for more images.
-Rule 2: between the mark and the way back lies one percent, so that nothing swings.
-Rule 3: whoever cannot measure does not refuse: a store on a disk that is really gone fails by itself.
+Rule 1: the space of a deleted ballast still counts as used, so it never makes room for more images.
+Rule 2: intake is accepted again one percent below the limit, so that the state does not flap.
+Rule 3: if a volume cannot be measured, intake is not refused: a store on a dead disk fails by itself.
 """
 
 import os
@@ -17,8 +18,8 @@ from pathlib import Path
 
 BALLAST_FILE = ".understudy-ballast"
 FLAG = Path("/run/understudy-intake/refuse-intake")
-"""While it is there the edge rejects new associations as transient (PS3.8 9.3.4). Orthanc writes it, on a
-volume that edge and agent only read."""
+"""While this file exists, the edge rejects new associations as transient (PS3.8 9.3.4). Orthanc writes it, on
+a volume that edge and agent only read."""
 LOOK_SECONDS = 1.0
 _WAY_BACK = 0.01
 _BALLAST_SHARE = 20
@@ -27,17 +28,17 @@ _BALLAST_SHARE = 20
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """One file system, as a user who is not root can use it; sizes in bytes, inodes in pieces."""
+    """The space of one file system that a user other than root can use; sizes in bytes."""
 
     total: int
     free: int
     inodes: int
-    """0 where the file system makes them as it needs them."""
+    """Number of inodes; 0 if the file system creates inodes as it needs them."""
     inodes_free: int
 
     @property
     def used(self) -> float:
-        """The share in use, 0 to 1, of bytes or of inodes: whichever runs out first."""
+        """The share in use, 0 to 1, of bytes or of inodes, whichever is larger."""
         bytes_used = 1 - self.free / self.total if self.total else 0.0
         inodes_used = 1 - self.inodes_free / self.inodes if self.inodes else 0.0
         return max(bytes_used, inodes_used)
@@ -46,7 +47,7 @@ class Space:
 def measure(folder: Path) -> Space:
     """Return the space of the file system that the folder lies on, or raise OSError."""
     found = os.statvfs(folder)
-    # What is reserved for root is nobody's here: it is neither free nor part of the whole.
+    # Space reserved for root counts neither as free nor as part of the total.
     reserved = found.f_bfree - found.f_bavail
     inodes_reserved = found.f_ffree - found.f_favail
     return Space(
@@ -58,9 +59,9 @@ def measure(folder: Path) -> Space:
 
 
 def read_from_disk(file: Path) -> None:
-    """Read the beginning of a file from the disk and not from what the system has cached, or raise OSError.
+    """Read the beginning of a file from the disk and not from the page cache, or raise OSError.
 
-    A file that is not there is as good as one that was read: the volume has answered.
+    A missing file is no error: the volume has answered.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
@@ -74,7 +75,7 @@ def read_from_disk(file: Path) -> None:
 
 
 class Ballast:
-    """A file whose blocks are taken until they are needed."""
+    """A file that reserves blocks until they are needed."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self._folder = folder
@@ -82,7 +83,7 @@ class Ballast:
         self._file = folder / BALLAST_FILE
 
     def missing(self, space: Space) -> int:
-        """Return how many bytes of the ballast are not there now."""
+        """Return how many bytes the ballast now lacks."""
         try:
             held = self._file.stat().st_blocks * 512
         except FileNotFoundError:
@@ -90,7 +91,7 @@ class Ballast:
         return max(0, self._wanted(space) - held)
 
     def release(self) -> bool:
-        """Give the blocks back; return whether there were any."""
+        """Delete the file; return whether there was one."""
         try:
             self._file.unlink()
         except FileNotFoundError:
@@ -98,7 +99,7 @@ class Ballast:
         return True
 
     def make(self, space: Space) -> None:
-        """Take the blocks, or raise OSError and take none."""
+        """Allocate the blocks, or raise OSError and allocate none."""
         wanted = self._wanted(space)
         if not self.missing(space) or not wanted:
             return
@@ -117,7 +118,7 @@ class Ballast:
 
 
 class Volume:
-    """One volume with its ballast, full or not."""
+    """One volume with its ballast; knows whether it is full."""
 
     def __init__(self, folder: Path, ballast_bytes: int, refuse_at: float) -> None:
         self._folder = folder
@@ -127,7 +128,7 @@ class Volume:
         self.problem = ""
 
     def look(self) -> bool:
-        """Measure, keep the ballast as the volume needs it, and return whether it is full."""
+        """Measure the volume, make or release the ballast, and return whether the volume is full."""
         problem = ""
         try:
             space = measure(self._folder)
@@ -140,15 +141,15 @@ class Volume:
                 self._ballast.make(space)
         except OSError as error:
             problem = error.strerror or type(error).__name__
-        # Set once: another thread may read it at any moment.
+        # Assigned in one step, because another thread may read it at any moment.
         self.problem = problem
         return self.full
 
 
 class IntakeGuard:
-    """Says whether intake is refused because a volume is full; a thread for each volume looks once a second.
+    """Says whether intake is refused because a volume is full; each volume's thread measures once a second.
 
-    `volumes` are looked at by name; `flag` tells the edge; `log` takes one line.
+    `volumes` has the volumes by name; `flag` is the file that tells the edge; `log` takes one line.
     """
 
     def __init__(self, volumes: Mapping[str, Volume], flag: Path, log: Callable[[str], None]) -> None:
@@ -159,7 +160,7 @@ class IntakeGuard:
         self._full: tuple[str, ...] = ()
         self._telling = threading.Lock()
         self._stopping = threading.Event()
-        # A volume that hangs keeps no other from being measured.
+        # One thread for each volume, so that a volume that hangs does not delay the others.
         self._threads = [
             threading.Thread(target=self._run, args=(volume,), name=f"understudy-{name}", daemon=True)
             for name, volume in volumes.items()
@@ -167,11 +168,11 @@ class IntakeGuard:
 
     @property
     def full(self) -> tuple[str, ...]:
-        """The volumes that were full at the last look; while there are any, intake is refused."""
+        """The volumes that were full when last measured; while there is one, intake is refused."""
         return self._full
 
     def start(self) -> None:
-        """Look now, then from threads of its own."""
+        """Measure now, and then regularly from the threads."""
         self.look()
         for thread in self._threads:
             thread.start()
@@ -185,7 +186,7 @@ class IntakeGuard:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def look(self) -> None:
-        """Look at every volume once, and tell the edge and the log what changed."""
+        """Measure every volume once, and tell the edge and the log what changed."""
         for volume in self._volumes.values():
             volume.look()
         self._tell()
@@ -200,7 +201,7 @@ class IntakeGuard:
             try:
                 if full:
                     self._flag.touch()
-                    # The edge has to open it: another user of the same group.
+                    # The edge, another user of the same group, has to open it.
                     self._flag.chmod(0o640)
                 else:
                     self._flag.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Wakes the agent when instances arrive: a hint that may be lost, because the agent polls as well."""
+"""Wakes the agent when instances arrive. A wake may get lost, because the agent polls as well."""
 
 import threading
 from collections.abc import Callable
@@ -8,14 +8,14 @@ QUIET_SECONDS = 0.2
 
 
 class Waker:
-    """Calls `wake` from one thread of its own after `notice`, at most once in the quiet time."""
+    """Calls `wake` from its own thread after `notice`, at most once in `quiet` seconds."""
 
     def __init__(self, wake: Callable[[], None], quiet: float = QUIET_SECONDS) -> None:
         self._wake = wake
         self._quiet = quiet
         self._noticed = threading.Event()
         self._stopping = threading.Event()
-        # A daemon: Orthanc's own stop must never wait for the agent.
+        # A daemon thread, because Orthanc's stop must never wait for the agent.
         self._thread = threading.Thread(target=self._run, name="understudy-wake", daemon=True)
 
     def start(self) -> None:
@@ -23,13 +23,13 @@ class Waker:
         self._thread.start()
 
     def notice(self) -> None:
-        """Say that something arrived; never blocks."""
+        """Note that an instance arrived; never blocks."""
         self._noticed.set()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End the thread, waiting at most `timeout` seconds for a wake that is under way.
+        """End the thread, and wait at most `timeout` seconds for a wake that is under way.
 
-        A thread that came back after Orthanc has ended Python would end the process by a fault.
+        A thread that runs on after Orthanc has ended Python would crash the process.
         """
         self._stopping.set()
         self._noticed.set()
