@@ -58,7 +58,7 @@ start_engine() {
     else
         say "starts dockerd in the background (no systemd here), log: $dockerd_log"
         (
-            # Closes the caller's descriptors, which dockerd would keep open: `make -j` waits until no process has its job pipe.
+            # Closes the caller's descriptors, which dockerd would keep: `make -j` waits until no process has its job pipe.
             for descriptor in /proc/self/fd/*; do
                 [ "${descriptor##*/}" -le 2 ] || eval "exec ${descriptor##*/}>&-"
             done
