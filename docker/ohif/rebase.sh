@@ -22,8 +22,8 @@ repair() {
     OLD=$old NEW=$new perl -pi -e 's/\Q$ENV{OLD}\E/$ENV{NEW}/' "$file"
 }
 
-# Models for in-browser segmentation (136 MB), source maps, settings for other web servers, and a service worker and an
-# analytics snippet that would ask hosts outside the clinic.
+# Removes models for in-browser segmentation (136 MB), source maps, settings for other web servers, and a service worker
+# and an analytics snippet that would contact hosts outside the clinic.
 rm -rf ort _headers _redirects serve.json silent-refresh.html google.js sw.js
 find . -name '*.map' -delete
 
