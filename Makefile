@@ -1,4 +1,4 @@
-# Understudy: every target installs or builds what it needs, says so, and ends with one clear line where it cannot.
+# Understudy: every target installs or builds what it needs and says so. If it cannot, it ends with one clear line.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -13,7 +13,7 @@ S3_IMAGE := understudy-s3:local
 TARGET_IMAGE := understudy-target:local
 COMPOSE := docker compose -f docker/compose.yml
 LAB := $(COMPOSE) -f docker/compose.lab.yml
-# A project of its own: the demo begins with empty volumes, and an appliance started by `make up` has data to keep.
+# A separate project: the demo begins with empty volumes, and must not touch the data of an appliance started by `make up`.
 DEMO := $(LAB) --project-name understudy-demo
 SHELL_SCRIPTS = $(shell git ls-files '*.sh' .ci/run)
 DOCKERFILES = $(shell git ls-files '*Dockerfile')
@@ -90,8 +90,8 @@ style: venv
 types: venv
 	@$(VENV)/bin/mypy
 
-# The tests that need no container, but the long ones, on every core. Their files are in memory where there is such a folder:
-# what a disk does is for `make test`. Python keeps its compiled files, whatever the environment says: that saves 15 s.
+# Runs the tests that need no container, except the long ones, on every core. Their files are in memory if /dev/shm exists:
+# `make test` tries the disk. Python keeps its compiled files, whatever the environment says, which saves 15 s.
 .PHONY: pure
 pure: venv
 	@env -u PYTHONDONTWRITEBYTECODE TMPDIR=$(firstword $(wildcard /dev/shm) /tmp) \
@@ -99,7 +99,7 @@ pure: venv
 	--override-ini tmp_path_retention_policy=failed -m 'not long and not longer' tests/unit tests/fuzz tests/simulation
 
 .PHONY: quick
-# Nothing is installed outside $(VENV), whoever calls it.
+# The target installs nothing outside $(VENV).
 quick: export INSTALL_PACKAGES := no
 quick: venv ## check style and types and run the pure tests, side by side
 	@$(MAKE) --jobs=3 --keep-going --output-sync=target style types pure
@@ -114,8 +114,7 @@ lint: venv vagrant ## check style, types, shell scripts, Dockerfiles, plays and 
 	@cd ansible && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ansible-lint -q
 	@VAGRANT_HOME=$(CURDIR)/build/vagrant vagrant validate --ignore-provider >/dev/null
 
-# What the chosen tests say that they need (`pytest.mark.needs`), and nothing else; one after the other, as some install
-# packages.
+# Makes only the targets that the chosen tests need (`pytest.mark.needs`), one at a time, because some install packages.
 CHOSEN = $(TEST_ARGUMENTS)
 .PHONY: needed
 needed: venv
@@ -126,8 +125,8 @@ ifdef TEST_ARGUMENTS
 test: needed
 	@$(VENV)/bin/pytest $(CHOSEN)
 else
-# What is tried in containers has deadlines, so nothing runs beside it. The adversary and the drills come last: they measure
-# how soon intake answers.
+# Tests in containers have deadlines, so nothing else runs at the same time. The adversary and the drills come last: they
+# measure how soon intake answers.
 test: ## lint, and run the tests but those of the plays; starts and stops all they need
 	@tests/tools/python.sh $(PYTHON)
 	@$(MAKE) --jobs=3 checked peers parts
@@ -135,21 +134,21 @@ test: ## lint, and run the tests but those of the plays; starts and stops all th
 	@$(VENV)/bin/pytest tests/adversary tests/drills
 endif
 
-# What needs no container, beside the making of images. The output comes when it has ended, in one piece.
+# The checks that need no container, at the same time as the builds of images. Their output appears in one piece at the end.
 .PHONY: checked
 checked: lint
 	@mkdir -p build
 	@nice -n 19 $(VENV)/bin/pytest --numprocesses 2 --dist worksteal -q tests/unit tests/fuzz tests/simulation \
 	>build/checked.log 2>&1 || failed=$$?; cat build/checked.log; exit $${failed:-0}
 
-# What talks over sockets and has time-outs.
+# The tests that use sockets and have time-outs.
 .PHONY: peers
 peers: venv
 	@mkdir -p build
 	@$(VENV)/bin/pytest tests/contract tests/peer >build/peers.log 2>&1 || failed=$$?; \
 	cat build/peers.log; exit $${failed:-0}
 
-# One after the other: they install packages.
+# One target at a time, because they install packages.
 .PHONY: parts
 parts: image
 	@$(MAKE) --jobs=1 lab-images browser tracer fuse
@@ -169,7 +168,7 @@ drills: venv image lab-images tracer ## power cuts, kills, a siege and full disk
 	@DRILL_POWERCUTS=$${DRILL_POWERCUTS:-50} DRILL_KILLS=$${DRILL_KILLS:-30} DRILL_STORM=$${DRILL_STORM:-20} DRILL_FAULTS=$${DRILL_FAULTS:-15} \
 	$(VENV)/bin/pytest tests/drills
 
-# Seven minutes for each of the six generators, five for each request that is held.
+# Seven minutes for each of the six generators, five minutes for each request that is held open.
 .PHONY: adversary
 adversary: venv image ## attack a running appliance for an hour, by generators with a new seed and by who attacks
 	@ADVERSARY_SECONDS=$${ADVERSARY_SECONDS:-420} ADVERSARY_HELD=$${ADVERSARY_HELD:-300} \

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Makes debian:SUITE-slim available (usage: base.sh SUITE).
 #
-# Where it cannot be pulled, an interchangeable image is built from Debian's packages with mmdebstrap and given the same
-# name. ACCEPT_EXPIRED_MIRROR=1 accepts a mirror whose Release file has expired; it is off unless somebody sets it.
+# If the image cannot be pulled, the script builds an interchangeable one from Debian's packages with mmdebstrap, under the
+# same name. ACCEPT_EXPIRED_MIRROR=1 accepts a mirror whose Release file has expired; the default is off.
 #
-# base-SUITE.lock names the version of every package of the base, because a registry's digest says nothing where there is no
-# registry. Mirrors move every day, so a base with others gives a warning, and their names on standard output for the image's
-# label. REQUIRE_LOCKED_BASE=1 refuses it, as for a release; LOCK_BASE=1 writes the lock from the base that is here.
+# base-SUITE.lock names the version of every package of the base, because an image that is built here has no registry's
+# digest. Mirrors change every day. So a base that differs gives a warning, and the names of the packages that differ go to
+# standard output, for the image's label. REQUIRE_LOCKED_BASE=1 refuses such a base, for example for a release. LOCK_BASE=1
+# writes the lock from the base that is here.
 set -euo pipefail
 
 [ $# = 1 ] || { echo "usage: ${0##*/} SUITE" >&2; exit 2; }
@@ -16,12 +17,13 @@ scratch=
 
 say() { printf 'base: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
-# One at a time: lint may install something while the images are made, and apt-get does not wait.
+# One apt-get at a time: lint may install packages while the images are built, and apt-get itself does not wait.
 apt() { DEBIAN_FRONTEND=noninteractive flock --close /var/cache/apt apt-get "$@"; }
 clean_up() { [ -z "$scratch" ] || rm -rf "$scratch"; }
 trap clean_up EXIT
 
-# Compares the packages of the base with the lock; a suite without a lock is not pinned. Prints the names of those that differ.
+# Compares the packages of the base with the lock, and prints the names of those that differ. A suite without a lock is not
+# pinned.
 hold_to_the_lock() {
     local lock packages differing
     lock=$(cd "$(dirname "$0")" && pwd)/base-$suite.lock
@@ -45,7 +47,7 @@ if docker image inspect "$image" >/dev/null 2>&1; then
     exit 0
 fi
 
-# The manifest is asked for first: without a registry this ends soon, and with a slow one the pull has its time.
+# Asks for the manifest first: without a registry this fails soon, and with a slow one the pull may take its time.
 if timeout 20 docker manifest inspect "$image" >/dev/null 2>&1; then
     say "pulls $image"
     timeout 600 docker pull --quiet "$image" >/dev/null || fail "$image could not be pulled within 10 minutes: fix the network, then run this again"
@@ -65,7 +67,7 @@ fi
 
 options=(
     --variant=minbase
-    # What Debian's own slim images leave out, too.
+    # Debian's own slim images leave these out too.
     '--dpkgopt=path-exclude=/usr/share/man/*' '--dpkgopt=path-exclude=/usr/share/info/*'
     '--dpkgopt=path-exclude=/usr/share/locale/*' '--dpkgopt=path-exclude=/usr/share/doc/*'
     '--dpkgopt=path-include=/usr/share/doc/*/copyright'
@@ -74,13 +76,13 @@ options=(
 if [ "${ACCEPT_EXPIRED_MIRROR:-}" = 1 ]; then
     say "WARNING: accepts a package mirror whose Release file has expired (ACCEPT_EXPIRED_MIRROR=1); updates may be missing"
     options+=('--aptopt=Acquire::Check-Valid-Until "false"')
-    # The switch ends with this build: the image itself must not accept an expired mirror.
+    # Only this build accepts an expired mirror: the image itself must not.
     # shellcheck disable=SC2016  # mmdebstrap's hook expands $1
     options+=('--customize-hook=sed -i /Check-Valid-Until/d "$1/etc/apt/apt.conf.d/99mmdebstrap"')
 fi
 
 scratch=$(mktemp -d)
-# The label tells the date of the Release file; mmdebstrap empties apt's lists at its end.
+# Keeps the Release file for the date in the label: mmdebstrap empties apt's lists at its end.
 # shellcheck disable=SC2016  # mmdebstrap's hooks expand $1
 options+=(
     '--customize-hook=cp "$1"/var/lib/apt/lists/*_dists_'"$suite"'_InRelease "$1/InRelease"'

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds an image with this machine's trust store (usage: build.sh TAG DOCKERFILE CONTEXT).
 #
-# A package mirror whose Release file has expired is refused, because updates may be missing from it. A person accepts it with
-# ACCEPT_EXPIRED_MIRROR=1. The label org.understudy.debian.release-date tells the date of the Release file that was used.
-# The label org.understudy.base.differs names the base's packages that differ from base-SUITE.lock (base.sh), or says `no`.
+# A package mirror whose Release file has expired is refused, because it may lack updates; ACCEPT_EXPIRED_MIRROR=1 accepts
+# it. The label org.understudy.debian.release-date has the date of the Release file that was used. The label
+# org.understudy.base.differs names the packages of the base that differ from base-SUITE.lock (base.sh), or says `no`.
 set -euo pipefail
 
 [ $# = 3 ] || { echo "usage: ${0##*/} TAG DOCKERFILE CONTEXT" >&2; exit 2; }

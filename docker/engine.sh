@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes a Docker Engine with Compose v2 and buildx available, and says what it does.
+# Makes a Docker Engine with Compose v2 and buildx available, and prints each step.
 #
-# Rule 1: what is there already is used as it is; with everything there the script changes nothing.
-# Rule 2: something is installed only by root on Debian 12 or 13, only from Debian's own packages.
-# Rule 3: where it may not install, it ends with one line that names the remedy.
+# Rule 1: everything that is installed already is used as it is. If nothing is missing, the script changes nothing.
+# Rule 2: the script installs packages only as root on Debian 12 or 13, and only Debian's own.
+# Rule 3: if it may not install, it ends with one line that says what to do.
 set -euo pipefail
 
 readonly plugin_directory=/usr/local/lib/docker/cli-plugins
@@ -12,7 +12,7 @@ scratch=
 
 say() { printf 'engine: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
-# One at a time: lint may install something while the images are made, and apt-get does not wait.
+# One apt-get at a time: lint may install packages while the images are built, and apt-get itself does not wait.
 apt() { DEBIAN_FRONTEND=noninteractive flock --close /var/cache/apt apt-get "$@"; }
 clean_up() { [ -z "$scratch" ] || rm -rf "$scratch"; }
 trap clean_up EXIT
@@ -22,7 +22,7 @@ have_compose() { docker compose version >/dev/null 2>&1; }
 have_buildx() { docker buildx version >/dev/null 2>&1; }
 
 debian_release() {
-    # A derivative (ID_LIKE=debian) has its own archive: only Debian itself is known to carry these packages.
+    # A derivative (ID_LIKE=debian) has its own archive, which may lack these packages.
     (
         # shellcheck disable=SC1091  # the file belongs to the host
         . /etc/os-release 2>/dev/null && [ "${ID:-}" = debian ] && printf '%s' "${VERSION_ID:-}"
@@ -58,7 +58,7 @@ start_engine() {
     else
         say "starts dockerd in the background (no systemd here), log: $dockerd_log"
         (
-            # What the caller has open would stay open in dockerd for good: `make -j` waits at its end until nobody holds its job pipe.
+            # Closes the caller's descriptors, which dockerd would keep: `make -j` waits until no process has its job pipe.
             for descriptor in /proc/self/fd/*; do
                 [ "${descriptor##*/}" -le 2 ] || eval "exec ${descriptor##*/}>&-"
             done
@@ -77,15 +77,15 @@ start_engine() {
 }
 
 host_archive() {
-    # The host's own mirror serves the neighbouring suite, too.
+    # The host's own mirror also serves the neighbouring suite.
     # shellcheck disable=SC2016  # apt expands $(SITE)
     apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' |
         grep -E '/debian/?$' | sort -u | head -n 1
 }
 
 unpack_plugins_from_trixie() {
-    # Debian 12 has neither plugin. They are static Go programs, so Debian 13's run here when only the binaries are
-    # unpacked; apt's configuration, lists and cache of the host stay untouched.
+    # Debian 12 has neither plugin. The plugins are static Go programs, so the binaries of Debian 13 run here when they are
+    # unpacked alone. The host's apt configuration, lists and cache are not touched.
     local archive
     archive=$(host_archive)
     [ -n "$archive" ] ||
@@ -122,7 +122,7 @@ if ! command -v docker >/dev/null || { ! have_engine && ! command -v dockerd >/d
         fail "DOCKER_HOST=$DOCKER_HOST does not answer: start that Engine, or unset DOCKER_HOST"
     fi
     require_right_to_install "Docker Engine"
-    # The client is a package of its own from Debian 13 on.
+    # Since Debian 13 the client is a separate package.
     if [ "$release" = 13 ]; then
         install_packages docker.io docker-cli docker-compose docker-buildx iptables
     else

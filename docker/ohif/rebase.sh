@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Turns OHIF's bundle, built for /, into one that lives below /ohif/ (usage: rebase.sh DIST_FOLDER).
+# Changes OHIF's bundle, which is built for /, so that it works below /ohif/ (usage: rebase.sh DIST_FOLDER).
 #
-# Every rewrite must find its text: an OHIF release that is built another way fails the image's build, not a reader.
+# Every rewrite must find its text, so that an OHIF release with another structure breaks the image's build, and not the
+# viewer.
 set -euo pipefail
 
 cd "$1"
@@ -14,15 +15,15 @@ rewrite() {
     sed -E -i "s#$pattern#$replacement#g" "$@"
 }
 
-# Puts one text in the place of another, which has to be there exactly once.
+# Replaces one text by another. The old text has to be there exactly once.
 repair() {
     local old=$1 new=$2 file=$3
     [ "$(grep -cF -- "$old" "$file")" = 1 ] || fail "'$old' is not on one line of $file: is this another release of OHIF?"
     OLD=$old NEW=$new perl -pi -e 's/\Q$ENV{OLD}\E/$ENV{NEW}/' "$file"
 }
 
-# Models for in-browser segmentation (136 MB), source maps, settings for other web servers, and a service worker and an
-# analytics snippet that would ask hosts outside the clinic.
+# Removes models for in-browser segmentation (136 MB), source maps, settings for other web servers, and a service worker
+# and an analytics snippet that would contact hosts outside the clinic.
 rm -rf ort _headers _redirects serve.json silent-refresh.html google.js sw.js
 find . -name '*.map' -delete
 
@@ -44,13 +45,13 @@ rewrite '"src": "/' '"src": "/ohif/' manifest.json
 rewrite '__webpack_require__\.p = "/"' '__webpack_require__.p = "/ohif/"' ./*.js
 rewrite 'url\(/' 'url(/ohif/' ./*.css
 
-# DICOM JSON leaves "Value" out where an attribute is empty, and has null for an empty value among others (PS3.18 F.2.5).
-# One such study or instance would end the viewer's whole list, or the study that it is in.
+# DICOM JSON omits "Value" if an attribute is empty, and has null for an empty value among others (PS3.18 F.2.5). One such
+# study would break the viewer's whole list, and one such instance its study.
 repair 'i < ModalitiesInStudy.Value.length;' 'i < (ModalitiesInStudy.Value || []).length;' app.bundle.*.js
 repair 'if (element.Value[0].Alphabetic) {' 'if (element.Value[0]?.Alphabetic) {' app.bundle.*.js
 repair 'obj[key].Value[0].BulkDataURI) {' 'obj[key].Value[0]?.BulkDataURI) {' 89.bundle.*.js
-# The list asks for the modality of a study, which has none: Orthanc would read a file for each row. The modalities in the
-# study are answered without being asked for.
+# The list asks for the attribute Modality of a study, which studies lack: Orthanc would read a file for each row. Orthanc
+# returns ModalitiesInStudy without being asked.
 repair "'00080060'," '' 89.bundle.*.js
 
 printf '%s\n' '// No service worker: the appliance is the cache.' >init-service-worker.js

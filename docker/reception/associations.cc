@@ -1,15 +1,16 @@
-// Keeps the way into Orthanc open: no peer holds the accept thread, and nobody holds an association for nothing.
+// Keeps Orthanc reachable: no peer blocks the accept thread, and no peer keeps an association that it does not use.
 //
 // Rule 1: the accept thread never waits for a peer. Orthanc reads and answers every association request in that one
 // thread; DCMTK waits there up to 30 s for a request, and up to 30 s more until a rejected peer closes.
-// Rule 2: every read ends. A peer has so many seconds in which we wait for it: REQUEST_SECONDS for a request,
-// COMMAND_SECONDS for a command. Of a data set it never has more than GRACE_SECONDS: waiting takes from them, and each
-// FLOOR bytes give a second back. So nobody earns hours by sending quickly first. The time that we take counts for nobody.
-// Rule 3: when the free associations become few, one that does nothing is ended for each new one: strangers first, then
-// the caller with the most associations, then the one that is quiet for longest. Images that arrive are never cut off,
-// unless they arrive slower than FLOOR.
-// Rule 4: a command has COMMAND_BYTES at most, what it asks for IDENTIFIER_BYTES and a share of the memory (budget.cc).
-// Rule 5: what Orthanc rejects inside an association is counted (refusals.cc).
+// Rule 2: every read ends. We wait for a peer for at most REQUEST_SECONDS during a request, and COMMAND_SECONDS during a
+// command. During a data set the peer has a credit of at most GRACE_SECONDS: waiting uses it up, and each FLOOR bytes
+// give one second back. So a peer that sends quickly at first gains no hours of waiting. Our own work does not count.
+// Rule 3: when few associations are free, an idle one is ended for each new one: strangers first, then the caller with
+// the most associations, then the one that has been idle longest. Images that arrive are never cut off, unless they
+// arrive slower than FLOOR.
+// Rule 4: a command has at most COMMAND_BYTES; its identifier has at most IDENTIFIER_BYTES and needs a share of the memory
+// (budget.cc).
+// Rule 5: everything that Orthanc rejects inside an association is counted (refusals.cc).
 #include <poll.h>
 
 #include <algorithm>
@@ -42,14 +43,15 @@ constexpr double REQUEST_SECONDS = 2;
 constexpr double COMMAND_SECONDS = 30;
 constexpr double GRACE_SECONDS = 60;
 constexpr double FLOOR = 16 << 10;
-// An N-ACTION about 20,000 instances has 4 MB (PS3.4 J.3.2); as empty elements they take MEMORY_OF_BYTE times that.
+// An N-ACTION about 20,000 instances has 4 MB (PS3.4 J.3.2). Bytes that are empty elements use MEMORY_OF_BYTE times as much
+// memory.
 constexpr uint64_t COMMAND_BYTES = 64 << 10, IDENTIFIER_BYTES = 4 << 20, MEMORY_OF_BYTE = 25;
-// While others wait for the memory that a data set holds or claims, it has fewer seconds, and has to be fast enough to
-// bring all of that within WHOLE_SECONDS.
+// While others wait for memory that a data set holds or claims, its credit is HURRY_SECONDS, and it has to arrive fast
+// enough to fill that memory within WHOLE_SECONDS.
 constexpr double HURRY_SECONDS = 15, WHOLE_SECONDS = 300;
-// After so long without a command, or so far behind FLOOR, an association may be ended for another one.
+// An association that has had no command for QUIET_SECONDS, or is SLOW_SECONDS behind FLOOR, may be ended for a new one.
 constexpr double QUIET_SECONDS = 2, SLOW_SECONDS = 10;
-// One of so many associations is kept free.
+// One in RESERVED_PART associations is kept free.
 constexpr size_t RESERVED_PART = 8;
 
 using ReceiveAssociation = OFCondition(T_ASC_Network *, T_ASC_Association **, long, void **, unsigned long *, OFBool,
@@ -85,12 +87,12 @@ double now()
 struct Caller {
     std::string title;
     bool known = false;
-    bool working = false; // Orthanc works on a command of it
+    bool working = false; // Orthanc works on a command of this caller
     double quiet_since = 0;
-    bool sending = false; // a data set arrives
-    double behind = 0;    // seconds for which we waited for it, less those that its bytes gave back
+    bool sending = false; // a data set is arriving
+    double behind = 0;    // seconds that we waited for the caller, less those that its bytes gave back
     bool unwanted = false;
-    std::string asks; // SOP class of a query whose identifier Orthanc has not read
+    std::string asks; // SOP class of a query, until Orthanc reads the identifier
 
     bool useless(double time) const
     {
@@ -126,7 +128,7 @@ class Callers {
         callers_.erase(found);
     }
 
-    // Looks at a caller, or changes it; returns what the function returns, `otherwise` for an unknown association.
+    // Calls the function on a caller, under the lock. Returns its result, or `otherwise` for an unknown association.
     template <typename Result, typename Function>
     Result with(const T_ASC_Association *association, Result otherwise, Function function)
     {
@@ -180,8 +182,8 @@ bool printable(const char *title)
            });
 }
 
-// Counts every presentation context that Orthanc does not take: nothing of that class and syntax will be sent. Orthanc
-// blames the class where no transfer syntax of it is taken, too.
+// Counts every presentation context that Orthanc rejects: the peer will send nothing of that class and syntax. Orthanc
+// gives the class as the reason even if it rejected only all the transfer syntaxes.
 void count_refused_contexts(T_ASC_Parameters &parameters)
 {
     std::vector<T_ASC_PresentationContext> refused;
@@ -209,7 +211,7 @@ void count_refused_contexts(T_ASC_Parameters &parameters)
     }
 }
 
-// The SOP class of a query or retrieval, empty for every other command.
+// Returns the SOP class of a query or retrieval; empty for every other command.
 std::string asked_class(const T_DIMSE_Message &message)
 {
     switch (message.CommandField) {
@@ -224,8 +226,8 @@ std::string asked_class(const T_DIMSE_Message &message)
     }
 }
 
-// A C-STORE-RQ that DCMTK cannot hold, because a UID in it is blank or longer than 64, is refused like any other
-// instance, and the association goes on. Returns whether the message was made from what is left of it.
+// DCMTK cannot represent a C-STORE-RQ with a UID that is blank or longer than 64. Fills `message` from the rest of such
+// a command, so that the instance is refused like any other and the association goes on. False if that is impossible.
 bool refusable(DcmDataset &command, T_DIMSE_Message &message)
 {
     Uint16 field = 0, id = 0, type = DIMSE_DATASET_NULL;
@@ -278,7 +280,7 @@ Reading::~Reading()
         });
 }
 
-// How the connection's functions look at the reading of this thread.
+// Lets the replaced functions of a connection use the reading of this thread.
 struct Network {
     static void waited(Reading &reading, double seconds)
     {
@@ -301,7 +303,7 @@ struct Network {
         reading.left_ = std::min(hurries ? HURRY_SECONDS : GRACE_SECONDS, reading.left_ + static_cast<double>(bytes) / rate);
     }
 
-    // So many bytes more of a command, or of what it asks for. False where it is too large: then it is read no further.
+    // Adds `bytes` to a command or an identifier. False if it is too large: then no more of it is read.
     static bool grows(Reading &reading, uint64_t bytes)
     {
         if (reading.ended_)
@@ -321,7 +323,7 @@ struct Network {
         return false;
     }
 
-    // Waits until there is something to read; false where the peer's time is over.
+    // Waits until there is something to read; false if the peer's time is over.
     static bool readable(Reading &reading, int socket, double most)
     {
         const double until = now() + most;
@@ -378,7 +380,7 @@ OFCondition ASC_receiveAssociation(T_ASC_Network *network, T_ASC_Association **a
         ASC_rejectAssociation(*assoc, &reject);
         return makeOFCondition(OFM_dcmnet, 1, OF_error, "Orthanc is stopping");
     }
-    // Orthanc forgets an association with such a title: it neither answers nor closes it.
+    // Orthanc neither answers nor closes an association with such a title.
     if (received.good() && *assoc != nullptr && !printable((*assoc)->params->DULparams.callingAPTitle)) {
         const T_ASC_RejectParameters reject = {ASC_RESULT_REJECTEDPERMANENT, ASC_SOURCE_SERVICEUSER,
                                                ASC_REASON_SU_CALLINGAETITLENOTRECOGNIZED};
@@ -399,7 +401,7 @@ OFCondition ASC_acknowledgeAssociation(T_ASC_Association *assoc, void **associat
 
 OFCondition ASC_dropSCPAssociation(T_ASC_Association *association, int)
 {
-    // Orthanc aborts at a query of a caller that is no reader, and does not read what is asked for.
+    // Orthanc aborts when a caller that is not a reader sends a query, and does not read the identifier.
     const auto [title, asks] = callers().with(association, std::pair<std::string, std::string>(), [](Caller &caller) {
         return std::make_pair(caller.title, caller.asks);
     });
@@ -413,7 +415,7 @@ OFCondition DIMSE_receiveCommand(T_ASC_Association *assoc, T_DIMSE_BlockingMode 
                                  T_ASC_PresentationContextID *presID, T_DIMSE_Message *msg, DcmDataset **statusDetail,
                                  DcmDataset **commandSet)
 {
-    // Orthanc as requestor; and the look for a C-CANCEL, for which nobody waits.
+    // `ours` is false if Orthanc requested the association. With timeout 0 Orthanc looks for a C-CANCEL without waiting.
     const bool ours = callers().with(assoc, false, [&](Caller &caller) {
         if (timeout > 0 && caller.working) {
             caller.working = false;
@@ -435,7 +437,7 @@ OFCondition DIMSE_receiveCommand(T_ASC_Association *assoc, T_DIMSE_BlockingMode 
     without_uid() = received.bad() && command != nullptr && refusable(*command, *msg);
     if (without_uid())
         received = EC_Normal;
-    // An echo is no work: a peer that does nothing else holds its association for nothing.
+    // An echo does not count as work: a peer that sends nothing else counts as idle.
     if (received.good() && timeout > 0 && msg->CommandField != DIMSE_C_ECHO_RQ)
         callers().with(assoc, false, [&](Caller &caller) {
             caller.asks = asked_class(*msg);
@@ -452,7 +454,7 @@ OFCondition DIMSE_receiveDataSetInMemory(T_ASC_Association *assoc, T_DIMSE_Block
         caller.asks.clear();
         return true;
     });
-    // Of a store, reception.cc has begun the reading.
+    // For a store, reception.cc has begun the reading.
     if (!ours || present != nullptr)
         return receive_dataset(assoc, blocking, timeout, presID, dataObject, callback, callbackData);
     Share share(callers().with(assoc, false, [](Caller &caller) { return caller.known; }));

@@ -1,15 +1,15 @@
-// Keeps the memory of all receptions together below the container's limit.
+// Keeps the memory of all receptions together below the limit of the container.
 //
-// Orthanc takes FACTOR times an object's size while it stores the object. So the rule is that of a careful bank: a
-// reception may grow only while the largest one could still be stored beside everything that is received.
+// While Orthanc stores an object, it uses FACTOR times the object's size. So a reception may grow only as long as the
+// largest one can still be stored while all others hold what they have received (the banker's algorithm).
 //
-// Rule 1: an object that begins small never waits: its first FREE bytes are outside the budget, or less of them where there
-// are so many associations that all together would have more than FREE_TOGETHER.
-// Rule 2: the oldest large reception is never refused in favour of a younger one, unless a stranger's holds up a listed
-// device. So one of them always ends well.
+// Rule 1: small objects never wait: the first FREE bytes of each object are outside the budget. This free part is smaller
+// if there are so many associations that their free parts together would exceed FREE_TOGETHER.
+// Rule 2: the oldest large reception is never refused in favour of a younger one, unless it is a stranger's and a listed
+// device waits. So one of them always succeeds.
 // Rule 3: every wait ends. Receptions that wait for each other are refused one at a time, strangers first, then the
-// youngest. Who holds memory for which others wait has to hurry (associations.cc).
-// Rule 4: while a listed device waits, no stranger gets any more.
+// youngest. A reception that holds memory for which others wait has less time (associations.cc).
+// Rule 4: while a listed device waits, strangers get no more memory.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -71,7 +71,7 @@ class Budget {
         return share.storing_ ? Share::Answer::taken : Share::Answer::no_memory;
     }
 
-    // For the thread of the share, which is not waiting itself.
+    // Called by the thread of the share itself, so this share is not one of those that wait.
     bool is_waited_for(const Share &holding) const { return holding.received_ > free_ && waiting_ > 0; }
 
     uint64_t next()
@@ -107,7 +107,7 @@ class Budget {
         return good;
     }
 
-    // Whether everything that is received fits, and the largest of it could be stored.
+    // Says whether everything received fits into memory while the largest object is being stored.
     bool fits(const Share &growing, uint64_t wanted) const
     {
         uint64_t sum = 0, largest = 0;

@@ -1,10 +1,10 @@
-// Stands before the codecs of DCMTK and GDCM: an image that does not fit into memory is an image that cannot be decoded.
+// Guards the codecs of DCMTK and GDCM: an image that does not fit into memory gives the error of an undecodable image.
 //
-// A codec that is refused memory (memory.cc) throws through DCMTK, and Orthanc then leaves a C-GET without any answer.
+// A codec that gets no memory (memory.cc) throws an exception through DCMTK, and Orthanc then never answers the C-GET.
 //
-// GDCM takes the memory of a JPEG 2000 frame by what the data set and the first frame say of a sample, and writes what this
-// frame says: a later frame of more bits was written behind its block, by every rendering and every transcoding. Debian
-// builds it with its assertions: an image that says of itself what no image has would end the process.
+// GDCM allocates the memory of a JPEG 2000 frame by the sample size in the data set and in the first frame, but writes as
+// much as the frame itself says. So a later frame with more bits was written beyond its block by every rendering and
+// every transcoding. Debian builds GDCM with its assertions, so an image with impossible attributes ends the process.
 #include <gdcmByteValue.h>
 #include <gdcmJPEG2000Codec.h>
 #include <gdcmPixmapReader.h>
@@ -40,7 +40,7 @@ DecodeFrame *const decode_frame =
 ReadImage *const read_image =
     reception::replaced<ReadImage>("_ZN4gdcm12PixmapReader17ReadImageInternalERKNS_12MediaStorageEb");
 
-// A number of two bytes, or `absent` where the image has none. JPEG 2000 is always in a little endian file.
+// Returns a number of two bytes, or `absent` if the image lacks it. A JPEG 2000 file is always little endian.
 unsigned number(const gdcm::DataSet &image, uint16_t element, unsigned absent)
 {
     const gdcm::Tag tag(0x0028, element);
@@ -52,11 +52,11 @@ unsigned number(const gdcm::DataSet &image, uint16_t element, unsigned absent)
     return static_cast<unsigned>(bytes[0] | bytes[1] << 8);
 }
 
-// The code stream's size segment (ISO 15444-1 A.5.1): where it has the number of components, and the first of them.
+// Offsets in the size segment of the code stream (ISO 15444-1 A.5.1): the number of components, and the first component.
 constexpr size_t COMPONENTS_AT = 40, FIRST_AT = 42, COMPONENT_BYTES = 3;
 
-// Whether a code stream has as many components, of as many bytes, as GDCM takes memory for. One in a JP2 file, which
-// DICOM does not know (PS3.5 A.4.4), may turn into others while it is decoded.
+// Says whether a code stream has the number of components, and the bytes of each, for which GDCM allocates memory. A code
+// stream in a JP2 file, which DICOM does not allow (PS3.5 A.4.4), may become others while it is decoded: it is refused.
 bool as_expected(const gdcm::PixelFormat &expected, const char *stream, size_t size)
 {
     const auto *const bytes = reinterpret_cast<const uint8_t *>(stream);

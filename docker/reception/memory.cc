@@ -1,14 +1,14 @@
-// Keeps what Orthanc's process allocates below the memory of the container, before the kernel ends Orthanc.
+// Keeps the memory of Orthanc's process below the limit of the container, so that the kernel does not kill Orthanc.
 //
-// Whoever claims a frame of 60000 x 60000, a length of 4 GB or a rendering of 40000 x 40000 makes Orthanc, DCMTK, GDCM
-// or OpenJPEG ask for that memory, and each of them can be told that there is none: the call fails and Orthanc lives.
+// A peer that claims a frame of 60000 x 60000, a length of 4 GB or a rendering of 40000 x 40000 makes Orthanc, DCMTK, GDCM
+// or OpenJPEG ask for that memory. Each of them handles a failed allocation: the call fails and Orthanc goes on.
 //
-// Rule 1: every block is counted, and a large one is refused here. Nobody expects that of a small one: who is about to make
-// many of them asks before (memory_left).
-// Rule 2: what is received may have all of the budget, anything else what is left of it while the largest object is stored
-// (budget.cc): a reader's wish never takes the memory of an examination.
-// Rule 3: what is freed is given back to the system, or it would be missing although nobody counts it. A large block mostly
-// is a mapping of its own, whatever was freed before. Others are in heaps for a few threads each, which are trimmed.
+// Rule 1: every block is counted, but only a large one is refused here. No caller expects a small one to fail, so code that
+// is about to make many small ones asks first (memory_left).
+// Rule 2: receptions may use the whole budget. Everything else may use what remains of it while the largest object is
+// stored (budget.cc): a reader's request never takes the memory of an examination.
+// Rule 3: freed memory is given back to the system. Otherwise it would be neither counted nor available. Most large blocks
+// have a mapping of their own, whatever was freed before. The others are in heaps of a few threads each; these are trimmed.
 #include <malloc.h>
 #include <pthread.h>
 #include <time.h>
@@ -33,37 +33,36 @@ void *__libc_memalign(size_t, size_t);
 void __libc_free(void *);
 }
 
-// Whether this thread receives an instance, by C-STORE (reception.cc) or by HTTP (requests.cc).
+// Say whether this thread receives an instance, by C-STORE (reception.cc) or by HTTP (requests.cc).
 bool receiving();
 bool uploading();
 
 namespace {
 
 constexpr size_t LARGE = 1 << 20;
-// What small blocks take in ordinary work, of the memory that core/intake.py reserves for it: Orthanc with its caches,
-// and small objects.
+// The memory of small blocks in ordinary work: Orthanc with its caches, and small objects. core/intake.py reserves it.
 constexpr long ORDINARY = 384 << 20;
-// So many bytes more than after the last time are in memory and not allocated: the heaps are trimmed.
+// The heaps are trimmed when this many bytes more than after the last check are in memory but not allocated.
 constexpr long FREED = 64 << 20;
 constexpr long BETWEEN_LOOKS = 250; // ms
 
 std::atomic<long> large{0};
-// The part of it that this thread has reserved.
+// The part of `large` that this thread has reserved.
 thread_local long reserved = 0;
 
-// Bytes of the small blocks: what is allocated less what is freed, of a part of the threads each. One counter for all would
-// take longer than the allocation.
+// The bytes of small blocks, allocated less freed. Each counter serves a part of the threads: one counter for all would take
+// longer than the allocation.
 struct alignas(64) Counter {
     std::atomic<long> bytes{0};
 };
 std::array<Counter, 64> small;
 
-// What the heaps keep whatever is freed, and when that was looked at, in ms.
+// The unused bytes that were in the heaps at the last check, and the time of that check in ms.
 std::atomic<long> kept{0}, looked{0};
 
 Counter &counter_of_this_thread()
 {
-    // The descriptors of threads are pages apart.
+    // The descriptors of threads are whole pages apart, so the low bits say nothing.
     const uint64_t mixed = (static_cast<uint64_t>(pthread_self()) >> 12) * 0x9E3779B97F4A7C15ULL;
     return small[mixed >> 58];
 }
@@ -99,7 +98,7 @@ bool fits(size_t size)
     return false;
 }
 
-// Bytes that are in memory and in no block. Less than none where blocks were not written to yet.
+// Returns the bytes that are in memory but in no block. Negative if blocks have not been written to yet.
 long unused()
 {
     long size = 0, resident = 0, shared = 0;
@@ -115,7 +114,7 @@ void count(void *block, long sign)
 {
     if (block == nullptr)
         return;
-    // With its header, which counts where blocks are small.
+    // The header is included, because it matters for small blocks.
     const size_t size = malloc_usable_size(block) + sizeof(size_t);
     std::atomic<long> &bytes = size >= LARGE ? large : counter_of_this_thread().bytes;
     bytes.fetch_add(sign * static_cast<long>(size), std::memory_order_relaxed);
@@ -134,7 +133,7 @@ namespace reception {
 bool memory_left(uint64_t bytes)
 {
     const long most = most_of_this_thread();
-    // What this thread has reserved becomes small blocks one by one.
+    // This thread's reserve turns into small blocks one by one, so it must not count twice.
     const long blocks = large.load(std::memory_order_relaxed) - reserved;
     const long taken = blocks + std::max(0L, in_small_blocks() - ORDINARY);
     return bytes <= static_cast<uint64_t>(most) && taken <= most - static_cast<long>(bytes);
@@ -159,7 +158,7 @@ bool Reserve::hold(uint64_t bytes)
 {
     if (bytes <= bytes_)
         return true;
-    // As if nothing of it were reserved yet.
+    // memory_left does not count what this thread has reserved, so this asks for the whole number.
     if (!memory_left(bytes))
         return false;
     const auto more = static_cast<long>(bytes - bytes_);
@@ -204,7 +203,7 @@ void *realloc(void *block, size_t size) noexcept
     }
     count(block, -1);
     void *const found = __libc_realloc(block, size);
-    // Where it fails the old block is still there.
+    // If it fails, the old block still exists.
     counted(found == nullptr && size != 0 ? block : found);
     return found;
 }
@@ -215,7 +214,7 @@ void free(void *block) noexcept
     __libc_free(block);
 }
 
-// C23 has these two; the C library's own would not come by here.
+// C23 has these two; the C library's own versions would not call our free().
 void free_sized(void *block, size_t) noexcept
 {
     free(block);

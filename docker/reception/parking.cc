@@ -1,9 +1,9 @@
-// Notes what is worked on, and lets what was on its way when Orthanc ended be worked on alone.
+// Notes which instances are being processed. An instance that was being processed when Orthanc ended is a suspect.
 //
-// Rule 1: what is written here outlives this process, and says at the next start which instances were on their way
+// Rule 1: the notes outlive this process, and say at the next start which instances were being processed
 // (plugins/understudy/plugin/parking.py has the format).
-// Rule 2: an instance that was on its way when Orthanc ended is worked on alone the next time. So a second end names
-// the one that causes it, and not those that came at the same moment.
+// Rule 2: a suspect is processed alone the next time. So a second end names the instance that causes it, and not those
+// that came at the same moment.
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/file.h>
@@ -28,10 +28,11 @@ namespace reception {
 
 namespace {
 
-// Seconds after which nobody waits any longer for work that is done alone, and a suspect no longer for another suspect.
+// PATIENCE: seconds for which a thread waits for the work on a suspect, or a suspect for all other work.
+// PATIENCE_OF_SUSPECTS: seconds for which a suspect waits for another suspect.
 constexpr time_t PATIENCE = 2, PATIENCE_OF_SUSPECTS = 10;
 
-// Notes what is on its way, and knows what was when Orthanc ended.
+// Hands out the slots for notes, and holds the list of suspects.
 class Parking {
   public:
     Parking()
@@ -44,7 +45,8 @@ class Parking {
         read();
     }
 
-    // How often Orthanc ended while this instance was on its way. A person may have released it meanwhile.
+    // Returns how often Orthanc ended while this instance was being processed. Reads the list again before an instance is
+    // refused, because a person may have released it meanwhile.
     unsigned ends(const std::string &uid)
     {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -65,7 +67,7 @@ class Parking {
         take_off(uid);
     }
 
-    // The first slot that is free; there are never more than there are threads.
+    // Returns the first free slot. There are never more slots than threads.
     unsigned take()
     {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -95,7 +97,7 @@ class Parking {
             ends_[uid] = ends;
     }
 
-    // As the plugin does, and a person's command. A disk that does not take it leaves the list as it was.
+    // The plugin and the command `understudy` change the list in the same way. If the disk refuses, the list is unchanged.
     void take_off(const std::string &gone) const
     {
         const int folder = open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -107,7 +109,7 @@ class Parking {
         while (std::getline(file, line))
             if (line.substr(line.rfind(' ') + 1) != gone)
                 text += line + '\n';
-        // One that cannot be read is not replaced.
+        // A list that could not be read to its end is not replaced.
         if (file.eof() && write_whole(suspects_, text))
             fsync(folder);
         close(folder);
@@ -129,7 +131,7 @@ const int notes = open_notes();
 
 Parking parking;
 pthread_rwlock_t turn = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
-// Suspects come one after the other, without holding up anybody else while they wait for each other.
+// Suspects are processed one at a time. While they wait for each other, they hold up no other work.
 pthread_mutex_t suspects = PTHREAD_MUTEX_INITIALIZER;
 
 timespec in_seconds(time_t seconds)
@@ -158,7 +160,7 @@ void write_slot(unsigned slot, const std::string &text)
     std::array<char, SLOT_BYTES> record{};
     text.copy(record.data(), record.size() - 1);
     const auto position = static_cast<off_t>((slot + 1) * SLOT_BYTES);
-    // A disk that does not take it must not hinder the work.
+    // A disk that refuses the note must not stop the work.
     if (notes >= 0 && pwrite(notes, record.data(), record.size(), position) < 0)
         return;
 }

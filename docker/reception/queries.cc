@@ -1,7 +1,7 @@
-// Says that the answers to a C-FIND were cut. Orthanc gives out at most LimitFindResults answers, each costs it some 15 kB
-// before the first is sent, and then it says that these were all (seen with 1.13.0).
+// Tells the reader that the answers to a C-FIND were cut. Orthanc returns at most LimitFindResults answers and reports
+// success, as if there were no others (seen with 1.13.0). It holds about 15 kB for each before it sends the first.
 //
-// Rule 1: the reader gets what was found, and at the end "out of resources" (PS3.4 C.4.1.1.4) in place of success.
+// Rule 1: the reader gets the answers up to the limit, and at the end "out of resources" (PS3.4 C.4.1.1.4), not success.
 #include <new>
 
 #include <dcmtk/config/osconfig.h>
@@ -38,7 +38,7 @@ size_t limit_of(DcmDataset *identifiers)
     return level == "IMAGE" ? settings().found_instances : settings().found;
 }
 
-// The answers are counted from 1, and the last one has no identifiers.
+// Answers are numbered from 1; the final response counts too and has no identifier.
 void answered(void *data, OFBool cancelled, T_DIMSE_C_FindRQ *request, DcmDataset *identifiers, int number,
               T_DIMSE_C_FindRSP *response, DcmDataset **found, DcmDataset **detail)
 {

@@ -1,12 +1,12 @@
-// Holds what the questions of readers make of data sets to the memory of the container.
+// Limits the memory that Orthanc uses to answer readers.
 //
-// For a reader Orthanc parses an object, and writes all its elements as JSON. Both take small blocks, which nobody can be
-// refused one by one (memory.cc): two readers of objects with 990,000 elements ended Orthanc.
+// For a reader Orthanc parses an object, and writes all its elements as JSON. Both allocate small blocks, which cannot be
+// refused one by one (memory.cc). Two readers of objects with 990,000 elements ended Orthanc.
 //
-// Rule 1: who finds no memory for the next elements is refused: parsing fails, or writing does. By HTTP the answer is 503.
-// Rule 2: an object that is stored by HTTP has to find the memory of its elements before it is stored, as by C-STORE.
-// Rule 3: Orthanc's own threads, which parse for readers, and DICOMweb's, which write of a whole series, are not refused:
-// what lacks an instance would be kept for good. How much they parse at a time, and keep, is in Orthanc's configuration.
+// Rule 1: if there is no memory for the next elements, parsing or writing fails. By HTTP the answer is 503.
+// Rule 2: an object that arrives by HTTP is stored only if there is memory for its elements, as with C-STORE.
+// Rule 3: Orthanc's own threads, which parse for readers, and those of DICOMweb, which write about a whole series, are not
+// refused: a result that lacks an instance would be kept for good. Orthanc's configuration limits what they parse and keep.
 #include <new>
 #include <string>
 
@@ -31,7 +31,7 @@ GetItem *const get_item = replaced<GetItem>("_ZN18DcmSequenceOfItems7getItemEm")
 
 constexpr char REASON[] = "there is no memory now for the elements of an object: other requests have it, or it has too many";
 
-// What one thread works on for somebody who asks.
+// The work of one thread for one request or command.
 class Question {
   public:
     explicit Question(bool by_http) : by_http_(by_http) { present = this; }
@@ -45,7 +45,7 @@ class Question {
         told_ = false;
     }
 
-    // One command retrieves a whole study, and is not to fail for the sum of its ordinary images.
+    // One command may retrieve a whole study. It must not fail because of the sum of its ordinary images.
     void begin_data_set()
     {
         of_data_set_ = 0;
@@ -67,7 +67,7 @@ class Question {
     static thread_local Question *present;
 
   private:
-    // Told once: Orthanc may ask for the next element all the same.
+    // Reported once: Orthanc may ask for the next element all the same.
     bool refused()
     {
         if (!told_) {
@@ -81,14 +81,15 @@ class Question {
 
     const bool by_http_;
     bool told_ = false;
-    uint64_t elements_ = 0;    // that were parsed and written
-    uint64_t of_data_set_ = 0; // of the one that is to be stored
+    uint64_t elements_ = 0;    // parsed and written so far
+    uint64_t of_data_set_ = 0; // elements of the data set that will be stored
     Reserve to_be_stored_;
 };
 
 thread_local Question *Question::present = nullptr;
 
-// What is being stored has its memory. A null pointer would be an element that is not there: Orthanc would leave it out.
+// An object that is being stored has its memory already. Throws, because Orthanc would take a null pointer for an absent
+// element and leave it out.
 void make_one_more()
 {
     if (Question::present != nullptr && !receiving() && !uploading() && !Question::present->one_more())

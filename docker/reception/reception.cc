@@ -1,14 +1,15 @@
-// Stands in Orthanc's process between the network and DCMTK's parser (LD_PRELOAD; docker/start.sh).
+// Runs in Orthanc's process (LD_PRELOAD; docker/start.sh) and checks what the network brings before DCMTK parses it.
 //
-// DCMTK 3.7.0 recurses as deep as a data set is nested, keeps whatever a deflated one inflates to, and gives the whole
-// association up at a data set that it cannot read: what came behind it on that association is never sent.
+// DCMTK 3.7.0 recurses as deep as a data set is nested, keeps all that a deflated one inflates to, and aborts the whole
+// association if it cannot read a data set: then the peer never sends the instances that would follow.
 //
-// This file stands before the parser. associations.cc keeps the way in open, budget.cc the memory, parking.cc what ends
-// Orthanc out, refusals.cc the count of what was refused, stack.cc the stacks, uploads.cc the bodies of HTTP requests.
+// This file guards the parser. associations.cc limits associations, budget.cc and memory.cc memory, readers.cc readers'
+// requests, uploads.cc the bodies of HTTP requests. parking.cc isolates instances that end Orthanc, refusals.cc counts
+// refusals, stack.cc enlarges the stacks.
 //
-// Rule 1: a data set that is refused here is read to its end, kept nowhere and answered with 0xC000 (PS3.4 B.2.3), or
-// with 0xA700 where it may be sent again later; the association goes on.
-// Rule 2: an ordinary store pays two writes into the page cache, for the note of it (parking.cc).
+// Rule 1: a data set that is refused here is read to its end and discarded. The answer is 0xC000 (PS3.4 B.2.3), or 0xA700
+// if the peer may send it again later. The association goes on.
+// Rule 2: an ordinary store costs two writes into the page cache, for its note (parking.cc).
 #include <unistd.h>
 
 #include <algorithm>
@@ -46,7 +47,7 @@ std::string word(const char *text)
         std::snprintf(escaped.data(), escaped.size(), plain ? "%c" : "%%%02X", byte);
         encoded += escaped.data();
     }
-    // A minus sign alone stands for nothing.
+    // A minus sign alone stands for an empty text.
     if (encoded == "-")
         return "%2D";
     return encoded.empty() ? "-" : encoded;
@@ -64,8 +65,8 @@ bool write_whole(const std::string &file, const std::string &text)
     return written && std::rename(part.c_str(), file.c_str()) == 0;
 }
 
-// The file has one `NAME VALUE` a line, and a line `known TITLE` for each listed AE title. Without its limits Orthanc must not
-// take anything.
+// The file has one `NAME VALUE` a line, and a line `known TITLE` for each listed AE title. Without its limits Orthanc must
+// not accept anything.
 const Settings &settings()
 {
     static const Settings *const only = [] {
@@ -107,24 +108,24 @@ namespace {
 
 using namespace reception;
 
-// As in plugins/understudy/plugin/shape.py, which has to hold for the small stacks of Orthanc's HTTP threads.
+// The same limit as in plugins/understudy/plugin/shape.py, which has to suit the small stacks of Orthanc's HTTP threads.
 constexpr unsigned MAX_DEPTH = 32;
 constexpr offile_off_t MAX_INFLATED = 128 << 20;
 constexpr uint64_t MAX_ELEMENTS = 1000000;
 
-// Objects of more elements are stored one after the other: Orthanc computes on each for seconds, and a small image that
-// comes beside them needs a processor as well. After PATIENCE one is stored beside the others.
+// Objects with more elements are stored one at a time: each keeps a processor busy for seconds, and a small image that
+// arrives meanwhile needs a processor too. An object that has waited for PATIENCE is stored beside the others.
 constexpr uint64_t MANY_ELEMENTS = 10000;
 constexpr std::chrono::seconds PATIENCE(20);
 std::timed_mutex many_elements;
 
-// Bytes of a UID that are given to the plugin; a longer value is none.
+// The most bytes of a UID that the plugin gets; a longer value counts as absent.
 constexpr Uint32 LONGEST_NAME = 256;
 
-// How the plugin answers the health check's own store (plugins/understudy/plugin/probe.py).
+// The plugin's answer to the store of the health check (plugins/understudy/plugin/probe.py).
 constexpr Uint16 PROBED = 0xC0DE;
 
-// Never send it again; send it again later (PS3.4 B.2.3).
+// The first means: do not send it again. The second: send it again later (PS3.4 B.2.3).
 constexpr Uint16 CANNOT_UNDERSTAND = 0xC000, OUT_OF_RESOURCES = 0xA700;
 
 using StoreProvider = OFCondition(T_ASC_Association *, T_ASC_PresentationContextID, T_DIMSE_C_StoreRQ *, const char *, int,
@@ -182,8 +183,8 @@ class Reception {
 
     bool working() const { return working_; }
 
-    // What follows of a data set that is refused is thrown away before DCMTK keeps or inflates it. At an odd fragment,
-    // which PS3.8 does not know, DCMTK would stop listening in the middle of the data set.
+    // The rest of a refused data set is discarded before DCMTK keeps or inflates it. At a fragment of odd length, which
+    // PS3.8 does not allow, DCMTK would stop reading in the middle of the data set.
     void take(DUL_PDV &fragment)
     {
         arrived_ += fragment.fragmentLength;
@@ -216,8 +217,8 @@ class Reception {
         return EC_StreamNotifyClient;
     }
 
-    // The data set has an element or an item more, which begins or ends here. DCMTK takes the memory of its value next, by
-    // the length that it claims. Who waits for memory has no turn.
+    // Call it at the beginning or end of an element or item. DCMTK allocates the memory of the value next, by the length
+    // that it claims. This thread gives its turn back while it waits for memory.
     OFCondition begins(const DcmInputStream &stream, Uint32 length)
     {
         if (step_ == nullptr)
@@ -236,14 +237,14 @@ class Reception {
         return refused_ ? EC_MemoryExhausted : EC_Normal;
     }
 
-    // The peer ended in the middle of the data set, or was ended.
+    // The association ended in the middle of the data set, by the peer or by us.
     void broken()
     {
         if (reading_.ended())
             tell("slow", "it arrived too slowly: the association was ended");
     }
 
-    // The value of an element as Orthanc's parser reads it; empty where there is none, or one that is no UID.
+    // Returns the value of an element as Orthanc's parser reads it; empty if it is absent or too long for a UID.
     std::string name(const DcmTagKey &tag) const
     {
         DcmElement *element = nullptr;
@@ -286,10 +287,10 @@ class Reception {
             response->DimseStatus = self.status_;
         } else {
             self.store(progress, request, file, dataset, response, detail);
-            // Orthanc has done with it, and keeps it until the next one comes.
+            // Orthanc no longer needs the data set, but would keep it until the next one comes.
             if (many)
                 (*dataset)->clear();
-            // It was survived, whatever the answer is.
+            // Orthanc survived this instance, whatever the answer is.
             if (self.suspect_)
                 forget_ends_of(self.uid_);
             if (response->DimseStatus != STATUS_Success && response->DimseStatus != PROBED)
@@ -300,7 +301,7 @@ class Reception {
     static thread_local Reception *present;
 
   private:
-    // Work on the data set, not waiting for the network: alone for a suspect, beside each other for all others.
+    // A period of work on the data set, without waiting for the network. A suspect is worked on alone.
     class Step {
       public:
         explicit Step(Reception &reception) : reception_(reception) { begin(); }
@@ -371,7 +372,7 @@ class Reception {
 
     uint64_t size() const { return std::max(arrived_, claimed_); }
 
-    // The memory of what has arrived or is claimed by now.
+    // Asks for the memory of everything that has arrived or is claimed so far.
     void hold()
     {
         const uint64_t needed = size() + elements_ * ELEMENT_BYTES;
@@ -402,7 +403,7 @@ class Reception {
     {
         std::fprintf(stderr, "reception: c_store refused status=0x%04X calling=%s instance=%s because=%s\n", status,
                      calling_.c_str(), uid_.c_str(), why.c_str());
-        // Of one that is too large, the limit that it is beyond.
+        // For an object that is too large this is the limit, not the claimed size.
         const uint64_t bytes = std::min(size(), settings().largest);
         count_refusal(calling_, reason, sop_class_, "instance=" + uid_ + ",bytes=" + std::to_string(bytes));
     }
@@ -414,7 +415,7 @@ class Reception {
     Share share_;
     Reading reading_;
     uint64_t arrived_ = 0;
-    uint64_t claimed_ = 0; // where the last value that was begun ends
+    uint64_t claimed_ = 0; // where the value that began last ends, by its claimed length
     uint64_t elements_ = 0;
     Uint16 status_ = 0;
     bool suspect_ = false;
@@ -441,8 +442,8 @@ bool receiving()
     return Reception::present != nullptr;
 }
 
-// For the plugin: which instance, study and series the data set names that this thread received by C-STORE and that Orthanc
-// stores now; 0 where it does not. So nobody has to read the headers once more, which takes Python a second for each million.
+// For the plugin: writes the UIDs of the instance, study and series that this thread received by C-STORE and that Orthanc
+// stores now; returns 0 if there is none. So Python need not parse the headers again: a second for a million elements.
 extern "C" int understudy_received(char (*names)[LONGEST_NAME + 1])
 {
     if (Reception::present == nullptr || !Reception::present->storing())
@@ -476,7 +477,7 @@ OFCondition DUL_NextPDV(DUL_ASSOCIATIONKEY **association, DUL_PDV *pdv)
     return next;
 }
 
-// Also of what Orthanc parses while it works on a store, and of files: those are read as ever.
+// Orthanc also calls this for files, and for data sets that it parses while it works on a store: those are read as usual.
 OFCondition DcmDataset::read(DcmInputStream &inStream, const E_TransferSyntax xfer, const E_GrpLenEncoding glenc,
                              const Uint32 maxReadLength)
 {

@@ -1,4 +1,4 @@
-// What the parts of the reception share. reception.cc explains the library.
+// Declares what the files of the reception share. reception.cc explains the library.
 #pragma once
 
 #include <dlfcn.h>
@@ -16,7 +16,7 @@ struct mg_connection;
 
 namespace reception {
 
-// The function that one of these files replaces. Orthanc must not run without it.
+// Returns the original of a function that one of these files replaces. Orthanc must not run without it.
 template <typename Function> Function *replaced(const char *name)
 {
     void *found = dlsym(RTLD_NEXT, name);
@@ -27,40 +27,41 @@ template <typename Function> Function *replaced(const char *name)
     return reinterpret_cast<Function *>(found);
 }
 
-// A peer's text as one printable word: every byte except letters, digits and ._- becomes %XX.
+// Returns a peer's text as one printable word: every byte except letters, digits and ._- becomes %XX.
 std::string word(const char *text);
 
-// So many times its size Orthanc takes while it stores an object; measured from 50 to 400 MB.
+// While Orthanc stores an object, it uses this many times the object's size; measured with objects of 50 to 400 MB.
 constexpr uint64_t FACTOR = 4;
 
-// What DCMTK takes for an element or an item beside its value; on the wire it has 8 bytes.
+// The memory that DCMTK uses for an element or an item in addition to its value; on the wire an element has 8 bytes.
 constexpr uint64_t ELEMENT_BYTES = 200;
-// What Orthanc takes more of it while it stores the object, in small blocks. Measured with 20,000 to 240,000 elements of the
-// VRs LO, LT, OB, UN and US and with items.
+// The additional memory, in small blocks, that Orthanc uses for each element while it stores the object. Measured with
+// 20,000 to 240,000 elements of the VRs LO, LT, OB, UN and US, and with items.
 constexpr uint64_t STORED_BYTES = 850;
-// The elements of an ordinary image: they always have their memory. Of others so many are looked at together.
+// An ordinary image has at most FREE_ELEMENTS; they are never refused memory. Beyond them, memory is checked once every
+// STEP_OF_ELEMENTS.
 constexpr uint64_t FREE_ELEMENTS = 2000, STEP_OF_ELEMENTS = 100;
 
-// Whether this thread may take so many bytes more, by what Orthanc has taken now (memory.cc).
+// Says whether this thread may allocate `bytes` more, given what Orthanc has allocated now (memory.cc).
 bool memory_left(uint64_t bytes);
-// ... and for this thread's elements, which are so many by now. They are looked at from time to time.
+// Says whether there is memory for this thread's elements; `number` is their count so far. Not every call checks.
 inline bool elements_fit(uint64_t number)
 {
     return number <= FREE_ELEMENTS || number % STEP_OF_ELEMENTS != 0 || memory_left(0);
 }
-// Much may have been freed: the system has it back.
+// Returns freed memory to the system. Call it when much may have been freed.
 void give_back_memory();
 
-// Replaces a file by rename, so that a reader never sees a half of it; false where the disk does not take it.
+// Replaces a file by rename, so that a reader never sees half of it; false if the disk refuses the write.
 bool write_whole(const std::string &file, const std::string &text);
 
-// The limits that `understudy prepare-orthanc` derived (adapters/orthanc_config.py). Orthanc ends where one is missing.
+// The limits that `understudy prepare-orthanc` derived (adapters/orthanc_config.py). Orthanc exits if one is missing.
 struct Settings {
     uint64_t largest = 0;  // bytes of one object
     uint64_t memory = 0;   // bytes that all receptions and all blocks of 1 MiB and more may take
-    size_t associations = 0; // as many as the edge lets in
-    size_t found = 0;           // answers to one query, Orthanc's LimitFindResults
-    size_t found_instances = 0; // at the level IMAGE, Orthanc's LimitFindInstances
+    size_t associations = 0; // the number that the edge lets in
+    size_t found = 0;           // most answers to one query, Orthanc's LimitFindResults
+    size_t found_instances = 0; // the same at the level IMAGE, Orthanc's LimitFindInstances
     std::unordered_set<std::string> known; // listed AE titles, as words
 };
 const Settings &settings();
@@ -68,26 +69,26 @@ const Settings &settings();
 // Counts a refusal for the operator. `calling` is a word; `about` names the SOP class; `detail` is printable.
 void count_refusal(const std::string &calling, const char *reason, const std::string &about, const std::string &detail);
 
-// One reception's share of the memory, from its first byte until it is stored or refused.
+// The share of the memory that one reception has, from its first byte until the object is stored or refused.
 class Share {
   public:
     enum class Answer { taken, too_large, no_memory };
 
-    // Strangers give way to listed devices and to people.
+    // Strangers are refused memory before listed devices and users of HTTP are.
     explicit Share(bool listed);
     ~Share();
     Share(const Share &) = delete;
     Share &operator=(const Share &) = delete;
 
-    // The reception is about to hold so many bytes more. The call may wait for other receptions.
+    // Asks for `bytes` more, before the reception allocates them. The call may wait for other receptions.
     Answer grow(uint64_t bytes);
-    // Orthanc is about to store the object, which takes several times its size.
+    // Asks for the memory that Orthanc needs to store the object: several times its size.
     Answer store();
-    // The object was thrown away.
+    // Gives the whole share back: the object was discarded.
     void release();
 
     uint64_t received() const { return received_; }
-    // Whether others wait for memory while this reception holds some that is counted.
+    // Says whether others wait for memory while this reception holds more than the free part.
     bool is_waited_for() const;
 
   private:
@@ -100,7 +101,7 @@ class Share {
     bool waiting_ = false;
 };
 
-// Memory that this thread is going to take in small blocks, as long as this lives.
+// Reserves memory that this thread will allocate in small blocks, for the lifetime of this object.
 class Reserve {
   public:
     Reserve() = default;
@@ -108,7 +109,7 @@ class Reserve {
     Reserve(const Reserve &) = delete;
     Reserve &operator=(const Reserve &) = delete;
 
-    // So many bytes in all; false where they are not there, and then it is as before.
+    // Reserves `bytes` in all, not in addition; false, with nothing changed, if there is no memory for them.
     bool hold(uint64_t bytes);
     void release();
 
@@ -116,18 +117,18 @@ class Reserve {
     uint64_t bytes_ = 0;
 };
 
-// What this thread reads from a peer, and how long it still waits for that.
+// What this thread reads from a peer, and the time for which it may still wait.
 class Reading {
   public:
     enum class Kind { request, command, identifier, data_set };
 
-    // An identifier, which is what a command asks for, and a data set to be stored have a share of the memory.
+    // The identifier of a command, and a data set to be stored, have a share of the memory.
     Reading(const T_ASC_Association *association, Kind kind, Share *share = nullptr);
     ~Reading();
     Reading(const Reading &) = delete;
     Reading &operator=(const Reading &) = delete;
 
-    // The peer was too slow, its place was given to another one, or what it says is too large.
+    // The peer was too slow, another peer got its place, or its message is too large.
     bool ended() const { return ended_; }
     bool is_message() const { return kind_ == Kind::command || kind_ == Kind::identifier; }
 
@@ -142,54 +143,55 @@ class Reading {
     bool ended_ = false;
 };
 
-// This thread is about to parse so many bytes more of a command or an identifier; false where it is too large.
+// Call it before this thread parses `bytes` more of a command or an identifier; false if the message is too large.
 bool message_may_grow(uint64_t bytes);
 
-// The notes of what this process works on: slots of so many bytes behind a header that is as long. Requests have the first
-// of them, stores as many behind as there are threads for them (parking.cc).
+// The file of notes says what this process works on. It has a header and then slots, each of SLOT_BYTES. The first
+// SLOTS_OF_REQUESTS slots are for HTTP requests; after them comes one slot for each thread that stores (parking.cc).
 constexpr size_t SLOT_BYTES = 256;
 constexpr unsigned SLOTS_OF_REQUESTS = 128;
 unsigned take_slot();
 void give_back_slot(unsigned slot);
 void write_slot(unsigned slot, const std::string &text);
 
-// How often Orthanc ended while this instance was on its way; from so many times on it is refused.
+// ends_of: how often Orthanc ended while this instance was being processed. From PARKED_AT ends on, it is refused.
 constexpr unsigned PARKED_AT = 2;
 unsigned ends_of(const std::string &uid);
 void forget_ends_of(const std::string &uid);
 
-// Whoever works on an instance has a turn: a suspect alone, all others beside each other. False where it did not come in
-// time; then the work goes on without, and the note of it says so. Who has waited in vain once does not wait again.
+// A thread takes a turn before it works on an instance: a suspect is worked on alone, all others at the same time. False if
+// the turn did not come in time: then the thread works without a turn, and its note says so. Pass `waits` as false
+// after a thread has waited in vain once, so that it does not wait again.
 bool take_turn(bool alone, bool waits);
 void end_turn(bool alone);
 
-// Handles an HTTP request, unless its body is too large: then this answers it (uploads.cc).
+// Handles an HTTP request, or answers the request itself if the body is too large (uploads.cc).
 int within_limits(mg_connection *connection, int (*handle)(mg_connection *));
 
-// Handles an HTTP request, as a question that may take memory as far as it is there (readers.cc).
+// Handles an HTTP request as a question, which fails if there is not enough memory for it (readers.cc).
 int with_memory(mg_connection *connection, int (*handle)(mg_connection *));
-// This thread begins to work on a command that came by DICOM.
+// Call it when this thread begins to work on a command that came by DICOM.
 void question_begins();
-// This thread's question, if it has one, is about to parse a data set.
+// Call it before this thread's question, if it has one, parses a data set.
 void question_begins_data_set();
-// ... and another element of it; false where there is no memory for it.
+// Call it before this thread's question parses another element; false if there is no memory for the element.
 bool question_may_parse_element();
-// This thread's request is answered so, unless its answer has begun (requests.cc).
+// Answers this thread's HTTP request with a refusal, unless its answer has begun (requests.cc).
 void refuse_request(int status, const std::string &reason);
 
-// This thread's HTTP request reads on from its peer: the instances that came before are stored (requests.cc).
+// Call it when this thread's HTTP request reads more from its peer: the instances before that are stored (requests.cc).
 void reads_on();
 
-// The body of this thread's HTTP request is about to be parsed; false where there is no memory for that. The call waits.
+// Call it before the body of this thread's HTTP request is parsed; false if there is no memory for it. The call may wait.
 bool upload_may_be_parsed();
 
-// Orthanc was asked to stop: nothing new is taken (stop.cc).
+// Says whether Orthanc was asked to stop; then it accepts nothing new (stop.cc).
 bool stopping();
 
-// Orthanc has stopped by itself (stop.cc): nothing that was on its way is suspect.
+// Call it after an orderly stop of Orthanc (stop.cc): no instance that was being processed becomes a suspect.
 void ended_in_order();
 
-// Whether the command that this thread received last has no SOP Instance UID that DCMTK could hold.
+// Says whether the last command that this thread received lacks a SOP Instance UID that DCMTK can represent.
 bool &without_uid();
 
 } // namespace reception

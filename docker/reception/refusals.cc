@@ -1,12 +1,12 @@
-// Keeps count of what was refused before the plugin could see it, in one small file that the agent reads.
+// Counts the refusals that happen before the plugin is called, in one small file that the agent reads.
 //
-// A line is `COUNT LAST CALLING REASON DETAIL`: how often, when last in seconds since 1970, the calling AE title, one
-// word of reason and printable details. Calling AE title, reason and the details' first part, the SOP class, make the row.
+// A line is `COUNT LAST CALLING REASON DETAIL`: how often, the last time in seconds since 1970, the calling AE title, the
+// reason in one word, and printable details. Calling AE title, reason and SOP class (the first detail) identify a row.
 //
-// Rule 1: no caller waits for the disk: one thread of its own writes, at most once a second.
-// Rule 2: the file has at most ROWS lines; the row that was refused longest ago goes first, strangers before listed
-// devices. Its count goes on in a row of the reason alone, with OTHERS in place of a title, so that no count is lost.
-// Rule 3: the file is replaced by rename, so that a reader never sees a half of it.
+// Rule 1: no caller waits for the disk: a separate thread writes, at most once a second.
+// Rule 2: the file has at most ROWS lines. The row with the oldest refusal is removed first, strangers before listed
+// devices. Its count is added to a row for the reason alone, with OTHERS in place of a title, so that no count is lost.
+// Rule 3: the file is replaced by rename, so that a reader never sees half of it.
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -71,7 +71,7 @@ class Refusals {
 
     using Rows = std::map<std::string, Row>;
 
-    // The calling AE title of a row.
+    // Returns the calling AE title of a row.
     static std::string title(const Rows::value_type &row) { return row.first.substr(0, row.first.find(' ')); }
 
     static std::tuple<bool, bool, long long> rank(const Rows::value_type &row)

@@ -1,12 +1,12 @@
-// Stands between Orthanc and its HTTP server: knows when a request has ended, and answers one that the plugin refuses.
+// Wraps Orthanc's HTTP server: notices when a request has ended, and answers a request that the plugin refuses.
 //
-// Orthanc tells a plugin of the beginning of a request alone, and answers a refusal by a bare 403.
+// Orthanc tells a plugin only of the beginning of a request, and answers a refusal by a bare 403.
 //
-// Rule 1: a note of what a request works on is gone when the request is. So a note that is found after Orthanc ended
-// names what it worked on at that moment (plugins/understudy/plugin/parking.py has the format).
-// Rule 2: what a request works on has a turn like a store (parking.cc), until its answer begins. How slow the reader of an
-// answer is says nothing of the instance: the note then is `sends`, and keeps nobody else from being blamed.
-// Rule 3: only what the plugin refused is answered here, in place of Orthanc's answer and never beside it.
+// Rule 1: the note of a request is removed when the request ends. So a note that is found after Orthanc ended names the
+// instance that Orthanc worked on at that moment (plugins/understudy/plugin/parking.py has the format).
+// Rule 2: a request takes a turn like a store (parking.cc), until its answer begins. From then on the time depends on the
+// reader and not on the instance: the note becomes `sends`, and does not count as other work.
+// Rule 3: only a refused request is answered here, in place of Orthanc's answer and never in addition to it.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -29,14 +29,14 @@ using Write = int(mg_connection *, const void *, size_t);
 std::atomic<unsigned> threads{0};
 Handler handle = nullptr;
 
-// A thread keeps its slot; Orthanc has 50 that serve requests.
+// A thread keeps its slot. Orthanc has 50 threads that serve requests.
 thread_local unsigned slot = SLOTS_OF_REQUESTS;
 thread_local std::string noted;
 thread_local bool in_turn = false, alone = false, waits = true;
 thread_local std::string answer;
 thread_local bool answered = false;
 thread_local bool in_request = false;
-thread_local bool begun = false; // Orthanc's own answer
+thread_local bool begun = false; // whether Orthanc's own answer has begun
 thread_local bool stores = false;
 
 void write_note(const std::string &text)
@@ -50,7 +50,7 @@ void write_note(const std::string &text)
         write_slot(slot, text);
 }
 
-// What is noted, in another way.
+// Returns a note with its first word replaced by `how`.
 std::string noted_as(const char *how, const std::string &text)
 {
     return text.empty() ? text : how + text.substr(text.find(' '));
@@ -103,26 +103,26 @@ void reception::reads_on()
 void reception::refuse_request(int status, const std::string &reason)
 {
     std::fprintf(stderr, "reception: request refused because=%s\n", reason.c_str());
-    // A question that came by DICOM is answered by Orthanc.
+    // Orthanc itself answers a question that came by DICOM.
     if (in_request && !begun && answer.empty())
         understudy_answer(status, (R"({"HttpStatus": )" + std::to_string(status) + R"(, "Message": ")" + reason + R"("})").c_str());
 }
 
 extern "C" {
 
-// For the plugin: the request of this thread stores an instance, which may have all of the memory (memory.cc).
+// For the plugin: says that this thread's request stores an instance, which may use the whole budget (memory.cc).
 void understudy_receive()
 {
     stores = true;
 }
 
-// For the plugin: what this thread works on from now on, until its request has ended or an empty text comes.
+// For the plugin: notes what this thread works on from now on, until its request ends or the plugin sends an empty text.
 void understudy_note(const char *text)
 {
     note(text);
 }
 
-// For the plugin: how the request of this thread is answered after its filter has said no.
+// For the plugin: sets the answer to this thread's request, after the plugin's filter has refused it.
 void understudy_answer(int status, const char *json)
 {
     answer = "HTTP/1.1 " + std::to_string(status) +
@@ -132,7 +132,7 @@ void understudy_answer(int status, const char *json)
 
 mg_context *mg_start(void *callbacks, void *data, const char **options)
 {
-    // The first of the callbacks handles a request from its beginning to its end (civetweb.h, begin_request).
+    // The first callback handles a request from beginning to end (civetweb.h, begin_request).
     auto *const begin_request = static_cast<Handler *>(callbacks);
     handle = *begin_request;
     *begin_request = handle_request;

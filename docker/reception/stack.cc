@@ -1,7 +1,7 @@
 // Gives every thread of Orthanc a stack of 8 MiB.
 //
-// The HTTP server gives its threads 100 KB. 200 nested brackets in a body, or an ordinary colour JPEG 2000 that is
-// rendered, overflow that and end Orthanc. The pages of a stack are taken only when they are used.
+// The HTTP server gives its threads 100 KB. A body with 200 nested brackets, or the rendering of an ordinary colour
+// JPEG 2000, overflows that and ends Orthanc. A stack uses memory only for the pages that are touched.
 #include <pthread.h>
 
 #include <algorithm>

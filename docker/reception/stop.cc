@@ -1,15 +1,16 @@
-// Takes nothing more once Orthanc is asked to stop, and ends the process in order.
+// Accepts nothing new once Orthanc is asked to stop, and makes the stop an orderly one.
 //
-// Orthanc tells its plugins of every change before it stops its DICOM server, and waits until there is none left: while
-// devices go on sending there always is one. So what arrives is finished, and nothing new begins (associations.cc, uploads.cc).
+// Before Orthanc stops its DICOM server, it tells its plugins of every change and waits until no change is left. While
+// devices go on sending, this never ends. So a transfer that has begun is finished, and none begins (associations.cc,
+// uploads.cc).
 //
-// Every library stays in place until the process ends, and the process ends without their destructors.
+// Every library stays loaded until the process ends, and the process ends without running destructors.
 //
-// Orthanc unloads its plugins when it stops. A thread of Python that then still waits, for a lock or for the network,
-// would come back to code that is no longer there: that is a segmentation fault in an orderly stop.
+// Orthanc unloads its plugins when it stops. A Python thread that still waits for a lock or for the network would return
+// to code that is no longer loaded: a segmentation fault during an orderly stop.
 //
-// The plugin for Python frees the changes that came after its end a second time in a destructor (its OnChangeCallback.cpp
-// clears the list's elements and not the list). That corrupts the heap at the end of a busy Orthanc's orderly stop.
+// Orthanc's Python plugin frees the changes that came after its end a second time in a destructor (its OnChangeCallback.cpp
+// clears the elements of the list and not the list). That corrupts the heap when a busy Orthanc stops.
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -30,7 +31,7 @@ void notice(int number)
     orthancs_handler(number);
 }
 
-// Orthanc's own work is done: what follows are destructors of static objects alone.
+// Orthanc's own work is done: only destructors of static objects would follow.
 void end(int status, void *)
 {
     reception::ended_in_order();
@@ -42,7 +43,7 @@ void end(int status, void *)
 
 bool reception::stopping() { return asked_to_stop; }
 
-// Orthanc has one handler for all signals that stop it.
+// Orthanc has one handler for all the signals that stop it.
 extern "C" SignalHandler *signal(int number, SignalHandler *handler) noexcept
 {
     using Signal = SignalHandler *(int, SignalHandler *);
@@ -53,7 +54,7 @@ extern "C" SignalHandler *signal(int number, SignalHandler *handler) noexcept
     return install(number, notice);
 }
 
-// What is registered last runs first: behind every plugin, so at each call.
+// The function that is registered last runs first, so each call registers it again: it has to run before all others.
 extern "C" int dlclose(void *) noexcept
 {
     on_exit(end, nullptr);

@@ -1,10 +1,10 @@
-// Holds the bodies of HTTP requests to the same limits as what arrives by DICOM.
+// Applies the same limits to the bodies of HTTP requests as to objects that arrive by DICOM.
 //
-// Orthanc keeps a whole body in memory, but for a chunked one of STOW-RS, of which it keeps the part that arrives.
+// Orthanc keeps a whole body in memory. Only of a chunked body of STOW-RS does it keep just the part that is arriving.
 //
-// Rule 1: a body whose length is told is refused before it is read: 413 where it is too large, 503 where other large
-// objects have the memory; both say why. Where Orthanc is stopping, none is read: 503.
-// Rule 2: a chunked body is cut off where one object of it becomes too large.
+// Rule 1: a body with a Content-Length is refused before it is read: by 413 if it is too large, by 503 if other large
+// objects use the memory; both answers give the reason. While Orthanc is stopping, every POST gets 503.
+// Rule 2: a chunked body is cut off as soon as one object in it is too large.
 #include <civetweb.h>
 
 #include <cstring>
@@ -19,7 +19,7 @@ using Read = int(mg_connection *, void *, size_t);
 
 Read *const read_body = replaced<Read>("mg_read");
 
-// Of one request, by the thread that works on it.
+// The upload of one request, used by the thread that works on the request.
 class Upload {
   public:
     explicit Upload(bool chunked) : chunked_(chunked) { present = this; }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Succeeds when the gateway is set up and answers from its store.
+# Succeeds if the gateway is set up and answers from its store.
 set -euo pipefail
 [ -e /tmp/ready ]
 # An unsigned listing is refused with 403, which only a gateway that read the bucket from its store can answer.

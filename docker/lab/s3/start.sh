@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs a one-node Ceph with its S3 gateway; the first start makes the bucket `vault` and the users who may use it.
 #
-# Users: `writer` may put and list, `reader` may get and list, and nobody may delete: the key of the bucket's owner is
-# removed when the bucket is there. writer.json goes to /run/secrets/s3, which the appliance mounts; reader.json
-# stays in /var/lib/s3, for whoever restores.
+# Users: `writer` may put and list, `reader` may get and list. Nobody may delete: the key of the bucket's owner is removed
+# once the bucket exists. writer.json goes to /run/secrets/s3, which the appliance mounts. reader.json stays in /var/lib/s3,
+# for a restore.
 # shellcheck disable=SC2329  # wait_for calls functions by name
 set -euo pipefail
 umask 027
@@ -15,7 +15,7 @@ say() { printf 's3: %s\n' "$*"; }
 
 stop() {
     trap - TERM INT
-    # The gateway keeps nothing of its own and takes longer than Docker waits to end by itself; store and monitor end well.
+    # The gateway has no data of its own, and its stop takes longer than Docker waits. Store and monitor stop normally.
     [ -z "${gateway:-}" ] || kill -KILL "$gateway" 2>/dev/null || true
     [ -z "${store:-}" ] || { kill -TERM "$store" 2>/dev/null && wait "$store"; } || true
     [ -z "${monitor:-}" ] || { kill -TERM "$monitor" 2>/dev/null && wait "$monitor"; } || true
@@ -41,7 +41,7 @@ make_user() {
     local name=$1 file=$2 access_key secret_key
     access_key=$(random 10)
     secret_key=$(random 20)
-    # Negative: the user may make no bucket of its own.
+    # Negative: the user may not make a bucket.
     local -i max_buckets=-1
     [ "$name" != owner ] || max_buckets=1
     radosgw-admin user create --uid="$name" --display-name="$name" --max-buckets="$max_buckets" \
@@ -50,7 +50,7 @@ make_user() {
     chmod 0600 "$file"
 }
 
-# Usage: as_owner CURL_ARGUMENT...; the keys go by standard input, so that no process list shows them.
+# Usage: as_owner CURL_ARGUMENT...; passes the keys on standard input, so that no process list shows them.
 as_owner() {
     local keys
     keys=$(sed 's/.*"access_key": "\([^"]*\)", "secret_key": "\([^"]*\)".*/\1:\2/' "$state/owner.json")
@@ -58,7 +58,7 @@ as_owner() {
 }
 
 make_cluster() {
-    # Without the marker nobody ever had a key: what an interrupted first start left behind holds nothing of worth.
+    # Without the marker no key was ever handed out, so the remains of an interrupted first start contain nothing of value.
     find "$state" -mindepth 1 -delete
     local fsid
     fsid=$(uuidgen)
@@ -71,17 +71,17 @@ make_cluster() {
 make_store() {
     local store_uuid
     store_uuid=$(uuidgen)
-    # Repeated, since a monitor that already answers may refuse commands until its first election is through.
+    # Repeated, because a monitor that answers already may refuse commands until its first election has ended.
     wait_for 60 "the monitor" has_place "$store_uuid"
     ceph-osd -i 0 --mkfs --osd-uuid "$store_uuid" --osd-objectstore bluestore
 }
 
-# Usage: has_place UUID; the first store is number 0, and asking again for the same one changes nothing.
+# Usage: has_place UUID; the first store gets number 0. A repeated call for the same store changes nothing.
 has_place() { [ "$(ceph --connect-timeout 5 osd new "$1")" = 0 ]; }
 
 is_up() { ceph --connect-timeout 5 osd stat | grep --quiet ' 1 up'; }
 
-# The monitor answers a store's first command with "wrong fsid" now and then, and the store ends: it is started again.
+# Sometimes the monitor answers a store's first command with "wrong fsid", and the store exits: then it is started again.
 start_store() {
     local attempt
     for attempt in 1 2 3 4 5; do
@@ -104,9 +104,9 @@ make_vault() {
     make_user reader "$state/reader.json"
     wait_for 90 "the gateway" curl --silent --fail "$endpoint"
     as_owner --request PUT --header 'x-amz-bucket-object-lock-enabled: true' "$endpoint/vault"
-    # The type has to be named: the gateway refuses the signature of what curl declares to be a form.
+    # The content type has to be set: by default curl declares a form, whose signature the gateway refuses.
     as_owner --request PUT --header 'content-type: application/json' --data-binary @/etc/s3/policy.json "$endpoint/vault?policy"
-    # Else the writer could make what it puts public by an ACL in the same request.
+    # Otherwise the writer could make an object public by an ACL in the same request.
     as_owner --request PUT --header 'content-type: application/xml' --data-binary @/etc/s3/public-access-block.xml \
         "$endpoint/vault?publicAccessBlock"
     access_key=$(sed 's/.*"access_key": "\([^"]*\)".*/\1/' "$state/owner.json")
@@ -137,13 +137,13 @@ if [ "$first" = yes ]; then
     sync "$state"/*.json
     touch "$state/made"
 fi
-# At every start: the volume with the credential may have been made again.
+# At every start, because the volume with the credential may be a new one.
 install -m 0640 "$state/writer.json" "$secrets/.writer.json" && mv "$secrets/.writer.json" "$secrets/writer.json"
 wait_for 60 "the gateway" curl --silent --fail "$endpoint"
 touch /tmp/ready
 say "ready: bucket vault at port 7480"
 
-# One of the three having ended is the end of all: the restart policy starts them together.
+# If one of the three processes ends, all end, and the restart policy starts them together.
 wait -n || true
 say "a Ceph process ended by itself"
 stop

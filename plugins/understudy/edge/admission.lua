@@ -1,7 +1,7 @@
--- Decides by the allow-list who is let in, and counts what became of everybody. Nothing of HAProxy is used here.
+-- Decides by the allow-list which callers are let in, and counts the outcomes. Uses nothing of HAProxy.
 local admission = {}
 
--- Orthanc may compare AE titles without regard to case (StrictAetComparison): two spellings are one title to the table.
+-- Returns a title's key in the table. It ignores case, because Orthanc may compare AE titles so (StrictAetComparison).
 function admission.key(title)
     return (title:lower():gsub(".", function(byte) return string.format("%02X", byte:byte()) end))
 end
@@ -10,20 +10,22 @@ local function hexadecimal(text)
     return (text:gsub(".", function(byte) return string.format("%02X", byte:byte()) end))
 end
 
--- Returns the set of the fingerprints that stand in the text, one a line.
+-- Returns the set of the fingerprints in the text, one a line.
 function admission.revoked(text)
     local found = {}
     for fingerprint in text:gmatch("%x+") do found[fingerprint] = true end
     return found
 end
 
--- What the allow-list says of an association. `entries` is what stands in the table under the title's key: entries with
--- commas between them, each NETWORK|CALLING|CALLED|CERTIFICATE (adapters/edge_config.py). NETWORK is `-` where the device
--- has no known address, and `~` where such a device may only store. CALLING and CALLED are hexadecimal, CALLED and
--- CERTIFICATE `*` for any. `comes_from` says whether the caller is in a network, `shows` whether it has a certificate.
+-- Returns the verdict of the allow-list about an association. `entries` is the table's value under the title's key:
+-- entries separated by commas, each NETWORK|CALLING|CALLED|CERTIFICATE (adapters/edge_config.py). NETWORK is `-` if the
+-- device has no known address, and `~` if such a device may only store. CALLING and CALLED are hexadecimal; CALLED and
+-- CERTIFICATE may be `*` for any. `comes_from` says whether the caller is in a network, `shows` whether it has a
+-- certificate.
 --
--- known: an entry holds. calling: nobody has this title. called: the entry names another called title.
--- certificate: the entry asks for a certificate that the caller did not show. address: the title is somebody else's.
+-- known: an entry matches. calling: no device has this title. called: the entry names another called title.
+-- certificate: the entry asks for a certificate that the caller did not show. address: the title belongs to a device with
+-- another address.
 function admission.verdict(entries, calling, called, comes_from, shows)
     local found, claimed = nil, false
     for network, title, wanted, certificate in (entries or ""):gmatch("([^|,]+)|([^|,]+)|([^|,]+)|([^|,]+)") do
@@ -43,15 +45,15 @@ function admission.verdict(entries, calling, called, comes_from, shows)
     return found or (claimed and "address" or "calling")
 end
 
--- What Orthanc spends on the requests of strangers: it reads one request after another, and takes 24 ms for 128
--- presentation contexts with ten transfer syntaxes each. `most` items may come at once, and as many more each second.
+-- Limits the time that Orthanc spends on the requests of strangers: it reads one request at a time, and needs 24 ms for 128
+-- presentation contexts with ten transfer syntaxes each. `most` items may come at once, and `most` more each second.
 function admission.budget(most)
     return {most = most, left = most, at = nil}
 end
 
--- Takes the items of a request out of the budget, and says whether so many were left. `now` is in seconds.
+-- Takes the items of a request out of the budget. Returns false if not enough were left. `now` is in seconds.
 function admission.spend(budget, items, now)
-    -- A clock that was set back gives nothing.
+    -- A clock that was set back adds nothing to the budget.
     local passed = math.max(0, now - (budget.at or now))
     budget.left, budget.at = math.min(budget.most, budget.left + passed * budget.most), now
     if items > budget.left then return false end
@@ -59,8 +61,8 @@ function admission.spend(budget, items, now)
     return true
 end
 
--- Counts by device and outcome, in memory. Devices of the allow-list are counted in a book of their own, so that invented
--- titles push none out; beyond `most` lines the rest of a book is counted without a name.
+-- Counts by device and outcome, in memory. Devices of the allow-list have a book of their own, so that invented titles do
+-- not displace them. Once a book has `most` lines, it counts all new callers in lines without a name.
 function admission.counter(most)
     return {most = most, batch = 0, waiting = nil, books = {known = {}, others = {}}, lines = {known = 0, others = 0}}
 end
@@ -74,8 +76,8 @@ function admission.count(counter, book, line, rest)
     counts[line] = (counts[line] or 0) + 1
 end
 
--- Returns the number of a batch and its lines, each with its count in front. The same batch is returned again until the
--- caller gives its number as `noted`. So no count is lost, and a caller that remembers the number adds none twice.
+-- Returns the number of a batch and its lines, each with its count in front. Returns the same batch again until the caller
+-- passes its number as `noted`. So no count is lost, and a caller that remembers the number adds no count twice.
 function admission.take(counter, noted)
     if counter.waiting and counter.batch == noted then counter.waiting = nil end
     if not counter.waiting and next(counter.books.known) == nil and next(counter.books.others) == nil then
@@ -84,7 +86,7 @@ function admission.take(counter, noted)
     if not counter.waiting then
         local lines = {}
         for _, name in ipairs({"known", "others"}) do
-            -- Exchanged before it is read: HAProxy lets other callers go on in the middle of a long loop.
+            -- The book is replaced before it is read, because HAProxy runs other callers in the middle of a long loop.
             local book = counter.books[name]
             counter.books[name], counter.lines[name] = {}, 0
             for line, number in pairs(book) do lines[#lines + 1] = number .. " " .. line end

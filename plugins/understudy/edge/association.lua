@@ -1,23 +1,23 @@
--- Examines an A-ASSOCIATE-RQ as a whole (DICOM PS3.8 9.3.2, PS3.7 D.3.3), and makes the answers that refuse one.
--- Nothing of HAProxy is used here: bytes go in, a verdict comes out.
+-- Examines a whole A-ASSOCIATE-RQ (DICOM PS3.8 9.3.2, PS3.7 D.3.3), and makes the PDU that refuses it.
+-- Uses nothing of HAProxy: bytes go in, a verdict comes out.
 --
--- Rule 1: a request that passes is one that Orthanc accepts at once. DCMTK, under Orthanc, keeps its only accepting thread
--- waiting for the caller of every request that it refuses itself.
--- Rule 2: a request that devices send and Orthanc accepts is not refused. That is why titles may end at a zero, UIDs may be
--- padded, and unknown items are passed over.
+-- Rule 1: Orthanc accepts every request that passes here at once. When DCMTK in Orthanc refuses a request itself, its only
+-- accepting thread waits for the caller.
+-- Rule 2: a request that devices send and Orthanc accepts is not refused. So titles may end at a zero, UIDs may be padded,
+-- and unknown items are ignored.
 local association = {}
 
 local CONTEXT_NAME = "1.2.840.10008.3.1.1.1"
 local FIXED = 68
 local LONGEST_UID = 64
--- Transfer syntaxes of a whole request. With names of DICOM, of 17 characters and more, as many do not fit into 64 KB; of
--- short ones 12,000 do, for which Orthanc takes four times as long.
+-- The most transfer syntaxes of a whole request. The names of DICOM have 17 characters or more, so not even this many fit
+-- into 64 KB. With short names 12,000 would fit, and Orthanc would need four times as long.
 local MOST_SYNTAXES = 3000
 
--- Source 2 is the presentation service's provider (PS3.8 9.3.8); reasons 1, 2 and 6.
+-- Source 2 is the provider of the presentation service (PS3.8 9.3.8). Reasons 1, 2 and 6 are used here.
 local function abort(reason) return string.char(7, 0, 0, 0, 0, 4, 0, 0, 2, reason) end
 
--- Result, source and reason as PS3.8 9.3.4 has them.
+-- Result, source and reason have the numbers of PS3.8 9.3.4.
 local function reject(result, source, reason)
     return string.char(3, 0, 0, 0, 0, 4, 0, result, source, reason)
 end
@@ -30,10 +30,10 @@ association.CONTEXT_NAME_NOT_SUPPORTED = reject(1, 1, 2)
 association.CALLING_NOT_RECOGNISED = reject(1, 1, 3)
 association.CALLED_NOT_RECOGNISED = reject(1, 1, 7)
 association.VERSION_NOT_SUPPORTED = reject(1, 2, 2)
--- Modalities keep the images and try again.
+-- A transient rejection: modalities keep the images and try again.
 association.LIMIT_EXCEEDED = reject(2, 3, 2)
 
--- A refusal is raised, so that each check is one line. `answer` is the PDU, `reason` the text for the operator: it never
+-- Raises a refusal, so that each check is one line. `answer` is the PDU. `reason` is the text for the operator; it never
 -- repeats bytes of the caller.
 local function refuse(answer, reason, ...)
     error({answer = answer, reason = string.format(reason, ...)}, 0)
@@ -41,17 +41,17 @@ end
 
 local function broken(reason, ...) refuse(association.INVALID_PDU, reason, ...) end
 
--- An AE title ends at the first zero, as DCMTK reads it, and blanks around it are padding (PS3.5 6.2).
+-- An AE title ends at the first zero byte, as in DCMTK, and blanks around it are padding (PS3.5 6.2).
 local function title(field)
     return (field:match("^[^\0]*"):gsub("^ +", ""):gsub(" +$", ""))
 end
 
--- For logs and reports: what is no printable ASCII, or would have to be escaped, becomes a question mark.
+-- For logs and reports: replaces each character that is not printable ASCII, or would need escaping, by a question mark.
 function association.printable(text)
     return (text:gsub("[^ -~]", "?"):gsub('["\\]', "?"))
 end
 
--- Walks the items in `body`, each of type, reserved byte, length and content; they have to fill it exactly.
+-- Visits the items in `body`. Each has a type, a reserved byte, a length and content; together they have to fill `body`.
 local function each_item(body, what, visit)
     local position = 1
     while position <= #body do
@@ -64,9 +64,9 @@ local function each_item(body, what, visit)
     end
 end
 
--- Returns a UID without its padding; an odd one is often padded, by a zero or, wrongly, by a blank.
+-- Returns a UID without its padding. A UID of odd length is often padded, by a zero or, wrongly, by a blank.
 local function uid(content, what)
-    -- Before the pattern: of a long run of blanks with something behind it, a pattern takes the square in time.
+    -- Checked before the pattern, which needs quadratic time for a long run of blanks with something behind it.
     if #content > LONGEST_UID then broken("a UID of %d bytes as the %s", #content, what) end
     local bare = content:gsub("[\0 ]+$", "")
     if not bare:match("^%d[%d.]*$") then broken("the %s is no UID", what) end
@@ -96,7 +96,7 @@ local function context(content, numbers, size)
     if transfers == 0 then broken("a presentation context without a transfer syntax") end
 end
 
--- A sub-item that begins with the length of a UID, and has `least` bytes behind it, or exactly `exactly`.
+-- Checks a sub-item that begins with the length of a UID and the UID. At least `least` bytes follow, or exactly `exactly`.
 local function class_and_more(content, what, least, exactly)
     if #content < 2 then broken("a %s of %d bytes", what, #content) end
     local length = string.unpack(">I2", content)
@@ -119,23 +119,23 @@ local function of_length(what, length)
     end
 end
 
--- What is not in here is passed over (PS3.7 D.3.3: unrecognised sub-items are ignored).
+-- Other sub-items are ignored (PS3.7 D.3.3: unrecognised sub-items are ignored).
 local USER_ITEMS = {
     [0x51] = of_length("maximum length", 4),
     [0x52] = function(content) uid(content, "implementation class") end,
     [0x53] = of_length("asynchronous operations window", 4),
     [0x54] = function(content) class_and_more(content, "role selection", 2, 2) end,
-    -- PS3.7 has 16 characters; longer ones are sent, and DCMTK takes as many as a UID has.
+    -- PS3.7 allows 16 characters. Some devices send more, and DCMTK accepts up to the length of a UID.
     [0x55] = function(content)
         if #content > LONGEST_UID then broken("an implementation version name of %d bytes", #content) end
     end,
     [0x56] = function(content) class_and_more(content, "extended negotiation", 0) end,
     [0x57] = function(content) class_and_more(content, "common extended negotiation", 0) end,
     [0x58] = user_identity,
-    -- The answer to a user identity: DCMTK reads it as the request that it is not.
+    -- This is the answer to a user identity; DCMTK would read it as a request.
     [0x59] = function() broken("the answer to a user identity in a request") end,
 }
--- Of these there may be several, one a class.
+-- A request may have several of these, one for each SOP class.
 local REPEATED = {[0x54] = true, [0x56] = true, [0x57] = true}
 
 local function user_information(content)
@@ -149,14 +149,14 @@ local function user_information(content)
     end)
 end
 
--- Returns how many presentation contexts and transfer syntaxes there are together.
+-- Returns the number of presentation contexts and transfer syntaxes together.
 local function variable_part(body)
     local names, contexts, information, numbers, size = 0, 0, 0, {}, {syntaxes = 0}
     local name
     each_item(body, "request", function(kind, content)
         if kind == 0x10 then
             if #content > LONGEST_UID then broken("an application context of %d bytes", #content) end
-            -- A zero is padding here, a blank is not: Orthanc compares the rest.
+            -- Only zeros count as padding here, blanks do not: Orthanc compares the rest.
             names, name = names + 1, content:gsub("\0+$", "")
         elseif kind == 0x20 then
             contexts = contexts + 1
@@ -174,15 +174,15 @@ local function variable_part(body)
     return contexts + size.syntaxes
 end
 
--- PS3.5 6.2 forbids backslash and control characters. Letters beyond ASCII are sent, and Orthanc accepts them.
+-- PS3.5 6.2 forbids backslash and control characters. Some devices send letters beyond ASCII, which Orthanc accepts.
 local function check_title(text, answer, whose)
     if text == "" then refuse(answer, "a blank %s AE title", whose) end
     if text:find("[%c\\]") then refuse(answer, "a character that no AE title may hold in the %s AE title", whose) end
 end
 
--- Returns {calling=, called=, items=, answer=, reason=}: the AE titles as far as they are there, the number of presentation
--- contexts and transfer syntaxes, and where the request is refused the PDU that says so with the reason for the operator.
--- `bytes` may go on behind the request.
+-- Returns {calling=, called=, items=, answer=, reason=}: the AE titles, as far as they were read, and the number of
+-- presentation contexts and transfer syntaxes. A refused request also has the PDU that refuses it, and the reason for the
+-- operator. `bytes` may contain more than the request.
 function association.examine(bytes)
     local found = {calling = "", called = ""}
     local good, refusal = pcall(function()
@@ -204,7 +204,7 @@ function association.examine(bytes)
         found.items = variable_part(bytes:sub(7 + FIXED, 6 + length))
     end)
     if not good then
-        -- Anything else than a refusal is a fault of this file, and refuses too.
+        -- An error that is no refusal is a fault of this file; it refuses the request too.
         local known = type(refusal) == "table"
         found.answer = known and refusal.answer or association.INVALID_PDU
         found.reason = known and refusal.reason or "a request that could not be examined"

@@ -1,21 +1,21 @@
--- Joins HAProxy to the two modules that decide: association.lua examines a request, admission.lua asks the allow-list and
--- counts. Orthanc never sees a refused association.
+-- Connects HAProxy to the two modules that decide: association.lua examines a request, admission.lua consults the
+-- allow-list and counts. Orthanc never sees a refused association.
 local association = require("association")
 local admission = require("admission")
 
--- The file that says that a volume is full to its last mark, the allow-list, whether strangers may store, and the file of
--- the certificates that are revoked.
+-- The file that exists if a volume is so full that intake is refused; the file of the allow-list; whether strangers may
+-- store; the file of the revoked certificates.
 local mark, list, strangers, revocations = ...
 local devices = Map.new(list, Map._str)
 
--- Lines of counts that are kept until the agent takes them, of listed devices and of the others each.
+-- The most lines of counts that are kept until the agent takes them, for listed devices and for all others each.
 local MOST_LINES = 2000
 local counter = admission.counter(MOST_LINES)
--- Numbers of batches are not used twice, after a restart of the edge either.
+-- So that no batch number is used twice, even after a restart of the edge.
 counter.batch = os.time() * 1000000
 
--- Presentation contexts and transfer syntaxes of strangers, in a second. A request with fewer than SMALL costs Orthanc no
--- more than any, and is not counted: a flood of large ones keeps no plain one out.
+-- The most presentation contexts and transfer syntaxes of strangers in a second. A request with fewer than SMALL costs
+-- Orthanc no more than any other and is not counted, so a flood of large requests does not keep ordinary ones out.
 local MOST_ITEMS, SMALL = 4000, 100
 local budget = admission.budget(MOST_ITEMS)
 
@@ -24,9 +24,9 @@ local function too_much(items)
     return items >= SMALL and not admission.spend(budget, items, now.sec + now.usec / 1000000)
 end
 
--- It is looked for here, so that neither the agent nor Orthanc has to run for the gate to be shut.
+-- The edge itself looks for the file, so the gate shuts even if neither the agent nor Orthanc runs.
 local full = false
--- SHA-256 fingerprints, in hexadecimal. Likewise looked for here; a file that cannot be read changes nothing.
+-- SHA-256 fingerprints, in hexadecimal. The edge reads this file too; a file that cannot be read changes nothing.
 local revoked = {}
 local function look_for_revocations()
     local file = io.open(revocations, "r")
@@ -54,9 +54,9 @@ local ANSWERS = {
     refused_full = association.LIMIT_EXCEEDED,
 }
 
--- Sets txn.calling and txn.called for log and report, txn.known, and txn.outcome as far as request and allow-list decide.
+-- Sets txn.calling and txn.called for log and report, txn.known, and txn.outcome by the request and the allow-list.
 core.register_action("examine", {"tcp-req"}, function(txn)
-    -- Asked for what is there: without a length, HAProxy would wait for more of a caller that is silent or gone.
+    -- Asks only for the bytes that are there. Without a length, HAProxy would wait for a caller that is silent or gone.
     local length = txn.f:req_len() or 0
     local bytes = length > 0 and txn.req:data(0, length) or ""
     local found = bytes == "" and {calling = "", called = ""} or association.examine(bytes)
@@ -93,11 +93,11 @@ core.register_action("examine", {"tcp-req"}, function(txn)
     txn:set_var("txn.reason", found.reason or "")
 end, 0)
 
--- Counts the final outcome, and lays the answer to a refused association ready.
+-- Counts the final outcome, and prepares the answer to a refused association.
 core.register_action("conclude", {"tcp-req"}, function(txn)
     local function text(name) return txn:get_var("txn." .. name) or "" end
     local outcome, tls = text("outcome"), txn.f:ssl_fc() and "1" or "0"
-    -- Whatever kept `examine` from its end: the caller is not let in, and is counted.
+    -- `examine` did not reach its end. Whatever the reason is, the caller is refused and counted.
     if outcome == "" then outcome = "no_association" end
     local line = {txn.f:src(), tls, outcome, text("calling"), text("called"), text("reason")}
     local rest = {"", "0", outcome, "", "", "callers beyond those that are told apart"}
@@ -106,20 +106,20 @@ core.register_action("conclude", {"tcp-req"}, function(txn)
     if ANSWERS[outcome] then txn:set_var("txn.answer", ANSWERS[outcome]) end
 end, 0)
 
--- Counts an upload by HTTP that is refused for its length; its caller has no AE title. Only users come as far.
+-- Counts an upload by HTTP that is refused because of its length. The caller has no AE title. Only users get this far.
 core.register_action("count_upload", {"http-req"}, function(txn)
     local line = {txn.f:src(), "1", "refused_upload", "", "", "larger than an upload by HTTP may be"}
     local rest = {"", "1", "refused_upload", "", "", "callers beyond those that are told apart"}
     admission.count(counter, "known", table.concat(line, "\t"), table.concat(rest, "\t"))
 end, 0)
 
--- Sends the answer that was laid ready, and closes.
+-- Sends the answer that `conclude` prepared, and closes.
 core.register_service("answer", "tcp", function(applet)
     applet:send(applet:get_var("txn.answer") or "")
 end)
 
--- `show associations NUMBER`: the counts since the batch of that number, which the agent has written down. The first line
--- is the batch's number, the last one says that the answer is whole.
+-- `show associations NUMBER`: returns the counts since the batch with that number, which the agent has stored. The first
+-- line is the number of the new batch. The last line shows that the answer is complete.
 local USAGE = "show associations NUMBER : the counts since the batch of that number"
 core.register_cli({"show", "associations"}, USAGE, function(applet, _, _, noted)
     local number, lines = admission.take(counter, math.tointeger(tonumber(noted)))

@@ -1,18 +1,18 @@
--- Decides who a name and a password are, by the list that adapters/keys.py writes. Nothing of HAProxy is used here.
+-- Finds the person with a name and a password in the list that adapters/keys.py writes. Uses nothing of HAProxy.
 local people = {}
 
 local FORM = "^%$6%$rounds=%d+%$[./%w]+%$[./%w]+$"
 
--- Nobody has this hash. Comparing with it takes as long as with anybody's.
+-- No person has this hash. A comparison with it takes as long as with a real one.
 local NOBODY = "$6$rounds=1000$................$" .. ("."):rep(86)
 
--- The longest password that is compared. Ours have 24 characters, and each character makes the hash slower.
+-- Only this many characters of a password are compared. Our passwords have 24, and each character makes the hash slower.
 local MOST_CHARACTERS = 128
 
--- The characters of a hash, least significant first (SHA-crypt, step 22).
+-- The digits 0 to 63 of a hash. The hash has the least significant digit first (SHA-crypt, step 22).
 local ALPHABET = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
--- Returns {role, hash} by name, or nil where a line is not one of ours.
+-- Returns {role, hash} by name, or nil if a line does not have our form.
 function people.parse(text)
     local roles, found = {}, {}
     local first, rest = text:match("^(userlist understudy)\n(.*)$")
@@ -31,7 +31,7 @@ function people.parse(text)
     return found
 end
 
--- Returns the hash of a password with the rounds and the salt of another hash. `sha512` gives 64 bytes for any bytes.
+-- Returns the hash of a password, with the rounds and the salt of the hash `like`. `sha512` gives 64 bytes for any bytes.
 -- The steps are those of "Unix crypt using SHA-256 and SHA-512", U. Drepper.
 function people.crypt(password, like, sha512)
     local rounds, salt = like:match("^%$6%$rounds=(%d+)%$([^$]*)%$")
@@ -67,7 +67,7 @@ function people.crypt(password, like, sha512)
     return string.format("$6$rounds=%s$%s$%s", rounds, salt, table.concat(text))
 end
 
--- Returns name and role where NAME:PASSWORD is right. It hashes once, whether anybody has that name or not.
+-- Returns name and role if NAME:PASSWORD is right. It hashes once, whether the name exists or not.
 function people.identify(list, pair, sha512)
     local name, password = pair:match("^([^:]*):(.*)$")
     local person = list[name]

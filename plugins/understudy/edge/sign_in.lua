@@ -1,17 +1,17 @@
--- Joins HAProxy to people.lua: a person is let in by the list that lies there now.
+-- Connects HAProxy to people.lua: the current list decides who may sign in.
 --
--- Rule 1: the list is read twice a second, here. So a person who was removed, or has another password or role, is known as
--- that within a second, without a restart and without a running agent.
--- Rule 2: who is remembered is remembered as long as the list says the same of that person, and a working day at most.
--- So nobody who signed in is asked for a password again while somebody else guesses at that name, or because a colleague
--- was added.
+-- Rule 1: this file reads the list twice a second. So the removal of a person, or a new password or role, takes effect
+-- within a second, without a restart and without a running agent.
+-- Rule 2: a person who signed in is remembered as long as the list's entry for that person is unchanged, and for a working
+-- day at most. So that person is not asked for the password again when somebody else guesses at the name, or when a
+-- colleague is added.
 -- Rule 3: a list that cannot be read changes nothing: a disk that fails must not lock everybody out.
 local people = require("people")
 
 local file = ...
 
--- A password is hashed with a thousand rounds, which is right once and too slow for each of the hundreds of images of a
--- study. So it is remembered who presented what, by digest.
+-- A password is hashed with a thousand rounds. That is right once, but too slow for each of the hundreds of images of a
+-- study. So the digest of each correct header is remembered with its person.
 local SECONDS, MOST = 12 * 3600, 4096
 
 local text, list = nil, nil
@@ -23,7 +23,7 @@ local function unchanged(people_before, people_now, name)
     return now and now.hash == before.hash and now.role == before.role
 end
 
--- Who is still remembered with another list.
+-- Returns the people who are remembered with a new list, and their number.
 local function kept(found)
     local remembered, count = {}, 0
     for digest, person in pairs(known) do
@@ -65,15 +65,15 @@ local function let_in(txn, name, role)
     txn:set_var("txn.role", role)
 end
 
--- Sets txn.user and txn.role where the same header was right within the working day.
+-- Sets txn.user and txn.role if the same header was right within the working day.
 core.register_action("recognise", {"http-req"}, function(txn)
     local found = known[txn.c:sha2(txn.sf:req_hdr("authorization"), 256)]
     if found and core.now().sec < found.ends then let_in(txn, found.name, found.role) end
 end, 0)
 
--- Sets txn.user and txn.role where txn.pair is the name and the password of a person.
+-- Sets txn.user and txn.role if txn.pair is the name and the password of a person.
 core.register_action("identify", {"http-req"}, function(txn)
-    -- The list may change while this hashes.
+    -- The list may change during the hash; then the result goes into the old table and is forgotten.
     local remembered = known
     local name, role = people.identify(list, txn:get_var("txn.pair") or "", function(bytes)
         return txn.c:sha2(bytes, 512)
