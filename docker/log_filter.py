@@ -1,11 +1,13 @@
 #!/usr/bin/python3 -IS
 """Copies Orthanc's log from standard input to standard error, without patients and without forged lines.
 
-Orthanc names the patient of an instance whose UIDs are missing, and a patient's ID may contain line ends.
+Some of Orthanc's messages end with a value from a data set: a Patient ID that C-GET did not find, a number
+that is none, a UID or a character set that it does not know. A value may name a patient, and may contain line
+ends.
 
-Rule 1: lines after such a message are hidden until the log was silent for SILENCE_SECONDS and then has a line
-in the form of Orthanc or of the reception. Orthanc writes a value in one piece, and the value's author cannot
-choose when the next message comes. On a log that is never silent, the hiding ends at such a line after
+Rule 1: the value and the lines after it are hidden until the log was silent for SILENCE_SECONDS and then has
+a line in the form of Orthanc or of the reception. Orthanc writes a value in one piece, and the value's author
+cannot choose when the next message comes. On a log that is never silent, the hiding ends at such a line after
 MOST_SECONDS, as soon as everything that was written before it has been read.
 Rule 2: the number of hidden lines is logged.
 Rule 3: control characters are replaced, so that no line controls a terminal.
@@ -23,8 +25,19 @@ MOST_SECONDS = 10.0
 """The largest value that fits into Orthanc's memory passes in less time."""
 PREFIXES = ("codecs", "reception")
 """The beginnings of the lines of docker/reception, which have no time."""
-_NAMES = (b"required tags", b"PatientID=")
-_PATIENT = re.compile(b"|".join(_NAMES))
+_BEFORE_A_VALUE = (
+    b"required tags",
+    b"PatientID=",
+    b"(0008,0005) is not supported: ",
+    b"invalid content for VR ",
+    b"Cannot locate resource ",
+    b"not be applied to SOP Class UID: ",
+    b"Unsupported transfer syntax: ",
+    b"out-of-range value: ",
+    b"received instance from study [",
+)
+"""What Orthanc writes before such a value."""
+_VALUE = re.compile(b"|".join(map(re.escape, _BEFORE_A_VALUE)))
 _OWN = re.compile(rb"[EWIT]\d{4} \d\d:\d\d:\d\d\.\d{6} |(%s): " % "|".join(PREFIXES).encode())
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\xc2[\x80-\x9f]")
 _MOST = 1 << 16
@@ -76,9 +89,9 @@ class Filter:
             self._count(line, 1)
             return
         self._tell()
-        found = _PATIENT.search(line)
+        found = _VALUE.search(line)
         if found is not None:
-            line = line[: found.start()] + b"(the rest is not logged: it names a patient)"
+            line = line[: found.end()] + b"(the rest is not logged: it may name a patient)"
             self._hiding = True
             self._hidden_until = self._clock() + MOST_SECONDS
         self._write(_CONTROL.sub(b"?", line) + b"\n")
@@ -92,7 +105,7 @@ class Filter:
     def _count(self, hidden: bytes, lines: int) -> None:
         self._hidden_lines += lines
         # At least seven times as fast as the pattern for any value.
-        if any(name in hidden for name in _NAMES):
+        if any(words in hidden for words in _BEFORE_A_VALUE):
             self._hidden_until = self._clock() + MOST_SECONDS
 
     def _tell(self) -> None:

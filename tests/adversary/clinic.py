@@ -116,11 +116,11 @@ class Clinic:
             testimony.stores, testimony.failed = told["stores"], told["failed"]
             testimony.slowest_seconds, testimony.stored = told["slowest_seconds"], told["stored"]
         finally:
-            process.terminate()
-            process.wait(timeout=30)
+            # The witness ends when its input does; as its container's first process it ignores SIGTERM.
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
                     stream.close()
+            process.wait(timeout=30)
 
     def attack(
         self, kind: str, *, seconds: float, seed: int, login: str = "", instances: Sequence[str] = ()

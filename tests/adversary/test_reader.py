@@ -261,7 +261,7 @@ def test_reader_that_asks_and_goes_away_delays_no_page_of_others(clinic: Clinic,
         reader = clinic.begun(_GONE, f"{shown.wado}/rendered", str(seconds), login=shown.login)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            answer = clinic.stack.client().get(f"/instances/{shown.plain}/preview")
+            answer = clinic.stack.client().get(f"/instances/{shown.plain}/file")
             assert answer.status_code == 200
             pages.append(answer.elapsed.total_seconds())
         count = json.loads(reader().splitlines()[-1])

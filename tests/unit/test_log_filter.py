@@ -80,6 +80,34 @@ def test_two_such_messages_in_a_row_show_nothing() -> None:
     assert log.text.endswith(ORDINARY + "\n")
 
 
+# As Orthanc 1.13 and its DICOMweb plugin write them.
+WITH_A_VALUE = [
+    "Store has failed because required tags (SeriesInstanceUID) are missing for the following instance: "
+    "SOPInstanceUID={}, PatientID=1",
+    "Value of Specific Character Set (0008,0005) is not supported: {}, fallback to ASCII (remove all special "
+    "characters)",
+    "Ignoring DICOM tag (0010,1030) with invalid content for VR DS: {}",
+    'C-GET: Cannot locate resource "{}" at the Patient level',
+    "Orthanc::DicomImageInformation() should not be applied to SOP Class UID: {}",
+    "Not implemented yet: Unsupported transfer syntax: {}",
+    'While creating a DICOM instance, tag (0010,0010) has out-of-range value: "{}"',
+    "STOW-RS request restricted to study [1.2], but received instance from study [{}]",
+]
+
+
+@pytest.mark.parametrize("message", WITH_A_VALUE)
+@pytest.mark.parametrize("value", [CANARY_ID, f"1\n{CANARY_ID}\n{FORGERIES[0]}"], ids=["line", "lines"])
+def test_no_message_that_ends_with_a_value_shows_it(message: str, value: str) -> None:
+    log = Log()
+    log.filter.take(f"{HEAD}{message.format(value)}\n".encode())
+    log.filter.silence()
+    log.filter.take(f"{ORDINARY}\n".encode())
+    assert CANARY_ID not in log.text
+    assert FORGED not in log.text
+    assert log.text.splitlines()[0].endswith("(the rest is not logged: it may name a patient)")
+    assert log.text.endswith(ORDINARY + "\n")
+
+
 def test_silence_alone_ends_nothing() -> None:
     log = Log()
     log.filter.take(f"{HEAD}{MESSAGE}PatientID=1\n".encode())
@@ -192,6 +220,6 @@ def test_the_program_copies_to_the_end() -> None:
     )
     assert found.stderr.decode().splitlines() == [
         ORDINARY,
-        HEAD + "Store has failed because (the rest is not logged: it names a patient)",
+        HEAD + "Store has failed because required tags(the rest is not logged: it may name a patient)",
         "log: 2 lines were hidden",
     ]
