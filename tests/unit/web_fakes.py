@@ -10,6 +10,7 @@ from typing import BinaryIO, Self
 
 import httpx
 from fastapi import FastAPI, Request
+from fastapi.routing import iter_route_contexts
 from understudy.core.conflicts import ConflictKind, ConflictView, VersionView
 from understudy.core.deletion import Deletion
 from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
@@ -48,6 +49,7 @@ from understudy.core.views import (
     Status,
     moment_of,
 )
+from understudy.web.access import Access, access_of
 from understudy.web.identity import Identity, identity_of
 
 NOW = "2026-03-02T03:14:15.000+00:00"
@@ -387,6 +389,15 @@ class FakeFacade:
 def by_headers(request: Request) -> Identity | None:
     """Believe the headers, as the agent does on its own socket."""
     return identity_of(request.headers)
+
+
+def routes_of(app: FastAPI) -> dict[tuple[str, str], Access | None]:
+    """Return every route by method and path, and who may call it."""
+    return {
+        (method, str(context.path)): access_of(context.original_route)
+        for context in iter_route_contexts(app.routes)
+        for method in sorted(context.methods or ())
+    }
 
 
 class Client:
