@@ -14,11 +14,10 @@ from typing import Any
 from understudy import __version__
 from understudy.config import schema_json
 from understudy.core import modes, obligations, outcomes
-from understudy.web.access import OPEN, ROLES
+from understudy.web.access import Access
 from understudy.web.application import application
-from understudy.web.identity import PREFIX
 
-from tests.unit.web_fakes import FakeFacade, by_headers
+from tests.unit.web_fakes import FakeFacade, by_headers, routes_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -61,10 +60,11 @@ def outcome_table() -> str:
 
 def routes() -> str:
     """Return the REST calls with the role that each needs."""
-    described = application(FakeFacade(reports=Path()), __version__, by_headers).openapi()["paths"]
+    app = application(FakeFacade(reports=Path()), __version__, by_headers)
+    accesses = routes_of(app)
     rows = [
-        [f"`{method.upper()} {path}`", _role(method.upper(), path), call["summary"]]
-        for path, calls in described.items()
+        [f"`{method.upper()} {path}`", _role(accesses[method.upper(), path]), call["summary"]]
+        for path, calls in app.openapi()["paths"].items()
         for method, call in calls.items()
     ]
     return _table(("call", "role", "what"), rows)
@@ -103,9 +103,10 @@ def _code(row: outcomes.Row) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _role(method: str, path: str) -> str:
-    call = method, path.removeprefix(PREFIX)
-    return "nobody" if call in OPEN else ROLES[call].word
+def _role(access: Access | None) -> str:
+    if access is None:
+        raise ValueError("a route does not say by `open_to` who may call it")
+    return "nobody" if access.role is None else access.role.word
 
 
 def _section(name: str, section: Mapping[str, Any]) -> str:

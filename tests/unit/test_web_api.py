@@ -5,19 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi import APIRouter, Depends
 from understudy.core.errors import PreconditionError
 from understudy.core.modes import Mode
 from understudy.core.ports import HolderUnavailableError
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.roles import Role
-from understudy.web.access import OPEN, ROLES
+from understudy.web.access import authorise
 from understudy.web.application import application
 from understudy.web.boundary import BODY_LIMIT
 from understudy.web.identity import PREFIX
 from understudy.web.report import report_json
 
-from tests.unit.web_fakes import Client, FakeFacade, by_headers
+from tests.unit.web_fakes import Client, FakeFacade, by_headers, routes_of
 
 READER = {"X-Understudy-User": "rita", "X-Understudy-Role": "reader"}
 OPERATOR = {"X-Understudy-User": "otto", "X-Understudy-Role": "operator"}
@@ -62,12 +62,12 @@ def client(served: tuple[Client, FakeFacade], facade: FakeFacade) -> Client:
     return client
 
 
-def every_route(client: Client) -> list[tuple[str, str]]:
-    found = []
-    for context in iter_route_contexts(client.app.routes):
-        assert isinstance(context.original_route, APIRoute)
-        found += [(method, str(context.path)) for method in sorted(context.methods or ())]
-    return found
+def roles(client: Client) -> dict[tuple[str, str], Role | None]:
+    """Return the role that each route needs, by method and path; None if it needs no person."""
+    found = routes_of(client.app)
+    silent = [call for call, access in found.items() if access is None]
+    assert not silent, "a route says by `open_to` who may call it"
+    return {call: access.role for call, access in found.items() if access is not None}
 
 
 def concrete(path: str) -> str:
@@ -81,24 +81,46 @@ def concrete(path: str) -> str:
     return path.replace("/docs/{name}", "/docs/start.js").replace("{name}", "7")
 
 
-def test_table_of_roles_names_every_route_and_no_other(client: Client) -> None:
-    routes = every_route(client)
+def test_every_route_says_who_may_call_it_and_a_reader_acts_by_none(client: Client) -> None:
+    found = roles(client)
 
-    assert {(method, path.removeprefix(PREFIX)) for method, path in routes} == set(ROLES) | OPEN
-    assert all(path.startswith(PREFIX) for _, path in routes)
+    assert all(path.startswith(PREFIX) for _, path in found)
+    assert {call for call, role in found.items() if role is None} == {
+        ("GET", f"{PREFIX}/health"),
+        ("POST", f"{PREFIX}/wake"),
+    }
+    assert {call for call, role in found.items() if call[0] == "POST" and role is Role.READER} == {
+        ("POST", f"{PREFIX}/routes/explain"),
+    }
 
 
-def test_every_route_answers_each_role_by_the_table(
+def test_route_that_does_not_say_who_may_call_it_is_refused_to_all(tmp_path: Path) -> None:
+    client = Client(application(FakeFacade(reports=tmp_path), "0.1.0", by_headers))
+    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise)])
+
+    @routes.get("/forgotten")
+    def forgotten() -> str:
+        return "secret"
+
+    client.app.include_router(routes)
+
+    for headers in EVERYBODY.values():
+        answer = client.get(f"{PREFIX}/forgotten", headers=headers)
+        assert answer.status_code == 403
+        assert "it is open to: no role" in answer.json()["hint"]
+    assert client.get(f"{PREFIX}/forgotten").status_code == 401
+
+
+def test_every_route_answers_each_role_by_what_it_says(
     client: Client, facade: FakeFacade, tmp_path: Path
 ) -> None:
     (tmp_path / "7.json").write_bytes(report_json(REPORT))
-    for method, path in every_route(client):
-        short = path.removeprefix(PREFIX)
+    for (method, path), needed in roles(client).items():
         for role, headers in EVERYBODY.items():
             before = len(facade.acts)
-            sent = BODIES.get(short, {}) if method == "POST" else None
+            sent = BODIES.get(path.removeprefix(PREFIX), {}) if method == "POST" else None
             answer = client.request(method, concrete(path), headers=headers, json=sent)
-            if (method, short) in OPEN or role >= ROLES[method, short]:
+            if needed is None or role >= needed:
                 assert answer.status_code not in (401, 403, 404, 405, 415, 422, 500), (
                     method,
                     path,
@@ -111,10 +133,9 @@ def test_every_route_answers_each_role_by_the_table(
 
 
 def test_every_route_refuses_whoever_is_not_signed_in(client: Client, facade: FakeFacade) -> None:
-    for method, path in every_route(client):
+    for (method, path), needed in roles(client).items():
         answer = client.request(method, concrete(path), json={} if method == "POST" else None)
-        free = (method, path.removeprefix(PREFIX)) in OPEN
-        assert (answer.status_code != 401) is free, (method, path)
+        assert (answer.status_code != 401) is (needed is None), (method, path)
     assert facade.acts == [("wake", "", "")], "it changes nothing that anybody sees"
 
 
@@ -518,13 +539,9 @@ def test_docs_serve_the_local_files_of_swagger_and_nothing_else(client: Client) 
 def test_openapi_describes_every_call_with_its_errors(client: Client) -> None:
     document = client.get("/understudy/openapi.json", headers=READER).json()
 
-    described = {
-        (method.upper(), path.removeprefix(PREFIX))
-        for path, calls in document["paths"].items()
-        for method in calls
-    }
-    hidden = {("GET", "/console"), ("GET", "/console/{name}"), ("GET", "/docs/{name}")}
-    assert described == (set(ROLES) | OPEN) - hidden
+    described = {(method.upper(), path) for path, calls in document["paths"].items() for method in calls}
+    hidden = {("GET", f"{PREFIX}/{path}") for path in ("console", "console/{name}", "docs/{name}")}
+    assert described == set(roles(client)) - hidden
     for path, calls in document["paths"].items():
         for method, call in calls.items():
             assert call["summary"], (method, path)

@@ -1,12 +1,16 @@
 """What answers may take of the memory, where callers ask and do not take them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import get_origin
 
 import pytest
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from understudy.web.access import growing
 from understudy.web.application import application
 from understudy.web.boundary import Boundary
 from understudy.web.bounds import PIECE, Bounds
@@ -94,13 +98,17 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(call())
 
 
+def lists(path: str) -> bool:
+    return path in (f"{PREFIX}/damages", f"{PREFIX}/obligations")
+
+
 def bounded(size: int, bounds: Bounds) -> ASGIApp:
     """Return an application whose every answer has so many bytes."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(bytes(size))(scope, receive, send)
 
-    return Boundary(app, by_headers, bounds)
+    return Boundary(app, by_headers, lists, bounds)
 
 
 def test_body_leaves_in_pieces_and_whole() -> None:
@@ -162,7 +170,7 @@ def test_no_more_than_two_growing_answers_are_made_at_a_time() -> None:
             making -= 1
             await Response(b"[]")(scope, receive, send)
 
-        app = Boundary(slow, by_headers, Bounds(patience=0.05))
+        app = Boundary(slow, by_headers, lists, Bounds(patience=0.05))
         begun = [Call(app, f"{PREFIX}/obligations") for _ in range(2)]
         late = await Call(app, f"{PREFIX}/obligations").answered()
         assert (late.status, late.headers[b"retry-after"]) == (503, b"10")
@@ -173,6 +181,24 @@ def test_no_more_than_two_growing_answers_are_made_at_a_time() -> None:
         assert most == 3, "two that grow, and the status"
 
     run(test)
+
+
+def test_every_route_that_answers_a_list_takes_its_turn(tmp_path: Path) -> None:
+    app = application(FakeFacade(reports=tmp_path), "0.1.0", by_headers)
+    routes = [context.original_route for context in iter_route_contexts(app.routes)]
+    listing = {
+        route.path
+        for route in routes
+        if isinstance(route, APIRoute) and get_origin(route.response_model) is Sequence
+    }
+    grows = growing(route for route in routes if isinstance(route, BaseRoute))
+
+    assert {"/conflicts", "/obligations"} <= listing
+    longer = {"/failback/plan", "/routes/explain", "/reports/7", "/reports/7.html"}
+    assert [path for path in listing | longer if not grows(PREFIX + path)] == []
+    others = ("/status", "/mode", "/operations/7", f"/conflicts/7/versions/{'a' * 32}", "/reports", "/x")
+    assert [path for path in others if grows(PREFIX + path)] == []
+    assert not grows("/damages"), "it is no path of ours"
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from understudy.core.model import Timestamp
 from understudy.core.ports import Holder
 from understudy.core.rules import Matching, Priority
 from understudy.core.views import LaneState
+from understudy.flow.appliance import Appliance
 from understudy.flow.holding import RESERVE, Memory
 from understudy.web.metrics import render
-from understudy.wiring import wire
 from understudy.wiring.base import Base, Places, open_base
 from understudy.wiring.delivery import configured_holders, wire_lane
 from understudy.wiring.files import wire_disk
@@ -152,31 +152,9 @@ def test_holder_is_proven_by_what_the_configuration_says(
 
 
 def test_status_of_the_whole_appliance_looks_at_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    appliance: Appliance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever disk hangs: who asks for status, health, metrics or the mode reads what the workers saw."""
-    (tmp_path / "service").mkdir()
-    (tmp_path / "service" / "agent").write_text("secret")
-    (tmp_path / "vault").mkdir()
-    (tmp_path / "vault-recipient").write_text(new_key_pair().recipient)
-    make_writer(tmp_path, tmp_path)
-    configuration = parse(
-        {
-            "Primary": {"AeTitle": "PACS", "Host": "192.0.2.10"},
-            "Destinations": [ARCHIVE],
-            "Vaults": [{"Name": "nas", "Directory": str(tmp_path / "vault")}],
-        }
-    )
-    places = Places(
-        state=tmp_path,
-        keys=tmp_path,
-        storage=tmp_path,
-        index=tmp_path,
-        socket=tmp_path / "agent.sock",
-        host=tmp_path,
-        edge=tmp_path,
-    )
-    appliance, _ = wire(configuration, places)
     for name, step in appliance.disk.steps():
         assert not step(), name
     appliance.recovery.step()
@@ -203,7 +181,6 @@ def test_status_of_the_whole_appliance_looks_at_no_file(
     monkeypatch.undo()
     assert looked == []
     assert [volume.name for volume in status.disk.volumes] == ["storage", "index", "state", "vault nas"]
-    appliance.ledger.close()
 
 
 def test_every_volume_is_measured_by_a_worker_of_its_own(base: Base) -> None:

@@ -1,18 +1,19 @@
 """A small real appliance for the tests of the API: it keeps what it is told and answers views."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Never, Self
 
 import httpx
 from fastapi import FastAPI, Request
+from fastapi.routing import iter_route_contexts
 from understudy.core.conflicts import ConflictKind, ConflictView, VersionView
 from understudy.core.deletion import Deletion
-from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
+from understudy.core.errors import NotFoundError, PreconditionError, RefusedError, StaleEpochError
 from understudy.core.gate import Allowed
 from understudy.core.model import HolderKind, HolderName, ProofKind
 from understudy.core.modes import Mode, ModeEvent, after, next_epoch
@@ -48,6 +49,7 @@ from understudy.core.views import (
     Status,
     moment_of,
 )
+from understudy.web.access import Access, access_of
 from understudy.web.identity import Identity, identity_of
 
 NOW = "2026-03-02T03:14:15.000+00:00"
@@ -175,6 +177,16 @@ class FakeFacade:
     conflicts: FakeConflicts = field(default_factory=FakeConflicts)
     unknown_since: str | None = None
     storage_unknown_since: str | None = None
+
+    def __getattr__(self, verb: str) -> Callable[..., Never]:
+        """Refuse a verb that has no answer here; the verb's own test gives one by `monkeypatch.setattr`."""
+        if verb.startswith("_"):
+            raise AttributeError(verb)
+
+        def refuse(*_: object, **__: object) -> Never:
+            raise RefusedError(f"the fake has no answer to {verb}", "set one")
+
+        return refuse
 
     @property
     def letters(self) -> Self:
@@ -387,6 +399,15 @@ class FakeFacade:
 def by_headers(request: Request) -> Identity | None:
     """Believe the headers, as the agent does on its own socket."""
     return identity_of(request.headers)
+
+
+def routes_of(app: FastAPI) -> dict[tuple[str, str], Access | None]:
+    """Return every route by method and path, and who may call it."""
+    return {
+        (method, str(context.path)): access_of(context.original_route)
+        for context in iter_route_contexts(app.routes)
+        for method in sorted(context.methods or ())
+    }
 
 
 class Client:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from pydantic import TypeAdapter
 
 from understudy.cli.errors import CommandError, Exit
+from understudy.cli.places import places
 from understudy.plugin.unix_http import UnixConnection
 
 Answer = TypeVar("Answer")
@@ -93,6 +94,11 @@ class Client:
                 return _Response(response.status, response.read())
         finally:
             connection.close()
+
+
+def agent() -> Client:
+    """Return a client of the appliance's own agent."""
+    return Client(places().socket)
 
 
 @contextmanager

@@ -6,9 +6,25 @@ from pathlib import Path
 
 from understudy.cli.client import Client
 from understudy.cli.errors import CommandError, Exit
+from understudy.cli.options import Commands, add_command, add_json
 from understudy.cli.places import places
 from understudy.cli.plain import say, say_json
 from understudy.core.conflicts import ConflictView
+
+
+def add_conflicts(commands: Commands) -> None:
+    """Add the command `conflicts`."""
+    command = add_command(commands, "conflicts", "show SOP Instance UIDs that came with two contents")
+    command.add_argument("--all", action="store_true", help="those that need nobody any more as well")
+    command.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
+    act = command.add_mutually_exclusive_group()
+    act.add_argument(
+        "--export", nargs=2, metavar=("UID", "DIR"), help="write every version of this instance into a folder"
+    )
+    act.add_argument("--acknowledge", type=int, metavar="N", help="close this conflict; needs --reason")
+    command.add_argument("--reason", help="why it is closed, for the event log")
+    add_json(command)
+    command.set_defaults(run=conflicts)
 
 
 def conflicts(arguments: argparse.Namespace) -> int:

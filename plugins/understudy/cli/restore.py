@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from understudy.cli.client import Client
 from understudy.cli.errors import CommandError, Exit, telling
 from understudy.cli.local import configuration
+from understudy.cli.options import Commands, add_command
 from understudy.cli.places import AppliancePlaces, places
 from understudy.cli.plain import say, tell
 from understudy.config import S3Vault, Vault
@@ -49,6 +50,75 @@ def writer(text: str) -> str:
     if not is_writer(text):
         raise ValueError
     return text
+
+
+def add_restore(commands: Commands) -> None:
+    """Add the command `restore`."""
+    command = add_command(commands, "restore", "bring studies back out of a vault, every digest checked")
+    command.add_argument(
+        "--vault", required=True, metavar="NAME", help="name of the vault in the configuration"
+    )
+    command.add_argument(
+        "--identity-file",
+        required=True,
+        metavar="FILE",
+        help="the age identity from the safe, or - for standard input",
+    )
+    command.add_argument("--study", metavar="UID", help="this Study Instance UID; everything if absent")
+    command.add_argument(
+        "--to", type=Path, metavar="DIR", help="into this folder; into this appliance if absent"
+    )
+    command.add_argument("--list", action="store_true", help="show what is in the vault and restore nothing")
+    command.add_argument(
+        "--credentials-file",
+        type=Path,
+        metavar="FILE",
+        help="S3 keys that may read; the appliance's own may only write",
+    )
+    command.add_argument(
+        "--as-of", type=moment, metavar="TIME", help="leave out what the store took after this time"
+    )
+    command.add_argument(
+        "--version",
+        action="append",
+        type=digest,
+        default=[],
+        metavar="SHA256",
+        help="of several contents of an instance take this one; 8 digits at least, may be given again",
+    )
+    command.add_argument(
+        "--newest",
+        action="store_true",
+        help="of several contents of an instance take the one that was stored last, where all are signed",
+    )
+    command.add_argument(
+        "--writer",
+        action="append",
+        type=writer,
+        default=[],
+        metavar="KEY",
+        help="believe what this key signed, too: the vault writer from the safe; may be given again",
+    )
+    command.add_argument(
+        "--accept-unsigned", action="store_true", help="believe what nobody signed beside what is signed"
+    )
+    command.set_defaults(run=restore)
+
+
+def add_heal(commands: Commands) -> None:
+    """Add the command `heal`."""
+    command = add_command(commands, "heal", "try now to heal stored files that are missing or changed")
+    command.add_argument(
+        "--missed",
+        action="store_true",
+        help="bring back, too, what Orthanc lacked after its index was replaced or restored",
+    )
+    command.add_argument("--vault", metavar="NAME", help="from this vault; from the primary if absent")
+    command.add_argument(
+        "--identity-file", metavar="FILE", help="the age identity from the safe, or - for standard input"
+    )
+    command.add_argument("--credentials-file", type=Path, metavar="FILE", help="S3 keys that may read")
+    command.set_defaults(run=heal)
 
 
 def restore(arguments: argparse.Namespace) -> int:

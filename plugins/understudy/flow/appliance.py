@@ -65,7 +65,7 @@ class PrimaryParts:
 
 @dataclass(frozen=True, slots=True)
 class Appliance:
-    """One function wires it (understudy.wiring); it satisfies web.facade.Facade."""
+    """One function wires it (understudy.wiring); it satisfies web.application.Facade."""
 
     configuration: Understudy
     ledger: Ledger

@@ -1,77 +1,83 @@
-"""The table of the role that each route needs, and its check. A route outside the table is refused to all."""
+"""The role that each route needs, as the route itself says it, and its check.
 
-from collections.abc import Mapping
+Rule 1: a route that does not say who may call it is refused to all.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from understudy.core.roles import Role
 from understudy.web.errors import ApiError
 from understudy.web.identity import PREFIX, Identity
 
-ROLES: Mapping[tuple[str, str], Role] = {
-    ("GET", "/status"): Role.READER,
-    ("GET", "/mode"): Role.READER,
-    ("GET", "/metrics"): Role.READER,
-    ("GET", "/operations"): Role.READER,
-    ("GET", "/operations/{operation}"): Role.READER,
-    ("GET", "/obligations"): Role.READER,
-    ("GET", "/dead-letters"): Role.READER,
-    ("GET", "/modalities"): Role.READER,
-    # It changes nothing. It is a POST because bodies, unlike addresses, are not logged, and it has a UID.
-    ("POST", "/routes/explain"): Role.READER,
-    ("GET", "/damages"): Role.READER,
-    ("GET", "/conflicts"): Role.READER,
-    # A replaced version is only for the people who decide about the conflict.
-    ("GET", "/conflicts/{conflict}/versions/{md5}"): Role.OPERATOR,
-    ("POST", "/conflicts/{conflict}/acknowledge"): Role.OPERATOR,
-    ("GET", "/reports/{name}"): Role.READER,
-    ("GET", "/console"): Role.READER,
-    ("GET", "/console/"): Role.READER,
-    ("GET", "/console/{name}"): Role.READER,
-    ("GET", "/docs"): Role.READER,
-    ("GET", "/docs/{name}"): Role.READER,
-    ("GET", "/openapi.json"): Role.READER,
-    ("POST", "/promote"): Role.OPERATOR,
-    ("POST", "/failback"): Role.OPERATOR,
-    ("GET", "/failback/plan"): Role.READER,
-    ("POST", "/failback/settle"): Role.OPERATOR,
-    ("POST", "/failback/interrupt"): Role.OPERATOR,
-    ("POST", "/hold"): Role.OPERATOR,
-    ("POST", "/release"): Role.OPERATOR,
-    ("POST", "/verify"): Role.OPERATOR,
-    ("POST", "/scrub"): Role.OPERATOR,
-    ("POST", "/heal"): Role.OPERATOR,
-    ("POST", "/operations/{operation}/cancel"): Role.OPERATOR,
-    ("POST", "/obligations/replay"): Role.OPERATOR,
-    ("POST", "/modalities/approve"): Role.ADMIN,
-    ("POST", "/modalities/revoke"): Role.ADMIN,
-    # An accepted recipient can read all later packs.
-    ("POST", "/vaults/recipients"): Role.ADMIN,
-    # Only an administrator deletes images.
-    ("POST", "/deletions"): Role.ADMIN,
-    # A waiver cannot be undone.
-    ("POST", "/obligations/waive"): Role.ADMIN,
-}
+Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
-OPEN = frozenset({("GET", "/health"), ("POST", "/wake")})
-"""The calls that need no person. At the edge, `/wake` needs a password like every other path.
+_MARK = "understudy_access"
 
-Monitors ask for `/health`. Orthanc's plugin calls `/wake`: the agent then reads the changes feed at once, and
-does nothing else.
-"""
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may call a route, and whether the answer needs a turn."""
+
+    role: Role | None
+    """None if the call needs no person."""
+    grows: bool = False
+    """Whether the answer's size grows with the number of rows, so that it has to be made in turns."""
+
+
+def open_to(role: Role, *, grows: bool = False) -> Callable[[Endpoint], Endpoint]:
+    """Open a route to a role and the roles above it; `grows` as in Access."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        vars(endpoint)[_MARK] = Access(role, grows)
+        return endpoint
+
+    return mark
+
+
+def open_to_all(endpoint: Endpoint) -> Endpoint:
+    """Open a route to callers who are not signed in."""
+    vars(endpoint)[_MARK] = Access(None)
+    return endpoint
+
+
+def access_of(route: object) -> Access | None:
+    """Return who may call the route, or None if it does not say so."""
+    access: Access | None = vars(route.endpoint).get(_MARK) if isinstance(route, APIRoute) else None
+    return access
+
+
+def growing(routes: Iterable[BaseRoute]) -> Callable[[str], bool]:
+    """Return a function that says of a path whether its answer grows with the number of rows."""
+    patterns = [
+        route.path_regex
+        for route in routes
+        if isinstance(route, APIRoute) and (access := access_of(route)) is not None and access.grows
+    ]
+
+    def grows(path: str) -> bool:
+        below = path.removeprefix(PREFIX)
+        return below != path and any(pattern.match(below) for pattern in patterns)
+
+    return grows
 
 
 async def authorise(request: Request) -> None:
-    """Let the request pass if the table allows it, or raise 401, 403 or 415.
+    """Let the request pass if its route is open to the caller, or raise 401, 403 or 415.
 
     It is `async`, so that health and mode answer even if all of the server's threads wait for a disk.
     """
     route = request.scope.get("route")
     path = route.path.removeprefix(PREFIX) if isinstance(route, APIRoute) else ""
     identity: Identity | None = request.state.identity
-    is_open = (request.method, path) in OPEN
-    needed = ROLES.get((request.method, path))
+    access = access_of(route)
+    is_open = access is not None and access.role is None
+    needed = None if access is None else access.role
     if identity is None and not is_open:
         raise ApiError(
             401, "unauthenticated", "nobody is signed in", "sign in at the HTTPS port of the appliance"

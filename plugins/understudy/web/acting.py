@@ -1,14 +1,18 @@
 """The routes that act. A change of mode names the epoch that the caller saw; an answer follows its commit."""
 
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 
+from understudy.core.deletion import Deletion
+from understudy.core.gate import Allowed
 from understudy.core.model import HolderName
+from understudy.core.obligations import Selection
+from understudy.core.roles import Role
 from understudy.core.views import ApprovalView, DeletionView, ModeView, OperationView
-from understudy.web.access import who
+from understudy.web.access import open_to, open_to_all, who
 from understudy.web.bodies import (
     AcceptRecipients,
     BeginFailback,
@@ -25,14 +29,69 @@ from understudy.web.bodies import (
     Waive,
 )
 from understudy.web.errors import errors
-from understudy.web.facade import Facade
 from understudy.web.identity import PREFIX
-from understudy.web.reading import Operation
+from understudy.web.reading import DeviceReader, LetterReader, Operation
 
 Who = Annotated[str, Depends(who)]
 
 
-def router(facade: Facade) -> APIRouter:
+class LetterDesk(LetterReader, Protocol):
+    """Acts on obligations and dead letters."""
+
+    def replay(self, who: str, selection: Selection, *, reason: str, epoch: int | None) -> int: ...
+
+    def waive(
+        self, who: str, holder: str, selection: Selection, *, reason: str, epoch: int | None
+    ) -> int: ...
+
+
+class DeviceDesk(DeviceReader, Protocol):
+    """Acts on the devices that call here."""
+
+    def approve(self, who: str, entry: Allowed) -> bool: ...
+
+    def revoke(self, who: str, entry: Allowed) -> bool: ...
+
+
+class ActingFacade(Protocol):
+    """What these routes ask of the appliance; Facade in application.py says which errors come back."""
+
+    @property
+    def letters(self) -> LetterDesk: ...
+
+    @property
+    def devices(self) -> DeviceDesk: ...
+
+    def promote(self, who: str, *, reason: str, force: bool, accept_loss: bool, epoch: int) -> ModeView: ...
+
+    def plan(self, who: str) -> OperationView: ...
+
+    def failback(self, who: str, *, epoch: int) -> OperationView: ...
+
+    def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> OperationView: ...
+
+    def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeView: ...
+
+    def hold(self, who: str, *, reason: str, epoch: int) -> ModeView: ...
+
+    def release(self, who: str, *, reason: str, epoch: int) -> ModeView: ...
+
+    def verify(self, who: str) -> OperationView: ...
+
+    def scrub(self, who: str) -> OperationView: ...
+
+    def heal(self, who: str, *, missed: bool) -> int: ...
+
+    def cancel(self, who: str, number: int) -> OperationView: ...
+
+    def delete(self, who: str, what: Deletion, *, reason: str, force: bool) -> DeletionView: ...
+
+    def accept_recipients(self, who: str, vault: HolderName, reason: str) -> str: ...
+
+    def wake(self) -> None: ...
+
+
+def router(facade: ActingFacade) -> APIRouter:
     """Return the routes that act; one long function because each route is a closure over the one façade."""
     routes = APIRouter(tags=["act"])
     operation_adapter = TypeAdapter(OperationView)
@@ -45,6 +104,7 @@ def router(facade: Facade) -> APIRouter:
         )
 
     @routes.post("/promote", summary="Take the primary's place", responses=errors(409, 412))
+    @open_to(Role.OPERATOR)
     def promote(body: Promote, name: Who) -> ModeView:
         """Change the mode from standby to active, with a new epoch; both are on disk before the answer.
 
@@ -64,6 +124,7 @@ def router(facade: Facade) -> APIRouter:
         response_model=OperationView,
         responses=errors(409, 412),
     )
+    @open_to(Role.OPERATOR)
     def failback(body: BeginFailback, name: Who) -> Response:
         """Change the mode from active to returning and deliver every instance that is owed to the primary.
 
@@ -82,6 +143,7 @@ def router(facade: Facade) -> APIRouter:
         response_model=OperationView,
         responses=errors(409, 412),
     )
+    @open_to(Role.OPERATOR)
     def settle(body: Settle, name: Who) -> Response:
         """Ask the primary once more for every instance of the outage, then change from returning to standby.
 
@@ -96,16 +158,19 @@ def router(facade: Facade) -> APIRouter:
         summary="Break off the failback, keeping what is done",
         responses=errors(409, 412),
     )
+    @open_to(Role.OPERATOR)
     def interrupt(body: Reasoned, name: Who) -> ModeView:
         """Change the mode from returning back to active. Proofs stay; a later failback continues there."""
         return facade.interrupt(name, reason=body.reason, epoch=body.epoch)
 
     @routes.post("/hold", summary="Planned work at the primary begins", responses=errors(409, 412))
+    @open_to(Role.OPERATOR)
     def hold(body: Reasoned, name: Who) -> ModeView:
         """Change the mode from standby to maintenance: probes raise no alarm, and a promotion is refused."""
         return facade.hold(name, reason=body.reason, epoch=body.epoch)
 
     @routes.post("/release", summary="Planned work at the primary ends", responses=errors(409, 412))
+    @open_to(Role.OPERATOR)
     def release(body: Reasoned, name: Who) -> ModeView:
         """Change the mode from maintenance to standby."""
         return facade.release(name, reason=body.reason, epoch=body.epoch)
@@ -117,6 +182,7 @@ def router(facade: Facade) -> APIRouter:
         response_model=OperationView,
         responses=errors(),
     )
+    @open_to(Role.OPERATOR)
     def verify(name: Who, body: Nothing | None = None) -> Response:
         """Begin to ask every holder for every proven instance.
 
@@ -131,6 +197,7 @@ def router(facade: Facade) -> APIRouter:
         response_model=OperationView,
         responses=errors(),
     )
+    @open_to(Role.OPERATOR)
     def scrub(name: Who, body: Nothing | None = None) -> Response:
         """Begin to compare every stored file with its MD5 at full speed.
 
@@ -139,6 +206,7 @@ def router(facade: Facade) -> APIRouter:
         return accepted(facade.scrub(name))
 
     @routes.post("/heal", summary="Try now to heal what is missing or changed", responses=errors())
+    @open_to(Role.OPERATOR)
     def heal(name: Who, body: Heal | None = None) -> Changed:
         """Ask the holders now for every stored file that is missing or changed; answer how many there are."""
         return Changed(changed=facade.heal(name, missed=body is not None and body.missed))
@@ -146,6 +214,7 @@ def router(facade: Facade) -> APIRouter:
     @routes.post(
         "/operations/{operation}/cancel", summary="Stop a running operation", responses=errors(404, 409)
     )
+    @open_to(Role.OPERATOR)
     def cancel(operation: Operation, name: Who, body: Nothing | None = None) -> OperationView:
         """Stop after the present batch; what is done stays done.
 
@@ -155,6 +224,7 @@ def router(facade: Facade) -> APIRouter:
         return facade.cancel(name, operation)
 
     @routes.post("/obligations/replay", summary="Owe refused instances again", responses=errors(404, 409))
+    @open_to(Role.OPERATOR)
     def replay(body: Replay, name: Who) -> Changed:
         """Change refused obligations to owed, all or those that match every key; answer how many changed.
 
@@ -167,6 +237,8 @@ def router(facade: Facade) -> APIRouter:
     @routes.post(
         "/obligations/waive", summary="Give up instances for one holder, for good", responses=errors(404, 409)
     )
+    # A waiver cannot be undone.
+    @open_to(Role.ADMIN)
     def waive(body: Waive, name: Who) -> Changed:
         """Change owed or refused obligations to waived; administrators only. The event log gets the reason.
 
@@ -178,6 +250,8 @@ def router(facade: Facade) -> APIRouter:
         return Changed(changed=changed)
 
     @routes.post("/deletions", summary="Delete instances here, for good", responses=errors(404, 412, 503))
+    # Only an administrator deletes images.
+    @open_to(Role.ADMIN)
     def delete(body: Delete, name: Who) -> DeletionView:
         """Delete a study, a series or instances from this standby, with one event; administrators only.
 
@@ -188,6 +262,7 @@ def router(facade: Facade) -> APIRouter:
         return facade.delete(name, body.what, reason=body.reason, force=body.force)
 
     @routes.post("/modalities/approve", summary="Put a device on the allow-list", responses=errors())
+    @open_to(Role.ADMIN)
     def approve(body: Device, name: Who) -> ApprovalView:
         """Allow a calling AE title from an address or network, durably; running associations continue.
 
@@ -197,6 +272,7 @@ def router(facade: Facade) -> APIRouter:
         return body.view(live=facade.devices.approve(name, body.entry))
 
     @routes.post("/modalities/revoke", summary="Take an approval back", responses=errors(404))
+    @open_to(Role.ADMIN)
     def revoke(body: Device, name: Who) -> ApprovalView:
         """Revoke an approval; running associations continue to their end.
 
@@ -209,6 +285,8 @@ def router(facade: Facade) -> APIRouter:
         summary="Accept that a vault's recipients were changed",
         responses=errors(404, 409),
     )
+    # An accepted recipient can read all later packs.
+    @open_to(Role.ADMIN)
     def accept_recipients(body: AcceptRecipients, name: Who) -> Fingerprint:
         """Pin the recipients that are configured for the vault now; administrators only.
 
@@ -219,6 +297,9 @@ def router(facade: Facade) -> APIRouter:
         return Fingerprint(fingerprint=told)
 
     @routes.post("/wake", summary="Look for new instances now", status_code=204, responses=errors())
+    # Orthanc's plugin makes this call. The agent then reads the changes feed, and does nothing else.
+    # At the edge it needs a password like every other path.
+    @open_to_all
     def wake() -> None:
         """Make the agent read Orthanc's changes feed at once. Orthanc's plugin makes this call."""
         facade.wake()

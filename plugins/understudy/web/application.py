@@ -1,13 +1,13 @@
 """Builds the API's application from a façade."""
 
 from pathlib import Path
+from typing import Protocol
 
 from fastapi import APIRouter, Depends, FastAPI
 
 from understudy.web import acting, conflicts, errors, pages, reading
-from understudy.web.access import authorise
+from understudy.web.access import authorise, growing
 from understudy.web.boundary import Boundary
-from understudy.web.facade import Facade
 from understudy.web.identity import PREFIX, Identify
 
 SWAGGER = Path("/opt/understudy/www/swagger")
@@ -26,6 +26,15 @@ The standby PACS appliance: look at it, promote it when the PACS fails, and give
 """
 
 
+class Facade(
+    acting.ActingFacade, reading.ReadingFacade, conflicts.ConflictsFacade, pages.PagesFacade, Protocol
+):
+    """The appliance as the REST API sees it, so that the API can be tested without an Orthanc.
+
+    Its calls raise the errors of core/errors.py and core.modes.WrongModeError.
+    """
+
+
 def application(facade: Facade, version: str, identify: Identify, swagger: Path = SWAGGER) -> FastAPI:
     """Return the ASGI application, with every route under /understudy; `identify` identifies the caller."""
     app = FastAPI(
@@ -39,12 +48,17 @@ def application(facade: Facade, version: str, identify: Identify, swagger: Path 
         # The redirect would have an absolute address, made from the client's Host header.
         redirect_slashes=False,
     )
-    app.add_middleware(Boundary, identify=identify)
+    parts = (
+        reading.router(facade),
+        acting.router(facade),
+        conflicts.router(facade),
+        pages.router(facade, swagger),
+    )
+    grows = growing(route for part in parts for route in part.routes)
+    app.add_middleware(Boundary, identify=identify, grows=grows)
     errors.install(app)
     routes = APIRouter(prefix=PREFIX, dependencies=[Depends(authorise)])
-    routes.include_router(reading.router(facade))
-    routes.include_router(acting.router(facade))
-    routes.include_router(conflicts.router(facade))
-    routes.include_router(pages.router(facade, swagger))
+    for part in parts:
+        routes.include_router(part)
     app.include_router(routes)
     return app

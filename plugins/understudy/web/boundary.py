@@ -4,13 +4,14 @@ import logging
 import math
 import secrets
 import time
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from understudy.web.bounds import Bounds, NoTurnError, grows
+from understudy.web.bounds import Bounds, NoTurnError
 from understudy.web.errors import HEALTH_PATH, crowded, unexpected, unproven
 from understudy.web.identity import Identify, UnprovenIdentityError
 
@@ -36,9 +37,12 @@ _HEADERS = {
 class Boundary:
     """Wraps the application. One of the two places with a broad `except`; it records the exception."""
 
-    def __init__(self, app: ASGIApp, identify: Identify, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, identify: Identify, grows: Callable[[str], bool], bounds: Bounds | None = None
+    ) -> None:
         self._app = app
         self._identify = identify
+        self._grows = grows
         self._bounds = bounds or Bounds()
         self._refused = 0
         self._told_at = -math.inf
@@ -85,7 +89,8 @@ class Boundary:
             # Once for each request and before its body is read, because a signature is accepted only once.
             identity = self._identify(Request(scope))
             scope.setdefault("state", {})["identity"] = identity
-            async with self._bounds.turn(needed=identity is not None and grows(scope["path"])) as end_turn:
+            needed = identity is not None and self._grows(scope["path"])
+            async with self._bounds.turn(needed=needed) as end_turn:
 
                 async def made(message: Message) -> None:
                     # The answer has been computed when its first message comes.

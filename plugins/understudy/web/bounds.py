@@ -13,8 +13,6 @@ from contextlib import asynccontextmanager, suppress
 
 from starlette.types import Message, Send
 
-from understudy.web.identity import PREFIX
-
 PIECE = 2**16
 """Bytes of a body that are handed over at a time. A body that fits into one piece is not counted."""
 MOST_WAITING = 2**26
@@ -24,29 +22,9 @@ _MOST_MADE = 2
 _PATIENCE = 10.0
 """Seconds that a request waits for its turn."""
 
-_GROWING = frozenset(
-    PREFIX + path
-    for path in (
-        "/conflicts",
-        "/damages",
-        "/dead-letters",
-        "/failback/plan",
-        "/modalities",
-        "/obligations",
-        "/operations",
-        "/routes/explain",
-    )
-)
-_GROWING_BELOW = f"{PREFIX}/reports/"
-
 
 class NoTurnError(Exception):
     """Too many other large answers are being made."""
-
-
-def grows(path: str) -> bool:
-    """Return whether the answer's size grows with the number of rows, so that it has to be made in turns."""
-    return path in _GROWING or path.startswith(_GROWING_BELOW)
 
 
 class Bounds:

@@ -2,18 +2,18 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from typing import Annotated, BinaryIO
+from contextlib import AbstractContextManager, ExitStack
+from typing import Annotated, BinaryIO, Protocol
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from understudy.core.conflicts import ConflictView
-from understudy.web.access import who
+from understudy.core.roles import Role
+from understudy.web.access import open_to, who
 from understudy.web.bodies import Acknowledge, ConflictsQuery
 from understudy.web.errors import ApiError, errors
-from understudy.web.facade import Facade
 
 Conflict = Annotated[int, Path(ge=1, le=2**53, description="Number of the conflict.", examples=[3])]
 Md5 = Annotated[
@@ -43,12 +43,32 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-def router(facade: Facade) -> APIRouter:
+class ConflictDesk(Protocol):
+    """Calls about conflicts. NotFoundError if there is none of that number."""
+
+    def conflicts(
+        self, *, everything: bool, sop_instance_uid: str | None, limit: int
+    ) -> Sequence[ConflictView]: ...
+
+    def acknowledge(self, who: str, number: int, reason: str) -> ConflictView: ...
+
+    def version(self, number: int, md5: str) -> AbstractContextManager[tuple[int, BinaryIO]]: ...
+
+
+class ConflictsFacade(Protocol):
+    """What these routes ask of the appliance."""
+
+    @property
+    def conflicts(self) -> ConflictDesk: ...
+
+
+def router(facade: ConflictsFacade) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["conflicts"])
     places = threading.BoundedSemaphore(_MOST_GIVEN_OUT)
 
     @routes.get("/conflicts", summary="SOP Instance UIDs that came with two contents", responses=errors())
+    @open_to(Role.READER, grows=True)
     def conflicts(asked: Annotated[ConflictsQuery, Query()]) -> Sequence[ConflictView]:
         """Answer the open conflicts, or all with `everything`, each with both digests, times and senders.
 
@@ -65,6 +85,8 @@ def router(facade: Facade) -> APIRouter:
         response_class=Response,
         responses={200: {"content": {"application/dicom": {}}}, **errors(404, 503)},
     )
+    # A replaced version is only for the people who decide about the conflict.
+    @open_to(Role.OPERATOR)
     def version(conflict: Conflict, md5: Md5) -> Response:
         """Answer the DICOM file of either version, also of a replaced one; its MD5 was checked.
 
@@ -87,6 +109,7 @@ def router(facade: Facade) -> APIRouter:
     @routes.post(
         "/conflicts/{conflict}/acknowledge", summary="Close a conflict, with a reason", responses=errors(404)
     )
+    @open_to(Role.OPERATOR)
     def acknowledge(
         conflict: Conflict, body: Acknowledge, name: Annotated[str, Depends(who)]
     ) -> ConflictView:

@@ -5,14 +5,15 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from understudy.core.errors import NotFoundError
+from understudy.core.roles import Role
+from understudy.web.access import open_to
 from understudy.web.errors import errors
-from understudy.web.facade import Facade
 from understudy.web.report import CONTENT_SECURITY_POLICY, parse_report, render_report
 
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -26,33 +27,45 @@ _PAGE_POLICY = (
 _REPORT_NAME = re.compile(r"(?P<number>[1-9][0-9]{0,15})(?P<suffix>\.json|\.html)?")
 
 
-def router(facade: Facade, swagger: Path) -> APIRouter:
+class PagesFacade(Protocol):
+    """What these routes ask of the appliance."""
+
+    @property
+    def reports(self) -> Path: ...
+
+
+def router(facade: PagesFacade, swagger: Path) -> APIRouter:
     """Return the routes of the pages; `swagger` is the folder with the two files of swagger-ui-dist."""
     routes = APIRouter(tags=["pages"])
     console, docs = _packaged("console", _CONSOLE), _packaged("docs", _DOCS)
 
     # A relative redirect: the appliance does not know under which name and port a browser reached it.
     @routes.get("/console", include_in_schema=False)
+    @open_to(Role.READER)
     def console_folder() -> Response:
         """Redirect a browser to the folder, so that the page's relative addresses work."""
         return RedirectResponse("console/", status_code=308)
 
     @routes.get("/console/", summary="The console for people", response_class=Response, responses=errors())
+    @open_to(Role.READER)
     def console_page() -> Response:
         """Answer the read-only page; it asks for the status every 2 s by itself."""
         return _page(console, "index.html")
 
     @routes.get("/console/{name}", include_in_schema=False)
+    @open_to(Role.READER)
     def console_file(name: str) -> Response:
         """Answer one file of the console."""
         return _page(console, name)
 
     @routes.get("/docs", summary="This description, for people", response_class=Response, responses=errors())
+    @open_to(Role.READER)
     def docs_page() -> Response:
         """Answer Swagger UI for /openapi.json; the appliance serves all its files."""
         return _page(docs, "index.html")
 
     @routes.get("/docs/{name}", include_in_schema=False)
+    @open_to(Role.READER)
     def docs_file(name: str) -> Response:
         """Answer one file of the OpenAPI page, ours or Swagger UI's."""
         if name not in _SWAGGER:
@@ -67,6 +80,7 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
     @routes.get(
         "/openapi.json", summary="This description, for programs", response_class=Response, responses=errors()
     )
+    @open_to(Role.READER)
     def openapi(request: Request) -> Response:
         """Answer the OpenAPI document of every call."""
         return JSONResponse(_description(request.app))
@@ -77,6 +91,7 @@ def router(facade: Facade, swagger: Path) -> APIRouter:
         response_class=Response,
         responses=errors(404),
     )
+    @open_to(Role.READER, grows=True)
     def report(name: str, request: Request) -> Response:
         """Answer the report of an operation: `3.json`, `3.html`, or `3` in the format that Accept prefers."""
         match = _REPORT_NAME.fullmatch(name)

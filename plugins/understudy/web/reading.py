@@ -5,16 +5,19 @@ server's threads. They read memory or share one computation, so that a hanging d
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from understudy.core.obligations import ObligationState, Selection
 from understudy.core.readiness import unready
+from understudy.core.roles import Role
 from understudy.core.views import (
     DamageView,
     DeadLetterView,
     ExplainedView,
+    Glance,
     ModalityView,
     ModeView,
     ObligationView,
@@ -23,6 +26,7 @@ from understudy.core.views import (
     Status,
 )
 from understudy.web import metrics
+from understudy.web.access import open_to, open_to_all
 from understudy.web.bodies import (
     DamagesQuery,
     Explain,
@@ -33,18 +37,58 @@ from understudy.web.bodies import (
     OperationsQuery,
 )
 from understudy.web.errors import errors
-from understudy.web.facade import Facade
 from understudy.web.present import Shared
 
 Operation = Annotated[int, Path(ge=1, le=2**53, description="Number of the operation.", examples=[3])]
 
 
-def router(facade: Facade) -> APIRouter:
+class LetterReader(Protocol):
+    """Looks at obligations and dead letters."""
+
+    def obligations(
+        self, selection: Selection, state: ObligationState | None, limit: int
+    ) -> Sequence[ObligationView]: ...
+
+    def dead_letters(self, selection: Selection) -> Sequence[DeadLetterView]: ...
+
+
+class DeviceReader(Protocol):
+    """Looks at the devices that call here."""
+
+    def modalities(self) -> Sequence[ModalityView]: ...
+
+
+class ReadingFacade(Protocol):
+    """What these routes ask the appliance; Facade in application.py says which errors come back."""
+
+    @property
+    def letters(self) -> LetterReader: ...
+
+    @property
+    def devices(self) -> DeviceReader: ...
+
+    def status(self) -> Status: ...
+
+    def glance(self) -> Glance: ...
+
+    def last_plan(self) -> PlanView: ...
+
+    def operations(self, limit: int) -> Sequence[OperationView]: ...
+
+    def operation(self, number: int) -> OperationView: ...
+
+    def explain(self, study_instance_uid: str) -> ExplainedView: ...
+
+    def damages(self, limit: int) -> Sequence[DamageView]: ...
+
+
+def router(facade: ReadingFacade) -> APIRouter:
     """Return the routes that read; one long function because each route is a closure over the one façade."""
     routes = APIRouter(tags=["look"])
     present = Shared(facade.status)
 
     @routes.get("/status", summary="The whole appliance at one moment", responses=errors(503))
+    @open_to(Role.READER)
     async def status() -> Status:
         """Answer mode, epoch, primary health with evidence, horizon, RPO, holders, operations and alarms.
 
@@ -56,6 +100,7 @@ def router(facade: Facade) -> APIRouter:
         return await present.get()
 
     @routes.get("/mode", summary="The mode alone, from memory", responses=errors())
+    @open_to(Role.READER)
     async def mode() -> ModeView:
         """Answer mode, epoch and since when. The call waits for no disk, so frequent polling is fine."""
         seen = facade.glance()
@@ -70,6 +115,8 @@ def router(facade: Facade) -> APIRouter:
             **errors(anyone=True),
         },
     )
+    # Monitors ask for it.
+    @open_to_all
     async def health(request: Request, asked: Annotated[HealthQuery, Query()]) -> Response:
         """Answer 200 or 503: 503 while new images are refused here, or no stored file can be read.
 
@@ -110,6 +157,7 @@ def router(facade: Facade) -> APIRouter:
     @routes.get(
         "/metrics", summary="The status for Prometheus", response_class=Response, responses=errors(503)
     )
+    @open_to(Role.READER)
     async def metrics_text() -> Response:
         """Answer Prometheus' text format: ages and lags in seconds, rates per second, no UID as a label."""
         return Response(metrics.render(await present.get()), media_type=metrics.CONTENT_TYPE)
@@ -119,21 +167,25 @@ def router(facade: Facade) -> APIRouter:
         summary="What a failback would do, as it was found out last",
         responses=errors(404, 409),
     )
+    @open_to(Role.READER, grows=True)
     def plan() -> PlanView:
         """Answer the last plan of `POST /failback` with `dry_run`, counted in instances."""
         return facade.last_plan()
 
     @routes.get("/operations", summary="The last operations, newest first", responses=errors())
+    @open_to(Role.READER, grows=True)
     def operations(asked: Annotated[OperationsQuery, Query()]) -> Sequence[OperationView]:
         """Answer operations with state, progress in `unit`, `rate` in units per second and `eta_seconds`."""
         return facade.operations(asked.limit)
 
     @routes.get("/operations/{operation}", summary="One operation", responses=errors(404))
+    @open_to(Role.READER)
     def operation(operation: Operation) -> OperationView:
         """Answer the operation; `report` is the path of its closing report once there is one."""
         return facade.operation(operation)
 
     @routes.get("/obligations", summary="What is owed to whom", responses=errors())
+    @open_to(Role.READER, grows=True)
     def obligations(asked: Annotated[ObligationsQuery, Query()]) -> Sequence[ObligationView]:
         """Answer obligations with attempts, reason and what a person can do, unsettled ones first.
 
@@ -142,6 +194,7 @@ def router(facade: Facade) -> APIRouter:
         return facade.letters.obligations(asked.selection, asked.state, asked.limit)
 
     @routes.get("/dead-letters", summary="What was refused, and what to do about it", responses=errors())
+    @open_to(Role.READER, grows=True)
     def dead_letters(asked: Annotated[LettersQuery, Query()]) -> Sequence[DeadLetterView]:
         """Answer refused obligations, grouped by holder and reason, the longest refused first.
 
@@ -152,6 +205,8 @@ def router(facade: Facade) -> APIRouter:
     @routes.post(
         "/routes/explain", summary="Which routes match a study that is here, and why", responses=errors(404)
     )
+    # It changes nothing. It is a POST because bodies, unlike addresses, are not logged, and it has a UID.
+    @open_to(Role.READER, grows=True)
     def explain(body: Explain) -> ExplainedView:
         """Answer, for each route of the configuration, whether its conditions match the study's instances.
 
@@ -161,11 +216,13 @@ def router(facade: Facade) -> APIRouter:
         return facade.explain(body.study_instance_uid)
 
     @routes.get("/damages", summary="Stored files that were missing or changed", responses=errors())
+    @open_to(Role.READER, grows=True)
     def damages(asked: Annotated[DamagesQuery, Query()]) -> Sequence[DamageView]:
         """Answer open damages first, then the latest healed ones, with the attempts to heal them."""
         return facade.damages(asked.limit)
 
     @routes.get("/modalities", summary="Who sends here, and who tried", responses=errors())
+    @open_to(Role.READER, grows=True)
     def modalities() -> Sequence[ModalityView]:
         """Answer every device that the edge saw, with its true address and the outcome of its associations.
 

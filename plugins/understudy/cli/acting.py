@@ -1,37 +1,117 @@
-"""The commands that call the agent: the REST API for a person at a terminal."""
+"""The commands that act: the REST API's acting routes for a person at a terminal."""
 
 import argparse
 import time
 
 from pydantic import TypeAdapter
 
-from understudy.cli.client import Client
+from understudy.cli.client import Client, agent
 from understudy.cli.errors import CommandError, Exit
-from understudy.cli.places import places
-from understudy.cli.plain import say, say_json, tell
-from understudy.cli.words import duration
+from understudy.cli.options import Commands, add_command, add_epoch, add_selection, add_wait
+from understudy.cli.plain import say, tell
+from understudy.cli.restore import add_heal, add_restore
 from understudy.core.views import (
     ApprovalView,
-    DamageView,
-    DeadLetterView,
     DeletionView,
-    ExplainedView,
-    ModalityView,
     ModeView,
-    ObligationView,
     OperationState,
     OperationView,
     PlanView,
-    Status,
 )
-from understudy.web.bodies import HealthAnswer
 
 _POLL = 0.5
 """Seconds between two looks at an operation for which the command waits."""
 
 
-def _client() -> Client:
-    return Client(places().socket)
+def add_commands(commands: Commands) -> None:
+    """Add the commands that act."""
+    command = add_command(commands, "promote", "take the primary's place")
+    command.add_argument("--reason", required=True, help="why, for the event log")
+    command.add_argument("--force", action="store_true", help="although the primary is not down by evidence")
+    command.add_argument("--accept-loss", action="store_true", help="although the mirror lags too much")
+    add_epoch(command)
+    command.set_defaults(run=promote)
+
+    command = add_command(commands, "failback", "give back to the repaired primary what arrived here")
+    command.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
+    add_wait(command)
+    add_epoch(command)
+    command.set_defaults(run=failback)
+
+    command = add_command(commands, "settle", "end the failback: the primary serves again")
+    command.add_argument(
+        "--override-quiet", metavar="REASON", help="why, although a modality stored here lately"
+    )
+    add_epoch(command)
+    command.set_defaults(run=settle)
+
+    for name, text in (
+        ("interrupt", "break off the failback, keeping what is done"),
+        ("hold", "planned work at the primary begins: nothing is promoted"),
+        ("release", "planned work at the primary ends"),
+    ):
+        command = add_command(commands, name, text)
+        command.add_argument("--reason", required=True, help="why, for the event log")
+        add_epoch(command)
+        command.set_defaults(run=change, verb=name)
+
+    command = add_command(commands, "accept-recipients", "accept that the recipients of a vault were changed")
+    command.add_argument("--vault", required=True, metavar="NAME", help="name of the vault")
+    command.add_argument("--reason", required=True, help="why, for the event log")
+    command.set_defaults(run=accept_recipients)
+
+    command = add_command(commands, "verify", "ask every holder again for all that it is proven to have")
+    add_wait(command)
+    command.set_defaults(run=verify)
+
+    command = add_command(
+        commands, "scrub", "read every stored file from the disk now and compare it with its MD5"
+    )
+    add_wait(command)
+    command.set_defaults(run=scrub)
+
+    add_heal(commands)
+
+    command = add_command(commands, "cancel", "stop a running operation")
+    command.add_argument("operation", type=int, metavar="N", help="its number")
+    command.set_defaults(run=cancel)
+
+    command = add_command(commands, "replay", "owe refused instances again")
+    add_selection(command)
+    command.add_argument("--reason", help="what was fixed, for the event log")
+    add_epoch(command)
+    command.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="all refused ones if absent")
+    command.set_defaults(run=replay)
+
+    command = add_command(commands, "waive", "give up instances for one holder, for good")
+    command.add_argument("--holder", required=True, metavar="NAME", help="who will never have them")
+    command.add_argument("--study", metavar="UID", help="all of this Study Instance UID")
+    command.add_argument("--reason", required=True, help="why, for the event log")
+    add_epoch(command)
+    command.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="these, or those of --study")
+    command.set_defaults(run=waive)
+
+    command = add_command(commands, "delete", "delete a study here that others are proven to have")
+    command.add_argument("study", metavar="STUDY_INSTANCE_UID")
+    command.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="of it these alone")
+    command.add_argument("--series", metavar="UID", help="of it this Series Instance UID alone")
+    command.add_argument("--reason", required=True, help="why, for the event log")
+    command.add_argument(
+        "--force", action="store_true", help="although somebody is owed it, or nobody else has it"
+    )
+    command.set_defaults(run=delete)
+
+    add_restore(commands)
+
+    for name, text in (
+        ("approve", "put a device on the allow-list, at once and for good"),
+        ("revoke", "take an approval back"),
+    ):
+        command = add_command(commands, name, text)
+        command.add_argument("calling_ae_title", metavar="AE_TITLE", help="its own, which it calls from")
+        command.add_argument("address", metavar="ADDRESS", help="IP address or network that it calls from")
+        command.add_argument("--called", metavar="AE_TITLE", help="the only one that it may call")
+        command.set_defaults(run=device, verb=name)
 
 
 def _epoch(client: Client, arguments: argparse.Namespace) -> int:
@@ -39,110 +119,12 @@ def _epoch(client: Client, arguments: argparse.Namespace) -> int:
     return client.read(ModeView, "/mode").epoch if arguments.epoch is None else int(arguments.epoch)
 
 
-def _raw(content: bytes) -> int:
-    say_json(content.decode("utf-8"))
-    return Exit.OK
-
-
-def status(arguments: argparse.Namespace) -> int:
-    """Show the whole appliance."""
-    client = _client()
-    if arguments.json:
-        return _raw(client.get("/status"))
-    view = client.read(Status, "/status")
-    from understudy.cli import show
-
-    show.status(view)
-    return Exit.OK
-
-
-def health(arguments: argparse.Namespace) -> int:
-    """Say by the exit code whether the appliance is healthy."""
-    healthy, content = _client().health(role=arguments.role, max_lag=arguments.max_lag)
-    view = HealthAnswer.model_validate_json(content)
-    if not healthy:
-        raise CommandError("not healthy by what was asked for", "understudy status shows more", view.reasons)
-    behind = "never compared" if view.lag_seconds is None else f"{duration(view.lag_seconds)} behind"
-    say(f"healthy: {view.mode.value}, epoch {view.epoch}, mirror {behind}")
-    for problem in view.degraded:
-        say(f"degraded: the last configuration that was in order runs: {problem}")
-    return Exit.OK
-
-
-def operations(arguments: argparse.Namespace) -> int:
-    """Show the last operations."""
-    client = _client()
-    if arguments.json:
-        return _raw(client.get("/operations", limit=arguments.limit))
-    views = client.read(list[OperationView], "/operations", limit=arguments.limit)
-    from understudy.cli import show
-
-    show.operations(views)
-    return Exit.OK
-
-
-def obligations(arguments: argparse.Namespace) -> int:
-    """Show obligations."""
-    client = _client()
-    query = {
-        "holder": arguments.holder,
-        "study_instance_uid": arguments.study,
-        "state": arguments.state,
-        "limit": arguments.limit,
-    }
-    if arguments.json:
-        return _raw(client.get("/obligations", **query))
-    views = client.read(list[ObligationView], "/obligations", **query)
-    from understudy.cli import show
-
-    show.obligations(views, arguments.limit)
-    return Exit.OK
-
-
-def dead_letters(arguments: argparse.Namespace) -> int:
-    """Show dead letters by holder and reason."""
-    client = _client()
-    query = {"holder": arguments.holder, "study_instance_uid": arguments.study}
-    if arguments.json:
-        return _raw(client.get("/dead-letters", **query))
-    views = client.read(list[DeadLetterView], "/dead-letters", **query)
-    from understudy.cli import show
-
-    show.dead_letters(views)
-    return Exit.OK
-
-
-def explain(arguments: argparse.Namespace) -> int:
-    """Show which routes match a study, and why."""
-    client = _client()
-    body = {"study_instance_uid": arguments.study_instance_uid}
-    if arguments.json:
-        return _raw(client.post("/routes/explain", body))
-    view = client.act(ExplainedView, "/routes/explain", body)
-    from understudy.cli import show
-
-    show.explained(view)
-    return Exit.OK
-
-
-def modalities(arguments: argparse.Namespace) -> int:
-    """Show the devices that have sent here or tried."""
-    client = _client()
-    if arguments.json:
-        return _raw(client.get("/modalities"))
-    views = client.read(list[ModalityView], "/modalities")
-    from understudy.cli import show
-
-    show.modalities(views)
-    return Exit.OK
-
-
 def device(arguments: argparse.Namespace) -> int:
     """Approve a device, or revoke its approval."""
     body: dict[str, object] = {"calling_ae_title": arguments.calling_ae_title, "address": arguments.address}
     if arguments.called:
         body["called_ae_title"] = arguments.called
-    view = _client().act(ApprovalView, f"/modalities/{arguments.verb}", body)
+    view = agent().act(ApprovalView, f"/modalities/{arguments.verb}", body)
     called = f", calling {view.called_ae_title}" if view.called_ae_title else ""
     word = "on the allow-list" if arguments.verb == "approve" else "approved no more"
     say(f"{view.calling_ae_title} from {view.network}{called} is {word}")
@@ -158,7 +140,7 @@ def _say_mode(view: ModeView) -> int:
 
 def promote(arguments: argparse.Namespace) -> int:
     """Take the primary's place."""
-    client = _client()
+    client = agent()
     body: dict[str, object] = {
         "reason": arguments.reason,
         "force": arguments.force,
@@ -170,7 +152,7 @@ def promote(arguments: argparse.Namespace) -> int:
 
 def failback(arguments: argparse.Namespace) -> int:
     """Show the plan of a failback, or begin it."""
-    client = _client()
+    client = agent()
     if arguments.dry_run:
         _ended(client, client.act(OperationView, "/failback", {"dry_run": True}))
         from understudy.cli import show
@@ -184,7 +166,7 @@ def failback(arguments: argparse.Namespace) -> int:
 
 def settle(arguments: argparse.Namespace) -> int:
     """End the failback."""
-    client = _client()
+    client = agent()
     body: dict[str, object] = {"epoch": _epoch(client, arguments), "override_quiet": arguments.override_quiet}
     view = _ended(client, client.act(OperationView, "/failback/settle", body))
     if view.report:
@@ -194,7 +176,7 @@ def settle(arguments: argparse.Namespace) -> int:
 
 def change(arguments: argparse.Namespace) -> int:
     """Interrupt a failback, or begin (hold) or end (release) planned work."""
-    client = _client()
+    client = agent()
     path = "/failback/interrupt" if arguments.verb == "interrupt" else f"/{arguments.verb}"
     body: dict[str, object] = {"reason": arguments.reason, "epoch": _epoch(client, arguments)}
     return _say_mode(client.act(ModeView, path, body))
@@ -202,7 +184,7 @@ def change(arguments: argparse.Namespace) -> int:
 
 def accept_recipients(arguments: argparse.Namespace) -> int:
     """Accept that a vault's recipients were changed."""
-    content = _client().post("/vaults/recipients", {"vault": arguments.vault, "reason": arguments.reason})
+    content = agent().post("/vaults/recipients", {"vault": arguments.vault, "reason": arguments.reason})
     told = TypeAdapter(dict[str, str]).validate_json(content)["fingerprint"]
     say(f"packs for {arguments.vault} open with the key {told} from now on")
     return Exit.OK
@@ -210,31 +192,19 @@ def accept_recipients(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Ask every holder again."""
-    client = _client()
+    client = agent()
     return _begun(client, client.act(OperationView, "/verify", {}), arguments)
 
 
 def scrub(arguments: argparse.Namespace) -> int:
     """Read every stored file now."""
-    client = _client()
+    client = agent()
     return _begun(client, client.act(OperationView, "/scrub", {}), arguments)
-
-
-def damages(arguments: argparse.Namespace) -> int:
-    """Show stored files that were found missing or changed."""
-    client = _client()
-    if arguments.json:
-        return _raw(client.get("/damages", limit=arguments.limit))
-    views = client.read(list[DamageView], "/damages", limit=arguments.limit)
-    from understudy.cli import show
-
-    show.damages(views)
-    return Exit.OK
 
 
 def cancel(arguments: argparse.Namespace) -> int:
     """Stop a running operation."""
-    view = _client().act(OperationView, f"/operations/{arguments.operation}/cancel", {})
+    view = agent().act(OperationView, f"/operations/{arguments.operation}/cancel", {})
     say(f"operation {view.operation} ({view.kind}) is {view.state.value}")
     return Exit.OK
 
@@ -250,7 +220,7 @@ def _changed(content: bytes, word: str) -> int:
 def replay(arguments: argparse.Namespace) -> int:
     """Owe refused instances again."""
     words = f"owed to {arguments.holder} again" if arguments.holder else "owed again"
-    return _changed(_client().post("/obligations/replay", _selected(arguments)), words)
+    return _changed(agent().post("/obligations/replay", _selected(arguments)), words)
 
 
 def delete(arguments: argparse.Namespace) -> int:
@@ -262,7 +232,7 @@ def delete(arguments: argparse.Namespace) -> int:
         "reason": arguments.reason,
         "force": arguments.force,
     }
-    view = _client().act(DeletionView, "/deletions", body)
+    view = agent().act(DeletionView, "/deletions", body)
     say(f"deleted here: {view.instances} instances of {view.study_instance_uid}")
     for holder, number in sorted(view.proven.items()):
         say(f"{holder} is proven to have {number} of them")
@@ -271,7 +241,7 @@ def delete(arguments: argparse.Namespace) -> int:
 
 def waive(arguments: argparse.Namespace) -> int:
     """Give up instances for one holder."""
-    answer = _client().post("/obligations/waive", _selected(arguments))
+    answer = agent().post("/obligations/waive", _selected(arguments))
     return _changed(answer, f"given up for {arguments.holder}")
 
 
