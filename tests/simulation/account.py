@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.util import LRUCache
 from understudy.core.model import HolderName, InstanceNumber, SopInstanceUid, StudyInstanceUid, Timestamp
 from understudy.ledger import Ledger
 
+from tests.ledgers import share_compiled
 from tests.simulation.machine import Machine
 
 _WRITES = ("INSERT", "UPDATE", "DELETE")
-_COMPILED: LRUCache[Any, Any] = LRUCache(2000)
+
+# Every start of the agent makes a new engine.
+share_compiled()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +56,57 @@ class Owed:
     """Whether it ever was proven."""
 
 
+class _Cursor(sqlite3.Cursor):
+    """Counts each statement before the driver sees it."""
+
+    connection: "_Connection"
+
+    def execute(self, statement: str, *values: Any) -> "_Cursor":
+        self.connection.called(statement)
+        return super().execute(statement, *values)
+
+    def executemany(self, statement: str, *values: Any) -> "_Cursor":
+        self.connection.called(statement)
+        return super().executemany(statement, *values)
+
+
+class _Connection(sqlite3.Connection):
+    """A connection whose statements are calls by the agent, once it has a machine."""
+
+    machine: Machine | None = None
+
+    def called(self, statement: str) -> None:
+        if self.machine is not None:
+            self.machine.call()
+            if statement.lstrip().startswith(_WRITES):
+                self.machine.write()
+
+    def cursor(self, *_: Any) -> _Cursor:  # type: ignore[override]
+        return super().cursor(_Cursor)
+
+    def commit(self) -> None:
+        if self.machine is not None:
+            self.machine.call()
+        super().commit()
+
+
 def open_ledger(path: Path, machine: Machine) -> Ledger:
     """Return the ledger as the agent opens it; each of its statements is a call that may be the last."""
     ledger = Ledger(path)
-    # Every start makes a new engine; what SQLAlchemy compiled for the last one fits this one as well.
-    ledger.database.engine.__dict__["_compiled_cache"] = _COMPILED
+    # What follows is for connections that are made from now on. Listeners of SQLAlchemy would take longer.
+    ledger.close()
 
-    def before(*arguments: Any) -> None:
-        statement = str(arguments[2])
-        machine.call()
-        if statement.lstrip().startswith(_WRITES):
-            machine.write()
+    def count(connection: _Connection, _record: object) -> None:
+        connection.machine = machine
 
-    event.listen(ledger.database.engine, "before_cursor_execute", before)
-    event.listen(ledger.database.engine, "begin", lambda _connection: machine.call(), insert=True)
-    event.listen(ledger.database.engine, "commit", lambda _connection: machine.call())
+    event.listen(ledger.database.engine, "do_connect", _with_counts)
+    event.listen(ledger.database.engine, "connect", count)
     ledger.modes.start(machine.now())
     return ledger
+
+
+def _with_counts(_dialect: object, _record: object, _arguments: object, options: dict[str, Any]) -> None:
+    options["factory"] = _Connection
 
 
 def new_file(template: Path, path: Path) -> None:

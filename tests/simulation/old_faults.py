@@ -51,7 +51,7 @@ OLD_FAULTS: Sequence[OldFault] = (
         "8e22c88",
         custody,
         "_ambiguous",
-        lambda *_: set(),
+        lambda *_, **__: set(),
         20,
     ),
     OldFault(

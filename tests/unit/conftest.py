@@ -4,39 +4,19 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import Engine
-from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from understudy.ledger import database
 from understudy.ledger.migration import bring_up_to_date
+
+from tests.ledgers import share_compiled
 
 if TYPE_CHECKING:
     from understudy.flow.appliance import Appliance
 
-_COMPILED: dict[Any, Any] = {}
-
-
-class SharedDialect(SQLiteDialect_pysqlite):
-    """SQLite's dialect, equal to that of every other engine: SQLAlchemy caches statements by dialect."""
-
-    supports_statement_cache = True
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SharedDialect)
-
-    def __hash__(self) -> int:
-        return hash(SharedDialect)
-
-    @classmethod
-    def engine_created(cls, engine: Engine) -> None:
-        """Let the new engine use what was compiled for the others."""
-        engine.update_execution_options(compiled_cache=_COMPILED)
-
-
-registry.register("sqlite", __name__, SharedDialect.__name__)
+share_compiled()
 
 
 @cache

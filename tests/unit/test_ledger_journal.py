@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.event import listen
 from sqlalchemy.exc import IntegrityError
 from understudy.core.errors import NotFoundError, PreconditionError, StaleEpochError
 from understudy.core.model import HolderName, InstanceNumber, StudyInstanceUid, Timestamp
@@ -448,3 +449,34 @@ def test_reading_sees_one_moment_while_another_writes(ledger: Ledger) -> None:
         assert connection.scalar(count) == before
     with ledger.database.reading() as connection:
         assert connection.scalar(count) == (before or 0) + 1
+
+
+def owe_unknown_instance(ledger: Ledger) -> None:
+    with ledger.database.writing() as connection:
+        # SQLite looks for the instance at the commit, and keeps the transaction open.
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        connection.exec_driver_sql(
+            "INSERT INTO obligations (instance, holder, state, attempts, since, due, changed, reason) "
+            "VALUES (99, 'pacs', 'owed', 0, 0, 0, 0, '')"
+        )
+
+
+def test_commit_that_fails_leaves_nothing_to_the_next_transaction(ledger: Ledger) -> None:
+    with pytest.raises(IntegrityError):
+        owe_unknown_instance(ledger)
+    with ledger.database.writing() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM obligations").scalar() == 0
+
+
+def test_closing_the_ledger_closes_each_connection_that_it_kept(ledger: Ledger) -> None:
+    opened: list[object] = []
+    closed: list[object] = []
+    listen(ledger.database.engine, "connect", lambda connection, _: opened.append(connection))
+    listen(ledger.database.engine, "close", lambda connection, _: closed.append(connection))
+    ledger.close()
+    with ledger.database.reading() as one, ledger.database.reading() as another:
+        assert one is not another
+    ledger.events.log("ann", "look", {}, NOW)
+    assert len(opened) >= 2
+    ledger.close()
+    assert set(map(id, opened)) <= set(map(id, closed))

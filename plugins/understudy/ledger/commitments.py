@@ -6,7 +6,7 @@ Rule 2: one transaction of the ledger records all that a report proves and denie
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from understudy.core.model import HolderName, InstanceNumber, SopInstanceUid, Timestamp
 from understudy.core.obligations import ObligationEvent, ObligationState
@@ -20,6 +20,17 @@ from understudy.ledger.schema import (
     obligations,
 )
 from understudy.ledger.transitions import able, chunks, disprove, give_up, lose, prove, write_proof
+
+_OPEN = (
+    select(commitments.c.transaction_uid, commitments.c.requested)
+    .where(commitments.c.holder == bindparam("holder"))
+    .order_by(commitments.c.requested)
+)
+_MEMBERS = (
+    select(commitment_members.c.instance, instances.c.sop_instance_uid)
+    .join_from(commitment_members, instances, commitment_members.c.instance == instances.c.number)
+    .where(commitment_members.c.transaction_uid == bindparam("transaction"))
+)
 
 
 class CommitmentBook(Book):
@@ -37,15 +48,10 @@ class CommitmentBook(Book):
 
     def open(self, holder: HolderName) -> list[OpenCommitment]:
         """Return the holder's transactions without a report, the oldest first."""
-        asked = (
-            select(commitments.c.transaction_uid, commitments.c.requested)
-            .where(commitments.c.holder == holder)
-            .order_by(commitments.c.requested)
-        )
         with self._database.reading() as connection:
             return [
                 OpenCommitment(row.transaction_uid, row.requested, _members(connection, row.transaction_uid))
-                for row in connection.execute(asked).all()
+                for row in connection.execute(_OPEN, {"holder": holder}).all()
             ]
 
     def end(self, transaction_uid: str) -> None:
@@ -120,14 +126,9 @@ def _in_state(
 
 
 def _members(connection: Connection, transaction_uid: str) -> dict[InstanceNumber, SopInstanceUid]:
-    query = (
-        select(commitment_members.c.instance, instances.c.sop_instance_uid)
-        .join_from(commitment_members, instances, commitment_members.c.instance == instances.c.number)
-        .where(commitment_members.c.transaction_uid == transaction_uid)
-    )
     return {
         InstanceNumber(row.instance): SopInstanceUid(row.sop_instance_uid)
-        for row in connection.execute(query)
+        for row in connection.execute(_MEMBERS, {"transaction": transaction_uid})
     }
 
 

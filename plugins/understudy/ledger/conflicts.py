@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, exists, func, insert, select, update
+from sqlalchemy import Connection, bindparam, exists, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.core.conflicts import ConflictKind, ConflictView, VersionView, is_unresolved
@@ -19,6 +19,29 @@ from understudy.ledger.transitions import SYSTEM, owe
 _FIELDS = tuple(NewInstance.__dataclass_fields__)
 _EARLIER, _LATER = instances.alias("earlier"), instances.alias("later")
 _TO_ACT = [kind.value for kind in ConflictKind if is_unresolved(kind, None)]
+
+_QUERY = (
+    select(
+        conflicts,
+        *(
+            table.c[name].label(f"{label}_{name}")
+            for table, label in ((_EARLIER, "earlier"), (_LATER, "later"))
+            for name in (*_FIELDS, "superseded_by")
+        ),
+    )
+    .join_from(conflicts, _EARLIER, conflicts.c.earlier == _EARLIER.c.number)
+    .join(_LATER, conflicts.c.later == _LATER.c.number)
+)
+_IDENTITIES = _QUERY.where(
+    conflicts.c.acknowledged.is_(None),
+    conflicts.c.kind == ConflictKind.IDENTITY.value,
+    _LATER.c.epoch == bindparam("epoch"),
+    ~exists().where(
+        proofs.c.instance == _LATER.c.number,
+        proofs.c.holder == bindparam("holder"),
+        proofs.c.kind == ProofKind.RECEIVED.value,
+    ),
+).order_by(conflicts.c.conflict)
 
 
 class ConflictBook(Book):
@@ -59,7 +82,7 @@ class ConflictBook(Book):
         self, *, everything: bool, sop_instance_uid: str | None = None, limit: int = 100
     ) -> list[ConflictView]:
         """Return conflicts, the latest first: open ones, or all of them."""
-        query = _query()
+        query = _QUERY
         if not everything:
             query = query.where(conflicts.c.acknowledged.is_(None), conflicts.c.kind.in_(_TO_ACT))
         if sop_instance_uid is not None:
@@ -74,24 +97,13 @@ class ConflictBook(Book):
         A conflict is left out if the holder itself sent the later instance, because that is the holder's own
         version of the earlier one.
         """
-        received = exists().where(
-            proofs.c.instance == _LATER.c.number,
-            proofs.c.holder == holder,
-            proofs.c.kind == ProofKind.RECEIVED.value,
-        )
-        query = _query().where(
-            conflicts.c.acknowledged.is_(None),
-            conflicts.c.kind == ConflictKind.IDENTITY.value,
-            _LATER.c.epoch == epoch,
-            ~received,
-        )
         with self._database.reading() as connection:
-            return [_view(row) for row in connection.execute(query.order_by(conflicts.c.conflict))]
+            return [_view(row) for row in connection.execute(_IDENTITIES, {"holder": holder, "epoch": epoch})]
 
     def get(self, number: int) -> ConflictView:
         """Return one conflict, or raise NotFoundError."""
         with self._database.reading() as connection:
-            row = connection.execute(_query().where(conflicts.c.conflict == number)).first()
+            row = connection.execute(_QUERY.where(conflicts.c.conflict == number)).first()
         if row is None:
             raise NotFoundError(f"there is no conflict {number}", "GET /understudy/conflicts lists them")
         return _view(row)
@@ -118,7 +130,7 @@ class ConflictBook(Book):
 
     def unjudged(self, limit: int) -> list[ConflictView]:
         """Return conflicts whose contents were not compared yet, the oldest first."""
-        query = _query().where(conflicts.c.kind == ConflictKind.UNJUDGED.value)
+        query = _QUERY.where(conflicts.c.kind == ConflictKind.UNJUDGED.value)
         with self._database.reading() as connection:
             rows = connection.execute(query.order_by(conflicts.c.conflict).limit(limit))
             return [_view(row) for row in rows]
@@ -167,19 +179,6 @@ def record_conflict(
             "later_md5": md5s[later],
         }
         append_event(connection, now, SYSTEM, "conflict", fields)
-
-
-def _query() -> Any:
-    columns = [
-        table.c[name].label(f"{label}_{name}")
-        for table, label in ((_EARLIER, "earlier"), (_LATER, "later"))
-        for name in (*_FIELDS, "superseded_by")
-    ]
-    return (
-        select(conflicts, *columns)
-        .join_from(conflicts, _EARLIER, conflicts.c.earlier == _EARLIER.c.number)
-        .join(_LATER, conflicts.c.later == _LATER.c.number)
-    )
 
 
 def _view(row: Any) -> ConflictView:

@@ -4,7 +4,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, false, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    false,
+    func,
+    select,
+    update,
+)
 
 from understudy.core.deliveries import Step, step_after
 from understudy.core.model import Delivery, HolderName, InstanceNumber, Outcome, Proof, ProofKind, Timestamp
@@ -262,10 +273,8 @@ def _attempts(
     """Return the failures so far of each instance that has any."""
     found: dict[InstanceNumber, int] = {}
     for chunk in chunks(numbers):
-        query = select(obligations.c.instance, obligations.c.attempts).where(
-            obligations.c.holder == holder, obligations.c.instance.in_(chunk), obligations.c.attempts > 0
-        )
-        found |= {InstanceNumber(row.instance): row.attempts for row in connection.execute(query)}
+        rows = connection.execute(_ATTEMPTS, {"holder": holder, "numbers": chunk})
+        found |= {InstanceNumber(row.instance): row.attempts for row in rows}
     return found
 
 
@@ -275,10 +284,8 @@ def _without_replaced(
     """Give up owed or refused instances whose content was replaced, and return the others."""
     later: dict[InstanceNumber, int] = {}
     for chunk in chunks(numbers):
-        query = select(instances.c.number, instances.c.superseded_by).where(
-            instances.c.number.in_(chunk), instances.c.superseded_by.is_not(None)
-        )
-        later |= {InstanceNumber(row.number): row.superseded_by for row in connection.execute(query)}
+        rows = connection.execute(_REPLACED, {"numbers": chunk})
+        later |= {InstanceNumber(row.number): row.superseded_by for row in rows}
     for number, successor in later.items():
         advance(connection, ObligationEvent.WAIVE, holder, [number], now, reason=replaced(successor))
     return [number for number in numbers if number not in later]
@@ -301,31 +308,52 @@ def _ambiguous(
     anybody noticed, so during an outage every other content counts.
     """
     no_outage = current_mode(connection).mode not in (Mode.ACTIVE, Mode.RETURNING)
-    other = instances.alias("other")
-    received = exists().where(
-        proofs.c.instance == other.c.number,
-        proofs.c.holder == holder,
-        proofs.c.kind == ProofKind.RECEIVED.value,
-    )
-    its_own = received if no_outage else false()
-    replaced = and_(
-        # All versions of an instance have one identifier, which has an index.
-        other.c.orthanc_id == instances.c.orthanc_id,
-        other.c.superseded_by == instances.c.number,
-    )
-    replacing = other.c.number == instances.c.superseded_by
-    beside = and_(
-        other.c.sop_instance_uid == instances.c.sop_instance_uid,
-        other.c.study_instance_uid == instances.c.study_instance_uid,
-        other.c.orthanc_id != instances.c.orthanc_id,
-    )
+    queries = _OF_OTHERS if no_outage else _OF_ANY
     found: set[InstanceNumber] = set()
     for chunk in chunks(numbers):
-        for condition in (replaced, beside, replacing) if beside_later else (replaced, beside):
-            query = (
-                select(instances.c.number)
-                .join_from(instances, other, condition)
-                .where(instances.c.number.in_(chunk), ~its_own)
-            )
-            found |= {InstanceNumber(number) for number in connection.scalars(query)}
+        for query in queries if beside_later else queries[:2]:
+            asked = {"holder": holder, "numbers": chunk} if no_outage else {"numbers": chunk}
+            found |= {InstanceNumber(number) for number in connection.scalars(query, asked)}
     return found
+
+
+def _with_another(its_own: ColumnElement[bool]) -> Sequence[Select[Any]]:
+    """Return queries for instances that have another content under their UID, unless `its_own` is true of it.
+
+    In turn, the other content is an earlier one, one that Orthanc keeps apart, or a later one.
+    """
+    replaced = and_(
+        # All versions of an instance have one identifier, which has an index.
+        _OTHER.c.orthanc_id == instances.c.orthanc_id,
+        _OTHER.c.superseded_by == instances.c.number,
+    )
+    beside = and_(
+        _OTHER.c.sop_instance_uid == instances.c.sop_instance_uid,
+        _OTHER.c.study_instance_uid == instances.c.study_instance_uid,
+        _OTHER.c.orthanc_id != instances.c.orthanc_id,
+    )
+    replacing = _OTHER.c.number == instances.c.superseded_by
+    return [
+        select(instances.c.number)
+        .join_from(instances, _OTHER, condition)
+        .where(instances.c.number.in_(bindparam("numbers", expanding=True)), ~its_own)
+        for condition in (replaced, beside, replacing)
+    ]
+
+
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to answer it.
+_OTHER = instances.alias("other")
+_RECEIVED = exists().where(
+    proofs.c.instance == _OTHER.c.number,
+    proofs.c.holder == bindparam("holder"),
+    proofs.c.kind == ProofKind.RECEIVED.value,
+)
+_OF_OTHERS, _OF_ANY = _with_another(_RECEIVED), _with_another(false())
+_ATTEMPTS = select(obligations.c.instance, obligations.c.attempts).where(
+    obligations.c.holder == bindparam("holder"),
+    obligations.c.instance.in_(bindparam("numbers", expanding=True)),
+    obligations.c.attempts > 0,
+)
+_REPLACED = select(instances.c.number, instances.c.superseded_by).where(
+    instances.c.number.in_(bindparam("numbers", expanding=True)), instances.c.superseded_by.is_not(None)
+)

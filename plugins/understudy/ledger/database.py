@@ -20,6 +20,9 @@ _CACHE = 16_384
 _CHECKPOINT = 8_192
 """Pages of 4 KiB after which the write-ahead log is written back: a page changed often is written once."""
 
+_KEPT = 8
+"""Idle connections for reading: the rest of the pool's 24 is for writing, and for more readers at a time."""
+
 
 class Database:
     """Transactions on the ledger file: `reading` sees one snapshot, `writing` is serialised and durable."""
@@ -36,6 +39,8 @@ class Database:
         path.chmod(0o600)
         self._engine = _engine(path)
         self._one_at_a_time = threading.Lock()
+        self._readers: list[Connection] = []
+        self._writers: list[Connection] = []
         self._followers: list[Callable[[Connection], None]] = []
 
     @property
@@ -50,26 +55,52 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Give a connection on one consistent snapshot."""
-        with self._engine.connect() as connection:
+        with self._lent(self._readers, "BEGIN") as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Give a connection whose transaction is on disk when the block ends without an error."""
-        with (
-            self._one_at_a_time,
-            self._engine.connect().execution_options(understudy_writes=True) as connection,
-        ):
+        with self._one_at_a_time, self._lent(self._writers, "BEGIN IMMEDIATE") as connection:
             # A transaction that was rolled back may have left entries.
             connection.info.clear()
-            with connection.begin():
-                yield connection
+            yield connection
+            connection.commit()
             for follow in self._followers:
                 follow(connection)
 
     def close(self) -> None:
         """Close every connection."""
+        for idle in (self._readers, self._writers):
+            while idle:
+                idle.pop().close()
         self._engine.dispose()
+
+    @contextmanager
+    def _lent(self, idle: list[Connection], begin: str) -> Iterator[Connection]:
+        """Give an idle connection, or a new one, in a transaction, and keep it for the next caller.
+
+        SQLAlchemy takes longer to check a connection out and in than SQLite to answer a short query.
+        """
+        try:
+            connection = idle.pop()
+        except IndexError:
+            connection = self._engine.connect()
+        try:
+            connection.begin()
+            # By the driver's own cursor, because SQLAlchemy's takes as long as a short query.
+            connection.connection.cursor().execute(begin)
+            yield connection
+            connection.rollback()
+        except BaseException:
+            # SQLAlchemy takes a failed commit for the end of the transaction: the pool rolls back.
+            with connection:
+                connection.rollback()
+            raise
+        if len(idle) < _KEPT:
+            idle.append(connection)
+        else:
+            connection.close()
 
 
 class Book:
@@ -90,18 +121,11 @@ def _engine(path: Path, *, foreign_keys: bool = True) -> Engine:
     )
 
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
-        # Turns off the driver's own transactions: `_begin` chooses the kind of each transaction.
+        # Turns off the driver's own transactions: the caller chooses the kind of each transaction.
         connection.isolation_level = None
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
 
-    engine = create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=16, pool_use_lifo=True)
+    engine = create_engine(f"sqlite:///{path}", pool_size=_KEPT, max_overflow=16, pool_use_lifo=True)
     event.listen(engine, "connect", prepare)
-    event.listen(engine, "begin", _begin)
     return engine
-
-
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("understudy_writes", False)
-    # By the driver's own cursor, because SQLAlchemy's takes as long as a short query.
-    connection.connection.cursor().execute("BEGIN IMMEDIATE" if writes else "BEGIN")

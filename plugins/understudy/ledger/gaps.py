@@ -29,6 +29,10 @@ class GapsTally:
     since: Timestamp | None
 
 
+_ALL = {table: select(table) for table in (gaps, departures)}
+_TALLY = select(func.count(), func.coalesce(func.sum(gaps.c.instances), 0), func.min(gaps.c.since))
+
+
 class GapBook(Book):
     """The gaps, and the departures: instances that the primary was proven to have and no longer lists."""
 
@@ -42,9 +46,8 @@ class GapBook(Book):
 
     def tally(self) -> GapsTally:
         """Return the known gaps in numbers: a large archive may have one for each of its studies."""
-        query = select(func.count(), func.coalesce(func.sum(gaps.c.instances), 0), func.min(gaps.c.since))
         with self._database.reading() as connection:
-            studies, number, since = connection.execute(query).one()
+            studies, number, since = connection.execute(_TALLY).one()
         return GapsTally(studies, number, None if since is None else Timestamp(since))
 
     def write_departures(self, lost: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
@@ -57,7 +60,7 @@ class GapBook(Book):
 
     def _replace(self, table: Table, found: Mapping[StudyInstanceUid, int], now: Timestamp) -> None:
         with self._database.writing() as connection:
-            rows = connection.execute(select(table.c.study_instance_uid, table.c.instances))
+            rows = connection.execute(_ALL[table])
             known = {row.study_instance_uid: row.instances for row in rows}
             gone = [{"study": study} for study in known.keys() - found.keys()]
             if gone:
@@ -77,7 +80,7 @@ class GapBook(Book):
 
     def _read(self, table: Table) -> list[Finding]:
         with self._database.reading() as connection:
-            rows = connection.execute(select(table)).all()
+            rows = connection.execute(_ALL[table]).all()
         return [
             Finding(StudyInstanceUid(row.study_instance_uid), row.instances, Timestamp(row.since))
             for row in rows

@@ -10,6 +10,9 @@ from understudy.ledger.schema import INSTANCE_COLUMNS, instances
 
 _PRESENT = instances.c.superseded_by.is_(None)
 _OF_STUDY = select(*INSTANCE_COLUMNS).where(_PRESENT, instances.c.study_instance_uid == bindparam("study"))
+_STUDIES_OF_EPOCH = (
+    select(instances.c.study_instance_uid).where(instances.c.epoch == bindparam("epoch")).distinct()
+)
 
 
 class InstanceBook(Book):
@@ -56,9 +59,8 @@ class InstanceBook(Book):
 
     def studies_of_epoch(self, epoch: int) -> set[StudyInstanceUid]:
         """Return the studies with an instance that was noted in this epoch."""
-        query = select(instances.c.study_instance_uid).where(instances.c.epoch == epoch).distinct()
         with self._database.reading() as connection:
-            return {StudyInstanceUid(uid) for uid in connection.scalars(query)}
+            return {StudyInstanceUid(uid) for uid in connection.scalars(_STUDIES_OF_EPOCH, {"epoch": epoch})}
 
     def studies_since(self, moment: Timestamp) -> set[StudyInstanceUid]:
         """Return the studies with an instance received at this moment or later; reads the whole table."""

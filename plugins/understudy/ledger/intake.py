@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Column, Connection, and_, exists, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from understudy.core.conflicts import ConflictKind
 from understudy.core.model import HolderName, InstanceNumber, NewInstance, Proof, Timestamp
@@ -65,6 +77,8 @@ _FIELDS_OF = attrgetter(*_FIELDS)
 
 Noted = tuple[NewInstance, Sequence[Debt], Proof | None]
 """An instance, its debts, and the proof that the primary has it, if it came from there."""
+
+_LAST_FROM = select(func.max(senders.c.last)).where(senders.c.calling_ae_title == bindparam("calling"))
 
 
 class IntakeBook(Book):
@@ -160,9 +174,8 @@ class IntakeBook(Book):
 
     def last_from(self, calling_ae_title: str) -> Timestamp | None:
         """Return when an instance last came over C-STORE from this AE title, None if never."""
-        query = select(func.max(senders.c.last)).where(senders.c.calling_ae_title == calling_ae_title)
         with self._database.reading() as connection:
-            value = connection.scalar(query)
+            value = connection.scalar(_LAST_FROM, {"calling": calling_ae_title})
             return None if value is None else Timestamp(value)
 
     def last_store(self, *, except_from: str) -> Timestamp | None:

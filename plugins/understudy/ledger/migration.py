@@ -52,7 +52,8 @@ def bring_up_to_date(engine: Engine, path: Path) -> None:
     The engine must not enforce foreign keys, because a step may replace a table. Raises LedgerVersionError or
     MigrationError; in both cases the file is unchanged.
     """
-    with engine.connect().execution_options(understudy_writes=True) as connection, connection.begin():
+    with engine.connect() as connection, connection.begin():
+        connection.connection.cursor().execute("BEGIN IMMEDIATE")
         if not inspect(connection).has_table(ledger_facts.name):
             # A new file has none of the tables, so no check is needed for each of them.
             metadata.create_all(connection, checkfirst=False)

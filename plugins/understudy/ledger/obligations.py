@@ -27,6 +27,10 @@ _TALLY = (
     .group_by(tallies.c.holder, tallies.c.state)
 )
 
+# Counted, not read from `tallies`: a failback must never settle while an instance is owed.
+_UNSETTLED_TO = select(func.count()).where(
+    obligations.c.holder == bindparam("holder"), obligations.c.state.in_(_UNSETTLED)
+)
 _OF_STUDY = (
     select(obligations.c.instance, obligations.c.state)
     .join_from(obligations, instances, obligations.c.instance == instances.c.number)
@@ -176,9 +180,7 @@ class ObligationBook(Book):
 
 def unsettled_to(connection: Connection, holder: HolderName) -> int:
     """Return how many obligations to the holder are not settled, within a transaction."""
-    # Counted here, not read from `tallies`: a failback must never settle while an instance is owed.
-    query = select(func.count()).where(obligations.c.holder == holder, obligations.c.state.in_(_UNSETTLED))
-    return connection.scalar(query) or 0
+    return connection.scalar(_UNSETTLED_TO, {"holder": holder}) or 0
 
 
 def _obligation(row: Any) -> Obligation:

@@ -18,6 +18,11 @@ RESCAN = "rescan"
 
 _RUNNING = OperationState.RUNNING.value
 
+_BEGIN = insert(operations).returning(operations.c.operation)
+_UPDATE = update(operations).where(
+    operations.c.operation == bindparam("running"), operations.c.state == _RUNNING
+)
+_STATE = select(operations.c.state).where(operations.c.operation == bindparam("operation"))
 _BY_NUMBER = select(operations).where(operations.c.operation == bindparam("operation"))
 _LATEST = (
     select(operations)
@@ -53,10 +58,8 @@ class OperationBook(Book):
         values: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         if state is not None:
             values["state"] = state.value
-        running = operations.c.state == _RUNNING
         with self._database.writing() as connection:
-            statement = update(operations).where(operations.c.operation == operation, running)
-            connection.execute(statement.values(updated=now, **values))
+            connection.execute(_UPDATE, {"running": operation, "updated": now, **values})
             row = connection.execute(_BY_NUMBER, {"operation": operation}).first()
             if row is None:
                 raise _no_operation(operation)
@@ -107,8 +110,7 @@ class OperationBook(Book):
 
 def is_running(connection: Connection, operation: int) -> bool:
     """Return whether an operation has not ended, within a transaction."""
-    state = connection.scalar(select(operations.c.state).where(operations.c.operation == operation))
-    return state == _RUNNING
+    return connection.scalar(_STATE, {"operation": operation}) == _RUNNING
 
 
 def begin_operation(
@@ -116,19 +118,18 @@ def begin_operation(
 ) -> int:
     """Record a new running operation within a transaction and return its number."""
     number = connection.scalar(
-        insert(operations)
-        .values(
-            kind=kind,
-            state=OperationState.RUNNING.value,
-            epoch=current_mode(connection).epoch,
-            started=now,
-            updated=now,
-            message=message,
-            done=0,
-            total=total,
-            unit=unit,
-        )
-        .returning(operations.c.operation)
+        _BEGIN,
+        {
+            "kind": kind,
+            "state": OperationState.RUNNING.value,
+            "epoch": current_mode(connection).epoch,
+            "started": now,
+            "updated": now,
+            "message": message,
+            "done": 0,
+            "total": total,
+            "unit": unit,
+        },
     )
     return int(number or 0)
 

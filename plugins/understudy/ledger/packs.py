@@ -3,12 +3,24 @@
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from understudy.core.model import HolderName, InstanceNumber
 from understudy.core.packing import Digests, PackIntent
 from understudy.ledger.database import Book
 from understudy.ledger.schema import pack_members, packs
+
+_OPEN = (
+    select(packs.c.key, packs.c.intent)
+    .join_from(pack_members, packs, pack_members.c.key == packs.c.key)
+    .where(
+        packs.c.holder == bindparam("holder"),
+        packs.c.open == 1,
+        pack_members.c.instance.in_(bindparam("numbers", expanding=True)),
+    )
+    .distinct()
+    .order_by(packs.c.key)
+)
 
 
 class PackBook(Book):
@@ -26,21 +38,13 @@ class PackBook(Book):
 
     def open(self, holder: HolderName, numbers: Sequence[InstanceNumber]) -> list[PackIntent]:
         """Return every open pack of this holder that has any of these instances, oldest first."""
+        if not numbers:
+            return []
         found: dict[str, bytes] = {}
         with self._database.reading() as connection:
             for start in range(0, len(numbers), 500):
-                query = (
-                    select(packs.c.key, packs.c.intent)
-                    .join_from(pack_members, packs, pack_members.c.key == packs.c.key)
-                    .where(
-                        packs.c.holder == holder,
-                        packs.c.open == 1,
-                        pack_members.c.instance.in_(numbers[start : start + 500]),
-                    )
-                    .distinct()
-                    .order_by(packs.c.key)
-                )
-                found.update((row.key, row.intent) for row in connection.execute(query))
+                asked = {"holder": holder, "numbers": numbers[start : start + 500]}
+                found.update((row.key, row.intent) for row in connection.execute(_OPEN, asked))
         return [_decode(intent) for intent in found.values()]
 
     def newest(self, holder: HolderName) -> PackIntent | None:

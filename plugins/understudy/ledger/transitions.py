@@ -30,6 +30,13 @@ _ABLE = select(obligations.c.instance).where(
     obligations.c.instance.in_(bindparam("numbers", expanding=True)),
     obligations.c.state.in_(bindparam("states", expanding=True)),
 )
+_ADVANCE = update(obligations).where(
+    # The value of each column comes under the column's name.
+    obligations.c.holder == bindparam("at"),
+    obligations.c.instance.in_(bindparam("numbers", expanding=True)),
+    obligations.c.state.in_(bindparam("states", expanding=True)),
+)
+_ADVANCE_FAILED = _ADVANCE.values(attempts=obligations.c.attempts + 1)
 
 _Item = TypeVar("_Item")
 
@@ -59,23 +66,19 @@ def advance(
         values["due"] = due
     if reason is not None:
         values["reason"] = reason
-    if event in (ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.GIVE_UP):
-        values["attempts"] = obligations.c.attempts + 1
+    failed = event in (ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.GIVE_UP)
     if event in (ObligationEvent.DISPROVE, ObligationEvent.RETURN):
         values["since"] = now
     if event in (ObligationEvent.PROVE, ObligationEvent.FIND, ObligationEvent.REPLAY):
         values["losses"] = 0
-    asked = set(numbers)
+    states = [state.value for state in origins(event)]
+    wanted = set(numbers)
     changed = 0
-    for chunk in chunks(sorted(asked)):
-        statement = update(obligations).where(
-            obligations.c.holder == holder,
-            obligations.c.instance.in_(chunk),
-            obligations.c.state.in_([state.value for state in origins(event)]),
-        )
-        changed += connection.execute(statement.values(**values)).rowcount
-    if changed != len(asked):
-        raise IllegalTransitionError(event, holder, len(asked), changed)
+    for chunk in chunks(sorted(wanted)):
+        asked = {"at": holder, "numbers": chunk, "states": states, **values}
+        changed += connection.execute(_ADVANCE_FAILED if failed else _ADVANCE, asked).rowcount
+    if changed != len(wanted):
+        raise IllegalTransitionError(event, holder, len(wanted), changed)
 
 
 def able(
