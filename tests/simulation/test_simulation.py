@@ -13,6 +13,8 @@ from tests.simulation.run import in_memory, play, play_some
 SEEDS = range(20_000, 20_016)
 """So many and no more on a faster machine. They take a processor for 40 to 60 s."""
 
+AGING = range(40_000, 40_008)
+
 FOUND_SOMETHING = {
     0: "a failback that was settled while something was sent, when its guard was taken away",
     30022: "a settle that waited for days, since an instance sent weeks ago was not asked for again",
@@ -37,10 +39,21 @@ def test_clinic_that_once_found_something_violates_nothing(seed: int) -> None:
 
 
 @pytest.mark.long
+def test_clinics_whose_primary_comes_back_with_older_contents_violate_nothing() -> None:
+    figures = Figures()
+    with in_memory() as folder:
+        found = next(filter(None, (play(seed, folder, figures, ages=True) for seed in AGING)), None)
+    assert found is None, found.told()
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("fault", OLD_FAULTS, ids=lambda fault: fault.name)
 def test_old_fault_is_found_within_its_budget(fault: OldFault) -> None:
     figures = Figures()
     with in_memory() as folder, fault.put_back():
-        found = next(filter(None, (play(seed, folder, figures) for seed in range(fault.clinics))), None)
+        found = next(
+            filter(None, (play(seed, folder, figures, ages=fault.ages) for seed in range(fault.clinics))),
+            None,
+        )
     assert found is not None, f"not found in {figures}"
     print(f"{fault.name}: found after {figures.outages} outages by seed {found.seed}: {found.what}")

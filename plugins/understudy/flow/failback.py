@@ -17,6 +17,7 @@ from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
 from understudy.core.modes import Mode, ModeEvent
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock, HolderUnavailableError
+from understudy.core.refusals import DIFFERENT, hint_of
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.uids import can_be_asked_for, shown
 from understudy.core.views import Alarm, OperationState, OperationView, PlanView, PrimaryCondition, Sign, iso
@@ -24,6 +25,7 @@ from understudy.engine.operations import Result, Runner, Running
 from understudy.flow.mirror import Comparison, Mirror, Progress, untold
 from understudy.flow.probe import Prober
 from understudy.flow.readback import UNCOMPARED
+from understudy.flow.recheck import Recheck, Rechecked
 from understudy.ledger import (
     ConflictBook,
     CustodyBook,
@@ -54,7 +56,7 @@ _NAMED = 50
 """Most instances, UIDs or studies that a refusal names one by one."""
 _POINT_BACK = "To settle, first point every modality back to the primary."
 _SERVES = "the primary has everything of this outage and serves again"
-_LOOK_FIRST = "A SOP Instance UID of it names two patients: settle waits until a person has looked."
+_LOOK_FIRST = "Settle waits until a person has looked at each SOP Instance UID that a hint names."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Failback:
         ledger: FailbackBooks,
         mirror: Mirror,
         prober: Prober,
+        recheck: Recheck,
         clock: Clock,
         policy: FailbackPolicy,
         *,
@@ -98,6 +101,7 @@ class Failback:
         self._ledger = ledger
         self._mirror = mirror
         self._prober = prober
+        self._recheck = recheck
         self._clock = clock
         self._policy = policy
         self._holder = holder
@@ -221,6 +225,7 @@ class Failback:
         comparison = self._mirror.step(
             self._suspects(), leave=self._gaps(), in_rounds=False, progress=asked.tell
         )
+        checked = self._recheck.doubt(before=epoch)
         unmet = [*self._absent(comparison), *self._doubted()]
         self._owe_lost(comparison)
         if unmet:
@@ -239,8 +244,9 @@ class Failback:
         self._change(ModeEvent.SETTLE, epoch, asked.who, fields, guard)
         running = self._running()
         if running is not None:
-            self._finish(running, comparison, running.total, f"{self._proven()}, and the failback is settled")
-        return Result(_SERVES, report=self._report(asked.started, comparison, ()))
+            words = f"{self._proven()}, and the failback is settled"
+            self._finish(running, comparison, checked, running.total, words)
+        return Result(_SERVES, report=self._report(asked.started, comparison, checked, ()))
 
     def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeRecord:
         """Change returning back to active; delivered and proven instances stay so."""
@@ -299,9 +305,14 @@ class Failback:
         open_ends = gaps or lost or self._silent_about(comparison)
         if open_ends or self._remaining() > 0 or self._tally().get(ObligationState.REFUSED, 0) > 0:
             return False
+        checked = self._recheck.doubt(before=self._ledger.modes.current().epoch)
+        if checked.different:
+            self._show_progress(operation, gaps)
+            return False
         self._finish(
             operation,
             comparison,
+            checked,
             total,
             f"{self._proven()}; to settle, first point the modalities back to it",
             (_POINT_BACK,),
@@ -326,12 +337,13 @@ class Failback:
         self,
         operation: OperationView,
         comparison: Comparison,
+        checked: Rechecked,
         total: int,
         message: str,
         hints: tuple[str, ...] = (),
     ) -> None:
         self._progress = None
-        report = self._report(operation.started, comparison, hints)
+        report = self._report(operation.started, comparison, checked, hints)
         self._ledger.operations.update(
             operation.operation,
             now=self._clock.now(),
@@ -391,12 +403,18 @@ class Failback:
         return told
 
     def _doubted(self) -> list[str]:
-        """Return in words the UIDs of this epoch that name two patients, until a person has looked.
+        """Return in words the instances of which a person has to look at the content, until one has.
 
-        A PACS that keeps one object per UID has only the last one, although each was proven when it came.
+        A PACS that keeps one object per UID has only the last of two patients, although each was proven when
+        it came. A PACS that was restored from a backup may have an older content.
         """
         epoch = self._ledger.modes.current().epoch
-        return [
+        other = [
+            f"the primary has another content of instance {shown(one.sop_instance_uid)} of study "
+            f"{shown(one.study_instance_uid)} than it was proven to have: {hint_of(DIFFERENT)}"
+            for one in self._recheck.undecided()[:_NAMED]
+        ]
+        return other + [
             f"SOP Instance UID {shown(conflict.sop_instance_uid)} names two patients, and a PACS may keep "
             "one image a UID: see that it has both, then "
             f"`understudy conflicts --acknowledge {conflict.conflict} --reason ...`"
@@ -510,7 +528,9 @@ class Failback:
             KIND, total=remaining, unit="instances", message="comparing inventories", now=self._clock.now()
         )
 
-    def _report(self, started: Timestamp, comparison: Comparison, hints: tuple[str, ...]) -> Report:
+    def _report(
+        self, started: Timestamp, comparison: Comparison, checked: Rechecked, hints: tuple[str, ...]
+    ) -> Report:
         epoch = self._ledger.modes.current().epoch
         delivered = self._ledger.obligations.proofs_of_epoch(self._holder, epoch)
         studies = sorted({study for study, _, _ in delivered})
@@ -541,6 +561,7 @@ class Failback:
                 ReportRow("Studies that the primary lists", str(comparison.studies)),
                 ReportRow("Instances waived: the primary never gets them", str(sum(n for _, _, n in waived))),
                 ReportRow("Instances beside another content of their UID, not compared", str(uncompared)),
+                *checked.rows,
                 ReportRow("Instances missing at the primary", str(absent)),
                 ReportRow("Instances missing here", str(sum(comparison.missing_here().values()))),
                 ReportRow("Studies without a usable answer", str(len(comparison.unanswered))),
@@ -550,6 +571,7 @@ class Failback:
                     "Instances by study and proof", ("Study Instance UID", "Proof", "Instances"), rows
                 ),
                 ReportTable("Waived instances", ("Study Instance UID", "Instances", "Reason"), given_up),
+                *checked.tables,
             ),
             hints=(*doubted, *hints),
         )
