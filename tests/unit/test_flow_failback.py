@@ -1035,3 +1035,88 @@ def test_settle_that_crashes_after_any_write_ends_settled_once(tmp_path: Path) -
         assert world.ledger.modes.current().mode is Mode.STANDBY
         assert len([row for row in dump(world.ledger)["events"] if row[3] == "settle"]) == 1
         world.ledger.close()
+
+
+# What a settle must not pass over
+
+
+def test_settle_left_by_a_crash_in_an_interruption_settles_no_later_failback(world: World) -> None:
+    returned(world)
+    asked = world.failback.settle("ann", epoch=world.epoch, override_quiet="at night")
+    # The process ends between the change of mode and the end of the operation.
+    world.ledger.modes.change(
+        ModeEvent.INTERRUPT, epoch=world.epoch, who="bob", fields={"reason": "no"}, now=world.clock.now()
+    )
+    world.restart()
+    world.failback.step()
+    assert world.ledger.operations.get(asked.operation).state is OperationState.CANCELLED
+
+
+def test_settle_of_an_interrupted_failback_does_not_end_the_next_one(world: World) -> None:
+    returned(world)
+    asked = world.failback.settle("ann", epoch=world.epoch, override_quiet="at night")
+    for event in (ModeEvent.INTERRUPT, ModeEvent.FAILBACK):
+        world.clock.advance(1)
+        world.ledger.modes.change(
+            event, epoch=world.epoch, who="bob", fields={"reason": "no"}, now=world.clock.now()
+        )
+    world.restart()
+    world.failback.step()
+    assert world.ledger.operations.get(asked.operation).state is OperationState.CANCELLED
+    assert world.ledger.modes.current().mode is Mode.RETURNING
+
+
+def test_settle_notes_what_came_while_it_asked_the_primary(world: World) -> None:
+    returned(world)
+    late = iter([30])
+
+    def store(_study: StudyInstanceUid) -> None:
+        for name in late:
+            world.stored_here(name)
+
+    world.peer.after_instances = store
+    with pytest.raises(PreconditionError) as caught:
+        world.settle(override_quiet="test")
+    assert caught.value.details == ("1 instances are not proven to be at the primary",)
+
+
+def test_settle_waits_for_a_rescan_which_may_find_owed_instances(world: World) -> None:
+    returned(world)
+    world.ledger.intake.begin_rescan(
+        "Orthanc has another index", cursor=world.feed.end(), now=world.clock.now()
+    )
+    with pytest.raises(PreconditionError) as caught:
+        world.settle()
+    assert "a rescan has not ended" in caught.value.details[0]
+    rescan = world.ledger.operations.latest("rescan", running=True)
+    assert rescan is not None
+    world.ledger.operations.update(rescan.operation, now=world.clock.now(), state=OperationState.DONE)
+    world.settle()
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_correction_in_place_of_which_an_older_content_came_back_waits_for_a_person(
+    world: World, delivered: bool
+) -> None:
+    world.forwarded(1)
+    world.mirror.step()
+    world.outage()
+    world.clock.advance(1)
+    world.feed.store(new_instance(1, content="C", received_at=world.clock.now()))
+    world.repaired()
+    world.begin()
+    world.work(90 if delivered else 1)
+    assert (world.holder.sent == [uid(1)]) is delivered
+    # The restored primary forwards its studies again.
+    world.feed.store(new_instance(1, calling=PRIMARY_AE, attachment="again", received_at=world.clock.now()))
+    world.work(90)
+    if delivered:
+        world.settle(override_quiet="test")
+        return
+    with pytest.raises(PreconditionError) as caught:
+        world.settle(override_quiet="test")
+    (told,) = caught.value.details
+    assert f"an older content of SOP Instance UID {uid(1)} took the place of one of this outage" in told
+    (conflict,) = world.ledger.conflicts.undone_in_epoch(PRIMARY, world.epoch)
+    world.ledger.conflicts.acknowledge(conflict.conflict, "ann", "sent by hand", world.clock.now())
+    world.settle(override_quiet="test")

@@ -21,12 +21,13 @@ from understudy.core.refusals import DIFFERENT, hint_of
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.uids import can_be_asked_for, shown
 from understudy.core.views import Alarm, OperationState, OperationView, PlanView, PrimaryCondition, Sign, iso
-from understudy.engine.operations import Result, Runner, Running
+from understudy.engine.operations import CancelledError, Result, Runner, Running
 from understudy.flow.mirror import Comparison, Mirror, Progress, untold
 from understudy.flow.probe import Prober
 from understudy.flow.readback import UNCOMPARED
 from understudy.flow.recheck import Recheck, Rechecked
 from understudy.ledger import (
+    RESCAN,
     ConflictBook,
     CustodyBook,
     EventBook,
@@ -56,6 +57,10 @@ _NAMED = 50
 """Most instances, UIDs or studies that a refusal names one by one."""
 _POINT_BACK = "To settle, first point every modality back to the primary."
 _SERVES = "the primary has everything of this outage and serves again"
+_RESCAN = (
+    "a rescan has not ended, and it may find instances that are owed: `understudy operations` shows how far "
+    "it is"
+)
 _LOOK_FIRST = "Settle waits until a person has looked at each SOP Instance UID that a hint names."
 
 
@@ -219,8 +224,10 @@ class Failback:
         if mode.mode is Mode.STANDBY and mode.epoch == epoch:
             # The agent was stopped after the change and before the operation's end.
             return Result(_SERVES)
-        if mode.mode is not Mode.RETURNING or mode.epoch != epoch:
-            self._change(ModeEvent.SETTLE, epoch, asked.who, {})
+        if mode.mode is not Mode.RETURNING or mode.epoch != epoch or not self._is_of(mode, asked.started):
+            # The agent was stopped in an interruption, after the change and before this operation's end.
+            self._settlement.cancel("its failback was interrupted")
+            raise CancelledError
         # Instances that are missing here do not prevent settling: the mirror pulls them afterwards.
         comparison = self._mirror.step(
             self._suspects(), leave=self._gaps(), in_rounds=False, progress=asked.tell
@@ -231,6 +238,10 @@ class Failback:
         if unmet:
             # The work goes on under a new operation of the same failback.
             self._operation_alone()
+        if self._ledger.operations.latest(RESCAN, running=True) is not None:
+            unmet.append(_RESCAN)
+        # The primary may have been asked for long: what came meanwhile is owed and no quiet.
+        self._mirror.note()
         if override_quiet is None:
             unmet += self._noise()
 
@@ -414,6 +425,12 @@ class Failback:
             f"{shown(one.study_instance_uid)} than it was proven to have: {hint_of(DIFFERENT)}"
             for one in self._recheck.undecided()[:_NAMED]
         ]
+        other += [
+            f"an older content of SOP Instance UID {shown(conflict.sop_instance_uid)} took the place of one "
+            "of this outage, which the primary has not got: see which of the two it has to have, then "
+            f"`understudy conflicts --acknowledge {conflict.conflict} --reason ...`"
+            for conflict in self._ledger.conflicts.undone_in_epoch(self._holder, epoch)[:_NAMED]
+        ]
         return other + [
             f"SOP Instance UID {shown(conflict.sop_instance_uid)} names two patients, and a PACS may keep "
             "one image a UID: see that it has both, then "
@@ -481,7 +498,7 @@ class Failback:
     def _drop_stale(self) -> None:
         """End an operation that a crash left running after its failback had ended."""
         running = self._running()
-        if running is not None and not self._is_of(self._ledger.modes.current(), running):
+        if running is not None and not self._is_of(self._ledger.modes.current(), running.started):
             self._ledger.operations.update(
                 running.operation,
                 now=self._clock.now(),
@@ -489,13 +506,13 @@ class Failback:
                 message="its failback ended while the appliance stopped",
             )
 
-    def _is_of(self, mode: ModeRecord, operation: OperationView) -> bool:
+    def _is_of(self, mode: ModeRecord, started: float) -> bool:
         """Say whether an operation was begun since the mode changed: its number alone does not tell.
 
         If the change of mode lies ahead, the clock was set back since. The operation then counts as one of
         this failback: a new one would be no more certain.
         """
-        return operation.started >= mode.since or mode.since > self._clock.now()
+        return started >= mode.since or mode.since > self._clock.now()
 
     def _change(
         self,
@@ -520,7 +537,7 @@ class Failback:
         if (
             latest is not None
             and latest.state is OperationState.DONE
-            and self._is_of(mode, latest)
+            and self._is_of(mode, latest.started)
             and remaining == 0
         ):
             return latest
