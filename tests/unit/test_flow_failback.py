@@ -825,6 +825,12 @@ def test_report_names_what_was_waived_and_does_not_call_it_proven(world: World) 
     operation = world.ledger.operations.latest("failback")
     assert operation is not None
     assert operation.message.startswith("all but 1 instance that was waived is proven")
+    world.settle(override_quiet="test")
+    settled = world.ledger.operations.latest("settle")
+    assert settled is not None
+    assert settled.message == (
+        "all but 1 instance that was waived is proven to be at the primary, and the primary serves again"
+    )
 
 
 # What the primary has under the UIDs that it lists
@@ -1119,4 +1125,17 @@ def test_correction_in_place_of_which_an_older_content_came_back_waits_for_a_per
     assert f"an older content of SOP Instance UID {uid(1)} took the place of one of this outage" in told
     (conflict,) = world.ledger.conflicts.undone_in_epoch(PRIMARY, world.epoch)
     world.ledger.conflicts.acknowledge(conflict.conflict, "ann", "sent by hand", world.clock.now())
+    world.settle(override_quiet="test")
+
+
+def test_content_that_was_replaced_before_it_was_noted_keeps_no_settle(world: World) -> None:
+    world.outage()
+    world.clock.advance(1)
+    world.feed.store(new_instance(1, content="C", received_at=world.clock.now()))
+    world.noter.catch_up()
+    assert world.ledger.conflicts.keep_version(new_instance(1, content="B"), [], world.clock.now())
+    world.clock.advance(60)
+    world.repaired()
+    world.begin()
+    world.work(90)
     world.settle(override_quiet="test")

@@ -56,7 +56,6 @@ _PATIENCE = 900.0
 _NAMED = 50
 """Most instances, UIDs or studies that a refusal names one by one."""
 _POINT_BACK = "To settle, first point every modality back to the primary."
-_SERVES = "the primary has everything of this outage and serves again"
 _RESCAN = (
     "a rescan has not ended, and it may find instances that are owed: `understudy operations` shows how far "
     "it is"
@@ -223,7 +222,7 @@ class Failback:
         mode = self._ledger.modes.current()
         if mode.mode is Mode.STANDBY and mode.epoch == epoch:
             # The agent was stopped after the change and before the operation's end.
-            return Result(_SERVES)
+            return Result(self._serves())
         if mode.mode is not Mode.RETURNING or mode.epoch != epoch or not self._is_of(mode, asked.started):
             # The agent was stopped in an interruption, after the change and before this operation's end.
             self._settlement.cancel("its failback was interrupted")
@@ -257,7 +256,7 @@ class Failback:
         if running is not None:
             words = f"{self._proven()}, and the failback is settled"
             self._finish(running, comparison, checked, running.total, words)
-        return Result(_SERVES, report=self._report(asked.started, comparison, checked, ()))
+        return Result(self._serves(), report=self._report(asked.started, comparison, checked, ()))
 
     def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeRecord:
         """Change returning back to active; delivered and proven instances stay so."""
@@ -372,6 +371,9 @@ class Failback:
         number = sum(count for _, _, count in waived)
         but = f" but {number} {'instance that was' if number == 1 else 'instances that were'} waived"
         return f"all{but if number else ''} is proven to be at the primary"
+
+    def _serves(self) -> str:
+        return f"{self._proven()}, and the primary serves again"
 
     def _show_progress(self, operation: OperationView, gaps: int) -> int:
         """Write the progress of the operation and return its total in instances."""

@@ -92,12 +92,13 @@ class ConflictBook(Book):
         """Return the open conflicts in which an older content came back in place of one of this epoch.
 
         The holder itself may have sent the older one, for example after a restore from its backup. A conflict
-        is left out if the holder was proven to have the content of the epoch before it was replaced.
+        is left out if the holder was proven to have the content of the epoch before it was replaced, or was
+        never owed it: then that content is the older one, and was found late (`keep_version`).
         """
-        proven = exists().where(
+        never_proven = exists().where(
             obligations.c.instance == _EARLIER.c.number,
             obligations.c.holder == holder,
-            obligations.c.state == ObligationState.PROVEN.value,
+            obligations.c.state != ObligationState.PROVEN.value,
         )
         query = _query().where(
             conflicts.c.acknowledged.is_(None),
@@ -106,7 +107,7 @@ class ConflictBook(Book):
             _EARLIER.c.number > _LATER.c.number,
             _EARLIER.c.superseded_by == _LATER.c.number,
             _EARLIER.c.epoch == epoch,
-            ~proven,
+            never_proven,
         )
         with self._database.reading() as connection:
             return [_view(row) for row in connection.execute(query.order_by(conflicts.c.conflict))]
