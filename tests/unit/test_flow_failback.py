@@ -886,6 +886,7 @@ def test_primary_with_an_older_content_of_a_listed_instance_is_noticed_until_a_p
 
 def test_waived_difference_lets_settle_and_is_named_no_more(world: World) -> None:
     restored(world, 3)
+    assert [one.sop_instance_uid for one in world.recheck.undecided()] == [uid(3)]
     world.ledger.dead_letters.waive(PRIMARY, [uid(3)], "corrected at the PACS", "ann", world.clock.now())
     world.work(31)
     assert latest(world).state is OperationState.DONE
