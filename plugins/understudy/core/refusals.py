@@ -78,7 +78,7 @@ def unproven(times: int, why: str) -> str:
 
 def different() -> str:
     """Return the reason for a proven instance of which the holder gives back another content now."""
-    return f"{DIFFERENT}what it gives back differs from what it was proven to have"
+    return f"{DIFFERENT}the data set that it gives back differs from the one that it was proven to have"
 
 
 def hint_of(reason: str) -> str:

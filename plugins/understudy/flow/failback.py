@@ -239,7 +239,7 @@ class Failback:
             self._operation_alone()
         if self._ledger.operations.latest(RESCAN, running=True) is not None:
             unmet.append(_RESCAN)
-        # The primary may have been asked for long: what came meanwhile is owed and no quiet.
+        # The questions may have taken long: an instance that came meanwhile is owed, and breaks the quiet.
         self._mirror.note()
         if override_quiet is None:
             unmet += self._noise()
@@ -429,7 +429,7 @@ class Failback:
         ]
         other += [
             f"an older content of SOP Instance UID {shown(conflict.sop_instance_uid)} took the place of one "
-            "of this outage, which the primary has not got: see which of the two it has to have, then "
+            "of this outage, which the primary does not have: see which of the two it has to have, then "
             f"`understudy conflicts --acknowledge {conflict.conflict} --reason ...`"
             for conflict in self._ledger.conflicts.undone_in_epoch(self._holder, epoch)[:_NAMED]
         ]
