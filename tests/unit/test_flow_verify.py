@@ -140,22 +140,28 @@ def test_verify_names_an_older_content_at_the_primary_and_leaves_its_proof(tmp_p
     world = World(tmp_path / "ledger.sqlite")
     world.forwarded(1, 2)
     world.noter.catch_up()
+    reports: dict[int, Report] = {}
+
+    def write_report(operation: int, report: Report) -> str:
+        reports[operation] = report
+        return ""
+
     verifier = Verifier(
         world.ledger,
         [world.holder],
         world.clock,
         site="clinic",
-        write_report=lambda _operation, report: str(reports.append(report)),
+        write_report=write_report,
         recheck=world.recheck,
     )
-    reports: list[Report] = []
     for older in (False, True):
         world.peer.contents = {uid(2): b"as it was before the correction"} if older else {}
-        verifier.begin("ann")
+        asked = verifier.begin("ann")
         verifier.step()
-        assert reports[-1].succeeded is not older
-    assert "primary: 1 instances of the sample have another content there" in reports[1].outcome
-    assert list(reports[1].tables[1].rows) == [(uid(2), STUDY, "another content")]
+        assert reports[asked.operation].succeeded is not older
+    last = reports[max(reports)]
+    assert "primary: 1 instances of the sample have another content there" in last.outcome
+    assert list(last.tables[1].rows) == [(uid(2), STUDY, "another content")]
     assert world.ledger.obligations.tally()[PRIMARY] == {ObligationState.PROVEN: 2}
     world.ledger.close()
 
