@@ -162,6 +162,20 @@ class Auditor:
         )
         return [Owed(*row[:9], *map(bool, row[9:])) for row in rows]
 
+    def corrected_and_seen(self, holder: str) -> list[NotedProof]:
+        """Return the last proof of each content that replaced another one, if it is of the content itself."""
+        rows = self._rows(
+            """SELECT number, proofs.holder, kind, evidence, study_instance_uid, sop_instance_uid,
+            lower(hex(md5)) FROM proofs JOIN instances ON number = proofs.instance
+            JOIN obligations ON obligations.instance = number AND obligations.holder = proofs.holder
+            WHERE proofs.holder = ? AND state = 'proven' AND superseded_by IS NULL
+            AND kind IN ('received', 'readback') AND proof = (SELECT max(proof) FROM proofs AS others
+                WHERE others.instance = number AND others.holder = proofs.holder)
+            AND EXISTS (SELECT 1 FROM instances AS earlier WHERE earlier.superseded_by = instances.number)""",
+            holder,
+        )
+        return [NotedProof(*row) for row in rows]
+
     def unsettled(self) -> dict[tuple[str, str], int]:
         """Return how many obligations are in each state that is not the last, by holder and state."""
         rows = self._rows(

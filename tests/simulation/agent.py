@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 from understudy.adapters.spool import Spool
 from understudy.config import parse
-from understudy.core.model import HolderKind, HolderName, NewInstance, StudyInstanceUid
+from understudy.core.model import HolderKind, HolderName, Instance, NewInstance, StudyInstanceUid
 from understudy.core.modes import Mode, delivers_to_primary
 from understudy.core.ports import Clock, HolderUnavailableError
 from understudy.core.report import Report
@@ -38,6 +38,7 @@ from understudy.flow.note import Noter, Reconciling
 from understudy.flow.plan import Planner
 from understudy.flow.probe import Prober
 from understudy.flow.readback import ContentCheck, ReadBack
+from understudy.flow.recheck import Recheck, Rechecked
 from understudy.flow.rescan import Rescanner
 from understudy.flow.route import Router
 from understudy.flow.suspects import Suspects
@@ -137,6 +138,20 @@ class Surroundings:
     """The name of the present run of the host's kernel, in one element."""
     holders: Sequence[HolderName]
     """Who is configured, the primary among them."""
+    rechecks: bool = False
+    """Whether the agent compares a sample by content; without it, the clinics of old seeds stay the same."""
+
+
+class _NoRecheck(Recheck):
+    """Compares nothing, and makes no call to the outside."""
+
+    def look(self, *, before: int = 0) -> Rechecked:
+        return Rechecked()
+
+    doubt = look
+
+    def undecided(self) -> Sequence[Instance]:
+        return ()
 
 
 class _Kept:
@@ -182,10 +197,14 @@ class Agent:
         self.mirror = Mirror(
             primary, self.ledger, self.noter, clock, holder=PRIMARY, destination="UNDERSTUDY"
         )
+        recheck = (Recheck if around.rechecks else _NoRecheck)(
+            self.ledger, PRIMARY, self._contents(primary), clock
+        )
         self.failback = Failback(
             self.ledger,
             self.mirror,
             self.prober,
+            recheck,
             clock,
             FailbackPolicy(POLICY.quiet_period, PRIMARY_AE, "clinic"),
             holder=PRIMARY,
@@ -212,7 +231,9 @@ class Agent:
             if holder.kind is not HolderKind.ROUTE:
                 self.ledger.intake.owe_all(holder.name, now=clock.now())
         self.lanes = {holder.name: self._lane(holder) for holder in holders}
-        self.verifier = Verifier(self.ledger, holders, clock, site="clinic", write_report=_write_report)
+        self.verifier = Verifier(
+            self.ledger, holders, clock, site="clinic", write_report=_write_report, recheck=recheck
+        )
         doubts: dict[HolderName, Callable[[StudyInstanceUid], str]] = {
             holder.name: lambda _study: "" for holder in holders
         }
@@ -241,7 +262,7 @@ class Agent:
             ledger=self.ledger,
             clock=clock,
             lanes=list(self.lanes.values()),
-            primary=PrimaryParts(self.prober, self.mirror, self.failback, self.planner),
+            primary=PrimaryParts(self.prober, self.mirror, self.failback, self.planner, recheck),
             verifier=self.verifier,
             router=router,
             devices=unused,
@@ -296,7 +317,6 @@ class Agent:
 
     def _party(self, kind: HolderKind, pacs: Pacs, aside: Aside) -> DicomDestination:
         around, clock = self._around, self._clock
-        ambiguous = partial(self.ledger.custody.ambiguous, HolderName(pacs.name))
         commitment = Commitment(
             pacs,
             around.orthanc,
@@ -313,10 +333,14 @@ class Agent:
             clock,
             associations=2,
             commitment=commitment,
-            contents=ContentCheck(ReadBack(pacs, around.orthanc.digest, clock), ambiguous),
+            contents=self._contents(pacs),
             beside=aside,
             thread=InTurn,
         )
+
+    def _contents(self, pacs: Pacs) -> ContentCheck:
+        ambiguous = partial(self.ledger.custody.ambiguous, HolderName(pacs.name))
+        return ContentCheck(ReadBack(pacs, self._around.orthanc.digest, self._clock), ambiguous)
 
     def _lane(self, holder: DicomDestination | Vault) -> Lane:
         is_primary = holder.kind is HolderKind.PRIMARY

@@ -62,7 +62,10 @@ class Figures:
 class Clinic:
     """One clinic; `play` lets it live."""
 
-    def __init__(self, seed: int, folder: Path, figures: Figures | None = None) -> None:
+    def __init__(
+        self, seed: int, folder: Path, figures: Figures | None = None, *, ages: bool = False
+    ) -> None:
+        """With `ages`, the primary may come back with older contents, and the agent compares a sample."""
         self.chance = chance = random.Random(seed)
         self.figures = figures or Figures()
         self.history: deque[str] = deque(maxlen=_REMEMBERED)
@@ -79,6 +82,7 @@ class Clinic:
             folder,
             ["boot 0"],
             holders,
+            ages,
         )
         self.primary, self.orthanc, self.store = self.around.primary, self.around.orthanc, self.around.store
         self.primary.coerces = chance.random() < 0.2
@@ -462,6 +466,8 @@ class Clinic:
                 self._behave()
             case "coerces":
                 self.primary.coerces = not self.primary.coerces
+        if self.around.rechecks and self.chance.random() < 0.5:
+            self._age()
         for image, content in self._present_contents().items():
             if self._contents.get(image, content) != content:
                 self.truth.diverged.add(image)
@@ -488,6 +494,15 @@ class Clinic:
             self.tell(f"the primary loses of {study}")
             images = list(self.primary.kept[study])
             self.primary.lose(study, None if self.chance.random() < 0.3 else images[: len(images) // 2 + 1])
+
+    def _age(self) -> None:
+        """Let the primary have the first content of some images again, and list them as before."""
+        for study, images in self.primary.kept.items():
+            for uid, content in images.items():
+                number, _, version = origin(content).partition(".")
+                if version != "1" and self.chance.random() < 0.5:
+                    self.tell(f"the primary has {number}.1 of {study} again, in place of {content}")
+                    images[uid] = f"{number}.1"
 
     def _back_up(self) -> None:
         self._backup = self.primary.snapshot()

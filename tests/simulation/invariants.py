@@ -13,7 +13,7 @@ from understudy.core.model import InstanceNumber, SopInstanceUid, StudyInstanceU
 from tests.simulation.account import Auditor, NotedProof, Owed
 from tests.simulation.agent import PRIMARY, VAULT, Surroundings
 from tests.simulation.contents import digest_of, origin, study_of_id
-from tests.simulation.pacs import Pacs
+from tests.simulation.pacs import Pacs, Ways
 
 _FRESH = 900.0
 """Seconds for which an answer of a holder may be on its way into the ledger."""
@@ -166,6 +166,19 @@ class Watcher:
             shown = self._around.primary.shown.get((one.study, one.uid), {})
             if wanted and max(shown.values(), default=0.0) < asked:
                 raise ViolationError(f"settled, and the primary was not seen to have instance {one.number}")
+
+        if self._around.rechecks and self._around.primary.ways == Ways():
+            self._check_contents()
+
+    def _check_contents(self) -> None:
+        """Check that no corrected content that the primary was seen to have was settled over an older one."""
+        for one in self._auditor.corrected_and_seen(PRIMARY):
+            kept = self._around.primary.kept.get(one.study, {}).get(one.uid)
+            content = self._around.orthanc.contents[one.md5]
+            if kept is not None and origin(kept) != origin(content):
+                raise ViolationError(
+                    f"settled, and the primary has {kept} in place of instance {one.number}, {content}"
+                )
 
     def deleted(self, gone: Sequence[Owed]) -> None:
         """Check that of what was deleted without force another holder was known to have each."""

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 from understudy.flow import failback
 from understudy.flow.mirror import Comparison, Mirror
+from understudy.flow.recheck import Recheck, Rechecked
 from understudy.ledger import ModeBook, QueueBook, custody
 
 
@@ -26,6 +27,8 @@ class OldFault:
     was: Callable[..., Any]
     clinics: int
     """In so many clinics at most it has to be found."""
+    ages: bool = False
+    """Whether these are clinics whose primary comes back with older contents."""
 
     @contextmanager
     def put_back(self) -> Iterator[None]:
@@ -64,5 +67,14 @@ OLD_FAULTS: Sequence[OldFault] = (
     ),
     OldFault("a failback is settled while something is owed", "", failback, "unsettled_to", lambda *_: 0, 20),
     OldFault("a gap counts as closed before its images came", "", Mirror, "_close", _closed, 20),
+    OldFault(
+        "a listed UID proves that the primary has no older content under it",
+        "",
+        Recheck,
+        "doubt",
+        lambda *_, **__: Rechecked(),
+        20,
+        ages=True,
+    ),
     OldFault("an epoch of before is taken", "", ModeBook, "change", _change_in_any_epoch, 20),
 )

@@ -24,6 +24,7 @@ class Failure:
     seed: int
     what: str
     history: tuple[str, ...]
+    ages: bool = False
 
     def told(self, lines: int = 40) -> str:
         """Return what happened last, what it violated and how it is played again."""
@@ -31,7 +32,8 @@ class Failure:
             (
                 *self.history[-lines:],
                 f"seed {self.seed}, commit {commit()}: {self.what}",
-                f"again: PYTHONPATH=plugins python -m tests.simulation {self.seed}",
+                f"again: PYTHONPATH=plugins python -m tests.simulation {self.seed}"
+                + (" --ages" if self.ages else ""),
             )
         )
 
@@ -48,14 +50,14 @@ def in_memory() -> Iterator[Path]:
         logging.disable(logging.NOTSET)
 
 
-def play(seed: int, folder: Path, figures: Figures) -> Failure | None:
+def play(seed: int, folder: Path, figures: Figures, *, ages: bool = False) -> Failure | None:
     """Play the clinic of a seed and return what was violated in it, None where nothing was."""
     with tempfile.TemporaryDirectory(dir=folder) as mine:
-        clinic = Clinic(seed, Path(mine), figures)
+        clinic = Clinic(seed, Path(mine), figures, ages=ages)
         try:
             clinic.play(OUTAGES)
         except ViolationError as error:
-            return Failure(seed, str(error), tuple(clinic.history))
+            return Failure(seed, str(error), tuple(clinic.history), ages)
         finally:
             clinic.close()
     return None

@@ -15,6 +15,8 @@ SEEDS = range(20_000, 20_036)
 _SHARE = 9
 """Clinics of one test: several tests can run side by side."""
 
+AGING = range(40_000, 40_008)
+
 FOUND_SOMETHING = {
     0: "a failback that was settled while something was sent, when its guard was taken away",
     30022: "a settle that waited for days, since an instance sent weeks ago was not asked for again",
@@ -40,11 +42,22 @@ def test_clinic_that_once_found_something_violates_nothing(seed: int) -> None:
 
 
 @pytest.mark.long
+def test_clinics_whose_primary_comes_back_with_older_contents_violate_nothing() -> None:
+    figures = Figures()
+    with in_memory() as folder:
+        found = next(filter(None, (play(seed, folder, figures, ages=True) for seed in AGING)), None)
+    assert found is None, found.told()
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("fault", OLD_FAULTS, ids=lambda fault: fault.name)
 def test_old_fault_is_found_within_its_budget(fault: OldFault) -> None:
     figures = Figures()
     with in_memory() as folder, fault.put_back():
-        found = next(filter(None, (play(seed, folder, figures) for seed in range(fault.clinics))), None)
+        found = next(
+            filter(None, (play(seed, folder, figures, ages=fault.ages) for seed in range(fault.clinics))),
+            None,
+        )
     assert found is not None, f"not found in {figures}"
     # A replacement that no longer fits the product's calls proves nothing.
     assert "TypeError" not in found.what, found.what

@@ -353,6 +353,10 @@ class FakePeer:
     """Images that it lists besides those of the common series."""
     cut: str = ""
     """Why its list of studies is cut."""
+    contents: dict[str, bytes] = field(default_factory=dict)
+    """Data sets by SOP Instance UID that are not those that are here."""
+    gives: bool = True
+    """Whether it offers C-GET."""
 
     def keep(self, study: str, *uids: str) -> None:
         kept = self.studies_kept.setdefault(StudyInstanceUid(study), set())
@@ -407,6 +411,14 @@ class FakePeer:
             raise CappedError(self.name, "its answers are capped", "raise the limit", listed)
         self.after_instances(study)
         return listed
+
+    def fetch(self, instance: Instance) -> bytes | None:
+        self._answer()
+        if not self.gives:
+            raise UnansweredError(self.name, "it offers no C-GET", "see that it allows us C-GET")
+        uid = instance.sop_instance_uid
+        has = uid in self.studies_kept.get(instance.study_instance_uid, set())
+        return self.contents.get(uid, instance.md5.encode()) if has else None
 
     def move(self, study: StudyInstanceUid, destination: str) -> MoveResult:
         self._answer()

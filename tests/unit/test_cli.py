@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from understudy.cli import run
-from understudy.core.model import HolderKind, HolderName, ProofKind
+from understudy.core.model import HolderKind, HolderName, ProofKind, Timestamp
 from understudy.core.modes import Mode
 from understudy.core.views import (
     DiskView,
@@ -193,6 +193,25 @@ def test_failback_dry_run_shows_the_plan_and_changes_nothing(
     assert "50  to be sent, of 2 studies" in shown
     assert "1.2.5" in shown
     assert facade.acts == []
+
+
+@pytest.mark.parametrize(("command", "act"), [("verify", "verify"), ("failback --dry-run", "plan")])
+@pytest.mark.parametrize("joins", [True, False])
+def test_question_that_joins_a_running_one_says_since_when_that_asks(
+    facade: FakeFacade,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    act: str,
+    joins: bool,
+) -> None:
+    begun = getattr(facade, act)("ann")
+    view = replace(begun, started=Timestamp(0.0) if joins else begun.updated)
+    monkeypatch.setattr(facade, act, lambda _who: view)
+    assert run(command.split()) == 0
+    told = capsys.readouterr().err
+    assert (f"{act} 7 runs since 1970-01-01T00:00:00" in told) is joins
+    assert ("its answers may be older than this question" in told) is joins
 
 
 def test_settle_that_is_refused_names_every_reason_and_exits_1(

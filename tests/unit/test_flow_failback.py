@@ -10,8 +10,9 @@ from understudy.core.errors import PreconditionError, RefusedError, StaleEpochEr
 from understudy.core.inventory import StudyList
 from understudy.core.model import Delivery, InstanceNumber, Outcome, StudyInstanceUid
 from understudy.core.modes import Mode, ModeEvent, WrongModeError
-from understudy.core.obligations import ObligationState
+from understudy.core.obligations import ObligationState, Selection
 from understudy.core.ports import HolderUnavailableError
+from understudy.core.refusals import hint_of
 from understudy.core.views import OperationState, OperationView, PrimaryCondition
 from understudy.flow.failback import KIND
 
@@ -19,6 +20,7 @@ from tests.unit.fakes import (
     CRASH_SHARES,
     NOW,
     PRIMARY,
+    PRIMARY_AE,
     STUDY,
     CrashError,
     crash_after,
@@ -765,7 +767,7 @@ def test_image_of_another_patient_than_the_primarys_own_waits_for_a_person(world
     world.work(90)
     assert world.holder.sent == [uid(1)]
     (report,) = world.reports.values()
-    assert "names two patients" in report.outcome
+    assert "Settle waits until a person has looked" in report.outcome
     assert any(f"{uid(1)} names two patients" in hint for hint in report.hints)
     with pytest.raises(PreconditionError) as refused:
         world.settle(override_quiet="test")
@@ -823,6 +825,138 @@ def test_report_names_what_was_waived_and_does_not_call_it_proven(world: World) 
     operation = world.ledger.operations.latest("failback")
     assert operation is not None
     assert operation.message.startswith("all but 1 instance that was waived is proven")
+    world.settle(override_quiet="test")
+    settled = world.ledger.operations.latest("settle")
+    assert settled is not None
+    assert settled.message == (
+        "all but 1 instance that was waived is proven to be at the primary, and the primary serves again"
+    )
+
+
+# What the primary has under the UIDs that it lists
+
+
+def restored(world: World, *names: int) -> None:
+    """An outage after which the primary has older contents of these, which it sent here before."""
+    world.forwarded(1, 2)
+    world.forwarded(3, study="1.2.4")
+    world.mirror.step()
+    world.outage()
+    world.stored_here(4, study="1.2.5")
+    world.noter.catch_up()
+    world.clock.advance(60)
+    world.repaired()
+    world.peer.contents = {uid(name): b"as it was before the correction" for name in names}
+    world.begin()
+    world.work()
+
+
+def replay(world: World) -> None:
+    world.ledger.dead_letters.replay(PRIMARY, None, "ann", world.clock.now())
+    world.work()
+
+
+def test_primary_with_an_older_content_of_a_listed_instance_is_noticed_until_a_person_decides(
+    world: World,
+) -> None:
+    restored(world, 3)
+    assert latest(world).state is OperationState.RUNNING
+    assert "1 refused by the primary" in latest(world).message
+    (letter,) = world.ledger.dead_letters.listed(Selection(PRIMARY))
+    assert letter.sop_instance_uid == uid(3)
+    assert "may be damaged or come from an older backup" in hint_of(letter.reason)
+    for _ in range(2):
+        with pytest.raises(PreconditionError) as caught:
+            world.settle(override_quiet="test")
+        assert caught.value.details[0].startswith(
+            f"the primary has another content of instance {uid(3)} of study 1.2.4 than it was proven to have"
+        )
+    # Replayed while the primary still has it, it is not sent, and differs again.
+    replay(world)
+    assert uid(3) not in world.holder.sent
+    assert len(world.ledger.dead_letters.listed(Selection(PRIMARY))) == 1
+    # The older one is deleted there, as the hint says: ours is sent.
+    world.peer.lose("1.2.4", uid(3))
+    world.peer.contents.clear()
+    replay(world)
+    assert uid(3) in world.holder.sent
+    assert latest(world).state is OperationState.DONE
+    world.settle(override_quiet="test")
+
+
+def test_waived_difference_lets_settle_and_is_named_no_more(world: World) -> None:
+    restored(world, 3)
+    assert [one.sop_instance_uid for one in world.recheck.undecided()] == [uid(3)]
+    world.ledger.dead_letters.waive(PRIMARY, [uid(3)], "corrected at the PACS", "ann", world.clock.now())
+    world.work(31)
+    assert latest(world).state is OperationState.DONE
+    world.settle(override_quiet="test")
+    # The next outage takes no new look at it.
+    world.clock.advance(60)
+    world.outage()
+    world.repaired()
+    world.begin()
+    world.work()
+    world.settle(override_quiet="test")
+
+
+def test_settle_looks_again_at_contents_that_were_the_same_at_the_failback(world: World) -> None:
+    restored(world)
+    assert latest(world).state is OperationState.DONE
+    world.peer.contents = {uid(2): b"damaged"}
+    with pytest.raises(PreconditionError) as caught:
+        world.settle(override_quiet="test")
+    assert f"another content of instance {uid(2)}" in caught.value.details[0]
+    assert world.ledger.modes.current().mode is Mode.RETURNING
+
+
+def test_primary_that_gives_no_image_out_can_be_settled_and_the_report_says_so(world: World) -> None:
+    world.peer.gives = False
+    restored(world, 3)
+    world.settle(override_quiet="test")
+    report = world.reports[max(world.reports)]
+    rows = {row.name: row.value for row in report.summary}
+    assert rows["Instances of the sample, fetched again and compared"] == (
+        "0 of 2; not the others: it offers no C-GET"
+    )
+    assert [uid(2), STUDY, "not compared"] in [list(row) for row in report.tables[-1].rows]
+
+
+def test_every_instance_that_was_corrected_is_compared_and_of_other_studies_the_newest(world: World) -> None:
+    world.forwarded(1)
+    world.noter.catch_up()
+    world.feed.store(new_instance(1, content="B", calling=PRIMARY_AE))
+    world.forwarded(2, 3)
+    world.noter.catch_up()
+    # It is restored to its state before the correction, which it had forwarded.
+    world.outage()
+    world.repaired()
+    world.peer.contents = {uid(1): b"md5-1-A", uid(2): b"never in the sample"}
+    world.begin()
+    world.work()
+    assert [one.sop_instance_uid for one in world.recheck.undecided()] == [uid(1)]
+
+
+def test_content_that_the_primary_never_showed_is_not_compared(world: World) -> None:
+    """It may coerce what a device sends to both; a listing was all the proof there was."""
+    world.stored_here(1)
+    world.peer.keep(STUDY, uid(1))
+    world.mirror.step()
+    world.outage()
+    world.repaired()
+    world.peer.contents = {uid(1): b"coerced"}
+    world.begin()
+    world.work()
+    world.settle(override_quiet="test")
+
+
+def test_sample_of_a_large_ledger_is_bounded(world: World) -> None:
+    for study in range(40):
+        world.forwarded(10 * study, 10 * study + 1, study=f"1.2.9.{study}")
+    world.noter.catch_up()
+    found = world.recheck.look(before=1)
+    assert [one.sop_instance_uid for one in found.same] == [uid(10 * one + 1) for one in range(39, 19, -1)]
+    assert world.recheck.look(before=0).same == []
 
 
 def returned(world: World) -> None:
@@ -908,3 +1042,101 @@ def test_settle_that_crashes_after_any_write_ends_settled_once(tmp_path: Path) -
         assert world.ledger.modes.current().mode is Mode.STANDBY
         assert len([row for row in dump(world.ledger)["events"] if row[3] == "settle"]) == 1
         world.ledger.close()
+
+
+# What a settle must not pass over
+
+
+def test_settle_left_by_a_crash_in_an_interruption_settles_no_later_failback(world: World) -> None:
+    returned(world)
+    asked = world.failback.settle("ann", epoch=world.epoch, override_quiet="at night")
+    # The process ends between the change of mode and the end of the operation.
+    world.ledger.modes.change(
+        ModeEvent.INTERRUPT, epoch=world.epoch, who="bob", fields={"reason": "no"}, now=world.clock.now()
+    )
+    world.restart()
+    world.failback.step()
+    assert world.ledger.operations.get(asked.operation).state is OperationState.CANCELLED
+
+
+def test_settle_of_an_interrupted_failback_does_not_end_the_next_one(world: World) -> None:
+    returned(world)
+    asked = world.failback.settle("ann", epoch=world.epoch, override_quiet="at night")
+    for event in (ModeEvent.INTERRUPT, ModeEvent.FAILBACK):
+        world.clock.advance(1)
+        world.ledger.modes.change(
+            event, epoch=world.epoch, who="bob", fields={"reason": "no"}, now=world.clock.now()
+        )
+    world.restart()
+    world.failback.step()
+    assert world.ledger.operations.get(asked.operation).state is OperationState.CANCELLED
+    assert world.ledger.modes.current().mode is Mode.RETURNING
+
+
+def test_settle_notes_what_came_while_it_asked_the_primary(world: World) -> None:
+    returned(world)
+    late = iter([30])
+
+    def store(_study: StudyInstanceUid) -> None:
+        for name in late:
+            world.stored_here(name)
+
+    world.peer.after_instances = store
+    with pytest.raises(PreconditionError) as caught:
+        world.settle(override_quiet="test")
+    assert caught.value.details == ("1 instances are not proven to be at the primary",)
+
+
+def test_settle_waits_for_a_rescan_which_may_find_owed_instances(world: World) -> None:
+    returned(world)
+    world.ledger.intake.begin_rescan(
+        "Orthanc has another index", cursor=world.feed.end(), now=world.clock.now()
+    )
+    with pytest.raises(PreconditionError) as caught:
+        world.settle()
+    assert "a rescan has not ended" in caught.value.details[0]
+    rescan = world.ledger.operations.latest("rescan", running=True)
+    assert rescan is not None
+    world.ledger.operations.update(rescan.operation, now=world.clock.now(), state=OperationState.DONE)
+    world.settle()
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_correction_in_place_of_which_an_older_content_came_back_waits_for_a_person(
+    world: World, delivered: bool
+) -> None:
+    world.forwarded(1)
+    world.mirror.step()
+    world.outage()
+    world.clock.advance(1)
+    world.feed.store(new_instance(1, content="C", received_at=world.clock.now()))
+    world.repaired()
+    world.begin()
+    world.work(90 if delivered else 1)
+    assert (world.holder.sent == [uid(1)]) is delivered
+    # The restored primary forwards its studies again.
+    world.feed.store(new_instance(1, calling=PRIMARY_AE, attachment="again", received_at=world.clock.now()))
+    world.work(90)
+    if delivered:
+        world.settle(override_quiet="test")
+        return
+    with pytest.raises(PreconditionError) as caught:
+        world.settle(override_quiet="test")
+    (told,) = caught.value.details
+    assert f"an older content of SOP Instance UID {uid(1)} took the place of one of this outage" in told
+    (conflict,) = world.ledger.conflicts.undone_in_epoch(PRIMARY, world.epoch)
+    world.ledger.conflicts.acknowledge(conflict.conflict, "ann", "sent by hand", world.clock.now())
+    world.settle(override_quiet="test")
+
+
+def test_content_that_was_replaced_before_it_was_noted_keeps_no_settle(world: World) -> None:
+    world.outage()
+    world.clock.advance(1)
+    world.feed.store(new_instance(1, content="C", received_at=world.clock.now()))
+    world.noter.catch_up()
+    assert world.ledger.conflicts.keep_version(new_instance(1, content="B"), [], world.clock.now())
+    world.clock.advance(60)
+    world.repaired()
+    world.begin()
+    world.work(90)
+    world.settle(override_quiet="test")

@@ -15,8 +15,10 @@ from understudy.ledger.schema import events
 
 from tests.unit.fakes import (
     NOW,
+    PRIMARY,
     PROOF,
     ROUTE,
+    STUDY,
     VAULT,
     Clock,
     FakeHolder,
@@ -25,6 +27,7 @@ from tests.unit.fakes import (
     note,
     numbers_of,
 )
+from tests.unit.world import World, uid
 
 
 class Bench:
@@ -45,7 +48,12 @@ class Bench:
 
     def new_verifier(self) -> Verifier:
         return Verifier(
-            self.ledger, [self.route, self.vault], Clock(), site="clinic", write_report=self._write_report
+            self.ledger,
+            [self.route, self.vault],
+            Clock(),
+            site="clinic",
+            write_report=self._write_report,
+            recheck=None,
         )
 
     def _write_report(self, operation: int, report: Report) -> str:
@@ -126,6 +134,36 @@ def test_verify_goes_on_after_a_page_without_an_answer(
     assert bench.ledger.obligations.tally()[ROUTE].get(ObligationState.OWED, 0) == lost
     assert f"archive: {reason}" in bench.reports[0].outcome
     assert ("archive: 1 instances are gone" in bench.reports[0].outcome) == bool(lost)
+
+
+def test_verify_names_an_older_content_at_the_primary_and_leaves_its_proof(tmp_path: Path) -> None:
+    world = World(tmp_path / "ledger.sqlite")
+    world.forwarded(1, 2)
+    world.noter.catch_up()
+    reports: dict[int, Report] = {}
+
+    def write_report(operation: int, report: Report) -> str:
+        reports[operation] = report
+        return ""
+
+    verifier = Verifier(
+        world.ledger,
+        [world.holder],
+        world.clock,
+        site="clinic",
+        write_report=write_report,
+        recheck=world.recheck,
+    )
+    for older in (False, True):
+        world.peer.contents = {uid(2): b"as it was before the correction"} if older else {}
+        asked = verifier.begin("ann")
+        verifier.step()
+        assert reports[asked.operation].succeeded is not older
+    last = reports[max(reports)]
+    assert "primary: 1 instances of the sample have another content there" in last.outcome
+    assert list(last.tables[1].rows) == [(uid(2), STUDY, "another content")]
+    assert world.ledger.obligations.tally()[PRIMARY] == {ObligationState.PROVEN: 2}
+    world.ledger.close()
 
 
 def test_verify_finds_a_broken_event_log(bench: Bench) -> None:

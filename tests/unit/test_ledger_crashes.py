@@ -70,6 +70,7 @@ ACTS: dict[str, Callable[[Ledger], object]] = {
     "disprove": lambda ledger: ledger.custody.disprove(
         ROUTE, [SENT, PROVEN], reason="gone", now=LATER, due=LATER
     ),
+    "differ": lambda ledger: ledger.custody.differ(ROUTE, [SENT, PROVEN], why="it differs", now=LATER),
     "give_up_at_once": lambda ledger: ledger.custody.give_up(
         ROUTE, {SENT: "it differs", OWED: "it differs"}, now=LATER
     ),

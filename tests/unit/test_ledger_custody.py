@@ -133,6 +133,10 @@ LENIENT: list[tuple[ObligationEvent, Callable[[Ledger, InstanceNumber], object]]
         ObligationEvent.DISPROVE,
         lambda ledger, number: ledger.custody.disprove(ROUTE, [number], reason="gone", now=LATER, due=LATER),
     ),
+    (
+        ObligationEvent.DIFFER,
+        lambda ledger, number: ledger.custody.differ(ROUTE, [number], why="it differs", now=LATER),
+    ),
 ]
 """What two threads or a person may do first: out of turn it says so by what it returns."""
 

@@ -54,7 +54,12 @@ OUTCOMES = {
     Outcome.REFUSED: ObligationEvent.REFUSE,
 }
 
-FAILURES = {ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.GIVE_UP}
+FAILURES = {
+    ObligationEvent.FAIL,
+    ObligationEvent.DISPROVE,
+    ObligationEvent.GIVE_UP,
+    ObligationEvent.DIFFER,
+}
 
 
 class Custody(RuleBasedStateMachine):
@@ -222,6 +227,15 @@ class Custody(RuleBasedStateMachine):
         number = self._pick(pick)
         self.ledger.custody.give_up(holder, {number: "it differs"}, now=NOW)
         if self._step(number, holder, ObligationEvent.GIVE_UP) and not self._is_present(number):
+            self._step(number, holder, ObligationEvent.WAIVE)
+
+    @precondition(lambda self: self.versions)
+    @rule(pick=picks, holder=st.sampled_from([PRIMARY, ROUTE]))
+    def differ(self, pick: int, holder: HolderName) -> None:
+        number = self._pick(pick)
+        believed = self.ledger.custody.differ(holder, [number], why="it differs", now=NOW)
+        assert believed == int(self._step(number, holder, ObligationEvent.DIFFER))
+        if believed and not self._is_present(number):
             self._step(number, holder, ObligationEvent.WAIVE)
 
     @rule(name=st.sampled_from(NAMES), holder=holders)

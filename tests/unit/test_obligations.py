@@ -23,6 +23,7 @@ ALLOWED = {
     ("sent", "give_up"): "refused",
     ("sent", "prove"): "proven",
     ("sent", "disprove"): "owed",
+    ("proven", "differ"): "refused",
     ("proven", "disprove"): "owed",
     ("refused", "waive"): "waived",
     ("refused", "replay"): "owed",

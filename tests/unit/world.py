@@ -1,5 +1,6 @@
 """A whole way back in small: a primary that keeps sets, our feed and ledger, mirror, lane and failback."""
 
+from hashlib import sha256
 from pathlib import Path
 
 from understudy.core.errors import PreconditionError
@@ -14,6 +15,8 @@ from understudy.flow.failback import Failback, FailbackPolicy
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
 from understudy.flow.probe import Prober
+from understudy.flow.readback import ContentCheck, ReadBack
+from understudy.flow.recheck import Recheck
 from understudy.ledger import Ledger
 
 from tests.unit.fakes import (
@@ -68,10 +71,14 @@ class World:
         self.mirror = Mirror(
             self.peer, self.ledger, self.noter, self.clock, holder=PRIMARY, destination="STANDBY"
         )
+        read_back = ReadBack(self.peer, lambda one: sha256(one.md5.encode()).hexdigest(), self.clock)
+        contents = ContentCheck(read_back, lambda _numbers: set())
+        self.recheck = Recheck(self.ledger, PRIMARY, contents, self.clock)
         self.failback = Failback(
             self.ledger,
             self.mirror,
             self.prober,
+            self.recheck,
             self.clock,
             FailbackPolicy(QUIET, PRIMARY_AE, "clinic"),
             holder=PRIMARY,

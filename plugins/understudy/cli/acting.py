@@ -17,6 +17,7 @@ from understudy.core.views import (
     OperationState,
     OperationView,
     PlanView,
+    iso,
 )
 
 _POLL = 0.5
@@ -154,7 +155,7 @@ def failback(arguments: argparse.Namespace) -> int:
     """Show the plan of a failback, or begin it."""
     client = agent()
     if arguments.dry_run:
-        _ended(client, client.act(OperationView, "/failback", {"dry_run": True}))
+        _ended(client, _fresh(client.act(OperationView, "/failback", {"dry_run": True})))
         from understudy.cli import show
 
         show.plan(client.read(PlanView, "/failback/plan"))
@@ -193,7 +194,7 @@ def accept_recipients(arguments: argparse.Namespace) -> int:
 def verify(arguments: argparse.Namespace) -> int:
     """Ask every holder again."""
     client = agent()
-    return _begun(client, client.act(OperationView, "/verify", {}), arguments)
+    return _begun(client, _fresh(client.act(OperationView, "/verify", {})), arguments)
 
 
 def scrub(arguments: argparse.Namespace) -> int:
@@ -253,6 +254,16 @@ def _selected(arguments: argparse.Namespace) -> dict[str, object]:
         "reason": arguments.reason,
         "epoch": arguments.epoch,
     }
+
+
+def _fresh(view: OperationView) -> OperationView:
+    """Return the operation; say so if it ran before this call, because some of its answers are older."""
+    if view.updated != view.started:
+        tell(
+            f"{view.kind} {view.operation} runs since {iso(view.started)}: its answers may be older than "
+            "this question. After its end, ask again for new ones"
+        )
+    return view
 
 
 def _begun(client: Client, view: OperationView, arguments: argparse.Namespace) -> int:

@@ -353,7 +353,8 @@ def plan(view: PlanView) -> None:
     console = Screen()
     send, pull = sum(view.to_send.values()), sum(view.to_pull.values())
     console.print(
-        f"Failback at epoch {view.epoch}; the primary holds {counted(view.primary_studies, 'study')}."
+        f"Failback at epoch {view.epoch}; the primary holds {counted(view.primary_studies, 'study')}, as it "
+        f"was asked from {view.at} on."
     )
     for number, text in (
         (view.found_at_primary, "found at the primary already: only proven, not sent"),

@@ -29,6 +29,7 @@ class ObligationEvent(Enum):
     PROVE = "prove"
     DISPROVE = "disprove"
     GIVE_UP = "give_up"
+    DIFFER = "differ"
     FIND = "find"
     WAIVE = "waive"
     REPLAY = "replay"
@@ -52,6 +53,8 @@ TRANSITIONS: dict[tuple[ObligationState, ObligationEvent], ObligationState] = {
     # A holder that was proven to have an instance can lose it: to a restore from an old backup, or to another
     # content under its SOP Instance UID.
     (_PROVEN, ObligationEvent.DISPROVE): _OWED,
+    # The holder gives back another content than it was proven to have: a person decides which one is right.
+    (_PROVEN, ObligationEvent.DIFFER): _REFUSED,
     (_OWED, ObligationEvent.FIND): _PROVEN,
     (_OWED, ObligationEvent.WAIVE): _WAIVED,
     (_REFUSED, ObligationEvent.WAIVE): _WAIVED,

@@ -24,6 +24,9 @@ ENDED_US = "the agent ended twice while it held it"
 UNPROVEN = "unproven: "
 """Beginning of the reason if the holder acknowledged the instance repeatedly and never showed it."""
 
+DIFFERENT = "other content there: "
+"""Beginning of the reason if the holder gives back another content than it was proven to have."""
+
 UNASKABLE = "its Study Instance UID is no UID: nobody can be asked whether they have it"
 """Reason for an instance that could be sent but never proven."""
 
@@ -36,6 +39,8 @@ _HINTS = {
     UNASKABLE: "fix the UID at its device and send it again; waive this one, which stays here and in vaults",
     FILE: "send it here again, or heal it from a vault: it is owed again by itself; or waive it",
     DELETED: "send it here again, or restore it from a vault: it is owed again by itself; or waive it",
+    DIFFERENT: "compare it with the image there, which may be damaged or come from an older backup: if that "
+    "one is right, waive this one; otherwise delete that one there, then replay",
     UNPROVEN: "look for its study there: a receiver that gives it another SOP Instance UID, or that puts it "
     "aside, never shows it; fix that, then replay; or waive it",
 }
@@ -69,6 +74,11 @@ def replaced(successor: int) -> str:
 def unproven(times: int, why: str) -> str:
     """Return the reason for an instance that was acknowledged `times` times and never proven."""
     return f"{UNPROVEN}acknowledged {'once' if times == 1 else f'{times} times'}, and {why}"
+
+
+def different() -> str:
+    """Return the reason for a proven instance of which the holder gives back another content now."""
+    return f"{DIFFERENT}the data set that it gives back differs from the one that it was proven to have"
 
 
 def hint_of(reason: str) -> str:

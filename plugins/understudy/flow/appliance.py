@@ -42,6 +42,7 @@ from understudy.flow.mirror import Mirror
 from understudy.flow.plan import Planner
 from understudy.flow.probe import Prober
 from understudy.flow.reception import ReceptionWatch
+from understudy.flow.recheck import Recheck
 from understudy.flow.recipients import PinnedSealer
 from understudy.flow.recover import RecoveryWatch
 from understudy.flow.route import Router
@@ -61,6 +62,7 @@ class PrimaryParts:
     mirror: Mirror
     failback: Failback
     planner: Planner
+    recheck: Recheck
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,17 @@ from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
 from understudy.core.modes import Mode, ModeEvent
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock, HolderUnavailableError
+from understudy.core.refusals import DIFFERENT, hint_of
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.uids import can_be_asked_for, shown
 from understudy.core.views import Alarm, OperationState, OperationView, PlanView, PrimaryCondition, Sign, iso
-from understudy.engine.operations import Result, Runner, Running
+from understudy.engine.operations import CancelledError, Result, Runner, Running
 from understudy.flow.mirror import Comparison, Mirror, Progress, untold
 from understudy.flow.probe import Prober
 from understudy.flow.readback import UNCOMPARED
+from understudy.flow.recheck import Recheck, Rechecked
 from understudy.ledger import (
+    RESCAN,
     ConflictBook,
     CustodyBook,
     EventBook,
@@ -53,8 +56,11 @@ _PATIENCE = 900.0
 _NAMED = 50
 """Most instances, UIDs or studies that a refusal names one by one."""
 _POINT_BACK = "To settle, first point every modality back to the primary."
-_SERVES = "the primary has everything of this outage and serves again"
-_LOOK_FIRST = "A SOP Instance UID of it names two patients: settle waits until a person has looked."
+_RESCAN = (
+    "a rescan has not ended, and it may find instances that are owed: `understudy operations` shows how far "
+    "it is"
+)
+_LOOK_FIRST = "Settle waits until a person has looked at each SOP Instance UID that a hint names."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class Failback:
         ledger: FailbackBooks,
         mirror: Mirror,
         prober: Prober,
+        recheck: Recheck,
         clock: Clock,
         policy: FailbackPolicy,
         *,
@@ -98,6 +105,7 @@ class Failback:
         self._ledger = ledger
         self._mirror = mirror
         self._prober = prober
+        self._recheck = recheck
         self._clock = clock
         self._policy = policy
         self._holder = holder
@@ -214,18 +222,25 @@ class Failback:
         mode = self._ledger.modes.current()
         if mode.mode is Mode.STANDBY and mode.epoch == epoch:
             # The agent was stopped after the change and before the operation's end.
-            return Result(_SERVES)
-        if mode.mode is not Mode.RETURNING or mode.epoch != epoch:
-            self._change(ModeEvent.SETTLE, epoch, asked.who, {})
+            return Result(self._serves())
+        if mode.mode is not Mode.RETURNING or mode.epoch != epoch or not self._is_of(mode, asked.started):
+            # The agent was stopped in an interruption, after the change and before this operation's end.
+            self._settlement.cancel("its failback was interrupted")
+            raise CancelledError
         # Instances that are missing here do not prevent settling: the mirror pulls them afterwards.
         comparison = self._mirror.step(
             self._suspects(), leave=self._gaps(), in_rounds=False, progress=asked.tell
         )
+        checked = self._recheck.doubt(before=epoch)
         unmet = [*self._absent(comparison), *self._doubted()]
         self._owe_lost(comparison)
         if unmet:
             # The work goes on under a new operation of the same failback.
             self._operation_alone()
+        if self._ledger.operations.latest(RESCAN, running=True) is not None:
+            unmet.append(_RESCAN)
+        # The questions may have taken long: an instance that came meanwhile is owed, and breaks the quiet.
+        self._mirror.note()
         if override_quiet is None:
             unmet += self._noise()
 
@@ -239,8 +254,9 @@ class Failback:
         self._change(ModeEvent.SETTLE, epoch, asked.who, fields, guard)
         running = self._running()
         if running is not None:
-            self._finish(running, comparison, running.total, f"{self._proven()}, and the failback is settled")
-        return Result(_SERVES, report=self._report(asked.started, comparison, ()))
+            words = f"{self._proven()}, and the failback is settled"
+            self._finish(running, comparison, checked, running.total, words)
+        return Result(self._serves(), report=self._report(asked.started, comparison, checked, ()))
 
     def interrupt(self, who: str, *, reason: str, epoch: int) -> ModeRecord:
         """Change returning back to active; delivered and proven instances stay so."""
@@ -299,9 +315,14 @@ class Failback:
         open_ends = gaps or lost or self._silent_about(comparison)
         if open_ends or self._remaining() > 0 or self._tally().get(ObligationState.REFUSED, 0) > 0:
             return False
+        checked = self._recheck.doubt(before=self._ledger.modes.current().epoch)
+        if checked.different:
+            self._show_progress(operation, gaps)
+            return False
         self._finish(
             operation,
             comparison,
+            checked,
             total,
             f"{self._proven()}; to settle, first point the modalities back to it",
             (_POINT_BACK,),
@@ -326,12 +347,13 @@ class Failback:
         self,
         operation: OperationView,
         comparison: Comparison,
+        checked: Rechecked,
         total: int,
         message: str,
         hints: tuple[str, ...] = (),
     ) -> None:
         self._progress = None
-        report = self._report(operation.started, comparison, hints)
+        report = self._report(operation.started, comparison, checked, hints)
         self._ledger.operations.update(
             operation.operation,
             now=self._clock.now(),
@@ -349,6 +371,9 @@ class Failback:
         number = sum(count for _, _, count in waived)
         but = f" but {number} {'instance that was' if number == 1 else 'instances that were'} waived"
         return f"all{but if number else ''} is proven to be at the primary"
+
+    def _serves(self) -> str:
+        return f"{self._proven()}, and the primary serves again"
 
     def _show_progress(self, operation: OperationView, gaps: int) -> int:
         """Write the progress of the operation and return its total in instances."""
@@ -391,12 +416,24 @@ class Failback:
         return told
 
     def _doubted(self) -> list[str]:
-        """Return in words the UIDs of this epoch that name two patients, until a person has looked.
+        """Return in words the instances of which a person has to look at the content, until one has.
 
-        A PACS that keeps one object per UID has only the last one, although each was proven when it came.
+        A PACS that keeps one object per UID has only the last of two patients, although each was proven when
+        it came. A PACS that was restored from a backup may have an older content.
         """
         epoch = self._ledger.modes.current().epoch
-        return [
+        other = [
+            f"the primary has another content of instance {shown(one.sop_instance_uid)} of study "
+            f"{shown(one.study_instance_uid)} than it was proven to have: {hint_of(DIFFERENT)}"
+            for one in self._recheck.undecided()[:_NAMED]
+        ]
+        other += [
+            f"an older content of SOP Instance UID {shown(conflict.sop_instance_uid)} took the place of one "
+            "of this outage, which the primary does not have: see which of the two it has to have, then "
+            f"`understudy conflicts --acknowledge {conflict.conflict} --reason ...`"
+            for conflict in self._ledger.conflicts.undone_in_epoch(self._holder, epoch)[:_NAMED]
+        ]
+        return other + [
             f"SOP Instance UID {shown(conflict.sop_instance_uid)} names two patients, and a PACS may keep "
             "one image a UID: see that it has both, then "
             f"`understudy conflicts --acknowledge {conflict.conflict} --reason ...`"
@@ -463,7 +500,7 @@ class Failback:
     def _drop_stale(self) -> None:
         """End an operation that a crash left running after its failback had ended."""
         running = self._running()
-        if running is not None and not self._is_of(self._ledger.modes.current(), running):
+        if running is not None and not self._is_of(self._ledger.modes.current(), running.started):
             self._ledger.operations.update(
                 running.operation,
                 now=self._clock.now(),
@@ -471,13 +508,13 @@ class Failback:
                 message="its failback ended while the appliance stopped",
             )
 
-    def _is_of(self, mode: ModeRecord, operation: OperationView) -> bool:
+    def _is_of(self, mode: ModeRecord, started: float) -> bool:
         """Say whether an operation was begun since the mode changed: its number alone does not tell.
 
         If the change of mode lies ahead, the clock was set back since. The operation then counts as one of
         this failback: a new one would be no more certain.
         """
-        return operation.started >= mode.since or mode.since > self._clock.now()
+        return started >= mode.since or mode.since > self._clock.now()
 
     def _change(
         self,
@@ -502,7 +539,7 @@ class Failback:
         if (
             latest is not None
             and latest.state is OperationState.DONE
-            and self._is_of(mode, latest)
+            and self._is_of(mode, latest.started)
             and remaining == 0
         ):
             return latest
@@ -510,7 +547,9 @@ class Failback:
             KIND, total=remaining, unit="instances", message="comparing inventories", now=self._clock.now()
         )
 
-    def _report(self, started: Timestamp, comparison: Comparison, hints: tuple[str, ...]) -> Report:
+    def _report(
+        self, started: Timestamp, comparison: Comparison, checked: Rechecked, hints: tuple[str, ...]
+    ) -> Report:
         epoch = self._ledger.modes.current().epoch
         delivered = self._ledger.obligations.proofs_of_epoch(self._holder, epoch)
         studies = sorted({study for study, _, _ in delivered})
@@ -541,6 +580,7 @@ class Failback:
                 ReportRow("Studies that the primary lists", str(comparison.studies)),
                 ReportRow("Instances waived: the primary never gets them", str(sum(n for _, _, n in waived))),
                 ReportRow("Instances beside another content of their UID, not compared", str(uncompared)),
+                *checked.rows,
                 ReportRow("Instances missing at the primary", str(absent)),
                 ReportRow("Instances missing here", str(sum(comparison.missing_here().values()))),
                 ReportRow("Studies without a usable answer", str(len(comparison.unanswered))),
@@ -550,6 +590,7 @@ class Failback:
                     "Instances by study and proof", ("Study Instance UID", "Proof", "Instances"), rows
                 ),
                 ReportTable("Waived instances", ("Study Instance UID", "Instances", "Reason"), given_up),
+                *checked.tables,
             ),
             hints=(*doubted, *hints),
         )

@@ -325,6 +325,10 @@ class Mirror:
             )
             yield Alarm(iso(self._unsent_since), what, hint)
 
+    def note(self) -> None:
+        """Note every instance that has come here by now."""
+        self._noter.catch_up()
+
     def compare(
         self, suspects: Collection[StudyInstanceUid] = (), *, progress: Progress = untold
     ) -> Comparison:

@@ -96,7 +96,7 @@ class ReadBack:
         if moment - self.failing.setdefault(number, moment) < _PATIENCE:
             return False
         # A person who replays it begins again.
-        del self.failing[number]
+        self.failing.pop(number, None)
         return True
 
 

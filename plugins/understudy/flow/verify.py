@@ -1,5 +1,7 @@
 """Verify: ask every holder again for every instance that it was proven to have; check the event log.
 
+A sample of the primary's instances is compared by content (flow/recheck.py), and only reported.
+
 After a restart it continues after the last page that was asked for.
 """
 
@@ -10,9 +12,11 @@ from typing import Protocol
 from understudy.core.model import InstanceNumber
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock, Holder, HolderUnavailableError
+from understudy.core.refusals import DIFFERENT, hint_of
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.views import OperationView, iso
 from understudy.engine.operations import Result, Runner, Running
+from understudy.flow.recheck import Recheck, Rechecked
 from understudy.ledger import CustodyBook, EventBook, FactBook, ObligationBook, OperationBook
 
 KIND = "verify"
@@ -67,9 +71,12 @@ class Verifier:
         *,
         site: str,
         write_report: Callable[[int, Report], str],
+        recheck: Recheck | None,
     ) -> None:
+        """`recheck` compares a sample of the primary's contents; None if there is no primary."""
         self._ledger = ledger
         self._holders = holders
+        self._recheck = recheck
         self._clock = clock
         self._site = site
         self._runner = Runner(KIND, self._verify, ledger, clock, unit="proofs", write_report=write_report)
@@ -137,6 +144,12 @@ class Verifier:
                 problems.append(f"{name}: {one.reason}")
             if one.lost:
                 problems.append(f"{name}: {one.lost} instances are gone and are owed again")
+        checked = Rechecked() if self._recheck is None else self._recheck.look()
+        if checked.different:
+            problems.append(
+                f"primary: {len(checked.different)} instances of the sample have another content there, "
+                f"and the report names them: {hint_of(DIFFERENT)}"
+            )
         problems += self._ledger.events.contradictions()
         last = self._ledger.events.last()
         report = Report(
@@ -152,9 +165,11 @@ class Verifier:
                     "Instances asked for, over all holders", str(sum(one.asked for one in known.values()))
                 ),
                 ReportRow("Last event, and its hash", "" if last is None else f"{last.event} {last.chain}"),
+                *(() if self._recheck is None else checked.rows),
             ),
             tables=(
                 ReportTable("Holders", ("Holder", "Asked for", "Found", "Lost", "Not asked because"), rows),
+                *checked.tables,
             ),
         )
         return Result(report.outcome, succeeded=not problems, report=report)

@@ -13,7 +13,7 @@ from understudy.core.obligations import ObligationState
 from understudy.ledger.database import Book
 from understudy.ledger.events import append_event
 from understudy.ledger.modes import current_mode
-from understudy.ledger.schema import INSTANCE_COLUMNS, conflicts, instances, proofs
+from understudy.ledger.schema import INSTANCE_COLUMNS, conflicts, instances, obligations, proofs
 from understudy.ledger.transitions import SYSTEM, owe
 
 _FIELDS = tuple(NewInstance.__dataclass_fields__)
@@ -99,6 +99,30 @@ class ConflictBook(Book):
         """
         with self._database.reading() as connection:
             return [_view(row) for row in connection.execute(_IDENTITIES, {"holder": holder, "epoch": epoch})]
+
+    def undone_in_epoch(self, holder: HolderName, epoch: int) -> list[ConflictView]:
+        """Return the open conflicts in which an older content came back in place of one of this epoch.
+
+        The holder itself may have sent the older one, for example after a restore from its backup. A conflict
+        is left out if the holder was proven to have the content of the epoch before it was replaced, or was
+        never owed it: then that content is the older one, and was found late (`keep_version`).
+        """
+        never_proven = exists().where(
+            obligations.c.instance == _EARLIER.c.number,
+            obligations.c.holder == holder,
+            obligations.c.state != ObligationState.PROVEN.value,
+        )
+        query = _query().where(
+            conflicts.c.acknowledged.is_(None),
+            conflicts.c.kind.in_([ConflictKind.UNJUDGED.value, ConflictKind.CONTENT.value]),
+            # The content that was noted first is the later one of this conflict.
+            _EARLIER.c.number > _LATER.c.number,
+            _EARLIER.c.superseded_by == _LATER.c.number,
+            _EARLIER.c.epoch == epoch,
+            never_proven,
+        )
+        with self._database.reading() as connection:
+            return [_view(row) for row in connection.execute(query.order_by(conflicts.c.conflict))]
 
     def get(self, number: int) -> ConflictView:
         """Return one conflict, or raise NotFoundError."""

@@ -35,6 +35,7 @@ from understudy.ledger.transitions import (
     able,
     advance,
     chunks,
+    differ,
     disprove,
     give_up,
     lose,
@@ -237,6 +238,22 @@ class CustodyBook(Book):
             if lost:
                 disprove(connection, holder, lost, reason=reason, now=now, due=due)
             return len(lost)
+
+    def differ(
+        self, holder: HolderName, numbers: Sequence[InstanceNumber], *, why: str, now: Timestamp
+    ) -> int:
+        """Make dead letters of proven instances of which the holder gives back another content now.
+
+        Instances in any other state stay as they are, and one that was replaced meanwhile is waived. Returns
+        how many were proven.
+        """
+        if not numbers:
+            return 0
+        with self._database.writing() as connection:
+            believed = able(connection, ObligationEvent.DIFFER, holder, numbers)
+            differ(connection, holder, believed, why=why, now=now)
+            _without_replaced(connection, holder, believed, now)
+            return len(believed)
 
 
 def _steps(

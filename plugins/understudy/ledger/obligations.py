@@ -1,8 +1,9 @@
 """Obligations as they are counted and shown. Nothing here writes to the ledger."""
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, Subquery, and_, bindparam, func, or_, select
+from sqlalchemy import Connection, Subquery, and_, bindparam, func, or_, select, union_all
 
 from understudy.core.model import (
     HolderName,
@@ -17,7 +18,7 @@ from understudy.ledger.counts import ages, tallies
 from understudy.ledger.database import Book
 from understudy.ledger.dead_letters import meant
 from understudy.ledger.facts import read_fact
-from understudy.ledger.schema import INSTANCE_COLUMNS, instances, obligations, proofs
+from understudy.ledger.schema import INSTANCE_COLUMNS, conflicts, instances, obligations, proofs
 
 _UNSETTLED = [state.value for state in UNSETTLED]
 
@@ -31,6 +32,13 @@ _TALLY = (
 _UNSETTLED_TO = select(func.count()).where(
     obligations.c.holder == bindparam("holder"), obligations.c.state.in_(_UNSETTLED)
 )
+
+_LOOKED_BACK = 5000
+"""Instances, the newest ones, among which `seen` looks for studies."""
+
+_TELLS_CONTENT = [ProofKind.RECEIVED.value, ProofKind.READBACK.value]
+"""Proofs for which the holder has sent the content itself."""
+
 _OF_STUDY = (
     select(obligations.c.instance, obligations.c.state)
     .join_from(obligations, instances, obligations.c.instance == instances.c.number)
@@ -127,6 +135,69 @@ class ObligationBook(Book):
             )
             .order_by(instances.c.number)
             .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [Instance(*row) for row in connection.execute(query)]
+
+    def seen(self, holder: HolderName, *, before: int, studies: int, corrected: int) -> list[Instance]:
+        """Return proven instances whose content was last seen at the holder, as a sample of all of them.
+
+        First come instances that replaced another content, from the latest `corrected` conflicts; then the
+        newest instance of each of the `studies` studies that grew last before the epoch `before`.
+        """
+        last = (
+            select(proofs.c.kind)
+            .where(proofs.c.instance == instances.c.number, proofs.c.holder == holder)
+            .order_by(proofs.c.proof.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        query = (
+            select(*INSTANCE_COLUMNS, obligations.c.state)
+            .join(obligations, obligations.c.instance == instances.c.number)
+            .where(obligations.c.holder == holder, instances.c.superseded_by.is_(None))
+            .where(last.in_(_TELLS_CONTENT))
+        )
+        latest = select(conflicts).order_by(conflicts.c.conflict.desc()).limit(corrected).subquery()
+        versions = instances.alias("versions")
+        replacing = select(versions.c.superseded_by).where(
+            versions.c.number.in_(union_all(select(latest.c.earlier), select(latest.c.later)))
+        )
+        newest = (
+            select(instances.c.number)
+            .where(instances.c.epoch < before)
+            .order_by(instances.c.number.desc())
+            .limit(_LOOKED_BACK)
+        )
+        by_age = query.where(instances.c.number.in_(newest)).order_by(instances.c.number.desc())
+        with self._database.reading() as connection:
+            rows = list(connection.execute(query.where(instances.c.number.in_(replacing))))
+            of_study: dict[str, Any] = {}
+            for row in connection.execute(by_age):
+                if row.study_instance_uid not in of_study:
+                    if len(of_study) == studies:
+                        break
+                    of_study[row.study_instance_uid] = row
+            rows += of_study.values()
+        proven = [Instance(*row[:-1]) for row in rows if row.state == ObligationState.PROVEN.value]
+        return list({instance.number: instance for instance in proven}.values())
+
+    def in_state(
+        self,
+        holder: HolderName,
+        state: ObligationState,
+        numbers: Collection[InstanceNumber],
+        *,
+        reason: str = "",
+    ) -> list[Instance]:
+        """Return those of some hundred instances that are in the state, for a reason that begins so."""
+        query = (
+            select(*INSTANCE_COLUMNS)
+            .join(obligations, obligations.c.instance == instances.c.number)
+            .where(obligations.c.holder == holder, obligations.c.state == state.value)
+            .where(obligations.c.reason.startswith(reason, autoescape=True))
+            .where(instances.c.number.in_(numbers), instances.c.superseded_by.is_(None))
+            .order_by(instances.c.number)
         )
         with self._database.reading() as connection:
             return [Instance(*row) for row in connection.execute(query)]

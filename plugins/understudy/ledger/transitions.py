@@ -25,6 +25,13 @@ SYSTEM = "understudy"
 CHUNK = 500
 """Numbers in one statement at most, because SQLite limits the variables of a statement."""
 
+_FAILURES = (
+    ObligationEvent.FAIL,
+    ObligationEvent.DISPROVE,
+    ObligationEvent.GIVE_UP,
+    ObligationEvent.DIFFER,
+)
+
 _ABLE = select(obligations.c.instance).where(
     obligations.c.holder == bindparam("holder"),
     obligations.c.instance.in_(bindparam("numbers", expanding=True)),
@@ -66,17 +73,17 @@ def advance(
         values["due"] = due
     if reason is not None:
         values["reason"] = reason
-    failed = event in (ObligationEvent.FAIL, ObligationEvent.DISPROVE, ObligationEvent.GIVE_UP)
-    if event in (ObligationEvent.DISPROVE, ObligationEvent.RETURN):
+    if event in (ObligationEvent.DISPROVE, ObligationEvent.DIFFER, ObligationEvent.RETURN):
         values["since"] = now
     if event in (ObligationEvent.PROVE, ObligationEvent.FIND, ObligationEvent.REPLAY):
         values["losses"] = 0
     states = [state.value for state in origins(event)]
+    statement = _ADVANCE_FAILED if event in _FAILURES else _ADVANCE
     wanted = set(numbers)
     changed = 0
     for chunk in chunks(sorted(wanted)):
         asked = {"at": holder, "numbers": chunk, "states": states, **values}
-        changed += connection.execute(_ADVANCE_FAILED if failed else _ADVANCE, asked).rowcount
+        changed += connection.execute(statement, asked).rowcount
     if changed != len(wanted):
         raise IllegalTransitionError(event, holder, len(wanted), changed)
 
@@ -177,6 +184,17 @@ def give_up(
         advance(connection, ObligationEvent.GIVE_UP, holder, [row.instance], now, reason=reason)
         fields = {"holder": holder, "instance": row.instance, "reason": reason}
         append_event(connection, now, SYSTEM, ObligationEvent.GIVE_UP.value, fields)
+
+
+def differ(
+    connection: Connection, holder: HolderName, numbers: Sequence[InstanceNumber], *, why: str, now: Timestamp
+) -> None:
+    """Make dead letters of proven instances of which the holder gives back another content."""
+    _void_commitments(connection, holder, numbers)
+    for number in numbers:
+        advance(connection, ObligationEvent.DIFFER, holder, [number], now, reason=why)
+        fields = {"holder": holder, "instance": number, "reason": why}
+        append_event(connection, now, SYSTEM, ObligationEvent.DIFFER.value, fields)
 
 
 def _void_commitments(connection: Connection, holder: HolderName, numbers: Sequence[int]) -> None:

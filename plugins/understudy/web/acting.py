@@ -129,8 +129,9 @@ def router(facade: ActingFacade) -> APIRouter:
         """Change the mode from active to returning and deliver every instance that is owed to the primary.
 
         The operation shows the progress. With `dry_run` nothing changes: the operation compares both
-        inventories, and `GET /failback/plan` answers the result. 412 lists the questions that the primary
-        does not answer yet.
+        inventories, and `GET /failback/plan` answers the result. If such an operation runs already, it is
+        answered, and `started` says since when it asks. 412 lists the questions that the primary does not
+        answer yet.
         """
         if body.dry_run or body.epoch is None:
             return accepted(facade.plan(name))
@@ -184,9 +185,11 @@ def router(facade: ActingFacade) -> APIRouter:
     )
     @open_to(Role.OPERATOR)
     def verify(name: Who, body: Nothing | None = None) -> Response:
-        """Begin to ask every holder for every proven instance.
+        """Begin to ask every holder for every proven instance, or join the verification that runs.
 
-        Absent instances are owed again and listed in the report.
+        `started` says since when it runs: answers from before this call count in it. Absent instances are
+        owed again and listed in the report. Images of a sample are fetched from the primary again and
+        compared by content; those that differ are only reported.
         """
         return accepted(facade.verify(name))
 

@@ -77,7 +77,14 @@ def wire(
     gate, names = wire_gate(base)
     logins = wire_logins(base)
     lanes = [wire_lane(holder, base) for holder in holders]
-    verifier = Verifier(ledger, holders, clock, site=configuration.site, write_report=base.write_report)
+    verifier = Verifier(
+        ledger,
+        holders,
+        clock,
+        site=configuration.site,
+        write_report=base.write_report,
+        recheck=None if primary is None else primary.recheck,
+    )
     workers.add("verify", verifier.step, STEP_INTERVAL)
     backup = Backup(ledger, places.state / "backup" / "ledger.sqlite", clock)
     workers.add("backup", backup.step, _BACKUP_INTERVAL)

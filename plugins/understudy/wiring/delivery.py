@@ -119,8 +119,7 @@ def dicom_destination(
     from another content.
     """
     pace = Pacer(lambda: bytes_per_second(limits, base.local()), base.clock, base.workers.wait)
-    read_back = ReadBack(source, base.files.data_set_digest, base.clock, base.memory.of(peer.name))
-    ambiguous = partial(base.ledger.custody.ambiguous, HolderName(peer.name))
+    contents = content_check(peer.name, source, base)
     # A party that accepts one association at a time is only asked while nothing is sent.
     wake = partial(base.workers.wake, f"lane-{peer.name}")
     beside = Beside(base.clock, wake, in_turn=associations == 1)
@@ -139,12 +138,18 @@ def dicom_destination(
         pace=pace,
         transcode=transcode,
         commitment=commitment,
-        read_back=read_back if proof == "readback" else None,
+        read_back=contents.read_back if proof == "readback" else None,
         # A copy that was transcoded never comes back with the content that is stored here.
-        contents=None if proof == "readback" or transcode else ContentCheck(read_back, ambiguous),
+        contents=None if proof == "readback" or transcode else contents,
         memory=base.memory.of(peer.name),
         beside=beside,
     )
+
+
+def content_check(name: str, source: InstanceSource, base: Base) -> ContentCheck:
+    """Return the comparison of contents with the named party, from which `source` fetches."""
+    read_back = ReadBack(source, base.files.data_set_digest, base.clock, base.memory.of(name))
+    return ContentCheck(read_back, partial(base.ledger.custody.ambiguous, HolderName(name)))
 
 
 def _new_uid() -> str:

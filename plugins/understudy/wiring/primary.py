@@ -16,8 +16,9 @@ from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
 from understudy.flow.plan import Planner
 from understudy.flow.probe import Prober
+from understudy.flow.recheck import Recheck
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
-from understudy.wiring.delivery import dicom_destination, dicom_peer, get_source
+from understudy.wiring.delivery import content_check, dicom_destination, dicom_peer, get_source
 
 _MIRROR_INTERVAL = 1.0
 """Seconds between two checks whether an inventory comparison is due."""
@@ -50,16 +51,19 @@ def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) ->
     prober = Prober(peer, base.clock, failures_for_down=base.policy.probe_failures, own_work=own_work)
     destination = target.move_destination or base.configuration.ae_title
     mirror = Mirror(peer, base.ledger, noter, base.clock, holder=PRIMARY, destination=destination)
+    contents = content_check(PRIMARY, get_source(peer, target.tls, base), base)
+    recheck = Recheck(base.ledger, PRIMARY, contents, base.clock)
     failback = Failback(
         base.ledger,
         mirror,
         prober,
+        recheck,
         base.clock,
         FailbackPolicy(base.policy.quiet_period, target.ae_title, base.configuration.site),
         holder=PRIMARY,
         write_report=base.write_report,
     )
-    return PrimaryParts(prober, mirror, failback, Planner(failback, base.ledger, base.clock))
+    return PrimaryParts(prober, mirror, failback, Planner(failback, base.ledger, base.clock), recheck)
 
 
 def _probing(base: Base, primary: PrimaryParts) -> Callable[[], bool]:

@@ -154,6 +154,7 @@ function operation(view, now) {
   const running = view.state === "running";
   const share = view.total ? Math.min(1, view.done / view.total) : view.state === "done" ? 1 : 0;
   const words = [view.total ? `${count(view.done)} of ${count(view.total)} ${view.unit}` : `${count(view.done)} ${view.unit}`];
+  if (running) words.push(`since ${moment(view.started, now)}`);
   if (running && view.rate > 0) words.push(`${rate(view.rate)}/s`);
   if (running && view.eta_seconds !== null) words.push(`about ${duration(view.eta_seconds)} left`);
   if (!running) words.push(`${moment(view.updated, now)}, took ${duration(between(view.started, view.updated))}`);
