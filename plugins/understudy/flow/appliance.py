@@ -160,6 +160,7 @@ class Appliance:
                     *status.clock_alarms(self.ledger.obligations.newest(), now),
                     *self.disk.alarms(disk),
                     *self.recovery.alarms(),
+                    *promote.hold_alarms(mode, self.ledger.events, self.clock.has_waited),
                 ],
                 began=began,
                 copy=status.Copy(horizon, loss, self.configuration.policy.max_lag, self.clock.waited(began)),
