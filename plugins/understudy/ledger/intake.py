@@ -158,12 +158,11 @@ class IntakeBook(Book):
         with self._database.reading() as connection:
             return {row.day: row.bytes for row in connection.execute(query)}
 
-    def last_from(self, calling_ae_title: str) -> Timestamp | None:
-        """Return when an instance last came over C-STORE from this AE title, None if never."""
-        query = select(func.max(senders.c.last)).where(senders.c.calling_ae_title == calling_ae_title)
+    def number_from(self, calling_ae_title: str) -> int:
+        """Return how many instances came over C-STORE from this AE title so far."""
+        query = select(func.sum(senders.c.number)).where(senders.c.calling_ae_title == calling_ae_title)
         with self._database.reading() as connection:
-            value = connection.scalar(query)
-            return None if value is None else Timestamp(value)
+            return connection.scalar(query) or 0
 
     def last_store(self, *, except_from: str) -> Timestamp | None:
         """Return when an instance last came over C-STORE from any other AE title than this, None if never."""
