@@ -176,10 +176,12 @@ class Scrubber:
 
     def _finish(self, operation: OperationView, done: Round) -> None:
         self._write(_LAST, done)
+        waited = self._clock.waited
         rows = [
             (view.file, view.sop_instance_uid, view.state.value, view.reason)
             for view in self._ledger.files.damages(limit=_SHOWN_PROBLEMS)
-            if view.since >= operation.started
+            # What was found earlier is left out; the clock may have been set meanwhile.
+            if waited(view.since) <= waited(operation.started)
         ]
         outcome = (
             f"{done.damaged} stored files are missing or changed: understudy damages says which"
