@@ -165,6 +165,9 @@ void forget_ends_of(const std::string &uid);
 bool take_turn(bool alone, bool waits);
 void end_turn(bool alone);
 
+// Answers an HTTP request by 413, 429 or 503, and closes its connection (uploads.cc).
+int refuse(mg_connection *connection, int status, const char *error, const std::string &message);
+
 // Handles an HTTP request, or answers the request itself if the body is too large (uploads.cc).
 int within_limits(mg_connection *connection, int (*handle)(mg_connection *));
 

@@ -7,27 +7,74 @@
 // Rule 2: a request takes a turn like a store (parking.cc), until its answer begins. From then on the time depends on the
 // reader and not on the instance: the note becomes `sends`, and does not count as other work.
 // Rule 3: only a refused request is answered here, in place of Orthanc's answer and never in addition to it.
+// Rule 4: a person has at most OF_A_PERSON requests under way. The edge allows fewer (edge/turns.lua), but it forgets a
+// request when its client goes away, while Orthanc still works on it.
+#include <civetweb.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <string>
 
 #include "reception.h"
-
-struct mg_context;
 
 namespace {
 
 using namespace reception;
 
 using Handler = int (*)(mg_connection *);
-using Start = mg_context *(void *, void *, const char **);
+using Start = mg_context *(const mg_callbacks *, void *, const char **);
 using Write = int(mg_connection *, const void *, size_t);
+
+constexpr unsigned OF_A_PERSON = 20; // of the 50 threads that serve requests
 
 std::atomic<unsigned> threads{0};
 Handler handle = nullptr;
+
+// Counts a request among those of its person for as long as Orthanc works on it. The edge names the person in a header;
+// requests of the agent have no such header and are not limited.
+class Place {
+  public:
+    explicit Place(mg_connection *connection)
+    {
+        const char *const person = mg_get_header(connection, "X-Understudy-User");
+        if (person == nullptr)
+            return;
+        person_ = person;
+        const std::lock_guard<std::mutex> guard(lock);
+        free_ = taken[person_] < OF_A_PERSON;
+        taken[person_] += free_;
+        counted_ = free_;
+    }
+
+    ~Place()
+    {
+        if (!counted_)
+            return;
+        const std::lock_guard<std::mutex> guard(lock);
+        if (--taken[person_] == 0)
+            taken.erase(person_);
+    }
+
+    Place(const Place &) = delete;
+    Place &operator=(const Place &) = delete;
+
+    bool is_free() const { return free_; }
+
+  private:
+    static std::mutex lock;
+    static std::map<std::string, unsigned> taken;
+
+    std::string person_;
+    bool free_ = true, counted_ = false;
+};
+
+std::mutex Place::lock;
+std::map<std::string, unsigned> Place::taken;
 
 // A thread keeps its slot. Orthanc has 50 threads that serve requests.
 thread_local unsigned slot = SLOTS_OF_REQUESTS;
@@ -76,6 +123,10 @@ int handle_request(mg_connection *connection)
 {
     answer.clear();
     answered = stores = begun = false;
+    const Place place(connection);
+    if (!place.is_free())
+        return reception::refuse(connection, 429, "too_many_requests",
+                                 "so many requests of this user are under way that this one is refused");
     in_request = true;
     const int handled = reception::within_limits(connection, handle);
     in_request = false;
@@ -130,13 +181,13 @@ void understudy_answer(int status, const char *json)
              std::to_string(std::strlen(json)) + "\r\n\r\n" + json;
 }
 
-mg_context *mg_start(void *callbacks, void *data, const char **options)
+mg_context *mg_start(const mg_callbacks *callbacks, void *data, const char **options)
 {
-    // The first callback handles a request from beginning to end (civetweb.h, begin_request).
-    auto *const begin_request = static_cast<Handler *>(callbacks);
-    handle = *begin_request;
-    *begin_request = handle_request;
-    return reception::replaced<Start>("mg_start")(callbacks, data, options);
+    // This callback handles a request from beginning to end.
+    handle = callbacks->begin_request;
+    mg_callbacks ours = *callbacks;
+    ours.begin_request = handle_request;
+    return reception::replaced<Start>("mg_start")(&ours, data, options);
 }
 
 int mg_write(mg_connection *connection, const void *content, size_t size)

@@ -64,19 +64,7 @@ class Upload {
 
 thread_local Upload *Upload::present = nullptr;
 
-int refuse(mg_connection *connection, int status, const char *error, const std::string &message)
-{
-    const std::string body = std::string(R"({"error": ")") + error + R"(", "message": ")" + message + R"("})";
-    std::fprintf(stderr, "reception: upload refused because=%s\n", message.c_str());
-    mg_printf(connection,
-              "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
-              status == 413 ? "413 Payload Too Large" : "503 Service Unavailable\r\nRetry-After: 30", body.size(),
-              body.c_str());
-    mg_disable_connection_keep_alive(connection);
-    return status;
-}
-
-int refuse(mg_connection *connection, Share::Answer answer, long long length)
+int refuse_upload(mg_connection *connection, Share::Answer answer, long long length)
 {
     Upload::count(answer);
     if (answer == Share::Answer::too_large)
@@ -88,6 +76,20 @@ int refuse(mg_connection *connection, Share::Answer answer, long long length)
 
 } // namespace
 
+int refuse(mg_connection *connection, int status, const char *error, const std::string &message)
+{
+    const std::string body = std::string(R"({"error": ")") + error + R"(", "message": ")" + message + R"("})";
+    const char *const line = status == 413   ? "413 Payload Too Large"
+                             : status == 429 ? "429 Too Many Requests\r\nRetry-After: 5"
+                                             : "503 Service Unavailable\r\nRetry-After: 30";
+    std::fprintf(stderr, "reception: request refused because=%s\n", message.c_str());
+    mg_printf(connection,
+              "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
+              line, body.size(), body.c_str());
+    mg_disable_connection_keep_alive(connection);
+    return status;
+}
+
 int within_limits(mg_connection *connection, int (*handle)(mg_connection *))
 {
     if (stopping() && std::strcmp(mg_get_request_info(connection)->request_method, "POST") == 0)
@@ -95,7 +97,7 @@ int within_limits(mg_connection *connection, int (*handle)(mg_connection *))
     const long long length = mg_get_request_info(connection)->content_length;
     Upload upload(length < 0);
     const Share::Answer answer = length > 0 ? upload.told(static_cast<uint64_t>(length)) : Share::Answer::taken;
-    return answer == Share::Answer::taken ? with_memory(connection, handle) : refuse(connection, answer, length);
+    return answer == Share::Answer::taken ? with_memory(connection, handle) : refuse_upload(connection, answer, length);
 }
 
 bool upload_may_be_parsed() { return Upload::present == nullptr || Upload::present->parse(); }

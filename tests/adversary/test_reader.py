@@ -1,6 +1,7 @@
 """Somebody with a reader's password: what is asked for may be refused, and ends nothing."""
 
 import json
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -220,4 +221,52 @@ def test_sixty_slow_clients_delay_no_page(clinic: Clinic) -> None:
         answer = clinic.stack.client().get("/understudy/console/")
     assert answer.status_code == 200
     assert answer.elapsed.total_seconds() < 2 + testimony.allowance
+    testimony.assert_never_kept_waiting()
+
+
+_GONE = """
+import base64, json, os, socket, ssl, sys, threading, time
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+login = base64.b64encode(os.environ["ADVERSARY_LOGIN"].encode()).decode()
+request = f"GET {sys.argv[1]} HTTP/1.1\\r\\nHost: edge\\r\\nAuthorization: Basic {login}\\r\\n\\r\\n".encode()
+end = time.monotonic() + float(sys.argv[2])
+count = {"asked": 0, "ended": 0}
+
+def ask():
+    while time.monotonic() < end:
+        try:
+            with context.wrap_socket(socket.create_connection(("edge", 8443), 5)) as connection:
+                connection.sendall(request)
+                # Time to reach Orthanc, and none for an answer.
+                time.sleep(0.03)
+                count["asked"] += 1
+        except OSError:
+            count["ended"] += 1
+
+threads = [threading.Thread(target=ask) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(json.dumps(count))
+"""
+
+
+def test_reader_that_asks_and_goes_away_delays_no_page_of_others(clinic: Clinic, shown: Shown) -> None:
+    """The edge forgets a request whose client has gone, while Orthanc still works on it."""
+    pages: list[float] = []
+    seconds = 20
+    with clinic.unharmed(), clinic.witnessed() as testimony:
+        reader = clinic.begun(_GONE, f"{shown.wado}/rendered", str(seconds), login=shown.login)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            answer = clinic.stack.client().get(f"/instances/{shown.plain}/preview")
+            assert answer.status_code == 200
+            pages.append(answer.elapsed.total_seconds())
+        count = json.loads(reader().splitlines()[-1])
+    print(json.dumps({"requests": count, "store": testimony.slowest_seconds, "page": max(pages)}))
+    # Otherwise nobody asked anything.
+    assert count["asked"] >= 100, count
+    assert max(pages) < 2 + testimony.allowance
     testimony.assert_never_kept_waiting()

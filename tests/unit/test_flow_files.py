@@ -312,6 +312,29 @@ def test_scrub_asked_for_is_cancelled(world: World) -> None:
     assert operation not in world.reports
 
 
+def test_scrub_asked_for_continues_after_a_restart(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.store(25)
+    world.flip(3)
+    operation = world.scrubber.begin("ann").operation
+    read: list[int] = []
+    damage = StorageArea.damage
+
+    def stops_at_21(area: StorageArea, instance: Instance, paced: Callable[[int], bool]) -> str | None:
+        read.append(instance.number)
+        world.stopping = instance.number == 21 and read.count(21) < 3
+        return damage(area, instance, paced)
+
+    monkeypatch.setattr(StorageArea, "damage", stops_at_21)
+    assert not world.scrubber.step()
+    assert world.ledger.operations.get(operation).state is OperationState.RUNNING
+    before = len(read)
+    assert world.scrubber.step()
+    assert read[before:] == [21, 22, 23, 24, 25]
+    view = world.ledger.operations.get(operation)
+    assert (view.state, view.done) == (OperationState.FAILED, 25)
+    assert [row[1] for row in world.reports[operation].tables[0].rows] == ["1.2.3.4.3"]
+
+
 @pytest.mark.parametrize("writes_back", [True, False])
 @pytest.mark.parametrize("spoil", ["flip", "remove"])
 def test_heal_from_the_primary_makes_it_the_same_version_again(

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from understudy.core.gate import GateOutcome, Seen
 from understudy.core.model import InstanceNumber, Outcome, ProofKind, StudyInstanceUid, Timestamp
 from understudy.core.modes import ModeEvent
 from understudy.core.obligations import ObligationState
 from understudy.core.refusals import advice
-from understudy.ledger import Ledger, unsettled_to
+from understudy.ledger import Ledger, devices, unsettled_to
 
 from tests.unit.fakes import (
     NOW,
@@ -193,6 +194,23 @@ def test_modalities_tell_who_sent_how_much_and_when(ledger: Ledger) -> None:
     ct = ledger.devices.modalities(lambda *_: False)[1]
     assert (ct.called_ae_title, ct.remote_address) == ("STANDBY", "192.0.2.1")
     assert (ct.first_seen, ct.last_seen) == (NOW, NOW + 60)
+
+
+def test_modalities_list_the_latest_senders_and_every_reported_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_MOST_DEVICES", 3)
+    accepted = Seen("OLD", "STANDBY", "192.0.2.1", False, GateOutcome.ACCEPTED)
+    ledger.devices.note_seen([accepted], NOW)
+    note(ledger, new_instance(0, calling="OLD", received_at=NOW - 10))
+    note(ledger, *(new_instance(n, calling=f"NEW{n}", received_at=NOW + n) for n in range(1, 6)))
+    listed = ledger.devices.modalities(lambda *_: False)
+    assert [(one.calling_ae_title, one.instances) for one in listed] == [
+        ("NEW5", 1),
+        ("NEW4", 1),
+        ("NEW3", 1),
+        ("OLD", 1),
+    ]
 
 
 def test_obligations_are_listed_by_holder_and_state_with_a_hint(ledger: Ledger) -> None:

@@ -29,6 +29,10 @@ class CancelledError(Exception):
     """The operation was ended from outside, for example cancelled, while its function was running."""
 
 
+class StoppedError(Exception):
+    """The appliance stops. Its next start continues the operation with the values that were kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The result of an operation: `message` is a sentence, `report` is None if the operation has none."""
@@ -57,6 +61,8 @@ class Running:
         self.arguments: Mapping[str, Any] = memo["arguments"]
         self.kept: Mapping[str, Any] = memo["kept"]
         """The values that `keep` wrote before a restart, empty at first."""
+        self.done, self.total = view.done, view.total
+        """The last progress that `tell` was given. It may not be written yet."""
         self._kind = view.kind
         self._ledger = ledger
         self._clock = clock
@@ -65,6 +71,7 @@ class Running:
 
     def tell(self, done: int, total: int, message: str | None = None) -> None:
         """Write the progress, at most once a second, or raise CancelledError if the operation has ended."""
+        self.done, self.total = done, total
         now = time.monotonic()
         if now - self._told < _TELL_EVERY:
             return
@@ -143,13 +150,15 @@ class Runner:
         except CancelledError:
             _log.info("%s cancelled operation=%d", self.kind, view.operation)
             return True
+        except StoppedError:
+            return False
         except HolderUnavailableError as error:
             message = f"waits: {error.reason}; it asks again by itself"
             self._ledger.operations.update(view.operation, now=self._clock.now(), message=message)
             raise
         except RefusedError as error:
             result = Result("\n".join((str(error), *error.details)), succeeded=False)
-        self._end(view.operation, result)
+        self._end(running, result)
         return True
 
     def cancel(self, message: str) -> None:
@@ -160,20 +169,20 @@ class Runner:
                 view.operation, now=self._clock.now(), state=OperationState.CANCELLED, message=message
             )
 
-    def _end(self, operation: int, result: Result) -> None:
+    def _end(self, running: Running, result: Result) -> None:
         report = None
         if result.report is not None and self._write_report is not None:
-            report = self._write_report(operation, result.report)
-        view = self._ledger.operations.get(operation)
+            report = self._write_report(running.number, result.report)
         self._ledger.operations.update(
-            operation,
+            running.number,
             now=self._clock.now(),
-            done=view.total if result.succeeded else None,
+            done=running.total if result.succeeded else running.done,
+            total=running.total,
             state=OperationState.DONE if result.succeeded else OperationState.FAILED,
             message=result.message,
             report=report,
         )
-        _log.info("%s ended operation=%d succeeded=%s", self.kind, operation, result.succeeded)
+        _log.info("%s ended operation=%d succeeded=%s", self.kind, running.number, result.succeeded)
 
 
 def _memo_of(kind: str) -> str:

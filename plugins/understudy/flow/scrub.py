@@ -13,13 +13,15 @@ from typing import Protocol
 from understudy.core.model import Instance, InstanceNumber, Timestamp
 from understudy.core.ports import Clock
 from understudy.core.report import Report, ReportRow, ReportTable
-from understudy.core.views import OperationState, OperationView, iso
+from understudy.core.views import OperationView, iso
+from understudy.engine.operations import Result, Runner, Running, StoppedError
 from understudy.flow.heal import Disk, OrthancFiles
 from understudy.ledger import EventBook, FactBook, FileBook, InstanceBook, OperationBook
 
 _log = logging.getLogger(__name__)
 
 KIND = "scrub"
+_READS = "reading every stored file"
 _PAGE = 100
 _SHOWN_PROBLEMS = 1000
 _ROUND, _LAST = "scrub.round", "scrub.last"
@@ -75,20 +77,13 @@ class Scrubber:
         self._wait = wait
         """Waits for the given seconds and returns False if the appliance stops."""
         self._site = site
-        self._write_report = write_report
         self._on_damage = on_damage
+        self._runner = Runner(KIND, self._scrub, ledger, clock, unit="files", write_report=write_report)
 
     def begin(self, who: str) -> OperationView:
         """Start a scrub at full speed, or return the running one."""
-        running = self._running()
-        if running is not None:
-            return running
-        now = self._clock.now()
-        self._ledger.events.log(who, KIND, {}, now)
         total, _ = self._ledger.instances.counts()
-        return self._ledger.operations.begin(
-            KIND, total=total, unit="files", message="reading every stored file", now=now
-        )
+        return self._runner.begin(who, total=total, message=_READS)
 
     @property
     def present(self) -> Round | None:
@@ -102,9 +97,7 @@ class Scrubber:
 
     def step(self) -> bool:
         """Do the scrub that was asked for, or continue the paced round; return whether there is more now."""
-        operation = self._running()
-        if operation is not None:
-            self._do(operation)
+        if self._runner.step():
             return True
         known = self.present
         if known is None or (known.ended is not None and self._clock.is_due(known.began, self._interval)):
@@ -157,31 +150,29 @@ class Scrubber:
         self._on_damage()
         return True
 
-    def _do(self, operation: OperationView) -> None:
-        """Read everything at full speed, from the start after a crash."""
-        done, more = Round(self._clock.now()), True
+    def _scrub(self, asked: Running) -> Result:
+        """Read everything at full speed."""
+        done, more = Round(**asked.kept) if asked.kept else Round(asked.started), True
         while more:
             before = done.after
             done, more = self._page(done, lambda _: self._wait(0.0))
-            view = self._ledger.operations.update(
-                operation.operation,
-                now=self._clock.now(),
-                done=done.files,
-                message=f"{done.damaged} damaged so far" if done.damaged else "reading every stored file",
-            )
-            if view.state is not OperationState.RUNNING or (more and done.after == before):
-                # Cancelled, or the appliance stops: its next start begins this operation again.
-                return
-        self._finish(operation, replace(done, ended=self._clock.now()))
-
-    def _finish(self, operation: OperationView, done: Round) -> None:
+            asked.keep(asdict(done))
+            if more and done.after == before:
+                raise StoppedError
+            total, _ = self._ledger.instances.counts()
+            message = f"{done.damaged} damaged so far" if done.damaged else _READS
+            asked.tell(done.files, max(done.files, total), message)
+        done = replace(done, ended=self._clock.now())
         self._write(_LAST, done)
+        return self._result(asked, done)
+
+    def _result(self, asked: Running, done: Round) -> Result:
         waited = self._clock.waited
         rows = [
             (view.file, view.sop_instance_uid, view.state.value, view.reason)
             for view in self._ledger.files.damages(limit=_SHOWN_PROBLEMS)
             # What was found earlier is left out; the clock may have been set meanwhile.
-            if waited(view.since) <= waited(operation.started)
+            if waited(view.since) <= waited(asked.started)
         ]
         outcome = (
             f"{done.damaged} stored files are missing or changed: understudy damages says which"
@@ -192,7 +183,7 @@ class Scrubber:
             title="Scrub of every stored file",
             kind=KIND,
             site=self._site,
-            started=iso(operation.started),
+            started=iso(asked.started),
             finished=iso(self._clock.now()),
             succeeded=not done.damaged,
             outcome=outcome,
@@ -203,19 +194,7 @@ class Scrubber:
             ),
             tables=(ReportTable("Found by this scrub", ("File", "SOP Instance UID", "State", "What"), rows),),
         )
-        self._ledger.operations.update(
-            operation.operation,
-            now=self._clock.now(),
-            done=done.files,
-            total=done.files,
-            state=OperationState.FAILED if done.damaged else OperationState.DONE,
-            message=outcome,
-            report=self._write_report(operation.operation, report),
-        )
-        _log.info("scrub done operation=%d files=%d", operation.operation, done.files)
-
-    def _running(self) -> OperationView | None:
-        return self._ledger.operations.latest(KIND, running=True)
+        return Result(outcome, succeeded=not done.damaged, report=report)
 
     def _read(self, name: str) -> Round | None:
         text = self._ledger.facts.read(name)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, and_, exists, func, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.core.gate import Allowed, GateOutcome, Seen
@@ -32,6 +32,12 @@ _NOTE = _NEW.on_conflict_do_update(
         "reason": _NEW.excluded.reason,
     },
 )
+
+_REPORTED = exists().where(
+    devices.c.calling_ae_title == senders.c.calling_ae_title,
+    devices.c.called_ae_title == senders.c.called_ae_title,
+)
+"""Whether the edge reported the pair of AE titles."""
 
 
 class DeviceBook(Book):
@@ -133,25 +139,28 @@ class DeviceBook(Book):
 
         `known` takes address, calling and called AE title and returns whether the allow-list has them.
         Orthanc sees only the edge's address, so instances are counted by the pair of AE titles. The address
-        that Orthanc saw is shown only for a pair that no report of the edge names.
+        that Orthanc saw is shown only for a pair that no report of the edge names. Of these pairs the latest
+        1000 are returned: a device that takes a new title for every image makes as many as it sends.
         """
         with self._database.reading() as connection:
             reported = connection.execute(select(devices)).all()
             sent = {
-                (row.calling_ae_title, row.called_ae_title): row
-                for row in connection.execute(select(senders))
+                (row.calling_ae_title, row.called_ae_title): row.number
+                for row in connection.execute(select(senders).where(_REPORTED))
             }
+            unreported = connection.execute(
+                select(senders).where(~_REPORTED).order_by(senders.c.last.desc()).limit(_MOST_DEVICES)
+            ).all()
         views = [
             replace(
                 _view(row),
                 # A caller that was never let in did not send the instances that came under its AE titles.
-                instances=sent[pair].number if row.associations and (pair := (row[0], row[1])) in sent else 0,
+                instances=sent.get((row.calling_ae_title, row.called_ae_title), 0) if row.associations else 0,
                 known=row.outcome != GateOutcome.REFUSED_CERTIFICATE.value
                 and known(row.remote_address, row.calling_ae_title, row.called_ae_title),
             )
             for row in reported
         ]
-        unreported = sent.keys() - {(row.calling_ae_title, row.called_ae_title) for row in reported}
         views += [
             ModalityView(
                 calling_ae_title=row.calling_ae_title,
@@ -162,7 +171,7 @@ class DeviceBook(Book):
                 last_seen=Timestamp(row.last),
                 known=known(row.remote_address, row.calling_ae_title, row.called_ae_title),
             )
-            for row in (sent[pair] for pair in unreported)
+            for row in unreported
         ]
         return sorted(views, key=lambda view: view.last_seen, reverse=True)
 
