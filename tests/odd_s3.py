@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -22,6 +22,10 @@ class OddS3:
     """Keys that the listing does not show yet."""
     is_late: bool = False
     objects: dict[str, bytes] = field(default_factory=dict)
+    piece: int = 2**16
+    """Bytes of an object that it sends at a time."""
+    pause: float = 0.0
+    """Seconds between two pieces."""
     locks: dict[str, str] = field(default_factory=dict)
     puts: list[str] = field(default_factory=list)
     endpoint: str = ""
@@ -30,7 +34,7 @@ class OddS3:
 @contextmanager
 def odd_s3() -> Iterator[OddS3]:
     """Serve one bucket on a free port of this machine."""
-    service = OddS3()
+    service, ended = OddS3(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -68,7 +72,20 @@ def odd_s3() -> Iterator[OddS3]:
                 return self._answer(200, f"<Retention>{told}</Retention>")
             if "retention" in query:
                 return self._fail(404, "NoSuchObjectLockConfiguration")
+            if "attributes" not in query and key in service.objects:
+                return self._send(service.objects[key])
             return self._fail(501, "NotImplemented")
+
+        def _send(self, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            with suppress(OSError):
+                # The client may have had enough.
+                for start in range(0, len(content), service.piece):
+                    self.wfile.write(content[start : start + service.piece])
+                    self.wfile.flush()
+                    ended.wait(service.pause)
 
         def _fail(self, status: int, code: str) -> None:
             self._answer(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>")
@@ -93,6 +110,7 @@ def odd_s3() -> Iterator[OddS3]:
     try:
         yield service
     finally:
+        ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

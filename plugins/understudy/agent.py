@@ -43,7 +43,7 @@ def main() -> int:
     try:
         runs = choose(places.configuration, places.keys / KEPT)
         appliance, workers = wire(runs.configuration, places, runs)
-        doorkeeper = Doorkeeper(places.socket, signing_key(places.keys), time.time)
+        doorkeeper = Doorkeeper(places.socket, signing_key(places.keys), time.time, time.monotonic)
     except ConfigurationError as error:
         for problem in error.problems:
             _log.error("configuration %s", problem)

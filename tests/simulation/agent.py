@@ -192,7 +192,7 @@ class Agent:
             primary,
             clock,
             failures_for_down=POLICY.probe_failures,
-            own_work=lambda: (primary.heard, self.ledger.intake.last_from(PRIMARY_AE)),
+            own_work=lambda: (primary.heard, self.ledger.intake.number_from(PRIMARY_AE)),
         )
         self.mirror = Mirror(
             primary, self.ledger, self.noter, clock, holder=PRIMARY, destination="UNDERSTUDY"

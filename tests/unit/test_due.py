@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -64,6 +65,18 @@ def test_moment_of_the_step_itself_has_no_age(step: float) -> None:
     clock.set_by(step)
     assert clock.age(moment) == pytest.approx(0.0, abs=1e-3)
     assert not clock.has_waited(moment, 1.0)
+
+
+@pytest.mark.parametrize("step", [-MONTH, MONTH])
+def test_earliest_moment_leaves_out_a_step_back_and_no_step_forward(step: float) -> None:
+    """A machine that stood still shows a step forward, and the time has passed for all others."""
+    clock = Clock()
+    written = clock.now()
+    clock.set_by(step)
+    clock.advance(100)
+    assert clock.earliest(written) == NOW + min(step, 0.0)
+    assert clock.earliest(clock.now()) == clock.now()
+    assert Clock().earliest(Timestamp(NOW + 60)) is None, "an earlier process wrote it"
 
 
 def test_step_that_was_taken_back_is_none() -> None:
@@ -132,6 +145,44 @@ def test_no_moment_of_the_machines_clock_is_subtracted_from_another() -> None:
     ]
     # What was received lately is asked of the ledger once, when the agent starts.
     assert found == ["flow/mirror.py: since = Timestamp(self._clock.now() - CHANGED_SECONDS)"]
+
+
+_COMPARED = {
+    # The last store and the change of mode: a moment that lies ahead is told apart.
+    "flow/failback.py": 2,
+    # The end of a lock lies ahead, as it should.
+    "flow/immutability.py": 2,
+    # By the monotonic clock.
+    "flow/holding.py": 2,
+    "web/boundary.py": 1,
+    "engine/operations.py": 1,
+    # The mirror tells the horizon as the clock is set now.
+    "flow/promote.py": 1,
+    # Whole days, of which an image came on one.
+    "flow/disk.py": 1,
+    # The alarm on a clock that was set back.
+    "flow/status.py": 1,
+    # The lane hands over a moment, and asks the clock for its age.
+    "flow/courier.py": 1,
+    # The edge signs by the machine's clock.
+    "web/identity.py": 1,
+}
+
+
+def test_nothing_else_is_compared_with_the_present() -> None:
+    """Whoever compares a moment with `now` says here why no step of the clock deceives it."""
+    folder = REPOSITORY / "plugins" / "understudy"
+    now = r"(self\.)?(_?clock\.now\(\)|\bnow\b(?!\())"
+    compared = re.compile(rf"{now} (-|[<>]=?) |(-|[<>]=?) {now}")
+    assert compared.search("if now - since >= _PATIENCE:"), "the test itself sees one"
+    found = Counter(
+        path.relative_to(folder).as_posix()
+        for part in ("flow", "web", "engine", "wiring")
+        for path in (folder / part).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if compared.search(line) and "CHANGED_SECONDS" not in line and "->" not in line
+    )
+    assert found == _COMPARED
 
 
 def test_progress_allows_any_length_and_ends_with_silence_or_a_drip() -> None:

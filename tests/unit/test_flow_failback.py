@@ -670,12 +670,14 @@ def test_version_changed_during_the_outage_is_sent_though_the_uid_is_listed(worl
     assert latest(world).state is OperationState.DONE
 
 
-def test_archive_of_which_half_was_here_keeps_the_way_back_from_no_end(world: World) -> None:
+@pytest.mark.parametrize("step", [0, -30 * 86_400, 30 * 86_400])
+def test_archive_of_which_half_was_here_keeps_the_way_back_from_no_end(world: World, step: float) -> None:
     world.peer.keep("1.2.7", uid(70))
     world.peer.move_status = 0xA801
     world.mirror.step()
     world.clock.advance(60)
     world.outage()
+    world.clock.set_by(step)
     world.stored_here(1)
     world.repaired()
     world.peer.keep("1.2.8", uid(80))

@@ -292,6 +292,18 @@ def test_scrub_asked_for_reads_at_full_speed_and_reports(world: World) -> None:
     assert [row[1] for row in report.tables[0].rows] == ["1.2.3.4.3"]
 
 
+def test_scrub_reports_what_it_found_although_the_clock_was_set_back(world: World) -> None:
+    world.store(3)
+    world.flip(1)
+    world.scrub_round()
+    world.clock.advance(60)
+    operation = world.scrubber.begin("ann").operation
+    world.flip(3)
+    world.clock.set_by(-30 * 86_400)
+    world.scrubber.step()
+    assert [row[1] for row in world.reports[operation].tables[0].rows] == ["1.2.3.4.3"]
+
+
 def test_scrub_asked_for_is_cancelled(world: World) -> None:
     world.store(250)
     operation = world.scrubber.begin("ann").operation

@@ -9,11 +9,13 @@ from understudy.core.errors import PreconditionError, RefusedError, StaleEpochEr
 from understudy.core.health import Health
 from understudy.core.model import Timestamp
 from understudy.core.modes import Mode, WrongModeError
-from understudy.core.views import PrimaryCondition, Probe, Sign
+from understudy.core.views import Alarm, PrimaryCondition, Probe, Sign, iso
 from understudy.flow import promote
 from understudy.ledger import Ledger, ModeRecord
 
-from tests.unit.fakes import NOW, STUDY, dump
+from tests.unit.fakes import NOW, STUDY, Clock, dump
+
+DAY = 86_400.0
 
 PROBES = [Probe("2023-11-14T22:13:20Z", "no association", "not asked", Sign.SILENT)]
 DOWN = Health(PrimaryCondition.DOWN, NOW, PROBES)
@@ -133,6 +135,30 @@ def test_hold_keeps_promotion_away_until_release(ledger: Ledger) -> None:
         promoted(ledger)
     promote.release(ledger.modes, "ann", reason="done", epoch=0, now=NOW)
     assert promoted(ledger).epoch == 1
+
+
+@pytest.mark.parametrize("step", [-30 * DAY, 0, 30 * DAY])
+def test_planned_work_that_nobody_ends_is_an_alarm_after_a_day(ledger: Ledger, step: float) -> None:
+    clock = Clock()
+
+    def alarms() -> list[Alarm]:
+        return promote.hold_alarms(ledger.modes.current(), ledger.events, clock.has_waited)
+
+    clock.advance(10 * DAY)
+    assert alarms() == [], "standby is no planned work"
+    began = clock.now()
+    promote.hold(ledger.modes, "ann", reason="upgrade of A^B", epoch=0, now=began)
+    clock.set_by(step)
+    clock.advance(DAY)
+    assert alarms() == []
+    clock.advance(1)
+    (alarm,) = alarms()
+    assert alarm.since == iso(began)
+    assert "by ann" in alarm.what
+    assert "understudy release" in alarm.hint
+    assert "A^B" not in f"{alarm}", "a reason is free text"
+    promote.release(ledger.modes, "bob", reason="done", epoch=0, now=clock.now())
+    assert alarms() == []
 
 
 def test_fifty_operators_at_once_give_one_promotion(ledger: Ledger) -> None:

@@ -177,6 +177,13 @@ def test_last_store_leaves_out_the_primary_and_what_came_over_http(ledger: Ledge
     assert ledger.intake.last_store(except_from=PRIMARY_AE) == Timestamp(5)
 
 
+def test_images_of_a_sender_are_counted_whatever_the_clock_showed(ledger: Ledger) -> None:
+    assert ledger.intake.number_from(PRIMARY_AE) == 0
+    note(ledger, new_instance(1, received_at=5), new_instance(2, calling=PRIMARY_AE, received_at=9))
+    note(ledger, new_instance(3, calling=PRIMARY_AE, received_at=4))
+    assert ledger.intake.number_from(PRIMARY_AE) == 2
+
+
 def test_modalities_tell_who_sent_how_much_and_when(ledger: Ledger) -> None:
     note(ledger, new_instance(1, received_at=NOW), new_instance(2, received_at=NOW + 60))
     note(ledger, new_instance(3, calling="MR1", received_at=NOW + 90))

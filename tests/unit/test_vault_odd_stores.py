@@ -1,5 +1,6 @@
 """S3 services that differ: none is called immutable that is not, and none is owed for ever for a header."""
 
+import time
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -44,8 +45,8 @@ def parts(tmp_path: Path) -> Iterator[Bench]:
         yield made
 
 
-def store_of(service: OddS3, kind: type[S3Store] = S3Store) -> S3Store:
-    return kind(NAME, service.endpoint, "bucket", "us-east-1", lambda: Credentials("a", "b"), timeout=5)
+def store_of(service: OddS3, kind: type[S3Store] = S3Store, timeout: float = 5) -> S3Store:
+    return kind(NAME, service.endpoint, "bucket", "us-east-1", lambda: Credentials("a", "b"), timeout=timeout)
 
 
 def vault_of(
@@ -259,3 +260,21 @@ def test_pack_that_is_never_listed_is_stored_anew_in_the_end(parts: Bench, servi
     service.is_late = False
     clock.advance(601)
     assert {item.outcome for item in vault.deliver(instances)} == {Outcome.DELIVERED}
+
+
+def test_object_that_arrives_steadily_may_take_longer_than_the_time_limit(service: OddS3) -> None:
+    service.objects["packs/1"] = bytes(2048)
+    service.piece, service.pause = 128, 0.1
+    began = time.monotonic()
+    assert store_of(service, timeout=1).get("packs/1", "1") == bytes(2048)
+    assert time.monotonic() - began > 1
+
+
+@pytest.mark.parametrize("pause", [0.1, 3.0], ids=["drips", "is silent"])
+def test_object_that_hardly_arrives_is_given_up(service: OddS3, pause: float) -> None:
+    service.objects["packs/1"] = bytes(100)
+    service.piece, service.pause = 1, pause
+    began = time.monotonic()
+    with pytest.raises(HolderUnavailableError, match="get packs/1"):
+        store_of(service, timeout=1).get("packs/1", "1")
+    assert time.monotonic() - began < 5

@@ -24,6 +24,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = NOW
+        self.passed = 0.0
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        self.passed += seconds
 
     def __call__(self) -> float:
         return self.now
@@ -41,7 +46,12 @@ class Agent:
         """Start with nothing done and no signature used."""
         vars(self.facade).update(vars(FakeFacade(reports=self.facade.reports)))
         self.clock = Clock()
-        self._doorkeeper = Doorkeeper(OWN, KEY, self.clock)
+        self._doorkeeper = Doorkeeper(OWN, KEY, self.clock, lambda: self.clock.passed)
+
+    @property
+    def used(self) -> Mapping[str, float]:
+        """The signatures that are remembered."""
+        return self._doorkeeper._used
 
     def _identify(self, request: Request) -> Identity | None:
         return self._doorkeeper(request)
@@ -204,9 +214,19 @@ def test_signature_is_taken_once_for_as_long_as_it_is_fresh(agent: Agent) -> Non
             # Others come meanwhile, which is when old ones are forgotten.
             other = signed("GET", "/understudy/status", moment=agent.clock.now)
             assert agent.call("GET", "/understudy/status", other)[0] == 200
-            agent.clock.now += FRESH_SECONDS / 4
+            agent.clock.advance(FRESH_SECONDS / 4)
         assert refused <= {(401, "used_signature"), (401, "stale_signature")}
-        agent.clock.now += 10 * FRESH_SECONDS
+        agent.clock.advance(10 * FRESH_SECONDS)
+
+
+def test_used_signatures_are_forgotten_although_the_clock_was_set_back(agent: Agent) -> None:
+    for _ in range(3):
+        agent.call("GET", "/understudy/status", signed("GET", "/understudy/status", moment=agent.clock.now))
+    agent.clock.now -= 30 * 86_400
+    agent.clock.advance(3 * FRESH_SECONDS)
+    headers = signed("GET", "/understudy/status", moment=agent.clock.now)
+    assert agent.call("GET", "/understudy/status", headers)[0] == 200
+    assert len(agent.used) == 1
 
 
 def test_refused_signature_does_not_use_up_a_good_one(agent: Agent) -> None:

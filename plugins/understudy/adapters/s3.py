@@ -7,21 +7,24 @@ credentials can add versions and delete markers, but cannot change what is found
 import base64
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.response import StreamingBody
 
 from understudy.adapters.pieces import beginning
 from understudy.core.model import Timestamp
+from understudy.core.pace import Arrival
 from understudy.core.packing import Digests, digests
 from understudy.core.ports import (
     LARGEST_SMALL,
@@ -64,6 +67,12 @@ _HINTS = {
     "QuotaExceeded": "the quota of the bucket or user is used up",
     "SlowDown": "the service asks for fewer requests; it is tried again later",
 }
+
+
+class _SlowError(BotoCoreError):
+    """The bytes of an answer arrive too slowly."""
+
+    fmt = "the bytes arrive too slowly"
 
 
 class CredentialsError(Exception):
@@ -296,8 +305,9 @@ class S3Store:
                 if _code(error) in _ABSENT:
                     raise KeyError(key) from None
                 raise
-        with closing(answer["Body"]) as body:
-            yield _Reading(body, partial(self._available, f"get {key}"))
+        with answer["Body"] as stream:
+            body = StreamingBody(cast(Any, _AsItComes(stream)), answer["ContentLength"])
+            yield _Reading(body, partial(self._available, f"get {key}"), self._timeout)
 
     def get(self, key: str, version: str = "") -> bytes:
         """Return the bytes of a small object; otherwise like `open`."""
@@ -363,16 +373,45 @@ class S3Store:
             ) from error
 
 
-class _Reading:
-    """Reads an answer's body, and raises its errors as HolderUnavailableError."""
+class _AsItComes:
+    """The stream of an answer; a read waits for some bytes, and not for all that it asks for."""
 
-    def __init__(self, body: Reads, available: Callable[[], AbstractContextManager[None]]) -> None:
-        self._body = body
-        self._available = available
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
 
     def read(self, size: int) -> bytes:
+        part: bytes = self._stream.read1(size)
+        return part
+
+
+class _Reading:
+    """Reads an answer's body, and raises HolderUnavailableError for its errors, silence and a low rate."""
+
+    def __init__(
+        self, body: Reads, available: Callable[[], AbstractContextManager[None]], timeout: float
+    ) -> None:
+        self._body = body
+        self._available = available
+        self._progress = Arrival(timeout, 0.0)
+        self._waited = 0.0
+        """Seconds spent in reading: the time between two calls is the caller's."""
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer only at the end."""
+        found = bytearray()
+        while len(found) < size and (part := self._next(size - len(found))):
+            found += part
+        return bytes(found)
+
+    def _next(self, most: int) -> bytes:
         with self._available():
-            return self._body.read(size)
+            began = time.monotonic()
+            part = self._body.read(most)
+            self._waited += time.monotonic() - began
+            self._progress.took(len(part), self._waited)
+            if part and self._progress.left(self._waited) <= 0:
+                raise _SlowError
+        return part
 
 
 def _base64(digest: str) -> str:

@@ -87,6 +87,15 @@ class Clock:
                 since += step.after - step.before
         return max(0.0, now - since) if since <= now + _TOLERANCE else None
 
+    def earliest(self, moment: Timestamp) -> Timestamp | None:
+        """Return the earliest time, by the clock as it is set now, that a timestamp can stand for.
+
+        Steps back are left out. A step forward is not: the machine may have stood still meanwhile. None if
+        the age of the timestamp is not known.
+        """
+        age = self.age(moment)
+        return None if age is None else Timestamp(min(moment, self.now() - age))
+
     def is_due(self, last: Timestamp | None, interval: float) -> bool:
         """Say whether work is due whose last run was at `last`, None for never."""
         age = None if last is None else self.age(last)

@@ -7,10 +7,12 @@ in the slow round.
 Rule 1: for a study whose count proves nothing, only a successful comparison by images moves the horizon.
 Rule 2: a study without a usable answer from the primary stops the horizon until a comparison of that study
 succeeds. Other studies keep their turns meanwhile.
+Rule 3: turns and changes are measured by the monotonic clock. Only for the horizon, and for the dates of
+studies, does the machine's clock count.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -36,7 +38,7 @@ class _Memory:
     date: str
     changed: float
     tried: float | None = None
-    compared: float | None = None
+    compared: Timestamp | None = None
     silence: str = ""
     """Why the last comparison had no usable answer, empty if it had one."""
     clean: tuple[int | None, int] | None = None
@@ -48,9 +50,9 @@ class Rounds:
 
     def __init__(self) -> None:
         self._studies: dict[StudyInstanceUid, _Memory] = {}
-        self._fresh: dict[StudyInstanceUid, Timestamp] = {}
+        self._fresh: dict[StudyInstanceUid, tuple[float, Timestamp]] = {}
         """Studies that `begin` did not know, and that were pulled and compared since the last look began."""
-        self._now = 0.0
+        self._moment = 0.0
         self._recent_dates = ("", "")
         self._slow_from: float | None = None
 
@@ -64,32 +66,32 @@ class Rounds:
         listed: Mapping[StudyInstanceUid, ListedStudy],
         here: Mapping[StudyInstanceUid, int],
         changed_lately: Collection[StudyInstanceUid],
-        now: Timestamp,
+        *,
+        today: Timestamp,
+        moment: float,
     ) -> None:
         """Start a look with the list of the primary and our counts of images by study.
 
         `changed_lately` are studies that changed here before the first look of this process. A study that is
-        absent here has no turn, because all of it is missing.
+        absent here has no turn, because all of it is missing. `today` is the time of the machine's clock, and
+        `moment` that of the monotonic clock.
         """
         first = not self.begun
-        if first or now < self._now:
-            # After the clock was set back, times of comparisons in the future mean nothing.
-            self._slow_from = now
-        before, self._studies, self._now = self._studies, {}, now
-        self._recent_dates = (_date(now, -RECENT_DAYS), _date(now, RECENT_DAYS))
+        if first:
+            self._slow_from = moment
+        before, self._studies, self._moment = self._studies, {}, moment
+        self._recent_dates = (_date(today, -RECENT_DAYS), _date(today, RECENT_DAYS))
         for study, told in listed.items():
             if study not in here:
                 continue
             memory = before.get(study)
             if memory is None:
-                changed = now if not first or study in changed_lately else -math.inf
-                at = self._fresh.get(study)
-                memory = _Memory(told.count, here[study], told.date, changed, tried=at, compared=at)
-            elif (memory.count, memory.here) != (told.count, here[study]) or memory.changed > now:
-                memory.count, memory.here, memory.changed = told.count, here[study], now
+                changed = moment if not first or study in changed_lately else -math.inf
+                tried, compared = self._fresh.get(study, (None, None))
+                memory = _Memory(told.count, here[study], told.date, changed, tried, compared)
+            elif (memory.count, memory.here) != (told.count, here[study]):
+                memory.count, memory.here, memory.changed = told.count, here[study], moment
             memory.date = told.date
-            if memory.compared is not None and memory.compared > now:
-                memory.compared = memory.tried = None
             self._studies[study] = memory
         self._fresh = {}
 
@@ -111,24 +113,24 @@ class Rounds:
         others = [study for study, memory in self._studies.items() if not self._holds_horizon(memory)]
         if self._slow_from is None or not others:
             return []
-        elapsed = self._now - self._slow_from
+        elapsed = self._moment - self._slow_from
         turns = int(len(others) * elapsed / SLOW_ROUND_SECONDS)
         if not turns:
             return []
-        self._slow_from = self._now
+        self._slow_from = self._moment
         return sorted(others, key=self._tried)[:turns]
 
-    def compared(self, study: StudyInstanceUid, at: Timestamp, *, differs: bool) -> None:
-        """Note that the study was compared by images; `at` is the time of the query."""
+    def compared(self, study: StudyInstanceUid, at: float, shown: Timestamp, *, differs: bool) -> None:
+        """Note that the study was compared by images; the clock showed `shown` at `at`."""
         memory = self._studies.get(study)
         if memory is None:
-            self._fresh[study] = at
+            self._fresh[study] = at, shown
         else:
-            memory.tried = memory.compared = at
+            memory.tried, memory.compared = at, shown
             memory.silence = ""
             memory.clean = None if differs else (memory.count, memory.here)
 
-    def unanswered(self, study: StudyInstanceUid, at: Timestamp, why: str) -> None:
+    def unanswered(self, study: StudyInstanceUid, at: float, why: str) -> None:
         """Note that the primary gave no usable answer about the study."""
         memory = self._studies.get(study)
         if memory is not None:
@@ -142,25 +144,28 @@ class Rounds:
         """Say whether the primary was never asked about one of these studies."""
         return any(self._tried(study) == -math.inf for study in studies)
 
-    def complete_up_to(self, started: Timestamp) -> Timestamp | None:
+    def complete_up_to(
+        self, started: Timestamp, earliest: Callable[[Timestamp], Timestamp | None]
+    ) -> Timestamp | None:
         """Return the time up to which all listed images are known to be here, None if it is not known.
 
-        `started` is the time when the list was requested.
+        `started` is the time when the list was requested, and `earliest` is the clock's.
         """
         if not self.begun:
             return None
-        moments: list[float] = [started]
+        moments = [earliest(started)]
         for memory in self._studies.values():
             if memory.silence or (memory.compared is None and self._holds_horizon(memory)):
                 return None
             if memory.compared is not None and self._holds_horizon(memory):
-                moments.append(memory.compared)
-        return Timestamp(min(moments))
+                moments.append(earliest(memory.compared))
+        known = [moment for moment in moments if moment is not None]
+        return min(known) if len(known) == len(moments) else None
 
     def _holds_horizon(self, memory: _Memory) -> bool:
         if memory.silence or (memory.count is None and memory.compared is None):
             return True
-        if self._now - memory.changed < CHANGED_SECONDS:
+        if self._moment - memory.changed < CHANGED_SECONDS:
             return True
         first, last = self._recent_dates
         return first <= memory.date <= last

@@ -162,6 +162,7 @@ class Appliance:
                     *status.clock_alarms(self.ledger.obligations.newest(), now),
                     *self.disk.alarms(disk),
                     *self.recovery.alarms(),
+                    *promote.hold_alarms(mode, self.ledger.events, self.clock.has_waited),
                 ],
                 began=began,
                 copy=status.Copy(horizon, loss, self.configuration.policy.max_lag, self.clock.waited(began)),
@@ -325,7 +326,12 @@ class Appliance:
 
     def _loss(self, now: Timestamp) -> float | None:
         """Return the seconds of the primary's work that may be missing here; 0 without a primary."""
-        return 0.0 if self.primary is None else promote.loss(self._horizon(), self._health(), now)
+        health = self._health()
+        if health is None:
+            return 0.0
+        # As the clock is set now, like the horizon.
+        since = self.clock.earliest(health.since)
+        return promote.loss(self._horizon(), replace(health, since=since or now), now)
 
     def _primary(self, event: ModeEvent) -> PrimaryParts:
         if self.primary is None:

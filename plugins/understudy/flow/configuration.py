@@ -43,7 +43,7 @@ class ConfigurationWatch:
             what = f"{self._wrong}: {'; '.join(self._problems)}"
             found.append(Alarm(iso(self._began), what, self._hint, Urgency.NOW))
         for name, since in sorted(self._differ_since.items()):
-            if now - since >= _PATIENCE:
+            if self._clock.has_waited(since, _PATIENCE):
                 what = f"the service {name} runs another configuration than the agent"
                 found.append(
                     Alarm(iso(since), what, "docker compose restart; all services then read the same")

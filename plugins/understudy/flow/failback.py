@@ -455,7 +455,9 @@ class Failback:
         The mirror pulls older gaps after the failback: otherwise an archive that was half mirrored before the
         outage would keep the failback from ending.
         """
-        return {gap.study for gap in self._ledger.gaps.read() if before is None or gap.since < before}
+        waited = self._clock.waited
+        gaps = self._ledger.gaps.read()
+        return {gap.study for gap in gaps if before is None or waited(gap.since) > waited(before)}
 
     def _owe_lost(self, comparison: Comparison) -> None:
         lost = [instance.number for diff in comparison.diffs for instance in diff.lost]

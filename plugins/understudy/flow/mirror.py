@@ -106,7 +106,10 @@ class _Answers:
     A study that fails does not stop the others; too many failures in a row show that the primary fails.
     """
 
-    def __init__(self, rounds: Rounds | None, *, most_unanswered: float = _UNANSWERED_IN_A_ROW) -> None:
+    def __init__(
+        self, clock: Clock, rounds: Rounds | None, *, most_unanswered: float = _UNANSWERED_IN_A_ROW
+    ) -> None:
+        self._clock = clock
         self._rounds = rounds
         self._most_unanswered = most_unanswered
         self._failures = self._unanswered = 0
@@ -114,8 +117,9 @@ class _Answers:
         self.unanswered: dict[StudyInstanceUid, str] = {}
         self.capped: dict[StudyInstanceUid, str] = {}
 
-    def take(self, study: StudyInstanceUid, at: Timestamp, ask: Callable[[], StudyDiff]) -> None:
+    def take(self, study: StudyInstanceUid, ask: Callable[[], StudyDiff]) -> None:
         """Keep the answer of `ask`; raise once too many studies in a row have none."""
+        at, shown_at = self._clock.monotonic(), self._clock.now()
         try:
             diff = ask()
         except NoImagesError as error:
@@ -138,9 +142,9 @@ class _Answers:
                     self._rounds.unanswered(study, at, self.capped[study])
                 else:
                     differs = bool(diff.missing or diff.lost or diff.to_send)
-                    self._rounds.compared(study, at, differs=differs)
+                    self._rounds.compared(study, at, shown_at, differs=differs)
 
-    def _none(self, study: StudyInstanceUid, at: Timestamp, why: str) -> None:
+    def _none(self, study: StudyInstanceUid, at: float, why: str) -> None:
         _log.warning("mirror unanswered study=%s because=%s", shown(study), why)
         self.unanswered[study] = why
         if self._rounds is not None:
@@ -225,11 +229,11 @@ class Mirror:
     def horizon(self) -> Timestamp | None:
         """The moment up to which the standby is known to be complete; None before the first complete diff.
 
-        A moment that lies ahead gives None, too: the clock was set back, and the moment tells nothing.
+        It is told as the clock is set now. A moment that lies ahead and was written before this process
+        started gives None, too: the clock was set back, and the moment tells nothing.
         """
         value = self._ledger.facts.read(_HORIZON)
-        moment = None if value is None else Timestamp(float(value))
-        return None if moment is None or moment > self._clock.now() else moment
+        return None if value is None else self._clock.earliest(Timestamp(float(value)))
 
     def is_due(self, *, interval: float, patience: float) -> bool:
         """Say whether to look now: at the start, after `interval` seconds, or with gaps after `patience`.
@@ -354,14 +358,14 @@ class Mirror:
         Otherwise every study that the primary ever deleted would cost a question.
         """
         self._noter.catch_up()
-        started = self._clock.now()
+        started, moment = self._clock.now(), self._clock.monotonic()
         theirs = self._peer.studies()
         here = self._here(suspects)
         if rounds is not None:
             numbers = {study: here.proven.get(study, 0) for study in here.all}
-            rounds.begin(theirs.studies, numbers, self._changed_lately(), started)
+            rounds.begin(theirs.studies, numbers, self._changed_lately(), today=started, moment=moment)
         departed = self._departed(here.proven) - theirs.studies.keys() if believe_departures else frozenset()
-        answers = _Answers(rounds)
+        answers = _Answers(self._clock, rounds)
         wanted = here.wanted | self._known_to_differ(theirs)
         listed = [
             study
@@ -377,7 +381,7 @@ class Mirror:
         def ask(study: StudyInstanceUid) -> None:
             to_ask.pop(study, None)
             progress(total - len(to_ask), total)
-            answers.take(study, self._clock.now(), partial(self._ask, study, answers))
+            answers.take(study, partial(self._ask, study, answers))
 
         for study, told in theirs.studies.items():
             if not can_be_asked_for(study):
@@ -444,7 +448,7 @@ class Mirror:
             if self._clock.monotonic() - began >= _ASK_SECONDS:
                 return rounds.never_tried(required[number:])
             try:
-                answers.take(study, self._clock.now(), partial(self._ask, study, answers))
+                answers.take(study, partial(self._ask, study, answers))
             except UnansweredError:
                 # The primary may never answer about images: missing instances are pulled all the same.
                 return rounds.never_tried(required[number:])
@@ -516,7 +520,7 @@ class Mirror:
         self._unusable = self._lasting(self._unusable, comparison.started, unusable)
         self._twins = self._lasting(self._twins, comparison.started, self._twins_now(comparison))
         if not (missing or unusable or comparison.unlisted or comparison.cut):
-            horizon = self._rounds.complete_up_to(comparison.started)
+            horizon = self._rounds.complete_up_to(comparison.started, self._clock.earliest)
             if horizon is not None and horizon > (self.horizon or 0.0):
                 self._ledger.facts.write(_HORIZON, repr(float(horizon)))
         # For a study without a usable answer, the last answer stands.
@@ -551,7 +555,7 @@ class Mirror:
     ) -> Comparison:
         """Pull the gaps and return the comparison after that; a gap that cannot be pulled stops no other."""
         # Studies without a usable answer after their pull do not stop the others.
-        answers = _Answers(self._rounds, most_unanswered=math.inf)
+        answers = _Answers(self._clock, self._rounds, most_unanswered=math.inf)
         answers.unanswered = {study: comparison.reasons[study] for study in comparison.unanswered}
         answers.capped = {study: comparison.reasons[study] for study in comparison.capped}
         interrupted = False
@@ -564,7 +568,7 @@ class Mirror:
                 interrupted = True
                 continue
             self._had_turn.add(diff.study)
-            answers.take(diff.study, self._clock.now(), partial(self._pulled, diff, answers))
+            answers.take(diff.study, partial(self._pulled, diff, answers))
             if not answers.diffs[diff.study].missing:
                 # The study may grow, and then has a gap again.
                 self._had_turn.discard(diff.study)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 from understudy.core.health import Health, after_probe
-from understudy.core.model import StudyInstanceUid, Timestamp
+from understudy.core.model import StudyInstanceUid
 from understudy.core.ports import (
     BusyError,
     Clock,
@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 _NO_STUDY = StudyInstanceUid("1.2.826.0.1.3680043.8.498.0")
 """A study that no PACS has: the probe tests whether queries are answered, not which studies exist."""
 
-OwnWork = Callable[[], tuple[int, Timestamp | None]]
-"""Returns how many of our requests the primary has answered so far, and when its last image arrived."""
+OwnWork = Callable[[], tuple[int, int]]
+"""Returns how many of our requests the primary has answered so far, and how many images it has sent."""
 
 
 class Prober:
@@ -38,7 +38,7 @@ class Prober:
         clock: Clock,
         *,
         failures_for_down: int,
-        own_work: OwnWork = lambda: (0, None),
+        own_work: OwnWork = lambda: (0, 0),
     ) -> None:
         self._peer = peer
         self._clock = clock
@@ -60,7 +60,7 @@ class Prober:
         work = self._own_work()
         with self._lock:
             before, seen = self._health, self._seen
-            if sign in (Sign.SILENT, Sign.BUSY) and self._is_newer(work, seen):
+            if sign in (Sign.SILENT, Sign.BUSY) and work != seen:
                 sign = Sign.WORKS
             self._seen = work
             at = self._clock.now()
@@ -86,10 +86,6 @@ class Prober:
             # It has just answered C-ECHO, so a failed query is not silence.
             return "ok", error.reason, _sign(error, Sign.REFUSES)
         return "ok", "ok", Sign.ANSWERS
-
-    @staticmethod
-    def _is_newer(work: tuple[int, Timestamp | None], seen: tuple[int, Timestamp | None]) -> bool:
-        return work[0] != seen[0] or (work[1] is not None and (seen[1] is None or work[1] > seen[1]))
 
 
 def _sign(error: HolderUnavailableError, otherwise: Sign) -> Sign:

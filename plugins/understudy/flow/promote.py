@@ -1,14 +1,17 @@
 """Promote: the standby takes over, guarded by evidence; hold and release begin and end planned work."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from understudy.core.errors import RefusedError
 from understudy.core.health import Health
 from understudy.core.model import Timestamp
-from understudy.core.modes import ModeEvent
-from understudy.core.views import PrimaryCondition
-from understudy.ledger import GapBook, ModeBook, ModeRecord
+from understudy.core.modes import Mode, ModeEvent
+from understudy.core.views import Alarm, PrimaryCondition, iso
+from understudy.ledger import EventBook, GapBook, ModeBook, ModeRecord
+
+_LONG = 86_400.0
+"""Seconds of planned work after which it counts as forgotten."""
 
 _ACCEPT = "accept the loss (accept_loss, --accept-loss) if nobody can wait"
 
@@ -120,6 +123,18 @@ def release(modes: ModeBook, who: str, *, reason: str, epoch: int, now: Timestam
     """Change maintenance to standby: the planned work has ended."""
     _need_reason(reason)
     return modes.change(ModeEvent.RELEASE, epoch=epoch, who=who, fields={"reason": reason}, now=now)
+
+
+def hold_alarms(
+    mode: ModeRecord, events: EventBook, has_waited: Callable[[Timestamp, float], bool]
+) -> list[Alarm]:
+    """Return the alarm on planned work that nobody has ended for a day; `has_waited` is the clock's."""
+    if mode.mode is not Mode.MAINTENANCE or not has_waited(mode.since, _LONG):
+        return []
+    who = events.latest_by(ModeEvent.HOLD.value)
+    what = f"planned work at the primary was begun by {who} more than a day ago and nobody has ended it"
+    hint = "until `understudy release --reason WHY` no image is fetched from the primary or sent to it"
+    return [Alarm(iso(mode.since), what, hint)]
 
 
 def _need_reason(reason: str) -> None:

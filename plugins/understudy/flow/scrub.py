@@ -167,10 +167,12 @@ class Scrubber:
         return self._result(asked, done)
 
     def _result(self, asked: Running, done: Round) -> Result:
+        waited = self._clock.waited
         rows = [
             (view.file, view.sop_instance_uid, view.state.value, view.reason)
             for view in self._ledger.files.damages(limit=_SHOWN_PROBLEMS)
-            if view.since >= asked.started
+            # What was found earlier is left out; the clock may have been set meanwhile.
+            if waited(view.since) <= waited(asked.started)
         ]
         outcome = (
             f"{done.damaged} stored files are missing or changed: understudy damages says which"

@@ -112,7 +112,7 @@ class ConflictBook(Book):
             obligations.c.holder == holder,
             obligations.c.state != ObligationState.PROVEN.value,
         )
-        query = _query().where(
+        query = _QUERY.where(
             conflicts.c.acknowledged.is_(None),
             conflicts.c.kind.in_([ConflictKind.UNJUDGED.value, ConflictKind.CONTENT.value]),
             # The content that was noted first is the later one of this conflict.

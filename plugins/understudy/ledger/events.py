@@ -34,6 +34,12 @@ class EventBook(Book):
         with self._database.writing() as connection:
             append_event(connection, now, who, kind, fields)
 
+    def latest_by(self, kind: str) -> str | None:
+        """Return who caused the latest event of this kind, None if there is none."""
+        query = select(events.c.who).where(events.c.kind == kind).order_by(events.c.event.desc()).limit(1)
+        with self._database.reading() as connection:
+            return connection.scalar(query)
+
     def broken(self) -> int | None:
         """Return the first event whose hash does not follow from its content and its predecessor, or None.
 

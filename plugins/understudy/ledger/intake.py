@@ -78,7 +78,7 @@ _FIELDS_OF = attrgetter(*_FIELDS)
 Noted = tuple[NewInstance, Sequence[Debt], Proof | None]
 """An instance, its debts, and the proof that the primary has it, if it came from there."""
 
-_LAST_FROM = select(func.max(senders.c.last)).where(senders.c.calling_ae_title == bindparam("calling"))
+_NUMBER_FROM = select(func.sum(senders.c.number)).where(senders.c.calling_ae_title == bindparam("calling"))
 
 
 class IntakeBook(Book):
@@ -172,11 +172,10 @@ class IntakeBook(Book):
         with self._database.reading() as connection:
             return {row.day: row.bytes for row in connection.execute(query)}
 
-    def last_from(self, calling_ae_title: str) -> Timestamp | None:
-        """Return when an instance last came over C-STORE from this AE title, None if never."""
+    def number_from(self, calling_ae_title: str) -> int:
+        """Return how many instances came over C-STORE from this AE title so far."""
         with self._database.reading() as connection:
-            value = connection.scalar(_LAST_FROM, {"calling": calling_ae_title})
-            return None if value is None else Timestamp(value)
+            return connection.scalar(_NUMBER_FROM, {"calling": calling_ae_title}) or 0
 
     def last_store(self, *, except_from: str) -> Timestamp | None:
         """Return when an instance last came over C-STORE from any other AE title than this, None if never."""

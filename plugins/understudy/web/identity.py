@@ -74,11 +74,16 @@ class Doorkeeper:
     the event loop's thread.
     """
 
-    def __init__(self, own: Path, key: bytes, now: Callable[[], float]) -> None:
+    def __init__(
+        self, own: Path, key: bytes, now: Callable[[], float], monotonic: Callable[[], float]
+    ) -> None:
+        """`now` is the machine's clock, which the edge reads as well."""
         self._own = str(own)
         self._key = key
         self._now = now
+        self._monotonic = monotonic
         self._used: dict[str, float] = {}
+        """When each nonce was used, by the monotonic clock: a clock that is set back keeps none longer."""
 
     def __call__(self, request: Request) -> Identity | None:
         """Return the person, or None if none is named. Raises UnprovenIdentityError."""
@@ -127,7 +132,8 @@ class Doorkeeper:
                 "send the request again; if it fails each time, the host's clock was set: restart the edge",
             )
         # The oldest come first, so the loop ends at the first that has to be kept.
-        while self._used and now - self._used[oldest := next(iter(self._used))] > 2 * FRESH_SECONDS:
+        used_at = self._monotonic()
+        while self._used and used_at - self._used[oldest := next(iter(self._used))] > 2 * FRESH_SECONDS:
             del self._used[oldest]
         if nonce in self._used:
             raise UnprovenIdentityError(
@@ -135,4 +141,4 @@ class Doorkeeper:
                 "the signature was used before",
                 "send the request again through the HTTPS port of the appliance",
             )
-        self._used[nonce] = now
+        self._used[nonce] = used_at

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from understudy import config
 from understudy.adapters.dicom import DicomPeer
-from understudy.core.model import HolderKind, Timestamp
+from understudy.core.model import HolderKind
 from understudy.core.modes import Mode
 from understudy.core.ports import HolderUnavailableError
 from understudy.core.views import PrimaryCondition
@@ -45,8 +45,8 @@ def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[Dico
 
 def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) -> PrimaryParts:
 
-    def own_work() -> tuple[int, Timestamp | None]:
-        return peer.heard, base.ledger.intake.last_from(target.ae_title)
+    def own_work() -> tuple[int, int]:
+        return peer.heard, base.ledger.intake.number_from(target.ae_title)
 
     prober = Prober(peer, base.clock, failures_for_down=base.policy.probe_failures, own_work=own_work)
     destination = target.move_destination or base.configuration.ae_title
