@@ -286,7 +286,7 @@ def test_what_was_deleted_before_it_was_delivered_is_a_dead_letter_until_it_come
         # Tried again while it is not here, it comes back as a letter.
         assert lab.post("/understudy/obligations/replay", {"study_instance_uid": study}) == {"changed": 1}
     wait_until(lambda: letters(lab, study), lambda seen: seen == [letter], deadline=180, what="a dead letter")
-    assert any("archive refused 1 instances" in alarm for alarm in lab.status().alarms)
+    assert any("archive refused 1 images" in alarm for alarm in lab.status().alarms)
     assert deleted not in {row["sop_instance_uid"] for row in lab.get("/understudy/damages")}
     wait_until(
         lambda: set(made.sop_instance_uids) - lab.uids_at_archive(),
