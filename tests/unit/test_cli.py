@@ -198,7 +198,10 @@ def test_failback_dry_run_shows_the_plan_and_changes_nothing(
 def test_settle_that_is_refused_names_every_reason_and_exits_1(
     facade: FakeFacade, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = ("instance 1.2.3.4 of study 1.2.3 is not at the primary", "and 7 more instances")
+    missing = (
+        "the primary does not list instance 1.2.3.4 of study 1.2.3",
+        "the primary does not list 7 more",
+    )
     refused = replace(
         facade.plan("ann"),
         kind="settle",
