@@ -29,7 +29,7 @@ def conflicts(arguments: argparse.Namespace) -> int:
 
 def _acknowledge(client: Client, arguments: argparse.Namespace) -> int:
     if not arguments.reason:
-        raise CommandError("a conflict is closed with a reason", "add --reason")
+        raise CommandError("a conflict can only be closed with a reason", "add --reason")
     path = f"/conflicts/{arguments.acknowledge}/acknowledge"
     view = client.act(ConflictView, path, {"reason": arguments.reason})
     say(f"conflict {view.conflict} is closed by {view.acknowledged_by}: {view.reason}")
@@ -61,7 +61,7 @@ def _export(client: Client, uid: str, folder: Path) -> int:
         except OSError as error:
             raise CommandError(
                 f"{path} cannot be written: {error.strerror}",
-                "in the agent's container /tmp can be written; `docker compose cp` brings it out",
+                "write to /tmp in the agent's container; `docker compose cp` copies it to the host",
             ) from error
         finally:
             # An incomplete file must not be taken for a version.
@@ -84,6 +84,6 @@ def _show(views: list[ConflictView]) -> None:
             f"{'' if side.present else ' (kept)'}"
             for side in (view.earlier, view.later)
         ]
-        state = "open" if view.unresolved else "closed" if view.acknowledged else "no act needed"
+        state = "open" if view.unresolved else "closed" if view.acknowledged else "no action needed"
         table.add_row(str(view.conflict), view.kind.value, state, view.sop_instance_uid, lines(*sides))
     Screen().print(table)

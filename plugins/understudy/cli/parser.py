@@ -35,22 +35,25 @@ def _add(commands: Commands, name: str, text: str) -> argparse.ArgumentParser:
 
 
 def _json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print the agent's own answer, for programs")
+    command.add_argument("--json", action="store_true", help="print the agent's answer as JSON, for programs")
 
 
 def _selecting(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--holder", metavar="NAME", help="of this holder only")
-    command.add_argument("--study", metavar="UID", help="of this Study Instance UID only")
+    command.add_argument("--holder", metavar="NAME", help="only for this holder")
+    command.add_argument("--study", metavar="UID", help="only for this Study Instance UID")
 
 
 def _epoch(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--epoch", type=int, metavar="N", help="the epoch that you saw; the present one if absent"
+        "--epoch",
+        type=int,
+        metavar="N",
+        help="the epoch that you saw in the status; the current one if absent",
     )
 
 
 def _wait(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--wait", action="store_true", help="show the progress and end with the operation")
+    command.add_argument("--wait", action="store_true", help="show the progress until the operation ends")
 
 
 def _looking(commands: Commands) -> None:
@@ -58,10 +61,10 @@ def _looking(commands: Commands) -> None:
     _json(status)
     status.set_defaults(run=remote.status)
 
-    health = _add(commands, "health", "say by the exit code whether the appliance is healthy")
+    health = _add(commands, "health", "tell by the exit code whether the appliance is healthy")
     health.add_argument("--role", choices=[mode.value for mode in Mode], help="healthy only in this mode")
     health.add_argument(
-        "--max-lag", type=float, metavar="SECONDS", help="healthy only with a mirror this close"
+        "--max-lag", type=float, metavar="SECONDS", help="healthy only if the mirror lags no more than this"
     )
     health.set_defaults(run=remote.health)
 
@@ -70,16 +73,16 @@ def _looking(commands: Commands) -> None:
     _json(operations)
     operations.set_defaults(run=remote.operations)
 
-    obligations = _add(commands, "obligations", "show what is owed to whom")
+    obligations = _add(commands, "obligations", "show which instances are owed to which holder")
     _selecting(obligations)
     obligations.add_argument(
-        "--state", choices=[state.value for state in ObligationState], help="in this state only"
+        "--state", choices=[state.value for state in ObligationState], help="only in this state"
     )
     obligations.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
     _json(obligations)
     obligations.set_defaults(run=remote.obligations)
 
-    letters = _add(commands, "dead-letters", "show what was refused by reason, and what to do about it")
+    letters = _add(commands, "dead-letters", "show refused instances by reason, and what to do about them")
     _selecting(letters)
     _json(letters)
     letters.set_defaults(run=remote.dead_letters)
@@ -89,8 +92,8 @@ def _looking(commands: Commands) -> None:
     _json(damages)
     damages.set_defaults(run=remote.damages)
 
-    conflicts = _add(commands, "conflicts", "show SOP Instance UIDs that came with two contents")
-    conflicts.add_argument("--all", action="store_true", help="those that need nobody any more as well")
+    conflicts = _add(commands, "conflicts", "show SOP Instance UIDs that came with two different contents")
+    conflicts.add_argument("--all", action="store_true", help="also those that need no action")
     conflicts.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
     act = conflicts.add_mutually_exclusive_group()
     act.add_argument(
@@ -101,14 +104,14 @@ def _looking(commands: Commands) -> None:
     _json(conflicts)
     conflicts.set_defaults(run=conflict_commands.conflicts)
 
-    routes = _add(commands, "routes", "say what the routes of the configuration do")
+    routes = _add(commands, "routes", "show what the routes of the configuration do")
     actions = routes.add_subparsers(title="actions", metavar="ACTION", required=True)
-    explain = _add(actions, "explain", "say for a study that is here which routes match it, and why")
+    explain = _add(actions, "explain", "show which routes match a study that is here, and why")
     explain.add_argument("study_instance_uid", metavar="STUDY_INSTANCE_UID")
     _json(explain)
     explain.set_defaults(run=remote.explain)
 
-    modalities = _add(commands, "modalities", "show who sends here, and who tried")
+    modalities = _add(commands, "modalities", "show the devices that send here or have tried to")
     _json(modalities)
     modalities.set_defaults(run=remote.modalities)
 
@@ -116,12 +119,18 @@ def _looking(commands: Commands) -> None:
 def _acting(commands: Commands) -> None:
     promote = _add(commands, "promote", "take the primary's place")
     promote.add_argument("--reason", required=True, help="why, for the event log")
-    promote.add_argument("--force", action="store_true", help="although the primary is not down by evidence")
-    promote.add_argument("--accept-loss", action="store_true", help="although the mirror lags too much")
+    promote.add_argument(
+        "--force", action="store_true", help="even if the probes do not show that the primary is down"
+    )
+    promote.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="even if images are known to be missing, or the mirror lags too much",
+    )
     _epoch(promote)
     promote.set_defaults(run=remote.promote)
 
-    failback = _add(commands, "failback", "give back to the repaired primary what arrived here")
+    failback = _add(commands, "failback", "send the repaired primary every instance that it lacks")
     failback.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
     _wait(failback)
     _epoch(failback)
@@ -129,15 +138,17 @@ def _acting(commands: Commands) -> None:
 
     settle = _add(commands, "settle", "end the failback: the primary serves again")
     settle.add_argument(
-        "--override-quiet", metavar="REASON", help="why, although a modality stored here lately"
+        "--override-quiet",
+        metavar="REASON",
+        help="why to settle although a modality stored here a short time ago",
     )
     _epoch(settle)
     settle.set_defaults(run=remote.settle)
 
     for name, text in (
-        ("interrupt", "break off the failback, keeping what is done"),
-        ("hold", "planned work at the primary begins: nothing is promoted"),
-        ("release", "planned work at the primary ends"),
+        ("interrupt", "stop the failback; proven instances stay proven"),
+        ("hold", "begin planned work at the primary: no promotion meanwhile"),
+        ("release", "end planned work at the primary"),
     ):
         command = _add(commands, name, text)
         command.add_argument("--reason", required=True, help="why, for the event log")
@@ -149,7 +160,7 @@ def _acting(commands: Commands) -> None:
     accept.add_argument("--reason", required=True, help="why, for the event log")
     accept.set_defaults(run=remote.accept_recipients)
 
-    verify = _add(commands, "verify", "ask every holder again for all that it is proven to have")
+    verify = _add(commands, "verify", "ask every holder again for every instance that is proven there")
     _wait(verify)
     verify.set_defaults(run=remote.verify)
 
@@ -161,7 +172,7 @@ def _acting(commands: Commands) -> None:
     heal.add_argument(
         "--missed",
         action="store_true",
-        help="bring back, too, what Orthanc lacked after its index was replaced or restored",
+        help="also bring back instances that Orthanc lacked after its index was replaced or restored",
     )
     heal.add_argument("--vault", metavar="NAME", help="from this vault; from the primary if absent")
     heal.add_argument(
@@ -174,32 +185,38 @@ def _acting(commands: Commands) -> None:
     cancel.add_argument("operation", type=int, metavar="N", help="its number")
     cancel.set_defaults(run=remote.cancel)
 
-    replay = _add(commands, "replay", "owe refused instances again")
+    replay = _add(commands, "replay", "try refused instances again")
     _selecting(replay)
     replay.add_argument("--reason", help="what was fixed, for the event log")
     _epoch(replay)
-    replay.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="all refused ones if absent")
+    replay.add_argument(
+        "uids", nargs="*", metavar="SOP_INSTANCE_UID", help="these only; all refused ones if absent"
+    )
     replay.set_defaults(run=remote.replay)
 
-    waive = _add(commands, "waive", "give up instances for one holder, for good")
-    waive.add_argument("--holder", required=True, metavar="NAME", help="who will never have them")
-    waive.add_argument("--study", metavar="UID", help="all of this Study Instance UID")
+    waive = _add(commands, "waive", "decide that one holder never has to get these instances")
+    waive.add_argument("--holder", required=True, metavar="NAME", help="the holder")
+    waive.add_argument("--study", metavar="UID", help="all instances of this Study Instance UID")
     waive.add_argument("--reason", required=True, help="why, for the event log")
     _epoch(waive)
-    waive.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="these, or those of --study")
+    waive.add_argument(
+        "uids", nargs="*", metavar="SOP_INSTANCE_UID", help="these instances, or those of --study"
+    )
     waive.set_defaults(run=remote.waive)
 
-    delete = _add(commands, "delete", "delete a study here that others are proven to have")
+    delete = _add(commands, "delete", "delete a study here that is proven at other holders")
     delete.add_argument("study", metavar="STUDY_INSTANCE_UID")
-    delete.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="of it these alone")
-    delete.add_argument("--series", metavar="UID", help="of it this Series Instance UID alone")
+    delete.add_argument(
+        "uids", nargs="*", metavar="SOP_INSTANCE_UID", help="only these instances of the study"
+    )
+    delete.add_argument("--series", metavar="UID", help="only this Series Instance UID")
     delete.add_argument("--reason", required=True, help="why, for the event log")
     delete.add_argument(
-        "--force", action="store_true", help="although somebody is owed it, or nobody else has it"
+        "--force", action="store_true", help="even if it is owed to a holder, or proven at no other holder"
     )
     delete.set_defaults(run=remote.delete)
 
-    back = _add(commands, "restore", "bring studies back out of a vault, every digest checked")
+    back = _add(commands, "restore", "bring studies back from a vault, with every digest checked")
     back.add_argument("--vault", required=True, metavar="NAME", help="name of the vault in the configuration")
     back.add_argument(
         "--identity-file",
@@ -219,7 +236,10 @@ def _acting(commands: Commands) -> None:
         help="S3 keys that may read; the appliance's own may only write",
     )
     back.add_argument(
-        "--as-of", type=restore.moment, metavar="TIME", help="leave out what the store took after this time"
+        "--as-of",
+        type=restore.moment,
+        metavar="TIME",
+        help="leave out packs that were stored after this time",
     )
     back.add_argument(
         "--version",
@@ -227,12 +247,12 @@ def _acting(commands: Commands) -> None:
         type=restore.digest,
         default=[],
         metavar="SHA256",
-        help="of several contents of an instance take this one; 8 digits at least, may be given again",
+        help="of several contents of an instance, take this one; at least 8 digits, may be repeated",
     )
     back.add_argument(
         "--newest",
         action="store_true",
-        help="of several contents of an instance take the one that was stored last, where all are signed",
+        help="of several contents of an instance, take the one stored last, if all are signed",
     )
     back.add_argument(
         "--writer",
@@ -240,21 +260,21 @@ def _acting(commands: Commands) -> None:
         type=restore.writer,
         default=[],
         metavar="KEY",
-        help="believe what this key signed, too: the vault writer from the safe; may be given again",
+        help="also trust packs signed by this key (the vault writer from the safe); may be repeated",
     )
-    back.add_argument(
-        "--accept-unsigned", action="store_true", help="believe what nobody signed beside what is signed"
-    )
+    back.add_argument("--accept-unsigned", action="store_true", help="also trust packs without a signature")
     back.set_defaults(run=restore.restore)
 
     for name, text in (
         ("approve", "put a device on the allow-list, at once and for good"),
-        ("revoke", "take an approval back"),
+        ("revoke", "undo an approval"),
     ):
         command = _add(commands, name, text)
-        command.add_argument("calling_ae_title", metavar="AE_TITLE", help="its own, which it calls from")
+        command.add_argument(
+            "calling_ae_title", metavar="AE_TITLE", help="the calling AE title of the device"
+        )
         command.add_argument("address", metavar="ADDRESS", help="IP address or network that it calls from")
-        command.add_argument("--called", metavar="AE_TITLE", help="the only one that it may call")
+        command.add_argument("--called", metavar="AE_TITLE", help="the only AE title that it may call")
         command.set_defaults(run=remote.device, verb=name)
 
 
@@ -269,7 +289,9 @@ def _setting_up(commands: Commands) -> None:
     writer.set_defaults(run=local.vault_writer)
 
     check = _add(commands, "check-config", "check the configuration and list every problem")
-    check.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the appliance's own if absent")
+    check.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER", help="the appliance's own folder if absent"
+    )
     check.set_defaults(run=local.check_config)
 
     render = _add(
@@ -278,18 +300,22 @@ def _setting_up(commands: Commands) -> None:
     render.set_defaults(run=local.render_orthanc)
 
     edge = _add(commands, "render-edge", "make the configuration of the edge from ours")
-    edge.add_argument("--to", type=Path, metavar="DIR", help="with the gate's tables; else printed")
+    edge.add_argument(
+        "--to", type=Path, metavar="DIR", help="write it here, with the gate's tables; print it if absent"
+    )
     edge.set_defaults(run=local.render_edge)
 
     prepare = _add(
-        commands, "prepare-orthanc", "make Orthanc's index ready and sort what a crash left, before it starts"
+        commands,
+        "prepare-orthanc",
+        "prepare Orthanc's index and sort files that a crash left, before Orthanc starts",
     )
     prepare.add_argument(
         "--render", type=Path, metavar="FILE", help="write what render-orthanc prints to this file first"
     )
     prepare.set_defaults(run=local.prepare_orthanc)
 
-    aside = _add(commands, "quarantine", "list the files that were set aside and what is parked, and why")
+    aside = _add(commands, "quarantine", "list the files in quarantine and the parked instances, and why")
     aside.add_argument(
         "--release", metavar="UID", help="accept this parked instance again; in the service orthanc"
     )
@@ -298,11 +324,11 @@ def _setting_up(commands: Commands) -> None:
     schema = _add(commands, "config-schema", "print the JSON Schema of our section of the configuration")
     schema.set_defaults(run=local.config_schema)
 
-    certificate = _add(commands, "certificate", "revoke the certificate of a device, or take that back")
+    certificate = _add(commands, "certificate", "revoke the certificate of a device, or undo a revocation")
     actions = certificate.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, text, act in (
-        ("revoke", "let no new association in that shows this certificate", local.certificate_revoke),
-        ("allow", "take a revocation back", local.certificate_allow),
+        ("revoke", "refuse new associations with this certificate", local.certificate_revoke),
+        ("allow", "undo a revocation", local.certificate_allow),
     ):
         one = _add(actions, name, text)
         one.add_argument(
@@ -318,11 +344,11 @@ def _setting_up(commands: Commands) -> None:
     add.add_argument("name")
     add.add_argument("--role", choices=["admin", "operator", "reader"], required=True)
     add.set_defaults(run=local.user_add)
-    reset = _add(actions, "reset", "give a person another generated password, and print it")
+    reset = _add(actions, "reset", "give a person a new generated password, and print it")
     reset.add_argument("name")
     reset.set_defaults(run=local.user_reset)
     remove = _add(actions, "remove", "remove a person")
     remove.add_argument("name")
     remove.set_defaults(run=local.user_remove)
-    listing = _add(actions, "list", "list everybody and what they may do")
+    listing = _add(actions, "list", "list all people with their roles")
     listing.set_defaults(run=local.user_list)

@@ -61,11 +61,11 @@ def health(arguments: argparse.Namespace) -> int:
     healthy, content = _client().health(role=arguments.role, max_lag=arguments.max_lag)
     view = HealthAnswer.model_validate_json(content)
     if not healthy:
-        raise CommandError("not healthy by what was asked for", "understudy status shows more", view.reasons)
+        raise CommandError("the appliance is not healthy", "understudy status shows more", view.reasons)
     behind = "never compared" if view.lag_seconds is None else f"{duration(view.lag_seconds)} behind"
     say(f"healthy: {view.mode.value}, epoch {view.epoch}, mirror {behind}")
     for problem in view.degraded:
-        say(f"degraded: the last configuration that was in order runs: {problem}")
+        say(f"degraded: the last correct configuration runs: {problem}")
     return Exit.OK
 
 
@@ -144,10 +144,10 @@ def device(arguments: argparse.Namespace) -> int:
         body["called_ae_title"] = arguments.called
     view = _client().act(ApprovalView, f"/modalities/{arguments.verb}", body)
     called = f", calling {view.called_ae_title}" if view.called_ae_title else ""
-    word = "on the allow-list" if arguments.verb == "approve" else "approved no more"
+    word = "on the allow-list" if arguments.verb == "approve" else "no longer approved"
     say(f"{view.calling_ae_title} from {view.network}{called} is {word}")
     if not view.live:
-        tell("the edge does not run, or did not take it yet: it does so by itself")
+        tell("the edge does not run, or has not accepted this yet: the agent tries again by itself")
     return Exit.OK
 
 
@@ -263,7 +263,7 @@ def delete(arguments: argparse.Namespace) -> int:
         "force": arguments.force,
     }
     view = _client().act(DeletionView, "/deletions", body)
-    say(f"deleted here: {view.instances} instances of {view.study_instance_uid}")
+    say(f"deleted here: {view.instances} instances of study {view.study_instance_uid}")
     for holder, number in sorted(view.proven.items()):
         say(f"{holder} is proven to have {number} of them")
     return Exit.OK
@@ -272,7 +272,7 @@ def delete(arguments: argparse.Namespace) -> int:
 def waive(arguments: argparse.Namespace) -> int:
     """Give up instances for one holder."""
     answer = _client().post("/obligations/waive", _selected(arguments))
-    return _changed(answer, f"given up for {arguments.holder}")
+    return _changed(answer, f"waived for {arguments.holder}")
 
 
 def _selected(arguments: argparse.Namespace) -> dict[str, object]:
@@ -320,7 +320,7 @@ def _watched(client: Client, view: OperationView) -> OperationView:
             bar.show(view.done, view.total, view.rate, view.eta_seconds, view.message)
     except KeyboardInterrupt:
         tell(
-            f"{view.kind} {view.operation} goes on; the same command watches it again, and "
+            f"{view.kind} {view.operation} continues; the same command watches it again, and "
             f"`understudy cancel {view.operation}` stops it"
         )
         raise
