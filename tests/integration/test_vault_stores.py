@@ -283,7 +283,7 @@ def test_s3_pack_forged_by_a_thief_of_the_credential_is_named_and_wins_nothing(
         assert [path.read_bytes() for path in (tmp_path / "restored").rglob("*.dcm")] == [b"true"]
         assert not result.complete
         (failure,) = [failure for failure in result.failed if failure.what.startswith("packs/")]
-        assert "nobody has signed" in failure.reason
+        assert "has no signature" in failure.reason
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[
         (["waive", "--holder", "nas", "--reason", "test", "--study", "1.2"], "1 instance waived for nas"),
         (
             ["waive", "--holder", "nas", "--reason", "test", "1.2.3.4", "1.2.3.5"],
-            "2 instances given up for nas",
+            "2 instances waived for nas",
         ),
         (["cancel", "7"], "operation 7 (failback) is cancelled"),
         (["verify", "--wait"], "verify 7 is done"),

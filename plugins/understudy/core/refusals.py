@@ -36,8 +36,8 @@ _HINTS = {
     UNASKABLE: "fix the UID at its device and send it again; waive this one, which stays here and in vaults",
     FILE: "send it here again, or heal it from a vault: it is owed again by itself; or waive it",
     DELETED: "send it here again, or restore it from a vault: it is owed again by itself; or waive it",
-    UNPROVEN: "look for its study there: a receiver that gives it another SOP Instance UID, or that puts it "
-    "aside, never shows it; fix that, then replay; or waive it",
+    UNPROVEN: "look for its study at the receiver, which may have changed its SOP Instance UID or put it "
+    "aside; fix that, then replay; or waive it",
 }
 
 
