@@ -272,7 +272,7 @@ def test_scrub_takes_no_deleted_instance_for_damage(world: World) -> None:
 def test_scrub_of_a_volume_that_is_not_there_accuses_no_file(world: World) -> None:
     world.store(3)
     world.storage.rename(world.storage.with_name("away"))
-    with pytest.raises(HolderUnavailableError, match="not there"):
+    with pytest.raises(HolderUnavailableError, match="missing or empty"):
         world.scrub_round()
     assert world.open_damages() == set()
 

@@ -296,13 +296,13 @@ class HealingTarget:
         with self._spool.file() as file:
             copy(content, file)
             if not is_same_instance(damage.orthanc_id, damage.md5, file):
-                raise TargetError("the vault has another instance under its UID", "look at both")
+                raise TargetError("the vault has another instance under its UID", "compare the two")
             try:
                 put = self._replacement.put(damage.orthanc_id, damage.file, file)
             except OrthancUnavailableError as error:
                 raise TargetError(str(error), error.hint) from error
         if not put:
             raise TargetError(
-                f"another content of {damage.sop_instance_uid} was stored meanwhile", "run it once more"
+                f"another content of {damage.sop_instance_uid} was stored meanwhile", "run the command again"
             )
         self.put += 1
