@@ -136,7 +136,7 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 def test_probe_of_a_store_reads_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try_disk(tmp_path)
     monkeypatch.setattr("os.pread", lambda *_: b"other")
-    with pytest.raises(OSError, match="not what is read"):
+    with pytest.raises(OSError, match="differ from the written ones"):
         try_disk(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
