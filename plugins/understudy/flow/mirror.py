@@ -287,7 +287,7 @@ class Mirror:
     def _cut_alarm(self) -> Iterator[Alarm]:
         if self._cut is not None:
             since, how = self._cut
-            hint = "raise the limit of query results at this PACS: other studies may be missing here"
+            hint = "raise the limit of query results at the PACS: other studies may be missing here"
             yield Alarm(iso(since), f"the primary's list of studies is cut: {how}", hint)
 
     def _unusable_alarm(self) -> Iterator[Alarm]:
