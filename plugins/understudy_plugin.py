@@ -309,7 +309,7 @@ class Plugin:
         for uid in judged:
             if self._parking.begin_decoding(uid, caller.user) is not None:
                 orthanc.LogWarning(f"call refused instance={uid} because=parked")
-                reason = "Orthanc ended twice while it decoded this image: `understudy quarantine` has it"
+                reason = "Orthanc ended twice while it decoded this image: `understudy quarantine` lists it"
                 self._requests.answer(HTTPStatus.UNPROCESSABLE_ENTITY, reason)
                 return False
         return True

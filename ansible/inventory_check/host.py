@@ -93,7 +93,7 @@ def _host(values: Mapping[str, Any]) -> Iterator[str]:
     for key in ("device", "path"):
         for value, times in Counter(str(disk.get(key)) for disk in known).items():
             if times > 1:
-                yield f"host_disks: {value} is there {times} times"
+                yield f"host_disks: {value} is listed {times} times"
 
 
 def _people(values: Mapping[str, Any]) -> Iterator[str]:
@@ -107,7 +107,7 @@ def _people(values: Mapping[str, Any]) -> Iterator[str]:
         if re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name) is None:
             yield f"appliance_users: {name!r} is no user name: a-z, then up to 31 of a-z, 0-9, - and _"
         if times > 1:
-            yield f"appliance_users: {name} is there {times} times"
+            yield f"appliance_users: {name} is listed {times} times"
         if isinstance(removed, list) and name in removed:
             yield f"appliance_users_removed: {name} is in appliance_users, too"
 

@@ -41,5 +41,5 @@ def plain(container: Any, key: Any, path: str, unreadable: list[str]) -> Any:
     except (AnsibleError, TemplateError) as error:
         # The message has names of variables, never a value.
         because = str(error.message).splitlines()[0]
-        unreadable.append(f"{path}: it cannot be worked out, is a secret missing? {because}")
+        unreadable.append(f"{path}: it cannot be evaluated; is a secret missing? {because}")
         return None

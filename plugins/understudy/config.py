@@ -71,8 +71,8 @@ Addresses = Annotated[
     Field(
         # All addresses are on one line of the edge's table, and the line has to fit into the edge's buffer.
         max_length=100,
-        description="Addresses and networks from which its associations come. Without any, those of `Host`: "
-        "a host name is looked up, and counts from then on, also while the name service is away.",
+        description="Addresses and networks from which its associations come; those of `Host` if absent. A "
+        "host name is looked up, and the result stays in force while the name service does not answer.",
     ),
 ]
 
@@ -85,8 +85,8 @@ def _client_certificate(text: str) -> str:
 ClientCertificate = Annotated[
     str | None,
     Field(
-        description="Subject's common name, or SHA-256 fingerprint, of the client certificate that it has to "
-        "show. Then it is let in over TLS and with this certificate alone.",
+        description="Subject's common name, or SHA-256 fingerprint, of the client certificate that it has "
+        "to show. It is then let in only over TLS and with this certificate.",
         examples=["ct1.example.org"],
     ),
     AfterValidator(lambda text: None if text is None else _client_certificate(text)),
@@ -107,8 +107,8 @@ Associations = Annotated[
     Field(
         ge=1,
         le=16,
-        description="Associations at a time by which it is sent to; over DICOMweb connections. Up to five "
-        "more ask what it has meanwhile, none where this is 1.",
+        description="Number of associations (over DICOMweb: connections) that send to it at the same time. "
+        "Up to five more ask what it has meanwhile; none if this is 1.",
     ),
 ]
 
@@ -122,10 +122,11 @@ class Tls(_Section):
 
     authorities: Path = Field(description="PEM file of the authorities that sign its certificate.")
     certificate: Path | None = Field(
-        default=None, description="PEM file of our certificate, with its chain, where it asks for one."
+        default=None,
+        description="PEM file of our certificate, with its chain, if the other side asks for one.",
     )
     key: Path | None = Field(default=None, description="PEM file of its private key, without a passphrase.")
-    server_name: str = Field(default="", description="Name in its certificate, where that is not `Host`.")
+    server_name: str = Field(default="", description="Name in its certificate, if that is not `Host`.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -157,37 +158,37 @@ class Primary(_Section):
     client_certificate: ClientCertificate = None
     move_destination: AeTitle | None = Field(
         default=None,
-        description="AE title under which the primary knows this appliance for C-MOVE; ours if absent.",
+        description="AE title under which the primary knows this appliance for C-MOVE; `AeTitle` if absent.",
     )
     associations: Associations = 4
     proof: Literal["auto", "commitment", "inventory"] = Field(default="auto", description=_PROOF)
-    tls: Tls | None = Field(default=None, description="TLS towards it; in plain text if absent.")
+    tls: Tls | None = Field(default=None, description="TLS for connections to it; plain text if absent.")
 
 
 class Condition(_Section):
     """A condition of a route on one value of an instance: exactly one of `Equals`, `In` and `Regex`."""
 
     of: str = Field(
-        description="What is looked at: CallingAeTitle, CalledAeTitle, SourceAddress, Weekday, TimeOfDay "
+        description="The value to compare: CallingAeTitle, CalledAeTitle, SourceAddress, Weekday, TimeOfDay "
         "(both of the reception, in TimeZone), or the keyword of a DICOM attribute at the outermost level.",
         examples=["Modality", "StationName", "BodyPartExamined"],
     )
-    equals: str | None = Field(default=None, description="It has this value.", examples=["CT"])
+    equals: str | None = Field(default=None, description="The value equals this text.", examples=["CT"])
     among: list[str] | None = Field(
         default=None,
         alias="In",
         min_length=1,
-        description="It has one of these values. For SourceAddress addresses and networks, for TimeOfDay "
+        description="The value is one of these. For SourceAddress addresses and networks, for TimeOfDay "
         "parts of the day such as 18:00-07:00, for Weekday monday to sunday.",
     )
     regex: str | None = Field(
         default=None,
         min_length=1,
         max_length=200,
-        description="This pattern is found in it; `^` and `$` tie it to beginning and end, `(?i)` ignores "
-        "case. It is matched in linear time, so back-references and look-around are refused.",
+        description="The value contains this pattern; `^` and `$` tie it to beginning and end, `(?i)` "
+        "ignores case. It is matched in linear time, so back-references and look-around are refused.",
     )
-    negated: bool = Field(default=False, alias="Not", description="The condition holds where it does not.")
+    negated: bool = Field(default=False, alias="Not", description="Inverts the condition.")
 
     @model_validator(mode="after")
     def _meant(self) -> Self:
@@ -235,7 +236,7 @@ class Bandwidth(_Section):
     """A limit of the bandwidth for a part of every day."""
 
     hours: PartOfDay
-    bytes_per_second: int = Field(ge=1024, description="Bytes a second that are not exceeded then.")
+    bytes_per_second: int = Field(ge=1024, description="Largest number of bytes a second in this time.")
 
 
 class Destination(_Section):
@@ -262,7 +263,7 @@ class Destination(_Section):
     addresses: Addresses = []
     client_certificate: ClientCertificate = None
     sop_classes: list[str] = Field(
-        default=[], description="SOP Class UIDs (0008,0016) that it is sent; all if empty."
+        default=[], description="SOP Class UIDs (0008,0016) that are sent to it; all if empty."
     )
     transfer_syntax: Literal["keep", "accepted"] = Field(
         default="keep",
@@ -313,12 +314,12 @@ class Route(_Section):
 
     name: Name
     when: list[Condition] = Field(
-        default=[], description="What has to hold, all of it; every instance fits if empty."
+        default=[], description="Conditions that all have to hold; every instance fits if empty."
     )
     to: list[Name] = Field(min_length=1, description="Names of destinations.")
     priority: Literal["high", "medium", "low"] = Field(
         default="medium",
-        description="What a destination is sent first; a day of waiting outweighs one level.",
+        description="Instances of a higher priority are sent first; a day of waiting outweighs one level.",
     )
     send: Literal["at_once", "when_stable"] = Field(
         default="at_once",
@@ -385,7 +386,7 @@ class Modality(_Section):
     name: Name
     ae_title: AeTitle
     host: Host
-    port: Port = Field(default=104, description="Where it listens, for C-MOVE.")
+    port: Port = Field(default=104, description="Its DICOM port, for C-MOVE.")
     addresses: Addresses = []
     client_certificate: ClientCertificate = None
     reads: bool = Field(
@@ -413,12 +414,12 @@ class DicomTls(_Section):
 class Edge(_Section):
     """Limits of simultaneous associations. A caller above a limit is told to try again."""
 
-    associations: int = Field(default=64, ge=2, le=1000, description="Of all together.")
+    associations: int = Field(default=64, ge=2, le=1000, description="Associations of all devices together.")
     associations_of_device: int = Field(
-        default=32, ge=1, description="Of one calling AE title at one address."
+        default=32, ge=1, description="Associations of one calling AE title at one address."
     )
     associations_of_strangers: int = Field(
-        default=24, ge=0, description="Of all devices together that are not on the allow-list."
+        default=24, ge=0, description="Associations of all devices that are not on the allow-list, together."
     )
 
     @model_validator(mode="after")
@@ -436,8 +437,8 @@ class Policy(_Section):
 
     accept_strangers: bool = Field(
         default=True,
-        description="Whether C-ECHO and C-STORE of devices that are neither listed nor approved are taken "
-        "(first days); if not, the edge rejects their associations.",
+        description="Whether C-ECHO and C-STORE of devices that are neither listed nor approved are "
+        "accepted (for the first days); if not, the edge rejects their associations.",
     )
     probe_interval: Seconds = Field(default=10, description="Seconds between two probes of the primary.")
     probe_failures: int = Field(
@@ -447,7 +448,8 @@ class Policy(_Section):
     )
     inventory_interval: Seconds = Field(
         default=300,
-        description="Seconds between two inventory diffs; one that failed is tried again within 60 s.",
+        description="Seconds between two comparisons of the inventories; a failed one is tried again "
+        "within 60 s.",
     )
     primary_grace: Seconds = Field(
         default=60,
@@ -470,8 +472,8 @@ class Policy(_Section):
         default=900,
         description="Seconds for which a holder may be owed an instance before an alarm is raised.",
     )
-    retry_base: Seconds = Field(default=1, description="Seconds before the first further attempt.")
-    retry_cap: Seconds = Field(default=300, description="Seconds that no wait between attempts exceeds.")
+    retry_base: Seconds = Field(default=1, description="Seconds before the second attempt.")
+    retry_cap: Seconds = Field(default=300, description="Longest wait between two attempts, in seconds.")
     boot_seconds: Seconds = Field(
         default=3,
         description="Seconds that a start of Orthanc may wait for the look at what a crash left behind; "
@@ -512,7 +514,9 @@ class Policy(_Section):
         description="Seconds that a report of storage commitment is awaited before the instances are asked "
         "for by inventory.",
     )
-    network_timeout: Seconds = Field(default=30, description="Seconds until a silent peer is given up.")
+    network_timeout: Seconds = Field(
+        default=30, description="Seconds of silence after which a connection to a peer is given up."
+    )
 
     @model_validator(mode="after")
     def _marks_in_order(self) -> Self:
@@ -526,24 +530,22 @@ class Understudy(_Section):
 
     site: Name = Field(default="clinic", description="Name of the site, shown on every page and report.")
     ae_title: AeTitle = Field(default="UNDERSTUDY", description="Our own AE title.")
-    primary: Primary | None = Field(
-        default=None, description="The PACS that we stand by for; none yet if absent."
-    )
+    primary: Primary | None = Field(default=None, description="The clinic's PACS; none yet if absent.")
     time_zone: TimeZone = Field(
         default="UTC",
         description="Time zone of hours and weekdays, by its name in the IANA database.",
         examples=["Europe/Vienna"],
     )
-    destinations: list[Destination] = Field(default=[], description="Whom routes lead to.")
+    destinations: list[Destination] = Field(default=[], description="Destinations of routes.")
     routes: list[Route] = Field(
-        default=[], description="Rules of auto-routing, looked at in this order when an instance comes."
+        default=[], description="Rules of auto-routing, applied in this order when an instance arrives."
     )
     route_matching: Literal["all", "first"] = Field(
         default="all",
         description="all: every route that fits counts. first: only the first that fits.",
     )
-    vaults: list[Vault] = Field(default=[], description="Where encrypted packs are kept.")
-    modalities: list[Modality] = Field(default=[], description="The devices that we know.")
+    vaults: list[Vault] = Field(default=[], description="Stores of encrypted packs.")
+    modalities: list[Modality] = Field(default=[], description="The known devices.")
     dicom_tls: DicomTls = Field(default=DicomTls(), description="DICOM over TLS.")
     edge: Edge = Field(default=Edge(), description="Limits of the association gate.")
     policy: Policy = Field(default=Policy(), description="Intervals and limits.")

@@ -56,7 +56,7 @@ def test_wrong_inventory_lists_every_error_and_reaches_no_host(tmp_path: Path) -
         "north: appliance_config: Understudy.AeTitle:",
         "north: appliance_config: Understudy.Primry: unknown key; is Primary meant?",
         "south: appliance_secrets: the secret s3-writer.secret is missing",
-        "east: appliance_secrets.s3-writer.secret: it cannot be worked out",
+        "east: appliance_secrets.s3-writer.secret: it cannot be evaluated",
         "west: appliance_confg: the role appliance knows no such variable",
         "west: host_ssh_networks: 192.0.2.1/24 has host bits set",
         "north, south: they have one address, 192.0.2.1",
@@ -101,7 +101,7 @@ def test_wrong_inventory_lists_every_error_and_reaches_no_host(tmp_path: Path) -
         ({"host_disks": [{"device": "/dev/sdb"}]}, "missing required arguments: path"),
         (
             {"host_disks": [{"device": "/dev/sdb", "path": path} for path in ("/srv/a", "/srv/b")]},
-            "host_disks: /dev/sdb is there 2 times",
+            "host_disks: /dev/sdb is listed 2 times",
         ),
         # YAML reads 23:30 as a number.
         ({"host_update_time": 1410}, "host_update_time: 1410 is no time of day in quotes"),

@@ -398,7 +398,7 @@ def test_decommission_is_refused_while_anything_is_unproven_then_takes_all_away(
     erase = ("--extra-vars", '{"decommission_erase": true}')
     unnamed = host.play("decommission.yml", standby.variables)
     assert unnamed.code == 2
-    assert "Name the site that is to end" in unnamed.said
+    assert "Name the site to decommission" in unnamed.said
     # The vault cannot be written: what arrives now is owed to it.
     host.execute("chmod", "000", "/srv/understudy/vault/data")
     series = data.ct_series(tmp_path, seed="decommission", instances=1, rows=16, columns=16)

@@ -261,7 +261,10 @@ def test_echo_with_a_failure_status_is_told() -> None:
 
 def test_echo_without_an_answer_is_given_up_after_the_timeout() -> None:
     pacs = Pacs(silent=threading.Event())
-    with pacs.serving() as port, pytest.raises(HolderUnavailableError, match="nothing, for 2 s"):
+    with (
+        pacs.serving() as port,
+        pytest.raises(HolderUnavailableError, match="no data, or almost none, for 2 s"),
+    ):
         peer(port, timeout=SILENCE).echo()
 
 
@@ -415,7 +418,7 @@ def test_store_without_an_answer_is_an_unknown_outcome(files: Files) -> None:
     pacs = Pacs(silent=threading.Event())
     with pacs.serving() as port:
         (verdict,) = store(port, [files.make(ODD), files.make(ODD)], timeout=SILENCE)
-    assert verdict == of_loss(Loss.TIMED_OUT, "it sent nothing, or next to nothing, for 2 s")
+    assert verdict == of_loss(Loss.TIMED_OUT, "it sent no data, or almost none, for 2 s")
 
 
 def _connection(event: evt.Event) -> socket.socket:

@@ -249,7 +249,7 @@ def test_instance_that_is_kept_under_another_uid_waits_for_a_person_after_three_
         assert route.states() == thirds("proven", "refused")
         (letter,) = route.ledger.dead_letters.listed(Selection(ROUTE))
         assert letter.reason.startswith("unproven: acknowledged 3 times")
-        assert "another SOP Instance UID" in hint_of(letter.reason)
+        assert "changed its SOP Instance UID" in hint_of(letter.reason)
         replay(route)
         mend(route)
 

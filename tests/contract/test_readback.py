@@ -71,7 +71,9 @@ def test_data_set_that_comes_back_changed_waits_for_a_person_though_it_is_listed
         assert route.outcomes() == {first: [Outcome.DELIVERED], second: [Outcome.DELIVERED]}
         assert route.states() == ["proven", "refused"]
         (letter,) = route.ledger.dead_letters.listed(Selection(ROUTE))
-        assert letter.reason.startswith("unproven: acknowledged once, and what it gives back differs")
+        assert letter.reason.startswith(
+            "unproven: acknowledged once, and the instance that it gives back differs"
+        )
         assert "replay" in hint_of(letter.reason)
         route.archive.script = Script()
         route.ledger.dead_letters.replay(ROUTE, None, "ann", route.clock.now())

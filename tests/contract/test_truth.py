@@ -78,7 +78,7 @@ def test_history_is_mirrored_whatever_is_counted_and_complete_only_where_it_was_
         assert standby.status().primary.condition is PrimaryCondition.DOWN  # type: ignore[union-attr]
         if not complete:
             assert any("nobody knows how many images" in line for line in standby.promote())
-            assert standby.health()[0].startswith("no comparison with the primary has come to its end")
+            assert standby.health()[0].startswith("no comparison with the primary has been completed")
     finally:
         pacs.start()
 
@@ -164,7 +164,7 @@ def test_primary_that_answers_and_does_not_serve_us_is_not_down(
         assert status.primary.evidence[0].sign is sign
         assert not any("understudy promote" in alarm.hint for alarm in status.alarms)
         assert not standby.says_complete()
-    (alarm,) = [one for one in standby.status().alarms if one.what.startswith("the primary serves and")]
+    (alarm,) = [one for one in standby.status().alarms if one.what.startswith("the primary works, but it ")]
     assert words in alarm.what
     assert "at the PACS" in alarm.hint
     assert standby.status().tone is Tone.WARN

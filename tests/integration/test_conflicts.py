@@ -248,7 +248,7 @@ def test_conflict_shows_digests_senders_and_kind_and_is_exported_and_closed(
     assert isinstance(later, dict)
     assert (earlier["sender"], earlier["present"]) == ("CT1", False)
     assert (later["sender"], later["present"]) == ("MR1", True)
-    assert any("two contents" in alarm for alarm in appliance.status().alarms)
+    assert any("two different contents" in alarm for alarm in appliance.status().alarms)
 
     appliance.execute("agent", "understudy", "conflicts", "--export", uid, f"/tmp/{uid}")
     files = appliance.shell("agent", f"cd /tmp/{uid} && md5sum *.dcm")

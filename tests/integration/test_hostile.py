@@ -570,7 +570,7 @@ def test_an_orderly_restart_is_no_alarm(clinic: Clinic) -> None:
         deadline=60,
         what="Orthanc again",
     )
-    assert not [alarm for alarm in clinic.stack.status().alarms if "ended by a fault" in alarm]
+    assert not [alarm for alarm in clinic.stack.status().alarms if "Orthanc crashed" in alarm]
 
 
 def test_an_instance_that_is_posted_again_is_no_suspect(clinic: Clinic) -> None:
@@ -584,7 +584,7 @@ def test_an_instance_that_is_posted_again_is_no_suspect(clinic: Clinic) -> None:
     assert not [suspect for suspect in _suspects(stack) if item.uid in suspect]
     wait_until(
         stack.status,
-        lambda state: any("Orthanc ended by a fault once in the last 24 h" in a for a in state.alarms),
+        lambda state: any("Orthanc crashed once in the last 24 h" in a for a in state.alarms),
         deadline=60,
         what="the alarm of its end",
     )
@@ -614,7 +614,7 @@ def test_what_ends_orthanc_twice_is_parked_by_itself_until_it_is_released(clinic
     assert shown[0].startswith(f"{large.uid}  from HOSTILE: parked, Orthanc ended 2 times"), shown
     wait_until(
         stack.status,
-        lambda state: any("1 instances are parked" in alarm for alarm in state.alarms),
+        lambda state: any("1 images are parked" in alarm for alarm in state.alarms),
         deadline=60,
         what="the alarm",
     )

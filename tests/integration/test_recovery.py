@@ -188,7 +188,7 @@ def test_flipped_bit_and_missing_file_are_found_by_one_scrub_and_healed(lab: Lab
     assert {uid: md5_at_orthanc(lab, uid) for uid in made.sop_instance_uids} == before
     damages = {row["sop_instance_uid"]: row for row in lab.get("/understudy/damages")}
     assert {uid for uid in (flipped, missing) if damages[uid]["state"] == "healed"} == {flipped, missing}
-    assert "bit by bit" in damages[flipped]["reason"]
+    assert "gave it back with the same bytes" in damages[flipped]["reason"]
     assert lab.status().instances == state.instances
     lab.finished(int(lab.post("/understudy/scrub", {})["operation"]), deadline=180)
 
@@ -286,7 +286,7 @@ def test_what_was_deleted_before_it_was_delivered_is_a_dead_letter_until_it_come
         # Tried again while it is not here, it comes back as a letter.
         assert lab.post("/understudy/obligations/replay", {"study_instance_uid": study}) == {"changed": 1}
     wait_until(lambda: letters(lab, study), lambda seen: seen == [letter], deadline=180, what="a dead letter")
-    assert any("archive refused 1 instances" in alarm for alarm in lab.status().alarms)
+    assert any("archive refused 1 images" in alarm for alarm in lab.status().alarms)
     assert deleted not in {row["sop_instance_uid"] for row in lab.get("/understudy/damages")}
     wait_until(
         lambda: set(made.sop_instance_uids) - lab.uids_at_archive(),

@@ -46,7 +46,7 @@ def test_console_and_command_tell_the_same(watched: Watched) -> None:
     assert _number(facts["held here"]) == status["instances"]
     missing = status["gaps"]["instances"]
     assert facts["missing here"] == "nothing" if missing == 0 else _number(facts["missing here"]) == missing
-    assert facts["primary"] == {"up": "works", "down": "down"}[status["primary"]["condition"]]
+    assert facts["pacs"] == {"up": "works", "down": "down"}[status["primary"]["condition"]]
     for holder in status["holders"]:
         assert _number(facts[f"holder {holder['name']}"]) == holder["proven"]
 

@@ -93,7 +93,7 @@ def test_decommission_is_refused_while_anything_is_unproven(state: str) -> None:
 
 @pytest.mark.parametrize("mode", ["active", "returning"])
 def test_decommission_is_refused_while_it_stands_in(mode: str) -> None:
-    assert list(reasons(told(mode))) == [f"the appliance is {mode}: give back and settle first"]
+    assert list(reasons(told(mode))) == [f"the appliance is {mode}: run failback and settle first"]
 
 
 def test_decommission_is_refused_where_nobody_else_has_anything() -> None:
@@ -310,7 +310,7 @@ def test_decommission_of_what_is_removed_already_is_done_and_erased_by_what_was_
     decommissioned(tmp_path, monkeypatch, Project(), told(), told(), told())
     removed = Project(exists=False)
     assert "the services are removed" in decommissioned(tmp_path, monkeypatch, removed)
-    with pytest.raises(RefusedError, match="nobody elsewhere is proven to have all 3 instances"):
+    with pytest.raises(RefusedError, match="no other holder is proven to have all 3 instances"):
         decommissioned(tmp_path, monkeypatch, removed, erase=True)
     assert "are removed" in decommissioned(tmp_path, monkeypatch, removed, erase=True, accept_loss=True)
     assert removed.did == []
@@ -319,7 +319,7 @@ def test_decommission_of_what_is_removed_already_is_done_and_erased_by_what_was_
 def test_decommission_of_services_that_somebody_else_removed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RefusedError, match="nobody has seen what they held"):
+    with pytest.raises(RefusedError, match="what they held is not known"):
         decommissioned(tmp_path, monkeypatch, Project(exists=False), accept_loss=True)
 
 
@@ -327,7 +327,7 @@ def test_erasing_the_only_copy_is_refused_before_anything_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = Project()
-    with pytest.raises(RefusedError, match="nobody elsewhere"):
+    with pytest.raises(RefusedError, match="no other holder"):
         decommissioned(tmp_path, monkeypatch, project, told(), erase=True)
     assert project.did == []
 
@@ -369,7 +369,7 @@ def test_certificate_and_backup_become_alarms_in_time(measured: Places) -> None:
         day: [alarm.what for alarm in measuring.alarms(measured, at(f"2026-{day}T00:00Z"))]
         for day in ("10-21", "10-24", "11-02")
     }
-    old = "configuration and keys were not backed up since 2026-10-20"
+    old = "configuration and keys have had no backup since 2026-10-20"
     assert told == {"10-21": [], "10-24": [old], "11-02": ["the certificate ends on 2026-12-01", old]}
 
 
@@ -389,7 +389,10 @@ def test_vault_whose_disk_is_not_mounted_is_an_alarm(
 ) -> None:
     monkeypatch.setattr(measuring, "not_mounted", list)
     (alarm,) = measuring.alarms(measured, measured.environment.stat().st_mtime - 365 * 86_400)
-    assert alarm.what == f"the vault's disk at {measured.data}/vault is not mounted: nothing is put there"
+    assert (
+        alarm.what
+        == f"the vault's disk at {measured.data}/vault is not mounted, so no image reaches the vault"
+    )
 
 
 def test_alarms_of_the_host_are_read_by_the_agent_and_keep_their_beginning(measured: Places) -> None:

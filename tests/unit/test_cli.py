@@ -119,7 +119,7 @@ def test_status_shows_a_disk_that_does_not_answer(
 ) -> None:
     facade.present = replace(STATUS, disk=DiskView([], unknown=[UnknownVolume("vault nas", STATUS.now)]))
     assert run(["status"]) == 0
-    assert "vault nas does not answer since 2026-03-02 03:14:15" in capsys.readouterr().out
+    assert "vault nas has not answered since 2026-03-02 03:14:15" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("state", "colour"), [(Fullness.FINE, ""), (Fullness.REFUSE, "\x1b[1;31m")])
@@ -217,7 +217,10 @@ def test_question_that_joins_a_running_one_says_since_when_that_asks(
 def test_settle_that_is_refused_names_every_reason_and_exits_1(
     facade: FakeFacade, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = ("instance 1.2.3.4 of study 1.2.3 is not at the primary", "and 7 more instances")
+    missing = (
+        "the primary does not list instance 1.2.3.4 of study 1.2.3",
+        "the primary does not list 7 more",
+    )
     refused = replace(
         facade.plan("ann"),
         kind="settle",
@@ -254,16 +257,14 @@ def test_health_tells_by_its_exit_code(facade: FakeFacade, capsys: pytest.Captur
     assert "degraded" not in capsys.readouterr().out
     facade.present = replace(STATUS, configuration_problems=["Understudy.Sight: unknown key"])
     assert run(["health"]) == 0
-    assert (
-        "degraded: the last configuration that was in order runs: Understudy.Sight" in capsys.readouterr().out
-    )
+    assert "degraded: the last correct configuration runs: Understudy.Sight" in capsys.readouterr().out
 
 
 def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, expected in (
         (["obligations", "--state", "refused"], "A900"),
-        (["obligations", "--limit", "1"], "the first 1; --limit shows more"),
-        (["obligations", "--holder", "cloud"], "nothing matches"),
+        (["obligations", "--limit", "1"], "Only the first 1 are shown"),
+        (["obligations", "--holder", "cloud"], "no obligation matches"),
         (["obligations", "--json"], '"sop_instance_uid":"1.2.3.4"'),
         (["operations"], "50 of 200 instances, 12.5/s, about 12 s left"),
         (["modalities"], "192.0.2.20"),
@@ -276,16 +277,16 @@ def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[
         (["heal"], "1 stored file to heal"),
         (["heal", "--missed"], "1 stored file to heal"),
         (["approve", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is on the allow-list"),
-        (["revoke", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is approved no more"),
+        (["revoke", "CT2", "192.0.2.1"], "CT2 from 192.0.2.1/32 is no longer approved"),
         (["dead-letters"], "replay or waive it"),
-        (["dead-letters", "--holder", "cloud"], "nothing is refused"),
+        (["dead-letters", "--holder", "cloud"], "no instance is refused"),
         (["dead-letters", "--json"], '"instances":3'),
         (["replay", "--holder", "nas"], "1 instance owed to nas again"),
         (["replay", "--study", "1.2.3", "--reason", "mended"], "1 instance owed again"),
-        (["waive", "--holder", "nas", "--reason", "test", "--study", "1.2"], "1 instance given up for nas"),
+        (["waive", "--holder", "nas", "--reason", "test", "--study", "1.2"], "1 instance waived for nas"),
         (
             ["waive", "--holder", "nas", "--reason", "test", "1.2.3.4", "1.2.3.5"],
-            "2 instances given up for nas",
+            "2 instances waived for nas",
         ),
         (["cancel", "7"], "operation 7 (failback) is cancelled"),
         (["verify", "--wait"], "verify 7 is done"),

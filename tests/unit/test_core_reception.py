@@ -59,7 +59,7 @@ def test_file_is_read_and_none_is_nothing(tmp_path: Path) -> None:
     [
         (
             f"1 1 X syntax class={CT},syntax=1.2.840.10008.1.2.4.94,1.2.3",
-            "images in an encoding that is not taken here: CT Image Storage as JPIP Referenced, 1.2.3",
+            "images in an encoding that is not accepted here: CT Image Storage as JPIP Referenced, 1.2.3",
         ),
         (
             f"1 1 X large class={CT},instance=1,bytes=335552000",
@@ -68,13 +68,13 @@ def test_file_is_read_and_none_is_nothing(tmp_path: Path) -> None:
         ("1 1 X large class=-,instance=-", "an image larger than the limit"),
         (
             "1 1 X class class=1.2.840.113619.5.2,syntax=1.2",
-            "a kind of object that is not taken here: 1.2.840.113619.5.2",
+            "a kind of object that is not accepted here: 1.2.840.113619.5.2",
         ),
         (
             "1 1 X class class=1.2.840.10008.5.1.4.31,syntax=1.2",
             "a service that is not offered here: Modality Worklist Information Model - FIND",
         ),
-        ("1 1 X unheard class=-", "something that has no name"),
+        ("1 1 X unheard class=-", "an object, for an unknown reason"),
     ],
 )
 def test_refusal_is_told_in_words(line: str, expected: str) -> None:
@@ -211,5 +211,5 @@ def test_watch_shows_what_its_worker_saw_and_says_since_when_it_sees_nothing() -
     assert [one.reason for one in view.refusals] == ["uid"]
     clock.advance(11)
     assert [alarm.what for alarm in watch.alarms()] == [
-        "it is not known since then which images Orthanc refused"
+        "the list of images that Orthanc refused cannot be read"
     ]

@@ -64,7 +64,7 @@ def test_alarms_name_the_volume_before_it_is_full() -> None:
     assert what(space(0.5)) == []
     assert what(space(0.85)) == ["the volume storage is 85 % full"]
     assert what(space(0.7, 2 * GIGABYTE)) == [
-        "the volume storage is 70 % full and lasts 12 more days at the pace of the last days"
+        "the volume storage is 70 % full and lasts 12 more days at the present rate"
     ]
     assert what(space(0.96), refusing=True)[0].startswith("a disk is full: new images are refused")
 
@@ -136,7 +136,7 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 def test_probe_of_a_store_reads_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try_disk(tmp_path)
     monkeypatch.setattr("os.pread", lambda *_: b"other")
-    with pytest.raises(OSError, match="not what is read"):
+    with pytest.raises(OSError, match="differ from the written ones"):
         try_disk(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -93,4 +93,4 @@ def test_alarms_that_nobody_can_read_any_more_are_an_alarm_themselves() -> None:
     assert watched.alarms() == [rain]
     clock.advance(PATIENCE + 1)
     told = [(alarm.since, alarm.what) for alarm in watched.alarms()]
-    assert told == [(iso(NOW), "what the host has to say is not known since then")]
+    assert told == [(iso(NOW), "the host cannot be read")]

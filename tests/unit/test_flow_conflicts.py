@@ -241,7 +241,7 @@ def test_an_open_conflict_is_an_alarm_until_it_is_acknowledged(world: World) -> 
     world.note(later)
     world.conflicts.step()
     (alarm,) = world.conflicts.alarms()
-    assert alarm.what == "1 SOP Instance UID has come with two contents"
+    assert alarm.what == "1 SOP Instance UID came here with two different contents"
     closed = world.conflicts.acknowledge("otto", 1, "the later one is right")
     assert (closed.kind, closed.unresolved, closed.acknowledged_by) == (ConflictKind.CONTENT, False, "otto")
     assert world.conflicts.alarms() == []

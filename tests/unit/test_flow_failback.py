@@ -128,7 +128,7 @@ def begin_with_a_gap_that_cannot_be_pulled(world: World) -> None:
 def test_failback_waits_for_a_gap_that_cannot_be_pulled(world: World) -> None:
     begin_with_a_gap_that_cannot_be_pulled(world)
     assert latest(world).state is OperationState.RUNNING
-    assert latest(world).message == "1 instances to deliver, prove or pull"
+    assert latest(world).message == "1 images to deliver, prove or fetch"
     world.peer.move_status = 0
     world.work(31)
     assert latest(world).state is OperationState.DONE
@@ -231,7 +231,7 @@ def test_instance_refused_by_the_primary_keeps_the_operation_open(world: World) 
     world.ledger.custody.record(PRIMARY, [refusal], now=world.clock.now(), retry_at=lambda _attempt: NOW)
     world.work()
     assert latest(world).state is OperationState.RUNNING
-    assert "1 refused by the primary" in latest(world).message
+    assert "the PACS refused 1: replay or waive" in latest(world).message
     world.ledger.dead_letters.waive(PRIMARY, [uid(8)], "a test image", "ann", world.clock.now())
     world.work(5)
     assert latest(world).state is OperationState.DONE
@@ -301,8 +301,8 @@ def test_failback_whose_primary_gives_out_nothing_tells_a_person_and_can_be_sett
     world.clock.advance(900)
     world.work(31)
     (alarm,) = world.failback.alarms()
-    assert alarm.what.endswith("the primary does not send 1 instances that are missing here")
-    assert "`understudy settle` does not wait for them" in alarm.hint
+    assert alarm.what.endswith("the primary does not send 1 images that are missing here")
+    assert "`understudy settle` does not wait for these images" in alarm.hint
     since = alarm.since
     world.clock.advance(3600)
     world.failback.step()
@@ -320,7 +320,7 @@ def test_failback_whose_primary_takes_nothing_says_how_to_decide(world: World) -
     world.work(31)
     world.clock.advance(901)
     (alarm,) = world.failback.alarms()
-    assert "5 instances are to be delivered to the primary or proven there" in alarm.what
+    assert "5 images are not delivered to the primary, or not proven there" in alarm.what
     assert "replay or waive" in alarm.hint
 
 
@@ -347,7 +347,7 @@ def test_settle_asks_a_person_where_the_clock_was_set_back_behind_the_last_store
     with pytest.raises(PreconditionError, match="refused") as caught:
         world.settle()
     (unmet,) = caught.value.details
-    assert "lies ahead: the clock was set back" in unmet
+    assert "in the future: the clock was set back" in unmet
     world.settle(override_quiet="all devices are pointed back")
     assert world.ledger.modes.current().mode is Mode.STANDBY
 
@@ -391,7 +391,7 @@ def test_primary_that_is_busy_or_refuses_for_a_while_interrupts_no_failback(
     assert world.prober.health.condition in (PrimaryCondition.BUSY, PrimaryCondition.REFUSES)
     assert world.ledger.modes.current().mode is Mode.RETURNING
     assert latest(world).state is OperationState.RUNNING
-    assert latest(world).message.startswith("waits for the primary: ")
+    assert latest(world).message.startswith("waiting for the PACS: ")
     setattr(world.peer, trouble, trouble != "busy")
     world.work()
     assert latest(world).state is OperationState.DONE
@@ -426,7 +426,7 @@ def test_silent_primary_is_told_to_the_loop_and_to_people_and_nothing_else_chang
     with pytest.raises(HolderUnavailableError):
         world.failback.step()
     after = dump(world.ledger)
-    assert latest(world).message == "waits for the primary: no association; it is asked again by itself"
+    assert latest(world).message == "waiting for the PACS: no association; it is asked again automatically"
     del before["operations"], after["operations"]
     assert after == before
 
@@ -443,8 +443,8 @@ def test_settle_names_every_instance_that_the_primary_does_not_list(world: World
     world.peer.lose("1.2.5", uid(6))
     with pytest.raises(PreconditionError) as caught:
         world.settle()
-    assert f"instance {uid(6)} of study 1.2.5 is not at the primary" in caught.value.details
-    assert "1 instances are not proven to be at the primary" in caught.value.details
+    assert f"the primary does not list instance {uid(6)} of study 1.2.5" in caught.value.details
+    assert "the primary has not confirmed 1 instances" in caught.value.details
     assert world.ledger.modes.current().mode is Mode.RETURNING
     world.work()
     world.settle()
@@ -459,9 +459,9 @@ def test_settle_names_the_first_fifty_and_counts_the_rest(world: World) -> None:
     world.begin()
     with pytest.raises(PreconditionError) as caught:
         world.settle(override_quiet="now")
-    named = [line for line in caught.value.details if line.startswith("instance ")]
+    named = [line for line in caught.value.details if line.startswith("the primary does not list instance ")]
     assert len(named) == 50
-    assert "and 10 more instances are not at the primary" in caught.value.details
+    assert "the primary does not list 10 more instances" in caught.value.details
 
 
 def test_settle_waits_for_quiet_or_an_override_with_a_reason(world: World) -> None:
@@ -471,7 +471,7 @@ def test_settle_waits_for_quiet_or_an_override_with_a_reason(world: World) -> No
     with pytest.raises(PreconditionError) as caught:
         world.settle()
     (detail,) = caught.value.details
-    assert detail.startswith("a modality stored here 120 s ago, and 300 s of quiet are needed")
+    assert detail.startswith("a modality stored here 120 s ago, and settle needs 300 s without a store")
     world.settle(override_quiet="CT1 was switched by hand")
     assert world.ledger.modes.current().mode is Mode.STANDBY
     assert '"override_quiet":"CT1 was switched by hand"' in dump(world.ledger)["events"][-1][4]
@@ -504,7 +504,7 @@ def test_settle_is_impossible_while_anything_is_unsettled(world: World, state: O
     assert world.ledger.obligations.of_study(PRIMARY, STUDY)[number] is state
     with pytest.raises(PreconditionError) as caught:
         world.settle(override_quiet="now")
-    assert caught.value.details == ("1 instances are not proven to be at the primary",)
+    assert caught.value.details == ("the primary has not confirmed 1 instances",)
     assert world.ledger.modes.current().mode is Mode.RETURNING
 
 
@@ -785,7 +785,7 @@ def test_report_calls_no_replaced_version_waived(world: World) -> None:
     world.begin()
     world.work(90)
     (report,) = world.reports.values()
-    assert report.outcome == "Of this epoch all is proven to be at the primary."
+    assert report.outcome == "The PACS has confirmed the one image of this outage."
 
 
 def test_study_that_cannot_be_asked_for_and_is_proven_forbids_no_settle(world: World) -> None:
@@ -820,13 +820,11 @@ def test_report_names_what_was_waived_and_does_not_call_it_proven(world: World) 
     world.begin()
     world.work(90)
     (report,) = world.reports.values()
-    assert (
-        report.outcome == "Of this epoch all but 1 instance that was waived is proven to be at the primary."
-    )
+    assert report.outcome == "The PACS has confirmed 1 image of this outage, and 1 other was waived."
     assert [[STUDY, "1", "a test object"]] in [list(table.rows) for table in report.tables]
     operation = world.ledger.operations.latest("failback")
     assert operation is not None
-    assert operation.message.startswith("all but 1 instance that was waived is proven")
+    assert operation.message.startswith("The PACS has confirmed ")
     world.settle(override_quiet="test")
     settled = world.ledger.operations.latest("settle")
     assert settled is not None

@@ -272,7 +272,7 @@ def test_scrub_takes_no_deleted_instance_for_damage(world: World) -> None:
 def test_scrub_of_a_volume_that_is_not_there_accuses_no_file(world: World) -> None:
     world.store(3)
     world.storage.rename(world.storage.with_name("away"))
-    with pytest.raises(HolderUnavailableError, match="not there"):
+    with pytest.raises(HolderUnavailableError, match="missing or empty"):
         world.scrub_round()
     assert world.open_damages() == set()
 
@@ -595,7 +595,7 @@ def test_recover_raises_an_alarm_while_anything_is_parked(world: World) -> None:
     (folder / "suspects").write_text("2 1700000000 CT1 1.2.3\n1 1700000000 US 1.2.4\n")
     world.recovery.step()
     (alarm,) = world.recovery.alarms()
-    assert alarm.what.startswith("1 instances are parked")
+    assert alarm.what.startswith("1 images are parked")
     assert world.recovery.files().parked == 1
     with world.ledger.database.reading() as connection:
         (fields,) = (
@@ -621,7 +621,7 @@ def test_recover_raises_an_alarm_for_a_day_after_orthanc_ended_by_a_fault(world:
     world.recovery.step()
     (alarm,) = world.recovery.alarms()
     assert alarm.what == (
-        "Orthanc ended by a fault 2 times in the last 24 h, the last time during: "
+        "Orthanc crashed 2 times in the last 24 h, the last time during: "
         "decode anna decode/1.2.3; store - 1.4"
     )
     assert world.recovery.files().ended == 2

@@ -533,7 +533,7 @@ def test_list_that_the_edge_does_not_take_is_an_alarm_until_it_does(ledger: Ledg
     clock.advance(6)
     gate.step()
     (alarm,) = gate.alarms()
-    assert alarm.what.startswith("the edge takes no command, so the allow-list is not in force")
+    assert alarm.what.startswith("the edge accepts no command, so the allow-list is not in force")
     assert "restart edge" in alarm.hint
     edge.runs = True
     gate.step()
@@ -547,7 +547,7 @@ def test_edge_that_cannot_be_asked_is_an_alarm_though_nothing_changed(ledger: Le
     edge.runs = False
     gate.step()
     clock.advance(6)
-    assert [alarm.what for alarm in gate.alarms()] == ["the edge takes no command"]
+    assert [alarm.what for alarm in gate.alarms()] == ["the edge accepts no command"]
     edge.runs = True
     gate.step()
     assert gate.alarms() == []

@@ -22,7 +22,7 @@ class Storing:
 
 
 @pytest.mark.parametrize(
-    ("fault", "why"), [("refuses", "does not take what is written"), ("silent", "Orthanc does not answer")]
+    ("fault", "why"), [("refuses", "writes to the disk fail"), ("silent", "Orthanc does not answer")]
 )
 def test_intake_that_is_refused_is_an_urgent_steady_alarm_until_it_works(fault: str, why: str) -> None:
     orthanc, clock = Storing(), Clock()

@@ -75,8 +75,8 @@ def test_promotion_with_evidence_keeps_the_evidence(ledger: Ledger) -> None:
     ("condition", "seen"),
     [
         (PrimaryCondition.UP, "the primary is up"),
-        (PrimaryCondition.UNKNOWN, "whether the primary is up is unknown"),
-        (PrimaryCondition.REFUSES, "the primary answers and refuses this standby"),
+        (PrimaryCondition.UNKNOWN, "it is not known whether the primary is up"),
+        (PrimaryCondition.REFUSES, "the primary answers, but it refuses this standby"),
         (PrimaryCondition.BUSY, "the primary answers that it is busy"),
     ],
 )
@@ -98,7 +98,7 @@ def test_promotion_without_a_primary_needs_force(ledger: Ledger) -> None:
 def test_promotion_with_known_loss_needs_it_accepted(ledger: Ledger) -> None:
     ledger.gaps.write({STUDY: 7}, NOW)
     (told,) = unmet(ledger)
-    assert "7 instances of 1 studies" in told
+    assert "7 images of 1 studies" in told
     assert promoted(ledger, accept_loss=True).epoch == 1
 
 

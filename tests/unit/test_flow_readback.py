@@ -57,7 +57,7 @@ def test_content_that_comes_back_is_proven_and_one_that_does_not_is_denied() -> 
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        (Source({}), "it does not give this instance out"),
+        (Source({}), "it does not give this instance back"),
         (Source(UnansweredError("primary", "it offers no C-GET", "allow it")), "it offers no C-GET"),
     ],
 )
@@ -121,7 +121,7 @@ def test_what_cannot_be_fetched_for_long_waits_for_a_person_and_a_passing_failur
     clock.advance(400)
     source.has = {one.sop_instance_uid: AWAY, two.sop_instance_uid: AWAY}
     answers = contents.judge([one, two], listed)
-    assert answers.denied == {one.number: "it cannot be fetched to be compared: it is away"}
+    assert answers.denied == {one.number: "it cannot be fetched for comparison: it is away"}
     assert answers.pending == {two.number}
     # Replayed by a person, it is asked for again as long.
     assert contents.judge([one], listed).pending == {one.number}
@@ -139,7 +139,7 @@ def test_what_everything_is_read_back_from_and_gives_no_answer_for_long_waits_fo
         clock.set_by(30 * 86_400)
     clock.advance(600)
     answers = read_back.compare([one, two])
-    assert answers.denied == {one.number: "it cannot be fetched to be compared: it is away"}
+    assert answers.denied == {one.number: "it cannot be fetched for comparison: it is away"}
     assert set(answers.found) == {two.number}
 
 

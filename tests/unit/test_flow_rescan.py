@@ -126,15 +126,15 @@ def images(*names: int) -> list[NewInstance]:
 REPLACED: dict[str, tuple[Callable[[Bench], None], str]] = {
     "replaced, longer than the one before": (
         lambda bench: bench.replace_index(*images(*range(6), *range(20, 30)), name="other"),
-        "it has another name",
+        "its name is different",
     ),
     "restored, and ends before the cursor": (
         lambda bench: bench.replace_index(*images(*range(6), 20, 21), name="first"),
-        "its changes end before the cursor",
+        "its changes end before the last one that was seen",
     ),
     "restored, and grown beyond the cursor": (
         lambda bench: bench.replace_index(*images(*range(6), *range(20, 30)), name="first"),
-        "another change has the number of the one that was seen",
+        "its change under the last number seen is different",
     ),
 }
 
@@ -155,9 +155,11 @@ def test_another_index_is_told_compared_and_no_obligation_is_lost_or_doubled(ben
     assert all(kept[row[:2]] == row for row in before["obligations"])
     assert (ended.state, ended.message) == (
         OperationState.FAILED,
-        "4 instances that were here are not in Orthanc's index any more",
+        "4 images that were here are not in Orthanc's index any more",
     )
-    assert bench.alarms() == ["Orthanc's index was replaced or restored and lacks 4 instances that were here"]
+    assert bench.alarms() == [
+        "Orthanc's index was replaced or restored, and it lacks 4 images that were here"
+    ]
     assert bench.reports[0].tables[0].rows == [(STUDY, "4")]
     assert because in bench.reports[0].summary[0].value
     assert [row[3] for row in dump(bench.ledger)["events"]] == ["begin", RESCAN, RESCAN]
@@ -216,7 +218,7 @@ def test_empty_index_is_told_and_what_comes_meanwhile_does_not_wait(bench: Bench
     bench.feed.store(new_instance(50))
     assert bench.noter.catch_up() == 1
     ended = bench.rescan()
-    assert ended.message.startswith("10 instances")
+    assert ended.message.startswith("10 images")
     assert bench.owed() == dict.fromkeys((VAULT, ROUTE, PRIMARY), 11)
 
 
@@ -237,7 +239,9 @@ def test_missing_instances_that_come_again_are_missed_no_more(bench: Bench) -> N
     assert bench.ledger.files.counts() == {DamageState.GONE: 4}
     bench.feed.store(*(new_instance(name, attachment=f"again-{name}") for name in (6, 7, 8)))
     bench.noter.catch_up()
-    assert bench.alarms() == ["Orthanc's index was replaced or restored and lacks 1 instances that were here"]
+    assert bench.alarms() == [
+        "Orthanc's index was replaced or restored, and it lacks 1 images that were here"
+    ]
     # The index of before takes its place again.
     bench.replace_index(*images(*range(10)), name="first")
     assert bench.rescan().state is OperationState.DONE
@@ -265,7 +269,7 @@ def test_index_that_is_replaced_once_more_is_compared_from_the_start(
     bench.replace_index(*images(*range(3)), name="third")
     bench.noter.catch_up()
     assert bench.operation().done == 0
-    assert bench.rescan().message.startswith("7 instances")
+    assert bench.rescan().message.startswith("7 images")
     assert [view.state for view in bench.ledger.operations.newest(9)] == [
         OperationState.FAILED,
         OperationState.CANCELLED,

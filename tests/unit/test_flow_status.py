@@ -174,12 +174,12 @@ def test_good_day_has_no_alarm() -> None:
         (
             Mode.STANDBY,
             replace(UP, condition=PrimaryCondition.REFUSES),
-            "the primary serves and refuses this standby",
+            "the primary works, but it refuses this standby",
         ),
         (
             Mode.STANDBY,
             replace(UP, condition=PrimaryCondition.BUSY),
-            "the primary serves and has no association free",
+            "the primary works, but it has no free association",
         ),
         (Mode.ACTIVE, UP, "the primary answers again while this standby is active"),
     ],
@@ -196,13 +196,13 @@ def test_planned_work_is_no_alarm() -> None:
 @pytest.mark.parametrize(
     ("holder", "expected"),
     [
-        (replace(HOLDER, refused=2, refused_since=iso(NOW)), "archive refused 2 instances"),
+        (replace(HOLDER, refused=2, refused_since=iso(NOW)), "archive refused 2 images"),
         (
             replace(HOLDER, lane=replace(LANE, state=LaneState.WAITING, reason="x")),
-            "nothing can be delivered to archive for now",
+            "no image can be delivered to archive at the moment",
         ),
-        (OVERDUE, "archive is owed an instance for more than 900 s"),
-        (replace(OVERDUE, owed_limit_seconds=60.0), "archive is owed an instance for more than 60 s"),
+        (OVERDUE, "an image has been owed to archive for more than 900 s"),
+        (replace(OVERDUE, owed_limit_seconds=60.0), "an image has been owed to archive for more than 60 s"),
     ],
 )
 def test_holder_is_an_alarm(holder: HolderView, expected: str) -> None:
@@ -215,7 +215,7 @@ def test_paused_lane_may_owe_for_long() -> None:
 
 def test_what_waits_for_a_person_alone_is_told_once() -> None:
     refused = replace(OVERDUE, owed=0, refused=1, refused_since=iso(NOW))
-    assert told(holder=refused) == ["archive refused 1 instances"]
+    assert told(holder=refused) == ["archive refused 1 images"]
 
 
 def test_age_below_the_limit_is_no_alarm() -> None:
@@ -251,8 +251,8 @@ def test_old_gap_departures_and_faults_are_alarms_and_faults_come_first() -> Non
         faults=(fault,),
     )
     assert found[0] == "the note stands still"
-    assert found[1].startswith("3 instances at the primary")
-    assert "5 instances of 2 studies" in found[2]
+    assert found[1].startswith("3 images of the primary")
+    assert "5 images of 2 studies" in found[2]
     assert told(gaps=GapsView(1, 3, 899.0, iso(NOW))) == []
 
 
@@ -288,11 +288,11 @@ def test_primary_that_is_down_stands_above_every_other_fault() -> None:
     ("copy", "expected"),
     [
         (Copy(NOW, 900.0), []),
-        (Copy(NOW, 901.0), ["this standby is not known to be complete for longer than Policy.MaxLag"]),
+        (Copy(NOW, 901.0), ["this standby has not been known to be complete for longer than Policy.MaxLag"]),
         (Copy(None, None, age_seconds=900.0), []),
         (
             Copy(None, None, age_seconds=901.0),
-            ["this standby has never been known to be complete: no comparison has come to its end"],
+            ["this standby may lack images: no comparison with the primary has been completed yet"],
         ),
     ],
 )

@@ -110,7 +110,7 @@ def test_verify_of_a_holder_that_is_away_disproves_nothing(bench: Bench) -> None
         (
             {1, 2, 3},
             0,
-            "it is away; nothing after instance 3 was asked for; no answer for 3 instances",
+            "it is away; instances after number 3 were not asked for; no answer for 3 instances",
         ),
     ],
 )

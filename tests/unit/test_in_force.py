@@ -1,4 +1,4 @@
-"""A wrong configuration takes no running appliance down: the last one that was in order runs."""
+"""A wrong configuration takes no running appliance down: the last correct one runs."""
 
 import json
 import logging
@@ -173,7 +173,7 @@ def test_all_services_start_with_the_same_configuration_and_say_so(
     ):
         run(command)
         told = capsys.readouterr().err
-        assert "ALARM: the configuration is wrong, so the last one that was in order runs" in told, command
+        assert "ALARM: the configuration is wrong, so the last correct one runs" in told, command
         assert "Understudy.Sight: unknown key; is Site meant?" in told, command
         assert "understudy check-config" in told, command
     assert read_digest(places / "edge") == good.digest
@@ -223,7 +223,7 @@ def test_services_that_differ_for_long_are_an_alarm_each() -> None:
     assert not watched.alarms()
     clock.advance(130)
     assert [alarm.what for alarm in watched.alarms()] == [
-        f"the service {name} runs another configuration than the agent" for name in ("edge", "orthanc")
+        f"the service {name} and the agent run different configurations" for name in ("edge", "orthanc")
     ]
     clock.set_by(-30 * 86_400)
     assert len(watched.alarms()) == 2, "they still differ"
@@ -253,5 +253,5 @@ def test_agent_says_every_fault_in_its_log(places: Path, caplog: pytest.LogCaptu
     write(places, {"Understudy": {"Sight": "x", "Sound": "y"}})
     with caplog.at_level(logging.ERROR):
         agent.keep(places / "keys", choose(places / "config", places / "keys" / KEPT))
-    assert caplog.text.count("the last one that was in order runs") == 2
+    assert caplog.text.count("the last correct one runs") == 2
     assert (places / "keys" / KEPT).read_bytes() == before

@@ -264,7 +264,9 @@ def test_inventory_proves_no_content_that_was_replaced(ledger: Ledger) -> None:
 
 def test_replaced_content_that_is_denied_is_given_up_and_waits_for_nobody(ledger: Ledger) -> None:
     first, second = _replaced(ledger, PRIMARY)
-    ledger.custody.give_up(PRIMARY, {first: "what it gives back differs from what was sent"}, now=NOW)
+    ledger.custody.give_up(
+        PRIMARY, {first: "the instance that it gives back differs from the sent one"}, now=NOW
+    )
     assert state(ledger, first, PRIMARY) is ObligationState.WAIVED
     assert state(ledger, second, PRIMARY) is ObligationState.OWED
     assert ledger.dead_letters.replay(PRIMARY, None, "ann", NOW) == 0

@@ -7,7 +7,7 @@ from understudy.core.views import Alarm, Tone, Urgency
 
 STANDBY, ACTIVE = Mode.STANDBY, Mode.ACTIVE
 FULL, MODE = "new images are refused here: a disk is full", "the mode is standby, not active"
-NEVER = "no comparison with the primary has come to its end, so nobody knows what is missing here"
+NEVER = "no comparison with the primary has been completed, so nobody knows which images are missing here"
 LATE = "the mirror lags 901 s, more than 900 s"
 
 
@@ -36,7 +36,7 @@ def test_reasons_against_health(
 
 def test_storage_that_gives_no_file_is_a_reason_of_its_own() -> None:
     found = unready(mode=STANDBY, loss_seconds=0.0, intake_refused="", storage_unknown_since="10:00")
-    assert found == ["the volume storage does not answer since 10:00: no image can be stored or shown here"]
+    assert found == ["the volume storage has not answered since 10:00: no image can be stored or shown here"]
 
 
 def alarm(urgency: Urgency, what: str = "x") -> Alarm:

@@ -236,7 +236,7 @@ def test_health_is_red_and_the_mode_is_told_where_the_ledger_does_not_answer(
 
     assert client.get("/understudy/health").status_code == 503
     told = client.get("/understudy/health?max_lag=999", headers=READER).json()
-    assert told["reasons"] == [f"the ledger does not answer since {facade.present.now}: its disk hangs"]
+    assert told["reasons"] == [f"the ledger has not answered since {facade.present.now}: its disk hangs"]
     mode = client.get("/understudy/mode", headers=READER)
     assert (mode.status_code, mode.json()["mode"], mode.json()["epoch"]) == (200, "standby", 3)
 
@@ -249,7 +249,7 @@ def test_health_is_red_where_no_stored_file_can_be_read_and_the_agent_is_alive(
     assert client.get("/understudy/health").status_code == 503
     assert client.get("/understudy/health?alive=true").status_code == 200
     (told,) = client.get("/understudy/health", headers=READER).json()["reasons"]
-    assert told.startswith(f"the volume storage does not answer since {facade.present.now}")
+    assert told.startswith(f"the volume storage has not answered since {facade.present.now}")
 
 
 def test_promote_answers_the_new_mode_and_names_who(client: Client, facade: FakeFacade) -> None:

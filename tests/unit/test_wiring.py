@@ -132,13 +132,13 @@ def test_destination_is_paced_in_the_hours_of_its_limit(base: Base) -> None:
 @pytest.mark.parametrize(
     ("target", "kind", "because"),
     [
-        (ARCHIVE, "inventory", "storage commitment was not tried yet"),
+        (ARCHIVE, "inventory", "storage commitment has not been tried yet"),
         (ARCHIVE | {"Proof": "inventory"}, "inventory", "as configured"),
         (ARCHIVE | {"Proof": "readback"}, "readback", "as configured"),
         (
             ARCHIVE | {"Proof": "commitment"},
             "commitment",
-            "as configured; storage commitment was not tried yet",
+            "as configured; storage commitment has not been tried yet",
         ),
         ({"Name": "cloud", "Url": "https://a.example.org"}, "inventory", "as configured"),
         ({"Name": "cloud", "Url": "https://a.example.org", "Proof": "readback"}, "readback", "as configured"),

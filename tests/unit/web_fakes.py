@@ -277,7 +277,7 @@ class FakeFacade:
 
     def delete(self, who: str, what: Deletion, *, reason: str, force: bool) -> DeletionView:
         if not force:
-            against = ["40 instances are proven at no other holder: they would be lost"]
+            against = ["40 instances are proven at no other holder and would be lost"]
             raise PreconditionError("the deletion is refused", "wait or force it", against)
         self.acts.append(("delete", who, f"{what.study_instance_uid} {reason}"))
         return DeletionView(what.study_instance_uid, 40, {HolderName("nas"): 40}, {})

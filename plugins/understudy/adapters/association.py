@@ -138,9 +138,9 @@ class Association:
             if error.loss is not Loss.CLOSED:
                 raise
             if address.tls is None:
-                raise AssociationLostError(Loss.CLOSED, f"{error.detail}; it may want TLS") from error
+                raise AssociationLostError(Loss.CLOSED, f"{error.detail}; it may require TLS") from error
             # With TLS 1.3 the peer checks our certificate after the handshake has ended on our side.
-            detail = f"it hung up after the handshake, maybe on our certificate: {error.detail}"
+            detail = f"it hung up after the TLS handshake, perhaps because of our certificate: {error.detail}"
             raise AssociationLostError(Loss.UNTRUSTED, detail) from error
         except BaseException:
             association._close()
@@ -277,16 +277,16 @@ class Association:
         head = self._bytes(6, progress)
         kind, length = struct.unpack(">BxI", head)
         if kind == _TLS_ALERT:
-            raise self._lost(Loss.UNTRUSTED, "it speaks TLS, and we were told not to")
+            raise self._lost(Loss.UNTRUSTED, "it uses TLS, and our configuration does not")
         if not _ASSOCIATE_RQ <= kind <= _ABORT or length > _MAX_PDU:
-            raise self.garbled("something that is no PDU of DICOM")
+            raise self.garbled("bytes that are no DICOM PDU")
         return kind, self._bytes(length, progress)
 
     def _bytes(self, number: int, progress: Arrival) -> bytes:
         while len(self._buffer) < number:
             left = progress.left(time.monotonic())
             if left <= 0:
-                words = f"it sent nothing, or next to nothing, for {progress.patience:g} s"
+                words = f"it sent no data, or almost none, for {progress.patience:g} s"
                 raise self._lost(Loss.TIMED_OUT, words)
             try:
                 self._socket.settimeout(left)
@@ -311,7 +311,7 @@ class Association:
             self._socket.settimeout(self._timeout)
             self._socket.sendall(content)
         except TimeoutError:
-            raise self._lost(Loss.TIMED_OUT, f"it took nothing for {self._timeout:g} s") from None
+            raise self._lost(Loss.TIMED_OUT, f"it accepted no data for {self._timeout:g} s") from None
         except OSError as error:
             raise self._failed(error) from error
 

@@ -56,7 +56,7 @@ _VERIFICATION = Context("1.2.840.10008.1.1")
 _FIND = Context("1.2.840.10008.5.1.4.1.2.2.1")
 _MOVE = Context("1.2.840.10008.5.1.4.1.2.2.2")
 _MEDIUM = 0x0000
-_FILE_HINT = "compare it with what its sender has; waive it, or store it here once more"
+_FILE_HINT = "compare it with the sender's copy; waive it, or store it here again"
 _TITLES_HINT = "check our AE title, its AE title and our address in the configuration of that device"
 _ABORTS = (Loss.ABORTED_BY_USER, Loss.ABORTED_BY_PROVIDER)
 _TRANSIENT = 2
@@ -217,13 +217,13 @@ class DicomPeer:
             raise NoImagesError(
                 self.name,
                 f"it lists a study, {counted}, and lists no image of it",
-                "see at this PACS whether the study has images, and whether this standby may query them",
+                "check at the PACS whether the study has images, and whether this standby may query them",
                 answer.counted,
             )
         raise CappedError(
             self.name,
             f"it {counted} in a study and lists {len(answer.images)}",
-            "raise the limit of query results at this PACS, or let it count again",
+            "raise the limit of query results at the PACS, or let it count again",
             answer.images,
         )
 
@@ -313,7 +313,7 @@ class DicomPeer:
                     break
                 if not tally.takes(len(answer.data)):
                     words = f"it sent {tally.most} answers to C-MOVE, and no end of them"
-                    raise _EndlessError(self.name, words, "look at its log: a move has an end")
+                    raise _EndlessError(self.name, words, "look at the log of that system: a move has an end")
         return MoveResult(
             answer.status, answer.number(dimse.COMPLETED) or 0, answer.number(dimse.FAILED) or 0
         )
@@ -352,27 +352,31 @@ class DicomPeer:
             progress = progress or Arrival(self._timeout, now)
             progress.took(max(ANSWER, len(answer.data)), now)
             if progress.left(now) <= 0:
-                raise AssociationLostError(Loss.TIMED_OUT, "its answers come too slowly to be waited for")
+                raise AssociationLostError(Loss.TIMED_OUT, "its answers come too slowly")
             if not tally.takes(len(answer.data)):
                 words = f"it sent {tally.most} answers to C-FIND, and no end of them"
-                raise _EndlessError(self.name, words, "look at its log: a whole list has an end")
+                raise _EndlessError(
+                    self.name, words, "look at the log of that system: a whole list has an end"
+                )
             try:
                 yield decoded(answer.data, context.transfer_syntax_uid)
             except PARSE_ERRORS as error:
                 raise self._unanswered(
-                    "it sent an answer to C-FIND that cannot be read", "look at its log"
+                    "it sent an answer to C-FIND that cannot be read", "look at the log of that system"
                 ) from error
 
     def _text(self, answer: Dataset, keyword: str) -> str:
         value = answer.get(keyword)
         if not value:
-            raise self._unanswered(f"it sent an answer to C-FIND without {keyword}", "look at its log")
+            raise self._unanswered(
+                f"it sent an answer to C-FIND without {keyword}", "look at the log of that system"
+            )
         return str(value)
 
     def _expect_success(self, answer: Message, what: str) -> None:
         if answer.status != dimse.SUCCESS:
             reason = f"it answered {what} with status 0x{answer.status:04X}"
-            raise _StatusError(self.name, reason, "look at its log", answer.status)
+            raise _StatusError(self.name, reason, "look at the log of that system", answer.status)
 
     def _context(self, association: Association, context: Context) -> Accepted:
         accepted = association.answers[context]

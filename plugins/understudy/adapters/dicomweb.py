@@ -82,7 +82,9 @@ class DicomWebServer:
                 found |= page
                 if len(found) > _MOST_OF_STUDY:
                     words = f"it lists {len(found)} instances of a study by QIDO-RS, and no end of them"
-                    raise UnansweredError(self.name, words, "look at its log: a whole list has an end")
+                    raise UnansweredError(
+                        self.name, words, "look at the log of that system: a whole list has an end"
+                    )
 
     def fetch(self, instance: Instance) -> bytes | None:
         """Return the data set as stored there, None if the server does not give it (WADO-RS, PS3.18 10.4)."""
@@ -140,7 +142,7 @@ class DicomWebServer:
         uids = [_value(item, _SOP_INSTANCE_UID) for item in _items(body)]
         if not all(uids) or (not uids and body.strip() != b"[]"):
             words = "it sent an answer to QIDO-RS that cannot be read"
-            raise UnansweredError(self.name, words, "look at its log")
+            raise UnansweredError(self.name, words, "look at the log of that system")
         return {SopInstanceUid(str(uid)) for uid in uids}
 
     @contextmanager

@@ -20,7 +20,7 @@ _HINTS = {
     errno.EDQUOT: "the quota of the vault is used up",
     errno.EACCES: "let the agent's user (10001) write to the directory",
     errno.EPERM: "let the agent's user (10001) write to the directory",
-    errno.EROFS: "the disk of the vault is mounted read-only; look at the kernel's log for its errors",
+    errno.EROFS: "the disk of the vault is mounted read-only; the kernel's log shows its errors",
 }
 
 
@@ -49,8 +49,8 @@ class DirectoryStore:
                 if present.sha256 != digests.sha256:
                     raise HolderUnavailableError(
                         self._name,
-                        f"{key} holds other bytes already",
-                        "move that file away; nothing is overwritten",
+                        f"{key} already exists with other bytes",
+                        "move that file away; a vault overwrites no file",
                     )
                 return present
             self._make_folders(path.parent)
@@ -135,7 +135,9 @@ class DirectoryStore:
     def _available(self) -> Iterator[None]:
         if not self._root.is_dir():
             raise HolderUnavailableError(
-                self._name, f"the directory {self._root} is not there", "mount the disk or make the directory"
+                self._name,
+                f"the directory {self._root} does not exist",
+                "mount the disk or make the directory",
             )
         try:
             yield

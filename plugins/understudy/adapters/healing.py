@@ -104,14 +104,18 @@ class GetSource:
             ) from error
         except AssociationLostError as error:
             verdict = of_loss(error.loss, error.detail)
-            raise HolderUnavailableError(self.name, f"C-GET: {verdict.reason}", "look at its log") from error
+            raise HolderUnavailableError(
+                self.name, f"C-GET: {verdict.reason}", "look at the log of that system"
+            ) from error
         if status in _NO_GET:
             raise UnansweredError(
                 self.name, f"it answers C-GET with 0x{status:04X}", "see that it allows us C-GET"
             )
         if not received and status != dimse.SUCCESS:
             # This may be a matter of the transfer syntax only: another content may have another one.
-            raise NotGivenError(self.name, f"C-GET ended with status 0x{status:04X}", "look at its log")
+            raise NotGivenError(
+                self.name, f"C-GET ended with status 0x{status:04X}", "look at the log of that system"
+            )
         return received[0] if len(received) == 1 else None
 
     def _get(
@@ -296,13 +300,13 @@ class HealingTarget:
         with self._spool.file() as file:
             copy(content, file)
             if not is_same_instance(damage.orthanc_id, damage.md5, file):
-                raise TargetError("the vault has another instance under its UID", "look at both")
+                raise TargetError("the vault has another instance under its UID", "compare the two")
             try:
                 put = self._replacement.put(damage.orthanc_id, damage.file, file)
             except OrthancUnavailableError as error:
                 raise TargetError(str(error), error.hint) from error
         if not put:
             raise TargetError(
-                f"another content of {damage.sop_instance_uid} was stored meanwhile", "run it once more"
+                f"another content of {damage.sop_instance_uid} was stored meanwhile", "run the command again"
             )
         self.put += 1

@@ -22,7 +22,7 @@ def read_host_alarms(folder: Path, source: str) -> list[Alarm]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError) as error:
-        what = f"what the host has to say cannot be read: {path.name}"
+        what = f"an alarm of the host cannot be read: {path.name}"
         return [Alarm(iso(_changed(path)), what, f"{type(error).__name__}: remove the file on the host")]
 
 

@@ -19,7 +19,7 @@ from understudy.core.ports import SealError
 
 KEPT = "configuration.json"
 """The copy, on the volume of the keys."""
-WRONG = "the configuration is wrong, so the last one that was in order runs"
+WRONG = "the configuration is wrong, so the last correct one runs"
 HINT = "fix it in the folder orthanc-config (`understudy check-config` checks it), then restart all services"
 
 

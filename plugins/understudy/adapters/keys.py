@@ -67,7 +67,7 @@ SHARES: Mapping[str, tuple[str, ...]] = {
 """The files that each other service gets copies of, in the order of writing."""
 SHARES_LATER: Mapping[str, tuple[str, ...]] = {"edge": (KEPT, REVOKED), "orthanc": (KEPT,)}
 """The same for files that do not exist from the first start."""
-IN_FORCE = "the edge knows it within a second, and needs no restart"
+IN_FORCE = "the edge uses it within a second, without a restart"
 
 
 class KeysError(Exception):
@@ -214,7 +214,7 @@ def allow_certificate(keys: Path, fingerprint: str) -> None:
         present, named = revoked_certificates(keys), _fingerprint_of(fingerprint)
         if named not in present:
             raise NotFoundError(
-                "this certificate is not revoked", "`understudy certificate list` shows which are"
+                "this certificate is not revoked", "`understudy certificate list` shows the revoked ones"
             )
         _write_revoked(keys, [one for one in present if one != named])
 
@@ -246,7 +246,7 @@ def keep_configuration(keys: Path, content: str) -> None:
 
 def _refuse_unknown(name: str, present: Iterable[User]) -> None:
     if all(user.name != name for user in present):
-        raise NotFoundError(f"there is no user {name}", "`understudy user list` shows who there is")
+        raise NotFoundError(f"there is no user {name}", "`understudy user list` shows all users")
 
 
 def signing_key(keys: Path) -> bytes:
@@ -350,7 +350,8 @@ def _read_first_start(path: Path) -> FirstStart:
     except (OSError, ValueError, TypeError):
         # The file is always written whole, so it was damaged; its text must not reach an error message.
         raise KeysError(
-            f"{path} cannot be read", "restore the state volume, or empty state and keys to start over"
+            f"{path} cannot be read",
+            "restore the volume `state`, or empty the volumes `state` and `keys` to start again",
         ) from None
 
 

@@ -113,7 +113,7 @@ def make(index: Path, program: str = "Orthanc") -> None:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise UnusableIndexError(
-                f"Orthanc did not make its index: {error}", "see that the image is whole"
+                f"Orthanc did not make its index: {error}", "check that the container image is complete"
             ) from error
     if done.returncode != 0 or not is_made(index):
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]

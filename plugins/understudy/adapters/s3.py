@@ -258,8 +258,8 @@ class S3Store:
             return shown
         raise HolderUnavailableError(
             self._name,
-            f"{key} holds other bytes already",
-            "somebody else writes to this bucket: find out who",
+            f"{key} already exists with other bytes",
+            "another program writes to this bucket: find out which",
         )
 
     def locked_until(self, key: str, version: str) -> Timestamp | None:

@@ -173,7 +173,7 @@ class StorageArea:
             # If one file is missing, that file is at fault; if all are missing, the volume is not mounted.
             raise HolderUnavailableError(
                 "storage",
-                "Orthanc's storage area is not there or is empty",
+                "Orthanc's storage area is missing or empty",
                 f"check that the storage volume is mounted at {self._root}",
             )
 

@@ -30,7 +30,9 @@ class FolderTarget:
         except OSError as error:
             raise TargetError(f"{path}: {error.strerror}", "check the folder that is restored to") from error
         if sha256 != member.sha256:
-            raise TargetError(f"{path} is another file", "move it away, or restore to an empty folder")
+            raise TargetError(
+                f"{path} exists and is a different file", "move it away, or restore to an empty folder"
+            )
         return True
 
     def keep(self, member: Member, content: Reads) -> None:
@@ -65,7 +67,7 @@ class OrthancTarget:
             # The instances found belong to other patients.
             return False
         raise TargetError(
-            "Orthanc has other bytes under its UID",
+            "Orthanc has other bytes under this UID",
             "compare the two, and delete the wrong one before restoring",
         )
 

@@ -39,10 +39,10 @@ class ClientTls:
 def tls_words(error: ssl.SSLError) -> str:
     """Return OpenSSL's reason for an error, without its source lines."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not to be trusted: {error.verify_message}"
+        return f"its certificate is not trusted: {error.verify_message}"
     reason = error.reason or str(error)
     if reason in _PLAIN:
-        return "it does not speak TLS"
+        return "it does not use TLS"
     return reason.replace("_", " ").lower()
 
 

@@ -26,6 +26,6 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.REFUSED
     except KeyboardInterrupt:
-        tell("understudy: stopped watching; what the appliance began goes on")
+        tell("understudy: stopped watching; the appliance continues its operation")
         return Exit.REFUSED
     return code

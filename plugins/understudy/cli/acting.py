@@ -28,12 +28,18 @@ def add_commands(commands: Commands) -> None:
     """Add the commands that act."""
     command = add_command(commands, "promote", "take the primary's place")
     command.add_argument("--reason", required=True, help="why, for the event log")
-    command.add_argument("--force", action="store_true", help="although the primary is not down by evidence")
-    command.add_argument("--accept-loss", action="store_true", help="although the mirror lags too much")
+    command.add_argument(
+        "--force", action="store_true", help="even if the probes do not show that the primary is down"
+    )
+    command.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="even if images are known to be missing, or the mirror lags too much",
+    )
     add_epoch(command)
     command.set_defaults(run=promote)
 
-    command = add_command(commands, "failback", "give back to the repaired primary what arrived here")
+    command = add_command(commands, "failback", "send the repaired primary every instance that it lacks")
     command.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
     add_wait(command)
     add_epoch(command)
@@ -41,15 +47,17 @@ def add_commands(commands: Commands) -> None:
 
     command = add_command(commands, "settle", "end the failback: the primary serves again")
     command.add_argument(
-        "--override-quiet", metavar="REASON", help="why, although a modality stored here lately"
+        "--override-quiet",
+        metavar="REASON",
+        help="why to settle although a modality stored here a short time ago",
     )
     add_epoch(command)
     command.set_defaults(run=settle)
 
     for name, text in (
-        ("interrupt", "break off the failback, keeping what is done"),
-        ("hold", "planned work at the primary begins: nothing is promoted"),
-        ("release", "planned work at the primary ends"),
+        ("interrupt", "stop the failback; proven instances stay proven"),
+        ("hold", "begin planned work at the primary: no promotion meanwhile"),
+        ("release", "end planned work at the primary"),
     ):
         command = add_command(commands, name, text)
         command.add_argument("--reason", required=True, help="why, for the event log")
@@ -61,7 +69,9 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--reason", required=True, help="why, for the event log")
     command.set_defaults(run=accept_recipients)
 
-    command = add_command(commands, "verify", "ask every holder again for all that it is proven to have")
+    command = add_command(
+        commands, "verify", "ask every holder again for every instance that is proven there"
+    )
     add_wait(command)
     command.set_defaults(run=verify)
 
@@ -77,28 +87,34 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("operation", type=int, metavar="N", help="its number")
     command.set_defaults(run=cancel)
 
-    command = add_command(commands, "replay", "owe refused instances again")
+    command = add_command(commands, "replay", "try refused instances again")
     add_selection(command)
     command.add_argument("--reason", help="what was fixed, for the event log")
     add_epoch(command)
-    command.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="all refused ones if absent")
+    command.add_argument(
+        "uids", nargs="*", metavar="SOP_INSTANCE_UID", help="these only; all refused ones if absent"
+    )
     command.set_defaults(run=replay)
 
-    command = add_command(commands, "waive", "give up instances for one holder, for good")
-    command.add_argument("--holder", required=True, metavar="NAME", help="who will never have them")
-    command.add_argument("--study", metavar="UID", help="all of this Study Instance UID")
+    command = add_command(commands, "waive", "decide that one holder never has to get these instances")
+    command.add_argument("--holder", required=True, metavar="NAME", help="the holder")
+    command.add_argument("--study", metavar="UID", help="all instances of this Study Instance UID")
     command.add_argument("--reason", required=True, help="why, for the event log")
     add_epoch(command)
-    command.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="these, or those of --study")
+    command.add_argument(
+        "uids", nargs="*", metavar="SOP_INSTANCE_UID", help="these instances, or those of --study"
+    )
     command.set_defaults(run=waive)
 
-    command = add_command(commands, "delete", "delete a study here that others are proven to have")
+    command = add_command(commands, "delete", "delete a study here that is proven at other holders")
     command.add_argument("study", metavar="STUDY_INSTANCE_UID")
-    command.add_argument("uids", nargs="*", metavar="SOP_INSTANCE_UID", help="of it these alone")
-    command.add_argument("--series", metavar="UID", help="of it this Series Instance UID alone")
+    command.add_argument(
+        "uids", nargs="*", metavar="SOP_INSTANCE_UID", help="only these instances of the study"
+    )
+    command.add_argument("--series", metavar="UID", help="only this Series Instance UID")
     command.add_argument("--reason", required=True, help="why, for the event log")
     command.add_argument(
-        "--force", action="store_true", help="although somebody is owed it, or nobody else has it"
+        "--force", action="store_true", help="even if it is owed to a holder, or proven at no other holder"
     )
     command.set_defaults(run=delete)
 
@@ -106,12 +122,14 @@ def add_commands(commands: Commands) -> None:
 
     for name, text in (
         ("approve", "put a device on the allow-list, at once and for good"),
-        ("revoke", "take an approval back"),
+        ("revoke", "undo an approval"),
     ):
         command = add_command(commands, name, text)
-        command.add_argument("calling_ae_title", metavar="AE_TITLE", help="its own, which it calls from")
+        command.add_argument(
+            "calling_ae_title", metavar="AE_TITLE", help="the calling AE title of the device"
+        )
         command.add_argument("address", metavar="ADDRESS", help="IP address or network that it calls from")
-        command.add_argument("--called", metavar="AE_TITLE", help="the only one that it may call")
+        command.add_argument("--called", metavar="AE_TITLE", help="the only AE title that it may call")
         command.set_defaults(run=device, verb=name)
 
 
@@ -127,10 +145,10 @@ def device(arguments: argparse.Namespace) -> int:
         body["called_ae_title"] = arguments.called
     view = agent().act(ApprovalView, f"/modalities/{arguments.verb}", body)
     called = f", calling {view.called_ae_title}" if view.called_ae_title else ""
-    word = "on the allow-list" if arguments.verb == "approve" else "approved no more"
+    word = "on the allow-list" if arguments.verb == "approve" else "no longer approved"
     say(f"{view.calling_ae_title} from {view.network}{called} is {word}")
     if not view.live:
-        tell("the edge does not run, or did not take it yet: it does so by itself")
+        tell("the edge does not run, or has not accepted this yet: the agent tries again by itself")
     return Exit.OK
 
 
@@ -234,7 +252,7 @@ def delete(arguments: argparse.Namespace) -> int:
         "force": arguments.force,
     }
     view = agent().act(DeletionView, "/deletions", body)
-    say(f"deleted here: {view.instances} instances of {view.study_instance_uid}")
+    say(f"deleted here: {view.instances} instances of study {view.study_instance_uid}")
     for holder, number in sorted(view.proven.items()):
         say(f"{holder} is proven to have {number} of them")
     return Exit.OK
@@ -243,7 +261,7 @@ def delete(arguments: argparse.Namespace) -> int:
 def waive(arguments: argparse.Namespace) -> int:
     """Give up instances for one holder."""
     answer = agent().post("/obligations/waive", _selected(arguments))
-    return _changed(answer, f"given up for {arguments.holder}")
+    return _changed(answer, f"waived for {arguments.holder}")
 
 
 def _selected(arguments: argparse.Namespace) -> dict[str, object]:
@@ -301,7 +319,7 @@ def _watched(client: Client, view: OperationView) -> OperationView:
             bar.show(view.done, view.total, view.rate, view.eta_seconds, view.message)
     except KeyboardInterrupt:
         tell(
-            f"{view.kind} {view.operation} goes on; the same command watches it again, and "
+            f"{view.kind} {view.operation} continues; the same command watches it again, and "
             f"`understudy cancel {view.operation}` stops it"
         )
         raise

@@ -116,7 +116,7 @@ def _reaching(path: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise CommandError(
             f"the agent cannot be reached at {path}: {reason}",
-            "run this in the agent's container, and see that it runs: docker compose ps agent",
+            "run this in the agent's container, and check that it runs: docker compose ps agent",
             code=Exit.UNREACHABLE,
         ) from None
 
@@ -128,5 +128,7 @@ def _checked(answer: _Response) -> bytes:
         body = json.loads(answer.content)
         problem = CommandError(body["message"], body["hint"], body["details"])
     except (ValueError, KeyError, TypeError):
-        problem = CommandError(f"the agent answers HTTP {answer.status} and no reason", "look at its log")
+        problem = CommandError(
+            f"the agent answers HTTP status {answer.status} without a reason", "look at its log"
+        )
     raise problem

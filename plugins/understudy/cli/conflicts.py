@@ -14,8 +14,10 @@ from understudy.core.conflicts import ConflictView
 
 def add_conflicts(commands: Commands) -> None:
     """Add the command `conflicts`."""
-    command = add_command(commands, "conflicts", "show SOP Instance UIDs that came with two contents")
-    command.add_argument("--all", action="store_true", help="those that need nobody any more as well")
+    command = add_command(
+        commands, "conflicts", "show SOP Instance UIDs that came with two different contents"
+    )
+    command.add_argument("--all", action="store_true", help="also those that need no action")
     command.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
     act = command.add_mutually_exclusive_group()
     act.add_argument(
@@ -45,7 +47,7 @@ def conflicts(arguments: argparse.Namespace) -> int:
 
 def _acknowledge(client: Client, arguments: argparse.Namespace) -> int:
     if not arguments.reason:
-        raise CommandError("a conflict is closed with a reason", "add --reason")
+        raise CommandError("a conflict can only be closed with a reason", "add --reason")
     path = f"/conflicts/{arguments.acknowledge}/acknowledge"
     view = client.act(ConflictView, path, {"reason": arguments.reason})
     say(f"conflict {view.conflict} is closed by {view.acknowledged_by}: {view.reason}")
@@ -77,7 +79,7 @@ def _export(client: Client, uid: str, folder: Path) -> int:
         except OSError as error:
             raise CommandError(
                 f"{path} cannot be written: {error.strerror}",
-                "in the agent's container /tmp can be written; `docker compose cp` brings it out",
+                "write to /tmp in the agent's container; `docker compose cp` copies it to the host",
             ) from error
         finally:
             # An incomplete file must not be taken for a version.
@@ -100,6 +102,6 @@ def _show(views: list[ConflictView]) -> None:
             f"{'' if side.present else ' (kept)'}"
             for side in (view.earlier, view.later)
         ]
-        state = "open" if view.unresolved else "closed" if view.acknowledged else "no act needed"
+        state = "open" if view.unresolved else "closed" if view.acknowledged else "no action needed"
         table.add_row(str(view.conflict), view.kind.value, state, view.sop_instance_uid, lines(*sides))
     Screen().print(table)

@@ -94,7 +94,7 @@ def first_start(_: argparse.Namespace) -> int:
                 say(f"{name + ':':<34}{value}")
         if made.vault_identity:
             say()
-            say("identity.txt for the safe, both lines; restore believes what this writer signed:")
+            say("identity.txt for the safe, both lines; restore trusts packs that this writer signed:")
             say(f"# vault writer: {made.vault_writer}")
             say(made.vault_identity)
         # If the output cannot be written, the error keeps the file of secrets.
@@ -106,7 +106,7 @@ def first_start(_: argparse.Namespace) -> int:
     if not shown:
         raise CommandError(
             "the secrets of the first start were shown before and are destroyed",
-            "a lost password: `understudy user reset admin`; a lost age identity cannot be had back",
+            "a lost password: `understudy user reset admin`; a lost age identity cannot be recovered",
         )
     return Exit.OK
 
@@ -210,7 +210,7 @@ def prepare_orthanc(arguments: argparse.Namespace) -> int:
         f"unreadable={report.unreadable} parked={report.parked} seconds={report.seconds}"
     )
     if report.problem:
-        raise CommandError(report.problem, "the agent's status shows it until a start goes well")
+        raise CommandError(report.problem, "the agent's status shows it until a start succeeds")
     return Exit.OK
 
 
@@ -308,7 +308,7 @@ def certificate_revoke(arguments: argparse.Namespace) -> int:
 
     with telling(RefusedError):
         revoke_certificate(places().keys, arguments.fingerprint)
-    tell(f"understudy: the certificate is revoked; {IN_FORCE}; associations that run go on to their end")
+    tell(f"understudy: the certificate is revoked; {IN_FORCE}; running associations continue to their end")
     return Exit.OK
 
 
@@ -318,7 +318,7 @@ def certificate_allow(arguments: argparse.Namespace) -> int:
 
     with telling(RefusedError):
         allow_certificate(places().keys, arguments.fingerprint)
-    tell(f"understudy: the certificate counts again; {IN_FORCE}")
+    tell(f"understudy: the certificate is accepted again; {IN_FORCE}")
     return Exit.OK
 
 

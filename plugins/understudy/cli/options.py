@@ -16,22 +16,25 @@ def add_command(commands: Commands, name: str, text: str) -> argparse.ArgumentPa
 
 def add_json(command: argparse.ArgumentParser) -> None:
     """Let the command print the agent's own answer."""
-    command.add_argument("--json", action="store_true", help="print the agent's own answer, for programs")
+    command.add_argument("--json", action="store_true", help="print the agent's answer as JSON, for programs")
 
 
 def add_selection(command: argparse.ArgumentParser) -> None:
     """Let the command choose a holder and a study."""
-    command.add_argument("--holder", metavar="NAME", help="of this holder only")
-    command.add_argument("--study", metavar="UID", help="of this Study Instance UID only")
+    command.add_argument("--holder", metavar="NAME", help="only for this holder")
+    command.add_argument("--study", metavar="UID", help="only for this Study Instance UID")
 
 
 def add_epoch(command: argparse.ArgumentParser) -> None:
     """Let the command name the epoch that the person saw."""
     command.add_argument(
-        "--epoch", type=int, metavar="N", help="the epoch that you saw; the present one if absent"
+        "--epoch",
+        type=int,
+        metavar="N",
+        help="the epoch that you saw in the status; the current one if absent",
     )
 
 
 def add_wait(command: argparse.ArgumentParser) -> None:
     """Let the command wait for the operation that it begins."""
-    command.add_argument("--wait", action="store_true", help="show the progress and end with the operation")
+    command.add_argument("--wait", action="store_true", help="show the progress until the operation ends")

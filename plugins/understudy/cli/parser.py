@@ -36,7 +36,9 @@ def _setting_up(commands: Commands) -> None:
     writer.set_defaults(run=local.vault_writer)
 
     check = add_command(commands, "check-config", "check the configuration and list every problem")
-    check.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the appliance's own if absent")
+    check.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER", help="the appliance's own folder if absent"
+    )
     check.set_defaults(run=local.check_config)
 
     render = add_command(
@@ -45,11 +47,15 @@ def _setting_up(commands: Commands) -> None:
     render.set_defaults(run=local.render_orthanc)
 
     edge = add_command(commands, "render-edge", "make the configuration of the edge from ours")
-    edge.add_argument("--to", type=Path, metavar="DIR", help="with the gate's tables; else printed")
+    edge.add_argument(
+        "--to", type=Path, metavar="DIR", help="write it here, with the gate's tables; print it if absent"
+    )
     edge.set_defaults(run=local.render_edge)
 
     prepare = add_command(
-        commands, "prepare-orthanc", "make Orthanc's index ready and sort what a crash left, before it starts"
+        commands,
+        "prepare-orthanc",
+        "prepare Orthanc's index and sort files that a crash left, before Orthanc starts",
     )
     prepare.add_argument(
         "--render", type=Path, metavar="FILE", help="write what render-orthanc prints to this file first"
@@ -57,7 +63,7 @@ def _setting_up(commands: Commands) -> None:
     prepare.set_defaults(run=local.prepare_orthanc)
 
     aside = add_command(
-        commands, "quarantine", "list the files that were set aside and what is parked, and why"
+        commands, "quarantine", "list the files in quarantine and the parked instances, and why"
     )
     aside.add_argument(
         "--release", metavar="UID", help="accept this parked instance again; in the service orthanc"
@@ -70,12 +76,12 @@ def _setting_up(commands: Commands) -> None:
     schema.set_defaults(run=local.config_schema)
 
     certificate = add_command(
-        commands, "certificate", "revoke the certificate of a device, or take that back"
+        commands, "certificate", "revoke the certificate of a device, or undo a revocation"
     )
     actions = certificate.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, text, act in (
-        ("revoke", "let no new association in that shows this certificate", local.certificate_revoke),
-        ("allow", "take a revocation back", local.certificate_allow),
+        ("revoke", "refuse new associations with this certificate", local.certificate_revoke),
+        ("allow", "undo a revocation", local.certificate_allow),
     ):
         one = add_command(actions, name, text)
         one.add_argument(
@@ -93,11 +99,11 @@ def _setting_up(commands: Commands) -> None:
     add.add_argument("name")
     add.add_argument("--role", choices=["admin", "operator", "reader"], required=True)
     add.set_defaults(run=local.user_add)
-    reset = add_command(actions, "reset", "give a person another generated password, and print it")
+    reset = add_command(actions, "reset", "give a person a new generated password, and print it")
     reset.add_argument("name")
     reset.set_defaults(run=local.user_reset)
     remove = add_command(actions, "remove", "remove a person")
     remove.add_argument("name")
     remove.set_defaults(run=local.user_remove)
-    listing = add_command(actions, "list", "list everybody and what they may do")
+    listing = add_command(actions, "list", "list all people with their roles")
     listing.set_defaults(run=local.user_list)

@@ -28,10 +28,10 @@ def add_commands(commands: Commands) -> None:
     add_json(command)
     command.set_defaults(run=status)
 
-    command = add_command(commands, "health", "say by the exit code whether the appliance is healthy")
+    command = add_command(commands, "health", "tell by the exit code whether the appliance is healthy")
     command.add_argument("--role", choices=[mode.value for mode in Mode], help="healthy only in this mode")
     command.add_argument(
-        "--max-lag", type=float, metavar="SECONDS", help="healthy only with a mirror this close"
+        "--max-lag", type=float, metavar="SECONDS", help="healthy only if the mirror lags no more than this"
     )
     command.set_defaults(run=health)
 
@@ -40,17 +40,17 @@ def add_commands(commands: Commands) -> None:
     add_json(command)
     command.set_defaults(run=operations)
 
-    command = add_command(commands, "obligations", "show what is owed to whom")
+    command = add_command(commands, "obligations", "show which instances are owed to which holder")
     add_selection(command)
     command.add_argument(
-        "--state", choices=[state.value for state in ObligationState], help="in this state only"
+        "--state", choices=[state.value for state in ObligationState], help="only in this state"
     )
     command.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
     add_json(command)
     command.set_defaults(run=obligations)
 
     command = add_command(
-        commands, "dead-letters", "show what was refused by reason, and what to do about it"
+        commands, "dead-letters", "show refused instances by reason, and what to do about them"
     )
     add_selection(command)
     add_json(command)
@@ -63,14 +63,14 @@ def add_commands(commands: Commands) -> None:
 
     add_conflicts(commands)
 
-    command = add_command(commands, "routes", "say what the routes of the configuration do")
+    command = add_command(commands, "routes", "show what the routes of the configuration do")
     actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
-    command = add_command(actions, "explain", "say for a study that is here which routes match it, and why")
+    command = add_command(actions, "explain", "show which routes match a study that is here, and why")
     command.add_argument("study_instance_uid", metavar="STUDY_INSTANCE_UID")
     add_json(command)
     command.set_defaults(run=explain)
 
-    command = add_command(commands, "modalities", "show who sends here, and who tried")
+    command = add_command(commands, "modalities", "show the devices that send here or have tried to")
     add_json(command)
     command.set_defaults(run=modalities)
 
@@ -97,11 +97,11 @@ def health(arguments: argparse.Namespace) -> int:
     healthy, content = agent().health(role=arguments.role, max_lag=arguments.max_lag)
     view = HealthAnswer.model_validate_json(content)
     if not healthy:
-        raise CommandError("not healthy by what was asked for", "understudy status shows more", view.reasons)
+        raise CommandError("the appliance is not healthy", "understudy status shows more", view.reasons)
     behind = "never compared" if view.lag_seconds is None else f"{duration(view.lag_seconds)} behind"
     say(f"healthy: {view.mode.value}, epoch {view.epoch}, mirror {behind}")
     for problem in view.degraded:
-        say(f"degraded: the last configuration that was in order runs: {problem}")
+        say(f"degraded: the last correct configuration runs: {problem}")
     return Exit.OK
 
 

@@ -54,7 +54,7 @@ def writer(text: str) -> str:
 
 def add_restore(commands: Commands) -> None:
     """Add the command `restore`."""
-    command = add_command(commands, "restore", "bring studies back out of a vault, every digest checked")
+    command = add_command(commands, "restore", "bring studies back from a vault, with every digest checked")
     command.add_argument(
         "--vault", required=True, metavar="NAME", help="name of the vault in the configuration"
     )
@@ -76,7 +76,7 @@ def add_restore(commands: Commands) -> None:
         help="S3 keys that may read; the appliance's own may only write",
     )
     command.add_argument(
-        "--as-of", type=moment, metavar="TIME", help="leave out what the store took after this time"
+        "--as-of", type=moment, metavar="TIME", help="leave out packs that were stored after this time"
     )
     command.add_argument(
         "--version",
@@ -84,12 +84,12 @@ def add_restore(commands: Commands) -> None:
         type=digest,
         default=[],
         metavar="SHA256",
-        help="of several contents of an instance take this one; 8 digits at least, may be given again",
+        help="of several contents of an instance, take this one; at least 8 digits, may be repeated",
     )
     command.add_argument(
         "--newest",
         action="store_true",
-        help="of several contents of an instance take the one that was stored last, where all are signed",
+        help="of several contents of an instance, take the one stored last, if all are signed",
     )
     command.add_argument(
         "--writer",
@@ -97,10 +97,10 @@ def add_restore(commands: Commands) -> None:
         type=writer,
         default=[],
         metavar="KEY",
-        help="believe what this key signed, too: the vault writer from the safe; may be given again",
+        help="also trust packs signed by this key (the vault writer from the safe); may be repeated",
     )
     command.add_argument(
-        "--accept-unsigned", action="store_true", help="believe what nobody signed beside what is signed"
+        "--accept-unsigned", action="store_true", help="also trust packs without a signature"
     )
     command.set_defaults(run=restore)
 
@@ -111,7 +111,7 @@ def add_heal(commands: Commands) -> None:
     command.add_argument(
         "--missed",
         action="store_true",
-        help="bring back, too, what Orthanc lacked after its index was replaced or restored",
+        help="also bring back instances that Orthanc lacked after its index was replaced or restored",
     )
     command.add_argument("--vault", metavar="NAME", help="from this vault; from the primary if absent")
     command.add_argument(
@@ -135,7 +135,9 @@ def restore(arguments: argparse.Namespace) -> int:
         store = _store(vault, arguments.credentials_file)
         trust = _trust(identity, arguments.writer, unsigned=arguments.accept_unsigned, as_of=arguments.as_of)
         if arguments.as_of is not None and not store.retained:
-            tell("understudy: in a directory whoever writes chooses the time that --as-of goes by")
+            tell(
+                "understudy: for a directory, anybody who can write to it chooses the time that --as-of uses"
+            )
         if arguments.list:
             return _list(catalog(store, opener, spool=_spool(places(), None), trust=trust))
         chosen = tuple(arguments.version)
@@ -144,15 +146,15 @@ def restore(arguments: argparse.Namespace) -> int:
         target = _target(places(), arguments.to, spool)
         result = _bring_back(store, opener, target, spool, arguments.study, trust, choice)
     say(
-        f"{result.restored} restored, {result.skipped} there already, "
-        f"{result.superseded} other contents left, {result.failures} failed"
+        f"{result.restored} restored, {result.skipped} already there, "
+        f"{result.superseded} other contents left out, {result.failures} failed"
     )
     _tell_unsigned(result.unsigned)
     if not result.complete:
         packs = [f"{pack}: it has no manifest, and was not opened" for pack in result.unlisted_packs]
         raise CommandError(
-            f"{result.failures} did not come back, and {len(packs)} packs were not opened",
-            "run it again: what is there is skipped; a pack without a manifest opens by age, zstd and tar",
+            f"{result.failures} instances were not restored, and {len(packs)} packs were not opened",
+            "run it again, which skips restored instances; age, zstd and tar open a pack without a manifest",
             [*(f"{failure.what}: {failure.reason}" for failure in result.failed), *packs],
         )
     _tell_unlisted(result.unlisted_packs)
@@ -182,7 +184,9 @@ def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
     from understudy.flow.restore import restore as bring_back
 
     if arguments.identity_file is None:
-        raise CommandError("a vault is opened by an identity", "give --identity-file from the safe")
+        raise CommandError(
+            "a vault can only be opened with its identity", "give --identity-file with the file from the safe"
+        )
     vault = _vault(arguments.vault)
     found = client.read(list[DamageView], "/damages", limit=10_000)
     wanted = [view for view in found if view.state is DamageState.OPEN]
@@ -208,7 +212,7 @@ def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
     say(f"{target.put} of {len(wanted)} files were put in place from {vault.name}")
     if failed:
         raise CommandError(
-            f"{len(failed)} did not come back", "see another vault, or send them again", failed
+            f"{len(failed)} files were not restored", "try another vault, or send the images again", failed
         )
 
 
@@ -344,8 +348,8 @@ def _list(found: "Catalog") -> int:
     _tell_unsigned(found.unsigned)
     if found.failed:
         raise CommandError(
-            f"{len(found.failed)} entries of the vault cannot be read or are not believed",
-            "each line says why; every pack can be opened by age, zstd and tar",
+            f"{len(found.failed)} entries of the vault cannot be read or are not trusted",
+            "each line says why; age, zstd and tar can open every pack",
             [f"{failure.what}: {failure.reason}" for failure in found.failed],
         )
     return Exit.OK
@@ -354,11 +358,11 @@ def _list(found: "Catalog") -> int:
 def _tell_unsigned(number: int) -> None:
     if number:
         tell(
-            f"understudy: WARNING: nobody has signed {number} of the packs: whoever could write into the "
-            "vault may have made them. Packs of earlier versions of Understudy carry no signature"
+            f"understudy: WARNING: packs without a signature: {number}. Anybody who could write to the vault "
+            "may have made them. Packs of earlier versions of Understudy have none either"
         )
 
 
 def _tell_unlisted(packs: tuple[str, ...]) -> None:
     for pack in packs:
-        tell(f"understudy: {pack} has no manifest; open it by age, zstd and tar")
+        tell(f"understudy: {pack} has no manifest; age, zstd and tar can open it")

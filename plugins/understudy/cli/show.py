@@ -71,7 +71,7 @@ def status(view: Status) -> None:
     for holder in view.holders:
         told = f"{holder.name} is proven by {holder.proof.kind.value}: {holder.proof.because}"
         if holder.altered:
-            told += f"; stored with a warning, or in another encoding, {count(holder.altered)} times"
+            told += f"; stored with a warning or in another encoding {count(holder.altered)} times"
         console.print(styled((told, "dim")))
     if view.operations:
         console.print(_operations(view.operations))
@@ -83,7 +83,7 @@ def _facts(view: Status) -> Rows:
     facts.add_row("primary", _primary(view))
     facts.add_row("complete up to", _horizon(view))
     facts.add_row("missing here", _gaps(view))
-    facts.add_row("new images", f"REFUSED: {view.intake_refused}" if view.intake_refused else "are taken")
+    facts.add_row("new images", f"REFUSED: {view.intake_refused}" if view.intake_refused else "are accepted")
     facts.add_row("vault behind by", duration(view.rpo_seconds))
     facts.add_row("disks", _disks(view.disk))
     facts.add_row("held here", f"{counted(view.instances, 'instance')} of {counted(view.studies, 'study')}")
@@ -100,7 +100,7 @@ def _disks(disk: DiskView) -> Text:
         told = f"{volume.name} {volume.used_percent:.0f} % used, {size(volume.free_bytes)} free{left}"
         parts += [("; " if number else "", ""), (told, _FULLNESS_STYLE[volume.state])]
     for lost in disk.unknown:
-        told = f"{lost.name} does not answer since {moment(lost.since)}"
+        told = f"{lost.name} has not answered since {moment(lost.since)}"
         parts += [("; " if len(parts) > 1 else "", ""), (told, "bold red")]
     return styled(*parts)
 
@@ -110,7 +110,7 @@ def _horizon(view: Status) -> str:
     if view.primary is None:
         return "no primary is configured"
     if view.horizon is None or view.lag_seconds is None:
-        return "not known: no comparison with the primary has come to its end"
+        return "not known: no comparison with the primary has been completed"
     text = f"{moment(view.horizon)}, {duration(view.lag_seconds)} ago"
     seen = view.primary.last_seen
     if view.primary.condition is PrimaryCondition.DOWN and seen is not None:
@@ -124,8 +124,8 @@ def _gaps(view: Status) -> str:
     gaps = view.gaps
     if not gaps.instances and not gaps.studies:
         if view.horizon is None:
-            return "not known: nothing was compared yet"
-        return f"nothing at the last comparison that was complete, {moment(view.horizon)}"
+            return "not known: no comparison yet"
+        return f"nothing at the last complete comparison, {moment(view.horizon)}"
     amount = f"{counted(gaps.instances, 'instance')} of {counted(gaps.studies, 'study')}"
     return f"{amount}, oldest {duration(gaps.oldest_seconds)}"
 
@@ -212,7 +212,7 @@ def _operations(views: Sequence[OperationView]) -> Rows:
 def obligations(views: Sequence[ObligationView], limit: int) -> None:
     """Print obligations with hints; if there are `limit` of them, say that there may be more."""
     if not views:
-        Screen().print("nothing matches")
+        Screen().print("no obligation matches")
         return
     table = Rows("Obligations", "holder", "state", "SOP Instance UID", ">attempts", "next", "reason", "hint")
     for view in views:
@@ -227,13 +227,13 @@ def obligations(views: Sequence[ObligationView], limit: int) -> None:
         )
     Screen().print(table)
     if len(views) >= limit:
-        Screen().print(f"These are the first {count(limit)}; --limit shows more, --state fewer.")
+        Screen().print(f"Only the first {count(limit)} are shown; use --limit for more, or --state.")
 
 
 def dead_letters(views: Sequence[DeadLetterView]) -> None:
     """Print dead letters by holder and reason."""
     if not views:
-        Screen().print("nothing is refused")
+        Screen().print("no instance is refused")
         return
     columns = ("holder", ">instances", ">studies", "since", "reason", "hint", "such as SOP Instance UID")
     table = Rows("Dead letters", *columns)
@@ -261,7 +261,7 @@ def explained(view: ExplainedView) -> None:
         console.print(styled((like, "bold")))
         console.print(f"  owed to {owed}")
         if one.unread:
-            told = f"  {one.unread}: attributes that routes ask for count as absent"
+            told = f"  {one.unread}: every attribute in a route's condition counts as absent"
             console.print(styled((told, "bold red")))
         for route in one.routes:
             mark = ("matches", "green") if route.matches else ("does not match", "yellow")
@@ -279,7 +279,7 @@ def explained(view: ExplainedView) -> None:
 def modalities(views: Sequence[ModalityView]) -> None:
     """Print the devices that send here or tried."""
     if not views:
-        Screen().print("nobody has sent here yet")
+        Screen().print("no device has sent images here yet")
         return
     table = Rows("Devices", "device", "", ">associations", ">refused by edge", ">instances", "last")
     for view in views:
@@ -357,10 +357,10 @@ def plan(view: PlanView) -> None:
         f"was asked from {view.at} on."
     )
     for number, text in (
-        (view.found_at_primary, "found at the primary already: only proven, not sent"),
+        (view.found_at_primary, "are at the primary already: proven without being sent"),
         (send, f"to be sent, of {counted(len(view.to_send), 'study')}"),
-        (view.lost_at_primary, "of these the primary had once and has no more"),
-        (pull, f"to be fetched, of {counted(len(view.to_pull), 'study')} that the primary got alone"),
+        (view.lost_at_primary, "of these were at the primary before, and were lost there"),
+        (pull, f"to be fetched, of {counted(len(view.to_pull), 'study')} that only the primary received"),
         (view.refused, "refused by the primary: replay or waive them before settling"),
     ):
         console.print(f"{count(number):>10}  {text}")

@@ -69,9 +69,9 @@ def objections(standing: Standing, doubts: Mapping[HolderName, str]) -> list[str
         for holder, number in sorted(standing.unsettled.items())
     ]
     if standing.alone:
-        found.append(f"{standing.alone} instances are proven at no other holder: they would be lost")
+        found.append(f"{standing.alone} instances are proven at no other holder and would be lost")
         found += [
-            f"{number} instances were proven at {holder}, and that does not count: "
+            f"{number} instances were proven at {holder}, but these proofs do not count now: "
             f"{doubts.get(holder, NOT_CONFIGURED)}"
             for holder, number in sorted(standing.doubted.items())
         ]

@@ -65,17 +65,17 @@ def alarms(view: DiskView, since: Callable[[str], str]) -> list[Alarm]:
         found.append(
             Alarm(
                 lost.since,
-                f"the volume {lost.name} does not answer: how full it is, is not known since then",
-                "look at its disk or network share on the host: `df` hangs there, too; all else goes on",
+                f"the volume {lost.name} does not answer, so nobody knows how full it is",
+                "look at its disk or network share on the host, where `df` hangs, too; other work continues",
             )
         )
     for volume in view.volumes:
         full = f"the volume {volume.name} is {volume.used_percent:.0f} % full"
         if volume.state is not Fullness.FINE:
             found.append(
-                Alarm(since(volume.name), full, "make room or enlarge it before it is at the last mark")
+                Alarm(since(volume.name), full, "make room or enlarge it: a full disk refuses images")
             )
         elif volume.days_left is not None and volume.days_left < _SOON:
-            what = f"{full} and lasts {volume.days_left:.0f} more days at the pace of the last days"
+            what = f"{full} and lasts {volume.days_left:.0f} more days at the present rate"
             found.append(Alarm(since(volume.name), what, "enlarge it"))
     return found

@@ -61,7 +61,7 @@ HINTS = {
     "configuration names; `understudy certificate list` shows which are revoked",
     GateOutcome.REFUSED_CALLED: "set the device to call the AE title that its entry in the "
     "configuration names",
-    GateOutcome.REFUSED_REQUEST: "tell the device's vendor; if no device of yours has this address, nothing",
+    GateOutcome.REFUSED_REQUEST: "tell the device's vendor, unless no device of yours has this address",
     GateOutcome.REFUSED_UPLOAD: "raise UNDERSTUDY_ORTHANC_MEMORY, which the limit follows from, then send it "
     "again",
     GateOutcome.REFUSED_LIMIT: "the device holds too many associations at a time; if it has to, raise "

@@ -77,12 +77,12 @@ class Row:
 _DELIVERED, _ALTERED, _CONFLICT = Outcome.DELIVERED, Outcome.DELIVERED_ALTERED, Outcome.CONFLICT
 _RETRY, _REFUSED, _UNKNOWN = Outcome.RETRY, Outcome.REFUSED, Outcome.UNKNOWN
 
-_OBJECT = "look for this SOP Instance UID in its log, fix the receiver or the object, then replay"
-_CLASS = "let the receiver accept this SOP class, then replay; or waive"
+_OBJECT = "look for this SOP Instance UID in the receiver's log, fix the cause, then replay"
+_CLASS = "let the receiver accept this SOP class, then replay; or waive it"
 _SYNTAX = "let the receiver accept this transfer syntax, or let the route transcode, then replay"
-_RIGHTS = "let the receiver take images from our AE title, then replay"
+_RIGHTS = "let the receiver accept images from our AE title, then replay"
 _TITLES = "compare our AE title, its AE title and our address with the configuration of that device"
-_LOG = "look at its log"
+_LOG = "look at the receiver's log"
 _ADDRESS = "check that it runs and that its address and port are right"
 _URL = "check the address and the credentials of this destination"
 
@@ -103,7 +103,7 @@ TABLE: tuple[Row, ...] = (
         _CONFLICT,
         "it has another object of this UID, or this one",
         "PS3.7 C.5",
-        "compare the two; waive it, or delete the other one there and replay",
+        "compare the two; waive this one, or delete the other one there and replay",
     ),
     Row(Answer.STATUS, 0x0110, 0x0110, _RETRY, "processing failure", "PS3.7 C.5"),
     Row(Answer.STATUS, 0x0210, 0x0212, _RETRY, "the request was not understood", "PS3.7 C.5"),
@@ -143,7 +143,7 @@ TABLE: tuple[Row, ...] = (
         _RETRY,
         "temporary congestion",
         "PS3.8 9.3.4",
-        "nothing to do: it is tried again",
+        "nothing to do: it is tried again by itself",
     ),
     Row(
         Answer.REJECTION,
@@ -152,7 +152,7 @@ TABLE: tuple[Row, ...] = (
         _RETRY,
         "local limit exceeded",
         "PS3.8 9.3.4",
-        "allow it more associations, or use fewer",
+        "allow more associations there, or configure fewer here",
     ),
     Row(Answer.REJECTION, 0x0000, 0xFFFF, _RETRY, "a reason that is reserved", "PS3.8 9.3.4", _LOG),
     Row(Answer.LOSS, Loss.TIMED_OUT, Loss.TIMED_OUT, _UNKNOWN, "no answer in time", "PS3.7 9.1.1", _LOG),

@@ -26,10 +26,10 @@ def unready(
     """
     reasons = []
     if unknown_since is not None:
-        reasons.append(f"the ledger does not answer since {unknown_since}: its disk hangs")
+        reasons.append(f"the ledger has not answered since {unknown_since}: its disk hangs")
     if storage_unknown_since is not None:
         reasons.append(
-            f"the volume storage does not answer since {storage_unknown_since}: "
+            f"the volume storage has not answered since {storage_unknown_since}: "
             "no image can be stored or shown here"
         )
     if intake_refused:
@@ -38,7 +38,7 @@ def unready(
         reasons.append(f"the mode is {mode.value}, not {role.value}")
     if max_lag is not None and loss_seconds is None:
         reasons.append(
-            "no comparison with the primary has come to its end, so nobody knows what is missing here"
+            "no comparison with the primary has been completed, so nobody knows which images are missing here"
         )
     elif max_lag is not None and loss_seconds is not None and loss_seconds > max_lag:
         reasons.append(f"the mirror lags {loss_seconds:.0f} s, more than {max_lag:.0f} s")

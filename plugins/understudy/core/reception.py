@@ -54,16 +54,16 @@ class _Reason:
 
 _REASONS = {
     "class": _Reason(
-        "a kind of object that is not taken here",
+        "a kind of object that is not accepted here",
         "ask the device's vendor for a standard kind of image, and set the device to send that",
     ),
     "syntax": _Reason(
-        "images in an encoding that is not taken here",
+        "images in an encoding that is not accepted here",
         "set the device to send this kind of image as Explicit VR Little Endian, JPEG or JPEG 2000",
     ),
     "alternative": _Reason(
         "one of several encodings that the device offers",
-        "nothing, as long as its images arrive: another encoding of the same kind of image was taken",
+        "do nothing as long as its images arrive: another encoding of the same kind of image was accepted",
         keeps_images_out=False,
     ),
     "uid": _Reason(
@@ -87,7 +87,7 @@ _REASONS = {
         "check the network between the device and the appliance, then send the image again",
     ),
     "parked": _Reason(
-        "an image on which Orthanc ended twice",
+        "an image that ended Orthanc twice",
         "`understudy quarantine` lists it, and `understudy quarantine --release UID` lets it in again",
     ),
     "orthanc": _Reason(
@@ -95,22 +95,22 @@ _REASONS = {
         "`docker compose logs orthanc` says why; then send the image again",
     ),
     "message": _Reason(
-        "a command or a query larger than any that is meant",
-        "nothing, as long as its images arrive; a device that is yours is faulty, tell its vendor",
+        "a command or a query that is larger than any real one",
+        "do nothing as long as its images arrive; if the device is yours, it is faulty: tell its vendor",
         keeps_images_out=False,
     ),
     "query": _Reason(
-        "asked to query, and is not listed as a reader",
+        "a query from a device that is not listed as a reader",
         "if the device may read images here, set its `Reads` to true in the configuration",
         keeps_images_out=False,
     ),
 }
 _SERVICE = _Reason(
     "a service that is not offered here",
-    "nothing, as long as its images arrive; turn the service off at the device",
+    "do nothing as long as its images arrive; or turn the service off at the device",
     keeps_images_out=False,
 )
-_UNKNOWN = _Reason("something that has no name", "`docker compose logs orthanc` may say more")
+_UNKNOWN = _Reason("an object, for an unknown reason", "`docker compose logs orthanc` may say more")
 
 _STANDARD, _IMAGES = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."
 """Prefixes of all UIDs of the standard, and of its SOP classes for C-STORE (PS3.6 annex A)."""

@@ -41,8 +41,8 @@ _HINTS = {
     DELETED: "send it here again, or restore it from a vault: it is owed again by itself; or waive it",
     DIFFERENT: "compare it with the image there, which may be damaged or come from an older backup: if that "
     "one is right, waive this one; otherwise delete that one there, then replay",
-    UNPROVEN: "look for its study there: a receiver that gives it another SOP Instance UID, or that puts it "
-    "aside, never shows it; fix that, then replay; or waive it",
+    UNPROVEN: "look for its study at the receiver, which may have changed its SOP Instance UID or put it "
+    "aside; fix that, then replay; or waive it",
 }
 
 

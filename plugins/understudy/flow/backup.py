@@ -22,13 +22,13 @@ KIND = "backup"
 _DAY, _HOUR = 86_400.0, 3600.0
 """Seconds until the next copy, and until the next attempt after a failure."""
 
-_DAMAGED_HINT = "the manual (runbook, the ledger is damaged) says what to do; no image is touched"
+_DAMAGED_HINT = "docs/runbook.md (The ledger is damaged) says what to do; no image is affected"
 _BROKEN_HINT = (
-    "`understudy verify --wait` says more; where a copy of the ledger was put back on purpose, the manual "
-    "(runbook, the ledger is damaged) says how this ends"
+    "`understudy verify --wait` says more; if a copy of the ledger was put back on purpose, "
+    "docs/runbook.md (The ledger is damaged) says how to end this alarm"
 )
 _NO_COPY_HINT = (
-    "there has to be room for two more of the ledger on the volume `state`; it is tried every hour"
+    "make room for two more copies of the ledger on the volume `state`; the backup is tried every hour"
 )
 
 

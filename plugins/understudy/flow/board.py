@@ -69,8 +69,8 @@ class WatchedAlarms:
     ) -> None:
         self._watch = Watch(look, clock)
         self._unknown = (
-            f"what {name} has to say is not known since then",
-            f"look at {place}: it does not answer",
+            f"{name} cannot be read",
+            f"look at the disk under {place}: it does not answer",
         )
 
     def step(self) -> bool:

@@ -97,7 +97,7 @@ class Commitment:
         self._requests: dict[str, Future[CommitmentReport | None]] = {}
         """Requests under way, by transaction."""
         self._works = False
-        self._reason = "storage commitment was not tried yet"
+        self._reason = "storage commitment has not been tried yet"
         self._tried = -math.inf
         self._refused = -math.inf
         """When the party last refused a request. This and the other moments are of the monotonic clock."""

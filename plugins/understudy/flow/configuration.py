@@ -44,8 +44,8 @@ class ConfigurationWatch:
             found.append(Alarm(iso(self._began), what, self._hint, Urgency.NOW))
         for name, since in sorted(self._differ_since.items()):
             if self._clock.has_waited(since, _PATIENCE):
-                what = f"the service {name} runs another configuration than the agent"
+                what = f"the service {name} and the agent run different configurations"
                 found.append(
-                    Alarm(iso(since), what, "docker compose restart; all services then read the same")
+                    Alarm(iso(since), what, "`docker compose restart` makes all services read the same one")
                 )
         return found

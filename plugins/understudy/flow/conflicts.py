@@ -104,7 +104,7 @@ class Conflicts:
         return [
             Alarm(
                 iso(since),
-                f"{number} SOP Instance UID{'s have' if number > 1 else ' has'} come with two contents",
+                f"{number} SOP Instance UID{'s' if number > 1 else ''} came here with two different contents",
                 "`understudy conflicts` shows both digests and senders, `--export` writes both versions; "
                 "acknowledge each with a reason",
             )

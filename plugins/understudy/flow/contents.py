@@ -96,9 +96,9 @@ def read_contents(
             except ManifestError as error:
                 reason = reason or str(error)
             except _WrongSignatureError:
-                reason = reason or "its signature is wrong: it was changed, or made by somebody else"
+                reason = reason or "its signature is wrong: it was changed, or made by another writer"
             except KeyError:
-                reason = reason or "it vanished from the store"
+                reason = reason or "it is no longer in the store"
             else:
                 read += 1
                 reason = ""
@@ -173,16 +173,15 @@ def _refused(index: VaultIndex) -> Iterator[Failure]:
         else:
             yield Failure(
                 pack_key,
-                f"nobody has signed its manifest of {_day(stored_at)}, and this vault has signed ones: "
-                "it may be forged. `--accept-unsigned` takes all that is not signed",
+                f"its manifest of {_day(stored_at)} has no signature, and this vault has signed manifests: "
+                "it may be forged. `--accept-unsigned` accepts packs without a signature",
             )
     for writer, theirs in unknown.items():
         yield Failure(
             writer,
             f"{theirs.packs} packs of {_day(theirs.first)} to {_day(theirs.last)} are signed by this key, "
-            f"which is not known here ({theirs.pack_key}, for one): compare it with the vault writer in the "
-            "safe. "
-            f"Where it is the same: `--writer {writer}`",
+            f"which is not known here (for example {theirs.pack_key}): compare it with the vault writer in "
+            f"the safe. If it is the same, use `--writer {writer}`",
         )
 
 

@@ -199,13 +199,13 @@ class Lane:
         """
         left = self._ledger.queue.in_flight(self.holder.name)
         if left:
-            reason = "what became of it could not be written down: outcome unknown"
+            reason = "the result of its delivery was not written down: outcome unknown"
             self._record([Delivery(number, Outcome.UNKNOWN, reason) for number in left])
         if not self._is_open():
-            self._pause("nothing is sent in this mode")
+            self._pause("no image is sent in this mode")
             return False
         if not self._in_window():
-            self._pause("it is outside its send window")
+            self._pause("this is outside its send window")
             return False
         if self._clock.monotonic() < self._not_before:
             return False
@@ -249,7 +249,7 @@ class Lane:
                 raise
             times = self._unanswered.times + 1
             wait = self._delay(times)
-            reason = f"what it acknowledges cannot be proven: {error.reason}; {error.hint}"
+            reason = f"images that it acknowledges cannot be proven: {error.reason}; {error.hint}"
             self._unanswered = _Unanswered(times, self._clock.monotonic() + wait, self._in(wait), reason)
             _log.warning(
                 "lane unproven holder=%s seconds=%.1f because=%s", self.holder.name, wait, error.reason
@@ -454,7 +454,7 @@ class Lane:
             if look is None or look.is_old(moment) or not look.numbers & {one.number for one in batch}:
                 if self._looks_out >= _MOST_LOOKS:
                     break
-                self._show(LaneState.WORKING, f"looking for {len(batch)} instances there")
+                self._show(LaneState.WORKING, f"looking for {len(batch)} images there")
                 look = self._look_for(batch, besides)
             if look.answer.done():
                 return [one for one in batch if one.number in look.numbers], look
@@ -501,7 +501,7 @@ class Lane:
         proven = self._ledger.custody.find(self.holder.name, found, now=self._clock.now())
         rest = [instance for instance in batch if instance.number not in proven]
         if rest:
-            self._show(LaneState.WORKING, f"sending {len(rest)} instances")
+            self._show(LaneState.WORKING, f"sending {len(rest)} images")
             self._send(rest, looks_ahead=True)
         self._most = min(2 * self._most, self._policy.batch_instances)
         elapsed = self._clock.monotonic() - began

@@ -94,7 +94,7 @@ class Deleter:
         self._note.catch_up()
         found = self._ledger.deletions.chosen(what)
         if not found:
-            raise NotFoundError("nothing of that is here", "`understudy status` says how much is held")
+            raise NotFoundError("no such instance is here", "compare the UIDs with the viewer")
         doubts = {holder: doubt(what.study_instance_uid) for holder, doubt in self._doubts.items()}
         standing = self._ledger.deletions.standing(
             [instance.number for instance in found], [holder for holder, why in doubts.items() if not why]
@@ -102,7 +102,7 @@ class Deleter:
         against = objections(standing, doubts)
         if against and not force:
             raise PreconditionError(
-                "the deletion is refused", "wait until it is proven elsewhere, or force it", against
+                "the deletion is refused", "wait until it is proven at other holders, or force it", against
             )
         fields = {
             "study": what.study_instance_uid,
@@ -156,7 +156,7 @@ class Deleter:
         if not gone or not self._note.follows_the_index:
             return
         now = self._clock.now()
-        reason = "it was deleted at Orthanc past us"
+        reason = "it was deleted directly in Orthanc"
         self._ledger.deletions.record(gone, UNKNOWN, reason, {"forced": False}, now, waive=False)
         _log.warning("delete who=%s instances=%d", UNKNOWN, len(gone))
 

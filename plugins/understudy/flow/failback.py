@@ -55,12 +55,12 @@ _PATIENCE = 900.0
 """Seconds without progress after which an alarm says what the failback waits for, and how to decide."""
 _NAMED = 50
 """Most instances, UIDs or studies that a refusal names one by one."""
-_POINT_BACK = "To settle, first point every modality back to the primary."
+_POINT_BACK = "Point every modality back to the PACS, then settle."
 _RESCAN = (
     "a rescan has not ended, and it may find instances that are owed: `understudy operations` shows how far "
     "it is"
 )
-_LOOK_FIRST = "Settle waits until a person has looked at each SOP Instance UID that a hint names."
+_LOOK_FIRST = "Settle waits until a person has checked each SOP Instance UID that a hint names."
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ class Failback:
         try:
             return self._carry_on(operation)
         except HolderUnavailableError as error:
-            message = f"waits for the primary: {error.reason}; it is asked again by itself"
+            message = f"waiting for the PACS: {error.reason}; it is asked again automatically"
             self._ledger.operations.update(operation.operation, now=self._clock.now(), message=message)
             raise
 
@@ -210,7 +210,7 @@ class Failback:
         if override_quiet is None and (unmet := self._noise()):
             raise PreconditionError("settle is refused", "each line says what to fix", unmet)
         arguments = {"epoch": epoch, "override_quiet": override_quiet}
-        return self._settlement.begin(who, arguments, message="asks the primary for every study once more")
+        return self._settlement.begin(who, arguments, message="asking the PACS for every study once more")
 
     def _settle(self, asked: Running) -> Result:
         """Change returning to standby after asking the primary for every instance of the epoch once more.
@@ -247,7 +247,7 @@ class Failback:
         def guard(transaction: Transaction) -> list[str]:
             asked.assert_running(transaction)
             unsettled = unsettled_to(transaction, self._holder)
-            told = [f"{unsettled} instances are not proven to be at the primary"] if unsettled else []
+            told = [f"the primary has not confirmed {unsettled} instances"] if unsettled else []
             return unmet + told
 
         fields = {} if override_quiet is None else {"override_quiet": override_quiet}
@@ -282,17 +282,17 @@ class Failback:
         waits = [
             words
             for number, words in (
-                (remaining, f"{remaining} instances are to be delivered to the primary or proven there"),
-                (gaps, f"the primary does not send {gaps} instances that are missing here"),
-                (refused, f"the primary refused {refused} instances"),
+                (remaining, f"{remaining} images are not delivered to the primary, or not proven there"),
+                (gaps, f"the primary does not send {gaps} images that are missing here"),
+                (refused, f"the primary refused {refused} images"),
             )
             if number
         ]
-        hint = "`understudy interrupt` ends the way back, and what is proven stays so"
+        hint = "`understudy interrupt` stops the failback, and proven images stay proven"
         if remaining or refused:
-            hint = f"`understudy obligations --holder {self._holder}` says why, replay or waive them; {hint}"
+            hint = f"`understudy obligations --holder {self._holder}` says why; replay or waive them; {hint}"
         elif gaps:
-            hint = f"`understudy settle` does not wait for them, and they are pulled afterwards; {hint}"
+            hint = f"`understudy settle` does not wait for these images, which are fetched afterwards; {hint}"
         else:
             hint = f"`understudy settle` names the studies; {hint}"
         what = f"the failback makes no progress: {'; '.join(waits) or 'the primary gives no usable answer'}"
@@ -324,7 +324,7 @@ class Failback:
             comparison,
             checked,
             total,
-            f"{self._proven()}; to settle, first point the modalities back to it",
+            f"{self._proven()}; point the modalities back to it, then settle",
             (_POINT_BACK,),
         )
         return True
@@ -367,13 +367,18 @@ class Failback:
 
     def _proven(self) -> str:
         """Return in words that all instances are proven, and how many were waived."""
-        waived = self._ledger.obligations.waived_of_epoch(self._holder, self._ledger.modes.current().epoch)
-        number = sum(count for _, _, count in waived)
-        but = f" but {number} {'instance that was' if number == 1 else 'instances that were'} waived"
-        return f"all{but if number else ''} is proven to be at the primary"
+        epoch = self._ledger.modes.current().epoch
+        proven = sum(number for _, _, number in self._ledger.obligations.proofs_of_epoch(self._holder, epoch))
+        waived = sum(number for _, _, number in self._ledger.obligations.waived_of_epoch(self._holder, epoch))
+        if waived:
+            amount = "1 image" if proven == 1 else f"{proven} images"
+            others = "other was" if waived == 1 else "others were"
+            return f"The PACS has confirmed {amount} of this outage, and {waived} {others} waived"
+        amount = {0: "every image", 1: "the one image"}.get(proven, f"all {proven} images")
+        return f"The PACS has confirmed {amount} of this outage"
 
     def _serves(self) -> str:
-        return f"{self._proven()}, and the primary serves again"
+        return f"{self._proven()}; it serves the clinic again"
 
     def _show_progress(self, operation: OperationView, gaps: int) -> int:
         """Write the progress of the operation and return its total in instances."""
@@ -383,9 +388,9 @@ class Failback:
             self._progress = (left, self._clock.now())
         remaining = left[1] + gaps
         total = max(operation.total, operation.done + remaining + refused)
-        message = f"{remaining} instances to deliver, prove or pull"
+        message = f"{remaining} images to deliver, prove or fetch"
         if refused:
-            message += f"; {refused} refused by the primary: replay or waive them"
+            message += f"; the PACS refused {refused}: replay or waive these"
         self._ledger.operations.update(
             operation.operation,
             now=self._clock.now(),
@@ -403,16 +408,16 @@ class Failback:
         """Return in words each instance that the primary does not list, and each study without an answer."""
         missing = [instance for diff in comparison.diffs for instance in (*diff.lost, *diff.to_send)]
         told = [
-            f"instance {shown(one.sop_instance_uid)} of study {shown(one.study_instance_uid)} is not at the "
-            "primary"
+            f"the primary does not list instance {shown(one.sop_instance_uid)} of study "
+            f"{shown(one.study_instance_uid)}"
             for one in missing[:_NAMED]
         ]
         if len(missing) > _NAMED:
-            told.append(f"and {len(missing) - _NAMED} more instances are not at the primary")
+            told.append(f"the primary does not list {len(missing) - _NAMED} more instances")
         silent = self._silent_about(comparison)
         told += [f"the primary gives no usable answer about study {shown(one)}" for one in silent[:_NAMED]]
         if len(silent) > _NAMED:
-            told.append(f"and about {len(silent) - _NAMED} more studies")
+            told.append(f"the primary gives no usable answer about {len(silent) - _NAMED} more studies")
         return told
 
     def _doubted(self) -> list[str]:
@@ -435,7 +440,7 @@ class Failback:
         ]
         return other + [
             f"SOP Instance UID {shown(conflict.sop_instance_uid)} names two patients, and a PACS may keep "
-            "one image a UID: see that it has both, then "
+            "only one image of a UID: check that it has both, then run "
             f"`understudy conflicts --acknowledge {conflict.conflict} --reason ...`"
             for conflict in self._ledger.conflicts.identities_of_epoch(self._holder, epoch)[:_NAMED]
         ]
@@ -472,16 +477,17 @@ class Failback:
         if last > self._clock.now():
             # This time hides later stores, so it cannot show that nobody has stored since.
             return [
-                f"the last store of a modality here has the date {iso(last)}, which lies ahead: the clock "
-                "was set back, and nobody knows for how long it has been quiet. See that every modality is "
-                "pointed back to the primary, then override the quiet period with a reason"
+                f"the last store of a modality here is dated {iso(last)}, in the future: the clock was set "
+                "back, so nobody knows how long ago it was. Check that every modality is pointed back to the "
+                "primary, then override the quiet period with a reason"
             ]
         quiet = self._clock.waited(last)
         if quiet >= self._policy.quiet_period:
             return []
         return [
-            f"a modality stored here {quiet:.0f} s ago, and {self._policy.quiet_period:.0f} s of quiet are "
-            "needed: point it back to the primary and wait, or override the quiet period with a reason"
+            f"a modality stored here {quiet:.0f} s ago, and settle needs {self._policy.quiet_period:.0f} s "
+            "without a store: point the modality back to the primary and wait, or override the quiet period "
+            "with a reason"
         ]
 
     def _suspects(self) -> set[StudyInstanceUid]:
@@ -507,7 +513,7 @@ class Failback:
                 running.operation,
                 now=self._clock.now(),
                 state=OperationState.CANCELLED,
-                message="its failback ended while the appliance stopped",
+                message="its failback ended while the agent was stopped",
             )
 
     def _is_of(self, mode: ModeRecord, started: float) -> bool:
@@ -546,7 +552,11 @@ class Failback:
         ):
             return latest
         return self._ledger.operations.begin(
-            KIND, total=remaining, unit="instances", message="comparing inventories", now=self._clock.now()
+            KIND,
+            total=remaining,
+            unit="instances",
+            message="comparing the images here and at the PACS",
+            now=self._clock.now(),
         )
 
     def _report(
@@ -571,27 +581,25 @@ class Failback:
             started=iso(started),
             finished=iso(self._clock.now()),
             succeeded=absent == 0,
-            outcome=f"Of this epoch {self._proven()}." + (f" {_LOOK_FIRST}" if doubted else ""),
+            outcome=f"{self._proven()}." + (f" {_LOOK_FIRST}" if doubted else ""),
             summary=(
                 ReportRow("Epoch", str(epoch)),
-                ReportRow("Studies of this epoch", str(len(studies))),
+                ReportRow("Studies of this outage", str(len(studies))),
                 *(
-                    ReportRow(f"Instances proven by {kind}", str(number))
+                    ReportRow(f"Images proven by {kind}", str(number))
                     for kind, number in sorted(per_kind.items())
                 ),
-                ReportRow("Studies that the primary lists", str(comparison.studies)),
-                ReportRow("Instances waived: the primary never gets them", str(sum(n for _, _, n in waived))),
-                ReportRow("Instances beside another content of their UID, not compared", str(uncompared)),
+                ReportRow("Studies that the PACS lists", str(comparison.studies)),
+                ReportRow("Images waived: the PACS never gets them", str(sum(n for _, _, n in waived))),
+                ReportRow("Images of a UID with two contents, not compared", str(uncompared)),
                 *checked.rows,
-                ReportRow("Instances missing at the primary", str(absent)),
-                ReportRow("Instances missing here", str(sum(comparison.missing_here().values()))),
+                ReportRow("Images missing at the PACS", str(absent)),
+                ReportRow("Images missing here", str(sum(comparison.missing_here().values()))),
                 ReportRow("Studies without a usable answer", str(len(comparison.unanswered))),
             ),
             tables=(
-                ReportTable(
-                    "Instances by study and proof", ("Study Instance UID", "Proof", "Instances"), rows
-                ),
-                ReportTable("Waived instances", ("Study Instance UID", "Instances", "Reason"), given_up),
+                ReportTable("Images by study and proof", ("Study Instance UID", "Proof", "Images"), rows),
+                ReportTable("Waived images", ("Study Instance UID", "Images", "Reason"), given_up),
                 *checked.tables,
             ),
             hints=(*doubted, *hints),

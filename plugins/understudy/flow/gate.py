@@ -112,10 +112,10 @@ class Gate:
         found = []
         since = self._silent_since
         if since is not None and self._clock.has_waited(since, _PATIENCE):
-            what = "the edge takes no command"
+            what = "the edge accepts no command"
             if self._pending:
                 what += ", so the allow-list is not in force: a device that was revoked may still be let in"
-            hint = "docker compose restart edge; it reads the list when it starts"
+            hint = "`docker compose restart edge`: the edge reads the list when it starts"
             found.append(Alarm(iso(since), what, hint))
         for entry in self._book.approvals():
             if not is_network(entry.network):

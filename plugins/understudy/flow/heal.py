@@ -118,7 +118,7 @@ class Healer:
         for file, number, attempts, missed in due:
             instance = self._ledger.instances.present(number)
             if instance is None:
-                self._end(file, DamageState.GONE, "another content took its place")
+                self._end(file, DamageState.GONE, "another content has replaced it")
                 continue
             state, reason = self._look(instance, file, missed=missed)
             if state is DamageState.OPEN and (refusal := self._memory.refusal(instance.size, _COPIES)):
@@ -171,7 +171,7 @@ class Healer:
                 return DamageState.OPEN, _STORED_AGAIN
             instance = again
         if self._disk.damage(instance, lambda _: True) == "":
-            how = "stored again" if instance.attachment_uuid != file else "it reads well again"
+            how = "stored again" if instance.attachment_uuid != file else "it can be read again"
             return DamageState.HEALED, how
         return DamageState.OPEN, ""
 
@@ -184,7 +184,7 @@ class Healer:
                 reasons.append(f"{source.name}: {error.reason}")
                 continue
             if dataset is None:
-                reasons.append(f"{source.name} does not give it")
+                reasons.append(f"{source.name} does not give it back")
                 continue
             with self._spool.file() as content:
                 path = self._disk.path(instance)
@@ -193,7 +193,7 @@ class Healer:
                     reasons.append(f"{source.name} has another instance under its UID")
                     continue
                 return self._put(instance, content, source.name)
-        return DamageState.OPEN, "; ".join(reasons) or "no holder gives single instances back"
+        return DamageState.OPEN, "; ".join(reasons) or "no holder can give single instances back"
 
     def _put(self, instance: Instance, content: BinaryIO, source: str) -> tuple[DamageState, str]:
         """Put a good copy in the place of the damaged file."""
@@ -212,10 +212,10 @@ class Healer:
         """Return HEALED if the replacement is on the disk as the ledger has it, otherwise OPEN; and why."""
         again = self._ledger.instances.present(instance.number)
         if again is None:
-            return DamageState.HEALED, f"{source} gave it with other bytes: it is a new version"
+            return DamageState.HEALED, f"{source} gave it back with other bytes: it is a new version"
         if self._disk.damage(again, lambda _: True) == "":
-            return DamageState.HEALED, f"{source} gave it, bit by bit the same"
-        return DamageState.OPEN, f"{source} gave it, and it does not read well"
+            return DamageState.HEALED, f"{source} gave it back with the same bytes"
+        return DamageState.OPEN, f"{source} gave it back, but the new file is damaged, too"
 
     def _end(self, file: str, state: DamageState, reason: str) -> None:
         self._ledger.files.end_damage(file, state, reason=reason, now=self._clock.now())

@@ -110,16 +110,16 @@ class LockWatch:
             return (
                 Alarm(
                     self._since,
-                    f"vault {self._vault} is not immutable: the store ignores the retention of what it takes",
-                    "what is there can be deleted or changed: make a bucket with Object Lock at a service "
-                    "that keeps it in compliance mode, and name that",
+                    f"vault {self._vault} is not immutable: the store ignores the retention of its objects",
+                    "its packs can be deleted or changed: make a bucket with Object Lock at a service that "
+                    "enforces compliance mode, and name it in the configuration",
                 ),
             )
         if self.lock is Lock.UNTOLD:
             return (
                 Alarm(
                     self._since,
-                    f"whether vault {self._vault} is immutable is not known: the store does not tell",
+                    f"the store does not say whether vault {self._vault} is immutable",
                     "allow the appliance's user s3:GetObjectRetention (docs/vault-format.md)",
                 ),
             )

@@ -14,7 +14,7 @@ from understudy.core.views import Alarm, Urgency, iso
 _log = logging.getLogger(__name__)
 
 _FULL = "a disk is full"
-_SYNC = "the disk does not take what is written to it"
+_SYNC = "writes to the disk fail"
 
 
 class StoreRefusals(Protocol):
@@ -38,7 +38,7 @@ class IntakeWatch:
         found: tuple[str, str] | None = None
         try:
             if self._orthanc.refuses_stores():
-                found = _SYNC, "check the disks of Orthanc's index and storage, then its log"
+                found = _SYNC, "check the disks of Orthanc's index and storage, then Orthanc's log"
         except OrthancUnavailableError as error:
             found = str(error), error.hint
         before = self._fault

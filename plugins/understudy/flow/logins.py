@@ -45,8 +45,8 @@ class Logins:
             Alarm(
                 iso(self._since[address]),
                 f"{count} wrong passwords came from {address} in the last hour",
-                "find out what stands at that address: a program that knows an old password, or somebody who "
-                "guesses. The edge lets 20 a minute of one name be tried",
+                "find out which device has that address: a program may use an old password, or a person may "
+                "be guessing. The edge allows 20 attempts a minute for each user name",
             )
             for address, count in sorted(counts.items())
         ]

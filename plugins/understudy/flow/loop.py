@@ -71,7 +71,10 @@ class Loop:
             return self._failed(str(error), error.hint)
         except Exception as error:  # noqa: BLE001 - the lane loop: recorded here, shown as an alarm, tried again
             _log.exception("worker failed name=%s", self.name)
-            return self._failed(f"{type(error).__name__} in {self.name}", "see the agent's log")
+            return self._failed(
+                f"the worker {self.name} failed with {type(error).__name__}",
+                "`docker compose logs agent` says where; it is tried again by itself",
+            )
         self._failures = 0
         self._alarm = None
         return 0.0 if worked else self._interval

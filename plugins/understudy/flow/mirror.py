@@ -269,7 +269,7 @@ class Mirror:
         if (failure := self._failure) is not None:
             return f"the primary cannot be compared: {failure.error.reason}"
         if self._looked is None:
-            return "the primary was not compared since it answers, or since this start"
+            return "the primary has not been compared since it answers again, or since the agent started"
         if (cut := self._cut) is not None:
             return f"the primary's list of studies is cut: {cut[1]}"
         if (unusable := self._unusable) is not None and study in unusable[1]:
@@ -291,7 +291,7 @@ class Mirror:
     def _cut_alarm(self) -> Iterator[Alarm]:
         if self._cut is not None:
             since, how = self._cut
-            hint = "raise the limit of query results at this PACS: other studies may be missing here"
+            hint = "raise the limit of query results at the PACS: other studies may be missing here"
             yield Alarm(iso(since), f"the primary's list of studies is cut: {how}", hint)
 
     def _unusable_alarm(self) -> Iterator[Alarm]:
@@ -302,7 +302,7 @@ class Mirror:
                 f"this standby cannot compare {len(studies)} of the {self._listed} studies that the primary "
                 f"lists: {why}"
             )
-            hint = f"images of them may be missing here; look at this PACS for study {shown(study)}"
+            hint = f"images of these studies may be missing here; look for study {shown(study)} at the PACS"
             yield Alarm(iso(since), what, hint)
 
     def _twins_alarm(self) -> Iterator[Alarm]:
@@ -311,8 +311,8 @@ class Mirror:
             study, uid = next(iter(twins.items()))
             what = f"the primary has one SOP Instance UID in two series, in {len(twins)} studies"
             hint = (
-                f"both images are kept here; look at study {shown(study)} for {shown(uid)}: "
-                "other systems may show one of the two alone"
+                f"both images are kept here; look for {shown(uid)} in study {shown(study)}: "
+                "other systems may show only one of the two"
             )
             yield Alarm(iso(since), what, hint)
 
@@ -320,12 +320,12 @@ class Mirror:
         if unsent := dict(self._unsent):
             study, status = next(iter(unsent.items()))
             what = (
-                f"the primary does not send what is missing here of {len(unsent)} studies: "
+                f"the primary does not send the missing images of {len(unsent)} studies: "
                 f"it answered C-MOVE with status 0x{status:04X}"
             )
             hint = (
-                f"see that it knows the AE title {self._destination} at this host's address and port, and "
-                f"reaches them; for study {shown(study)} its log says why"
+                f"check that it knows the AE title {self._destination} with this host's address and port, "
+                f"and can reach them; its log says why it does not send study {shown(study)}"
             )
             yield Alarm(iso(self._unsent_since), what, hint)
 

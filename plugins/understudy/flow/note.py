@@ -126,9 +126,9 @@ class Noter:
         name, known = index[1], self._ledger.facts.read(_INDEX)
         mark = self._ledger.intake.mark("changes")
         if name and known is not None and name != known:
-            self._follow_another("it has another name", self._feed.end())
+            self._follow_another("its name is different", self._feed.end())
         elif mark and self._feed.contradicts(mark):
-            self._follow_another("another change has the number of the one that was seen", self._feed.end())
+            self._follow_another("its change under the last number seen is different", self._feed.end())
         if name and name != known:
             self._ledger.facts.write(_INDEX, name)
         self._known = index
@@ -143,7 +143,7 @@ class Noter:
         since = self._ledger.intake.cursor("changes")
         page = self._feed.changes(since, _PAGE)
         if page.was_reset:
-            self._follow_another("its changes end before the cursor", page.last)
+            self._follow_another("its changes end before the last one that was seen", page.last)
             return 0, page.done
         described = self._feed.describe(list(page.orthanc_ids)) if page.orthanc_ids else []
         if not described and page.last == since:

@@ -18,9 +18,9 @@ _ACCEPT = "accept the loss (accept_loss, --accept-loss) if nobody can wait"
 _SEEN = {
     PrimaryCondition.UP: "the primary is up",
     PrimaryCondition.DOWN: "the primary is down",
-    PrimaryCondition.REFUSES: "the primary answers and refuses this standby, so it may serve others",
-    PrimaryCondition.BUSY: "the primary answers that it is busy, so it serves others",
-    PrimaryCondition.UNKNOWN: "whether the primary is up is unknown",
+    PrimaryCondition.REFUSES: "the primary answers, but it refuses this standby, so it may work for others",
+    PrimaryCondition.BUSY: "the primary answers that it is busy, so it works for others",
+    PrimaryCondition.UNKNOWN: "it is not known whether the primary is up",
 }
 
 
@@ -82,18 +82,18 @@ def promote(
     gaps = ledger.gaps.tally()
     if not accept_loss and gaps.instances:
         unmet.append(
-            f"{gaps.instances} instances of {gaps.studies} studies are known to be missing here: {_ACCEPT}"
+            f"{gaps.instances} images of {gaps.studies} studies are known to be missing here: {_ACCEPT}"
         )
     if not accept_loss and health is not None:
         if loss_seconds is None:
-            because = "; ".join(doubts) or "no comparison with the primary has come to its end"
+            because = "; ".join(doubts) or "no comparison with the primary has been completed"
             unmet.append(
                 f"nobody knows how many images of the primary are missing here ({because}): {_ACCEPT}"
             )
         elif loss_seconds > max_lag:
             unmet.append(
-                f"this standby may lack what the primary received in {loss_seconds:.0f} s, over the limit of "
-                f"{max_lag:.0f} s: {_ACCEPT}"
+                f"this standby may lack all images that the primary received in {loss_seconds:.0f} s, more "
+                f"than the limit of {max_lag:.0f} s: {_ACCEPT}"
             )
     evidence = (
         []

@@ -20,8 +20,8 @@ from understudy.core.ports import (
 )
 from understudy.flow.holding import BOUNDLESS, Memory
 
-DIFFERS = "what it gives back differs from what was sent"
-_NOT_FETCHED = "it cannot be fetched to be compared"
+DIFFERS = "the instance that it gives back differs from the sent one"
+_NOT_FETCHED = "it cannot be fetched for comparison"
 
 UNCOMPARED = "uncompared"
 """Key of the evidence of a proof that cannot tell this content from another under the same UID; the value
@@ -155,7 +155,7 @@ class ContentCheck:
                     continue
                 self.read_back.failing.pop(number, None)
                 if returned is None:
-                    doubt = {UNCOMPARED: why or "it does not give this instance out"}
+                    doubt = {UNCOMPARED: why or "it does not give this instance back"}
                     found[number] = replace(listed[number], evidence={**listed[number].evidence, **doubt})
                 elif (proof := self.read_back.judge(sent, returned)) is not None:
                     found[number] = proof

@@ -40,7 +40,7 @@ class ReceptionWatch:
     def alarms(self) -> list[Alarm]:
         """Return the alarms on recent refusals, or one that says that they are not known."""
         if (since := self._watch.unknown_since) is not None:
-            what = "it is not known since then which images Orthanc refused"
+            what = "the list of images that Orthanc refused cannot be read"
             return [Alarm(iso(since), what, "look at the storage volume: it does not answer")]
         found = self._watch.value
         return reception.alarms(found, self._listed(), self._clock.waited) if found else []

@@ -90,10 +90,10 @@ class PinnedSealer:
         if self._changed_since is None:
             self._changed_since = iso(self._clock.now())
             _log.error("recipients changed vault=%s pinned=%s", self._vault, fingerprint(self.recipients))
-        what = f"the recipients of vault {self._vault} were changed: nothing is packed for it"
+        what = f"the recipients of vault {self._vault} were changed, so no image is packed for it"
         hint = (
-            f"pinned is the key with the fingerprint {fingerprint(self.recipients)}, in keys/vault-recipient "
-            f"is {fingerprint(given) if given else 'none'}. Put the file back; if you changed it: "
+            f"the pinned key has the fingerprint {fingerprint(self.recipients)}, keys/vault-recipient has "
+            f"{fingerprint(given) if given else 'no key'}. Put the file back; or, if you changed it: "
             f"`understudy accept-recipients --vault {self._vault} --reason ...`"
         )
         return (Alarm(self._changed_since, what, hint),)
@@ -103,7 +103,7 @@ class PinnedSealer:
         given = tuple(self._given())
         if set(given) == set(self.recipients):
             raise RefusedError(
-                f"the recipients of {self._vault} are the ones that are pinned", "nothing has to be accepted"
+                f"the recipients of {self._vault} are the pinned ones", "there is no change to accept"
             )
         try:
             self._pin(given, who, reason)

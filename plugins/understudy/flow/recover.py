@@ -220,7 +220,7 @@ class RecoveryWatch:
         at = iso(Timestamp(self._clock.now() if boot is None else boot.at))
         found: list[Alarm] = []
         if view.unknown_since is not None:
-            what = "the storage volume does not answer: what starts of Orthanc left there is not known"
+            what = "the storage volume does not answer: the reports of Orthanc's starts cannot be read"
             found.append(Alarm(view.unknown_since, what, "look at its disk or network share on the host"))
         if boot is not None and boot.problem:
             found.append(
@@ -232,7 +232,7 @@ class RecoveryWatch:
                 Alarm(
                     iso(damaged_since),
                     f"{view.damaged} stored files are missing or changed and are not healed yet",
-                    "`understudy damages` says which and what was tried; sending them again heals them",
+                    "`understudy damages` names them and what was tried; sending an image again heals it",
                 )
             )
         if view.quarantined:
@@ -240,7 +240,7 @@ class RecoveryWatch:
                 Alarm(
                     at,
                     f"{view.quarantined} files are in quarantine",
-                    "`understudy quarantine` says which and why; the manual (intake) what to do with them",
+                    "`understudy quarantine` names them and says why; docs/intake.md says what to do",
                 )
             )
         if deaths := left.ends:
@@ -249,16 +249,16 @@ class RecoveryWatch:
             found.append(
                 Alarm(
                     iso(Timestamp(latest)),
-                    f"Orthanc ended by a fault {times} in the last 24 h, the last time during: {doing}",
-                    "Orthanc was started again by itself; the manual (intake) says what to look at",
+                    f"Orthanc crashed {times} in the last 24 h, the last time during: {doing}",
+                    "Orthanc was restarted automatically; docs/intake.md says where to look",
                 )
             )
         if view.parked:
             found.append(
                 Alarm(
                     at,
-                    f"{view.parked} instances are parked: Orthanc ended on each of them twice",
-                    "`understudy quarantine` says which and who sends them; the manual (intake) what to do",
+                    f"{view.parked} images are parked: each of them ended Orthanc twice",
+                    "`understudy quarantine` names them and their senders; docs/intake.md says what to do",
                 )
             )
         if boot is not None and any(not row.is_dicom for row in boot.listed):
@@ -267,7 +267,7 @@ class RecoveryWatch:
                 Alarm(
                     at,
                     f"{others} files that Orthanc derived from images are missing or changed",
-                    "no image is touched; Orthanc's log names them when they are asked for",
+                    "no image is affected; Orthanc's log names such a file when somebody asks for it",
                 )
             )
         return found
@@ -280,4 +280,4 @@ _PATIENCE = 3600.0
 """Seconds after a start for which unreadable rows that the ledger lacks are waited for; then they are left
 out."""
 
-_PROBLEM_HINT = "see the log of the service orthanc; stores go on, more slowly as the index grows"
+_PROBLEM_HINT = "`docker compose logs orthanc` says more; images are accepted, more slowly as the index grows"

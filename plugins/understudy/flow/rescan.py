@@ -25,8 +25,8 @@ _TOLD_FOR = 7 * 86_400.0
 """Seconds for which missing instances are an alarm."""
 
 _HINT = (
-    "nothing that is owed is forgotten; the manual (runbook, Orthanc's index was replaced) says how what is "
-    "missing comes back"
+    "no obligation is lost; docs/runbook.md (Orthanc's index was replaced) says how to bring missing images "
+    "back"
 )
 
 
@@ -92,22 +92,22 @@ class Rescanner:
         running = self._ledger.operations.latest(RESCAN, running=True)
         if running is not None:
             what = (
-                f"Orthanc's index was replaced or restored ({running.message}): everything is compared again"
+                f"Orthanc's index was replaced or restored ({running.message}): all images are compared again"
             )
             return (Alarm(iso(running.started), what, _HINT),)
         number, since = self._ledger.files.gone()
         if since is None or self._clock.has_waited(since, _TOLD_FOR):
             return ()
-        what = f"Orthanc's index was replaced or restored and lacks {number} instances that were here"
+        what = f"Orthanc's index was replaced or restored, and it lacks {number} images that were here"
         return (Alarm(iso(since), what, _HINT),)
 
     def _finish(self, operation: OperationView) -> None:
         now = self._clock.now()
         number, _ = self._ledger.files.gone()
         outcome = (
-            f"{number} instances that were here are not in Orthanc's index any more"
+            f"{number} images that were here are not in Orthanc's index any more"
             if number
-            else "Orthanc has every instance that the ledger knows."
+            else "Orthanc has every image that the ledger knows."
         )
         report = Report(
             title="Rescan of Orthanc's index",
@@ -119,13 +119,13 @@ class Rescanner:
             outcome=outcome,
             summary=(
                 ReportRow("Why", operation.message),
-                ReportRow("Instances in Orthanc", str(self._ledger.instances.counts()[0])),
+                ReportRow("Images in Orthanc", str(self._ledger.instances.counts()[0])),
                 ReportRow("Missing", str(number)),
             ),
             tables=(
                 ReportTable(
                     "Missing, by study",
-                    ("Study Instance UID", "Instances"),
+                    ("Study Instance UID", "Images"),
                     [(study, str(count)) for study, count in self._ledger.files.gone_by_study(_SHOWN)],
                 ),
             ),

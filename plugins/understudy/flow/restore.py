@@ -146,11 +146,11 @@ def restore(
     with VaultIndex(spool.folder) as index:
         contents = read_contents(store, opener, trust, index, studies)
         absent = [one for one in studies or () if not index.has_study(one)]
-        failed = contents.failed + tuple(Failure(one, "no manifest that counts names it") for one in absent)
+        failed = contents.failed + tuple(Failure(one, "no trusted manifest names it") for one in absent)
         if studies is not None and len(absent) == len(studies):
             reasons = "; ".join(f"{failure.what}: {failure.reason}" for failure in failed[:_NAMED])
             raise RestoreError(
-                f"no manifest that counts names the study {', '.join(sorted(studies))}: {reasons}",
+                f"no trusted manifest names the study {', '.join(sorted(studies))}: {reasons}",
                 "`understudy restore --vault NAME --identity-file FILE --list` shows what is there",
             )
         run = _Run(store, opener, target, spool, index)
@@ -183,9 +183,9 @@ def _undecided(candidates: Sequence[_Content]) -> str:
         for found, member in sorted(candidates, key=lambda pair: pair[0].counts_at)
     )
     return (
-        f"the vault has {len(candidates)} contents of it, and a person has to choose: {told}. "
-        "`--version SHA256` takes one; `--newest` takes the one that was stored last where all are signed; "
-        "`--as-of TIME` leaves out what was stored later"
+        f"the vault has {len(candidates)} different contents of it, so you have to choose: {told}. "
+        "`--version SHA256` takes one; `--newest` takes the one stored last, if all are signed; "
+        "`--as-of TIME` leaves out contents that were stored later"
     )
 
 
@@ -254,7 +254,7 @@ class _Run:
                 for member, content in _unpack(plain, wanted):
                     self._keep(self._identity(manifest, member), member, content)
                     del wanted[member.name]
-            reason = "its pack does not have it"
+            reason = "its pack does not contain it"
         except (SealError, RestoreError) as error:
             reason = str(error)
         for member in wanted.values():
@@ -377,7 +377,7 @@ def _unpack(plain: BinaryIO, wanted: dict[str, Member]) -> Iterator[tuple[Member
             if member is None or not entry.isfile():
                 continue
             if entry.size != member.size:
-                raise RestoreError(f"{entry.name} has another size than in the manifest", "use another copy")
+                raise RestoreError(f"{entry.name} does not have the size in the manifest", "use another copy")
             file = archive.extractfile(entry)
             assert file is not None, "a regular file can be extracted"
             yield member, file

@@ -118,6 +118,6 @@ class Router:
         condition = asked.condition
         values = [value[:_LONGEST_VALUE] for value in asked.values]
         if self._names_patient(condition.of):
-            values = ["not shown: it tells of the patient"] * bool(values)
+            values = ["not shown: it identifies the patient"] * bool(values)
         words = f"{condition.of} {condition.asks}"
         return ConditionView(f"not: {words}" if condition.negated else words, values, asked.holds)

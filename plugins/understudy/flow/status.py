@@ -135,15 +135,15 @@ def alarms(
     for holder in holders:
         found += _of_holder(holder)
     if gaps.since is not None and gaps.oldest_seconds > _OLD:
-        what = f"{gaps.instances} instances at the primary could not be pulled"
-        found.append(Alarm(gaps.since, what, "see the agent's log"))
+        what = f"{gaps.instances} images of the primary could not be fetched"
+        found.append(Alarm(gaps.since, what, "`docker compose logs agent` says why"))
     if departures:
         total = sum(departure.instances for departure in departures)
         found.append(
             Alarm(
                 iso(min(departure.since for departure in departures)),
-                f"the primary no longer lists {total} instances of {len(departures)} studies that it had",
-                "nothing was deleted here; a failback would give them back",
+                f"the primary no longer lists {total} images of {len(departures)} studies that it had",
+                "this appliance keeps them, and a failback sends them to the primary again",
             )
         )
     return list(by_urgency(found))
@@ -158,22 +158,23 @@ def _of_primary(primary: PrimaryView, mode: Mode) -> list[Alarm]:
         hint = "on this host type: understudy promote --reason WHY; then point the modalities here"
         return [Alarm(primary.since, what, hint, Urgency.NOW)]
     if mode is Mode.STANDBY and primary.condition is PrimaryCondition.REFUSES:
-        what = f"the primary serves and refuses this standby{asked}"
+        what = f"the primary works, but it refuses this standby{asked}"
         hint = (
-            "allow this standby's AE title and address at the PACS to query and retrieve (Study Root); until "
-            "then images are copied only if the PACS forwards them. It is no outage if modalities can store"
+            "allow this standby's AE title and address at the PACS to query and retrieve (Study Root). Until "
+            "then, only images that the PACS forwards are copied. If modalities can store at the PACS, this "
+            "is no outage"
         )
         return [Alarm(primary.since, what, hint)]
     if mode is Mode.STANDBY and primary.condition is PrimaryCondition.BUSY:
-        what = f"the primary serves and has no association free for this standby{asked}"
+        what = f"the primary works, but it has no free association for this standby{asked}"
         hint = (
-            "allow this standby more associations at the PACS; images that the PACS does not forward are "
-            "copied later. It is no outage if modalities can store"
+            "allow this standby more associations at the PACS. Images that the PACS does not forward are "
+            "copied later. If modalities can store at the PACS, this is no outage"
         )
         return [Alarm(primary.since, what, hint)]
     if mode is Mode.ACTIVE and primary.condition is PrimaryCondition.UP:
-        what = "the primary answers again while this standby is active: two systems may be receiving"
-        hint = "keep the modalities here until the failback; what the primary receives is pulled"
+        what = "the primary answers again while this standby is active: both may be receiving images"
+        hint = "keep the modalities here until the failback; images that reach the primary are fetched"
         return [Alarm(primary.since, what, hint)]
     return []
 
@@ -183,13 +184,13 @@ def _of_copy(copy: Copy, began: Timestamp) -> list[Alarm]:
     if copy.loss_seconds is None:
         if copy.age_seconds <= copy.max_lag:
             return []
-        what = "this standby has never been known to be complete: no comparison has come to its end"
-        hint = "see the other alarms for why; a promotion now may lack any number of images"
+        what = "this standby may lack images: no comparison with the primary has been completed yet"
+        hint = "another alarm may say why; after a promotion now, any number of images may be missing"
         return [Alarm(iso(began), what, hint)]
     if copy.loss_seconds <= copy.max_lag or copy.horizon is None:
         return []
-    what = "this standby is not known to be complete for longer than Policy.MaxLag"
-    hint = "images of the primary since then may be missing here; see the other alarms for why"
+    what = "this standby has not been known to be complete for longer than Policy.MaxLag"
+    hint = "newer images of the primary may be missing here; another alarm may say why"
     return [Alarm(iso(copy.horizon), what, hint)]
 
 
@@ -197,8 +198,8 @@ def clock_alarms(newest: Timestamp | None, now: Timestamp) -> list[Alarm]:
     """Return the alarm on a clock that was set back; `newest` is since when the newest obligation is owed."""
     if newest is None or newest <= now + _CLOCK_TOLERANCE:
         return []
-    what = "the clock was set back: an instance is owed since a time to come, and ages are not to be trusted"
-    return [Alarm(iso(newest), what, "`chronyc tracking` says whether the machine's time is right now")]
+    what = "the clock was set back: an image is owed since a time in the future, so ages cannot be trusted"
+    return [Alarm(iso(newest), what, "`chronyc tracking` shows whether the clock is right again")]
 
 
 def _of_holder(holder: HolderView) -> list[Alarm]:
@@ -206,15 +207,16 @@ def _of_holder(holder: HolderView) -> list[Alarm]:
     found: list[Alarm] = []
     lane = holder.lane
     if holder.refused_since is not None:
-        hint = f"`understudy dead-letters --holder {holder.name}` says why; replay or waive them"
-        what = f"{holder.name} refused {holder.refused} instances"
+        hint = f"`understudy dead-letters --holder {holder.name}` says why; replay or waive these images"
+        what = f"{holder.name} refused {holder.refused} images"
         found.append(Alarm(holder.refused_since, what, hint))
     if lane.state is LaneState.WAITING:
-        found.append(Alarm(lane.since, f"nothing can be delivered to {holder.name} for now", lane.reason))
+        what = f"no image can be delivered to {holder.name} at the moment"
+        found.append(Alarm(lane.since, what, lane.reason))
     waiting = holder.owed + holder.in_flight + holder.sent
     too_old = holder.oldest_owed_seconds > holder.owed_limit_seconds and lane.state is not LaneState.PAUSED
     if waiting and too_old and holder.owed_since is not None:
-        what = f"{holder.name} is owed an instance for more than {holder.owed_limit_seconds:.0f} s"
+        what = f"an image has been owed to {holder.name} for more than {holder.owed_limit_seconds:.0f} s"
         hint = lane.reason or f"`understudy obligations --holder {holder.name}` lists the oldest first"
         found.append(Alarm(holder.owed_since, what, hint))
     return found

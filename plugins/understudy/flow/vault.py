@@ -137,7 +137,7 @@ class Vault:
         opened = f"packs open with the key {fingerprint(self._sealer.recipients)}"
         lock = "" if self._watch is None else f"; the lock is {self._watch.lock.value}"
         return ProofView(
-            ProofKind.CHECKSUM, f"the store shows size and digest of what it has; {opened}{lock}"
+            ProofKind.CHECKSUM, f"the store shows the size and digest of each pack; {opened}{lock}"
         )
 
     def alarms(self) -> Sequence[Alarm]:
@@ -276,8 +276,8 @@ class Vault:
         if key in self._put_at:
             raise HolderUnavailableError(
                 self.name,
-                f"the store took {key} and does not list it yet",
-                f"a listing may be late: it is asked again, and stored again after {_LATEST_LISTING:.0f} s",
+                f"the store accepted {key}, but does not list it yet",
+                f"its list may be late: the pack is sent again after {_LATEST_LISTING:.0f} s",
             )
 
     def _lock_from_now(self) -> Timestamp | None:
@@ -299,7 +299,7 @@ class Vault:
             return True
         raise HolderUnavailableError(
             self.name,
-            f"of {shown.key} the store tells no SHA-256, and its ETag is not the MD5",
+            f"the store tells no SHA-256 of {shown.key}, and its ETag is not the MD5",
             "allow the appliance's user s3:GetObjectAttributes and s3:GetObjectVersionAttributes; where the "
             "service has no such call, turn off the encryption that changes the ETag (SSE-KMS, SSE-C)",
         )

@@ -56,7 +56,7 @@ class _Answers:
         if not self.unanswered:
             return ""
         away = self.in_a_row >= _UNANSWERED_IN_A_ROW
-        left_out = f"; nothing after instance {self.after} was asked for" if away else ""
+        left_out = f"; instances after number {self.after} were not asked for" if away else ""
         return f"{self.why}{left_out}; no answer for {self.unanswered} instances"
 
 

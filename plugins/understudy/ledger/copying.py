@@ -19,7 +19,7 @@ def copy_ledger(source: Path, target: Path) -> None:
     size = source.stat().st_size
     if shutil.disk_usage(target.parent).free < 2 * size:
         # The ledger itself needs space while it is copied.
-        raise OSError(errno.ENOSPC, f"there is not twice the room of its {size} bytes")
+        raise OSError(errno.ENOSPC, f"the volume lacks room for two more copies of its {size} bytes")
     temporary = target.with_name(f".{target.name}.part")
     temporary.unlink(missing_ok=True)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

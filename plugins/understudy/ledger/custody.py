@@ -165,7 +165,7 @@ class CustodyBook(Book):
             connection.execute(update(obligations).where(sent).values(values))
             reason = "the holder acknowledged it and does not have it"
             lose(connection, holder, judged[Absence.LOST], reason=reason, now=now, retry_at=retry_at)
-            why = "never among the instances that it lists"
+            why = "never listed there"
             give_up(connection, holder, judged[Absence.UNPROVABLE], why=why, now=now)
             return {absence: len(rows) for absence, rows in judged.items()}
 

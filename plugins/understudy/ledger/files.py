@@ -170,7 +170,7 @@ class FileBook(Book):
         """Owe to the holder again instances that were refused because of their stored file."""
         with self._database.writing() as connection:
             refused = able(connection, ObligationEvent.REPLAY, holder, numbers)
-            reason = "its stored file reads well again"
+            reason = "its stored file can be read again"
             advance(connection, ObligationEvent.REPLAY, holder, refused, now, due=now, reason=reason)
 
     def heal_now(self, who: str, now: Timestamp, *, missed: bool = False) -> int:

@@ -15,8 +15,8 @@ class DamagedLedgerError(Exception):
     def __init__(self, damage: str) -> None:
         super().__init__(f"the ledger is damaged: {damage}")
         self.hint = (
-            "nothing was changed and no image is touched; the manual (runbook, the ledger is damaged) says "
-            "how its backup or a new one takes its place"
+            "nothing was changed, and no image is affected; docs/runbook.md (The ledger is damaged) says how "
+            "to continue with its backup or with a new ledger"
         )
 
 
@@ -46,7 +46,7 @@ def look_through(path: Path) -> None:
         _ask(connection, "PRAGMA integrity_check(1)")
         astray = connection.execute("PRAGMA foreign_key_check").fetchone()
     if astray is not None:
-        raise DamagedLedgerError(f"a row of {astray[0]} points to none of {astray[2]}")
+        raise DamagedLedgerError(f"a row of {astray[0]} refers to a missing row of {astray[2]}")
 
 
 def _open(path: Path) -> sqlite3.Connection:

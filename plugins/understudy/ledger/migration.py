@@ -98,7 +98,7 @@ def _apply(connection: Connection, steps: Sequence[Script]) -> None:
             step.module.upgrade()
     broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
     if broken is not None:
-        raise sqlite3.IntegrityError(f"a row of {broken[0]} points to none of {broken[2]}")
+        raise sqlite3.IntegrityError(f"a row of {broken[0]} refers to a missing row of {broken[2]}")
     _write_schema(connection, steps[-1].revision)
 
 

@@ -147,7 +147,7 @@ class Decoding:
             if image is None:
                 continue
             if any(not 0 <= frame < image.pixels.frames for frame in wish.frames):
-                reason = f"it has {image.pixels.frames} frames, and another one is asked for"
+                reason = f"it has {image.pixels.frames} frames, and the request names another one"
                 return DecodingRefusal(orthanc_id, HTTPStatus.NOT_FOUND, reason)
             if (found := self._too_large(wish, image.pixels)) is not None:
                 return DecodingRefusal(orthanc_id, HTTPStatus.UNPROCESSABLE_ENTITY, found)

@@ -51,8 +51,8 @@ class Request:
 def _unavailable(error: Exception) -> PassedAnswer:
     document = {
         "error": "agent_unavailable",
-        "message": "The agent does not answer; Orthanc goes on receiving and serving images.",
-        "hint": "Look at `docker compose ps agent` and its log; it is restarted by itself.",
+        "message": "The agent does not answer; Orthanc continues to receive and serve images.",
+        "hint": "Look at `docker compose ps agent` and the log of the agent, which restarts by itself.",
         "details": [type(error).__name__],
     }
     return PassedAnswer(503, "application/json", json.dumps(document).encode())

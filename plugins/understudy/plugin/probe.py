@@ -32,7 +32,7 @@ def try_disk(folder: Path) -> None:
         # Read from the disk and not from the page cache.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         if os.pread(descriptor, len(_CONTENT), 0) != _CONTENT:
-            raise OSError(errno.EIO, "what was written is not what is read")
+            raise OSError(errno.EIO, "the bytes that were read differ from the written ones")
     finally:
         os.close(descriptor)
         path.unlink(missing_ok=True)

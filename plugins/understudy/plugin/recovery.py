@@ -153,10 +153,10 @@ class Recovery:
         note_path = file.with_name(file.name + NOTE_SUFFIX)
         note = read_note(file)
         if note is None:
-            raise NotNowError("its note is gone")
+            raise NotNowError("its note is missing")
         uid, attempts = note
         if attempts >= MAX_ATTEMPTS:
-            return self._set_aside(file, f"Orthanc ended {attempts} times while it was read in")
+            return self._set_aside(file, f"Orthanc ended {attempts} times while it was imported")
         content = file.read_bytes()
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
         held = self._orthanc.held_md5s(uid)
@@ -167,7 +167,7 @@ class Recovery:
             reason = f"Orthanc has other bytes (MD5 {others}) under its UID; these have MD5 {md5}"
             return self._set_aside(file, reason)
         if not held and self._orthanc.is_parked(uid):
-            return self._set_aside(file, "it is parked: Orthanc ended on it twice")
+            return self._set_aside(file, "it is parked: it ended Orthanc twice")
         if not held:
             write_note(file, uid, attempts + 1)
             try:
@@ -179,7 +179,7 @@ class Recovery:
                 write_note(file, uid, attempts)
                 raise
             if md5 not in self._orthanc.held_md5s(uid):
-                return self._set_aside(file, f"Orthanc took it and does not show its bytes (MD5 {md5})")
+                return self._set_aside(file, f"Orthanc accepted it, but does not show its bytes (MD5 {md5})")
         self._orthanc.make_durable()
         file.unlink()
         note_path.unlink()

@@ -119,7 +119,7 @@ def router(facade: ActingFacade) -> APIRouter:
 
     @routes.post(
         "/failback",
-        summary="Give back to the repaired primary, or find out what that would be",
+        summary="Send the repaired primary what it lacks, or plan this",
         status_code=202,
         response_model=OperationView,
         responses=errors(409, 412),
@@ -139,7 +139,7 @@ def router(facade: ActingFacade) -> APIRouter:
 
     @routes.post(
         "/failback/settle",
-        summary="End the failback: the primary serves again",
+        summary="End the failback: the primary serves the clinic again",
         status_code=202,
         response_model=OperationView,
         responses=errors(409, 412),
@@ -156,7 +156,7 @@ def router(facade: ActingFacade) -> APIRouter:
 
     @routes.post(
         "/failback/interrupt",
-        summary="Break off the failback, keeping what is done",
+        summary="Stop the failback; proven instances stay proven",
         responses=errors(409, 412),
     )
     @open_to(Role.OPERATOR)
@@ -164,13 +164,13 @@ def router(facade: ActingFacade) -> APIRouter:
         """Change the mode from returning back to active. Proofs stay; a later failback continues there."""
         return facade.interrupt(name, reason=body.reason, epoch=body.epoch)
 
-    @routes.post("/hold", summary="Planned work at the primary begins", responses=errors(409, 412))
+    @routes.post("/hold", summary="Begin planned work at the primary", responses=errors(409, 412))
     @open_to(Role.OPERATOR)
     def hold(body: Reasoned, name: Who) -> ModeView:
         """Change the mode from standby to maintenance: probes raise no alarm, and a promotion is refused."""
         return facade.hold(name, reason=body.reason, epoch=body.epoch)
 
-    @routes.post("/release", summary="Planned work at the primary ends", responses=errors(409, 412))
+    @routes.post("/release", summary="End planned work at the primary", responses=errors(409, 412))
     @open_to(Role.OPERATOR)
     def release(body: Reasoned, name: Who) -> ModeView:
         """Change the mode from maintenance to standby."""
@@ -178,7 +178,7 @@ def router(facade: ActingFacade) -> APIRouter:
 
     @routes.post(
         "/verify",
-        summary="Ask every holder again for what it has",
+        summary="Ask every holder again for every proven instance",
         status_code=202,
         response_model=OperationView,
         responses=errors(),
@@ -208,7 +208,7 @@ def router(facade: ActingFacade) -> APIRouter:
         """
         return accepted(facade.scrub(name))
 
-    @routes.post("/heal", summary="Try now to heal what is missing or changed", responses=errors())
+    @routes.post("/heal", summary="Try now to heal missing or changed files", responses=errors())
     @open_to(Role.OPERATOR)
     def heal(name: Who, body: Heal | None = None) -> Changed:
         """Ask the holders now for every stored file that is missing or changed; answer how many there are."""
@@ -226,7 +226,7 @@ def router(facade: ActingFacade) -> APIRouter:
         """
         return facade.cancel(name, operation)
 
-    @routes.post("/obligations/replay", summary="Owe refused instances again", responses=errors(404, 409))
+    @routes.post("/obligations/replay", summary="Try refused instances again", responses=errors(404, 409))
     @open_to(Role.OPERATOR)
     def replay(body: Replay, name: Who) -> Changed:
         """Change refused obligations to owed, all or those that match every key; answer how many changed.
@@ -238,7 +238,9 @@ def router(facade: ActingFacade) -> APIRouter:
         return Changed(changed=changed)
 
     @routes.post(
-        "/obligations/waive", summary="Give up instances for one holder, for good", responses=errors(404, 409)
+        "/obligations/waive",
+        summary="Decide that one holder never has to get these instances",
+        responses=errors(404, 409),
     )
     # A waiver cannot be undone.
     @open_to(Role.ADMIN)
@@ -274,7 +276,7 @@ def router(facade: ActingFacade) -> APIRouter:
         """
         return body.view(live=facade.devices.approve(name, body.entry))
 
-    @routes.post("/modalities/revoke", summary="Take an approval back", responses=errors(404))
+    @routes.post("/modalities/revoke", summary="Undo an approval", responses=errors(404))
     @open_to(Role.ADMIN)
     def revoke(body: Device, name: Who) -> ApprovalView:
         """Revoke an approval; running associations continue to their end.

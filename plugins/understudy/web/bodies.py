@@ -72,7 +72,7 @@ class Delete(_Body):
     sop_instance_uids: SopInstanceUids | None = Field(default=None)
     reason: Reason
     force: bool = Field(
-        default=False, description="Although it is not proven elsewhere, or owed to somebody."
+        default=False, description="Delete even if it is proven at no other holder, or owed to one."
     )
 
     @property
@@ -97,7 +97,9 @@ class Promote(_Body):
     """Take the primary's place."""
 
     reason: Reason
-    force: bool = Field(default=False, description="Promote although the primary is not down by evidence.")
+    force: bool = Field(
+        default=False, description="Promote even if the probes do not show that the primary is down."
+    )
     accept_loss: bool = Field(
         default=False,
         description="Promote although images are known to be missing, the mirror lags more than "
@@ -109,7 +111,7 @@ class Promote(_Body):
 class BeginFailback(_Body):
     """Begin the failback, or only show what it would do."""
 
-    dry_run: bool = Field(default=False, description="Answer the plan and change nothing.")
+    dry_run: bool = Field(default=False, description="Answer with the plan and change nothing.")
     epoch: Epoch | None = Field(
         default=None, description="The epoch that you saw; needed unless `dry_run`.", examples=[7]
     )
@@ -152,8 +154,8 @@ class Fingerprint(BaseModel):
 
 
 class _Selecting(_Body):
-    sop_instance_uids: SopInstanceUids | None = Field(default=None, description="Of these instances only.")
-    study_instance_uid: StudyText | None = Field(default=None, description="Of this study only.")
+    sop_instance_uids: SopInstanceUids | None = Field(default=None, description="Only these instances.")
+    study_instance_uid: StudyText | None = Field(default=None, description="Only this study.")
     epoch: Epoch | None = Field(
         default=None, description="The epoch that you saw; another one is refused with 409.", examples=[7]
     )
@@ -162,8 +164,8 @@ class _Selecting(_Body):
 class Replay(_Selecting):
     """Owe refused instances again: all of them, or those that match every given key."""
 
-    holder: HolderText | None = Field(default=None, description="Of this holder only.")
-    reason: Reason | None = Field(default=None, description="What was fixed, for the event log.")
+    holder: HolderText | None = Field(default=None, description="Only this holder.")
+    reason: Reason | None = Field(default=None, description="The fix, for the event log.")
 
     @property
     def selection(self) -> Selection:
@@ -180,7 +182,9 @@ class Waive(_Selecting):
     @model_validator(mode="after")
     def _named(self) -> Self:
         if self.sop_instance_uids is None and self.study_instance_uid is None:
-            raise ValueError("sop_instance_uids or study_instance_uid is needed: nobody gives up everything")
+            raise ValueError(
+                "sop_instance_uids or study_instance_uid is needed: a waiver of everything is not possible"
+            )
         return self
 
     @property
@@ -201,7 +205,7 @@ class Device(_Body):
     calling_ae_title: AeTitle
     address: Network
     called_ae_title: AeTitle | None = Field(
-        default=None, description="The one AE title that it may call; any if absent."
+        default=None, description="The only AE title that it may call; any if absent."
     )
 
     @property
@@ -222,7 +226,7 @@ class HealthQuery(_Query):
     """The conditions under which the caller takes the appliance for healthy."""
 
     alive: bool = Field(
-        default=False, description="Healthy where the agent itself serves, although images are refused here."
+        default=False, description="Healthy if the agent answers, even if images are refused here."
     )
     role: Mode | None = Field(default=None, description="Healthy only in this mode.")
     max_lag: float | None = Field(
@@ -235,15 +239,15 @@ class HealthQuery(_Query):
 class OperationsQuery(_Query):
     """Which operations."""
 
-    limit: int = Field(default=50, ge=1, le=1000, description="How many at most, newest first.")
+    limit: int = Field(default=50, ge=1, le=1000, description="Largest number of entries, newest first.")
 
 
 class LettersQuery(_Query):
     """Which dead letters."""
 
-    holder: str | None = Field(default=None, min_length=1, max_length=64, description="Of this holder only.")
+    holder: str | None = Field(default=None, min_length=1, max_length=64, description="Only this holder.")
     study_instance_uid: str | None = Field(
-        default=None, min_length=1, max_length=256, description="Of this Study Instance UID only."
+        default=None, min_length=1, max_length=256, description="Only this Study Instance UID."
     )
 
     @property
@@ -255,24 +259,24 @@ class LettersQuery(_Query):
 class ObligationsQuery(LettersQuery):
     """Which obligations."""
 
-    state: ObligationState | None = Field(default=None, description="In this state only.")
-    limit: int = Field(default=100, ge=1, le=10_000, description="How many at most.")
+    state: ObligationState | None = Field(default=None, description="Only in this state.")
+    limit: int = Field(default=100, ge=1, le=10_000, description="Largest number of entries.")
 
 
 class DamagesQuery(_Query):
     """How many damages."""
 
-    limit: int = Field(default=100, ge=1, le=10_000, description="How many at most.")
+    limit: int = Field(default=100, ge=1, le=10_000, description="Largest number of entries.")
 
 
 class ConflictsQuery(_Query):
     """Which conflicts."""
 
-    everything: bool = Field(default=False, description="Those that need nobody any more as well.")
+    everything: bool = Field(default=False, description="Also conflicts that need no action.")
     sop_instance_uid: str | None = Field(
-        default=None, min_length=1, max_length=256, description="Of this SOP Instance UID (0008,0018) only."
+        default=None, min_length=1, max_length=256, description="Only this SOP Instance UID (0008,0018)."
     )
-    limit: int = Field(default=100, ge=1, le=10_000, description="How many at most, latest first.")
+    limit: int = Field(default=100, ge=1, le=10_000, description="Largest number of entries, latest first.")
 
 
 class Acknowledge(_Body):
@@ -287,16 +291,16 @@ class HealthAnswer(BaseModel):
     healthy: bool
     mode: Mode
     epoch: int
-    lag_seconds: float | None = Field(description="Since the horizon; null where there is none.")
+    lag_seconds: float | None = Field(description="Since the horizon; null if there is none.")
     loss_seconds: float | None = Field(
-        description="Of the primary's work, that a promotion now may lack; null where nobody knows."
+        description="Of the primary's work, that a promotion now may lack; null if not known."
     )
     rpo_seconds: float
-    reasons: list[str] = Field(description="Why it is not healthy; empty where it is.")
+    reasons: list[str] = Field(description="Why it is not healthy; empty if it is healthy.")
     degraded: list[str] = Field(
         default=[],
-        description="What is wrong with the configuration, while the last one that was in order runs in its "
-        "place. The appliance is healthy all the same.",
+        description="The faults of the configuration, while the last correct one runs in its place. The "
+        "appliance is healthy all the same.",
     )
 
 

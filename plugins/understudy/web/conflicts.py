@@ -67,7 +67,9 @@ def router(facade: ConflictsFacade) -> APIRouter:
     routes = APIRouter(tags=["conflicts"])
     places = threading.BoundedSemaphore(_MOST_GIVEN_OUT)
 
-    @routes.get("/conflicts", summary="SOP Instance UIDs that came with two contents", responses=errors())
+    @routes.get(
+        "/conflicts", summary="SOP Instance UIDs that came with two different contents", responses=errors()
+    )
     @open_to(Role.READER, grows=True)
     def conflicts(asked: Annotated[ConflictsQuery, Query()]) -> Sequence[ConflictView]:
         """Answer the open conflicts, or all with `everything`, each with both digests, times and senders.
@@ -81,7 +83,7 @@ def router(facade: ConflictsFacade) -> APIRouter:
 
     @routes.get(
         "/conflicts/{conflict}/versions/{md5}",
-        summary="One of the two files, bit by bit",
+        summary="One of the two files, byte for byte",
         response_class=Response,
         responses={200: {"content": {"application/dicom": {}}}, **errors(404, 503)},
     )
@@ -98,7 +100,7 @@ def router(facade: ConflictsFacade) -> APIRouter:
                 503,
                 "crowded",
                 f"{_MOST_GIVEN_OUT} files are on their way to callers already",
-                "try again in 10 s; whoever takes nothing is given up after a minute",
+                "try again in 10 s; a caller that reads nothing for a minute is disconnected",
             )
         with ExitStack() as held:
             held.callback(places.release)

@@ -25,19 +25,20 @@ class ErrorBody(BaseModel):
 
     error: str = Field(description="A fixed word for programs.", examples=["wrong_mode"])
     message: str = Field(
-        description="What is refused, in one sentence.", examples=["promote is not possible in mode active"]
+        description="The refused action, in one sentence.",
+        examples=["promote is not possible in mode active"],
     )
     hint: str = Field(description="What to do about it.", examples=["promote is possible in mode standby"])
-    details: list[str] = Field(description="Every single problem found, none left out.")
+    details: list[str] = Field(description="All problems that were found.")
 
 
 _DESCRIPTIONS = {
     400: "The request has problems; `details` lists all of them.",
-    401: "Nobody is signed in.",
+    401: "The caller is not signed in.",
     403: "The role does not allow it.",
-    404: "Nothing of that name or number is known.",
-    409: "Another mode or another epoch than the caller saw; nothing changed.",
-    412: "A precondition is not met; `details` names every one. Nothing changed.",
+    404: "There is no object of this name or number.",
+    409: "The mode or epoch is not the one that the caller saw; nothing changed.",
+    412: "A precondition is not met; `details` names each of them. Nothing changed.",
     503: "A holder or the ledger cannot be asked now; nothing changed.",
 }
 

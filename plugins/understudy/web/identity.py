@@ -117,7 +117,7 @@ class Doorkeeper:
         if not hmac.compare_digest(sign(self._key, said).encode(), signature.encode("latin-1").lower()):
             raise UnprovenIdentityError(
                 "wrong_signature",
-                "the signature is not the edge's, or it was made for another request",
+                "the signature was not made by the edge, or was made for another request",
                 "restart the edge: `docker compose restart edge`; it reads its key when it starts",
             )
         self._use_once(moment, nonce)
@@ -128,7 +128,7 @@ class Doorkeeper:
         if abs(now - float(moment)) > FRESH_SECONDS:
             raise UnprovenIdentityError(
                 "stale_signature",
-                f"the signature is older than {FRESH_SECONDS:.0f} s, or from the future",
+                f"the signature is older than {FRESH_SECONDS:.0f} s, or dated in the future",
                 "send the request again; if it fails each time, the host's clock was set: restart the edge",
             )
         # The oldest come first, so the loop ends at the first that has to be kept.

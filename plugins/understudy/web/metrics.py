@@ -65,7 +65,7 @@ class _Snapshot(Collector):
     def _scalars(self) -> Iterator[GaugeMetricFamily]:
         status = self._status
         for name, text, value in (
-            ("epoch", "Number that grows with every promotion.", status.epoch),
+            ("epoch", "The epoch: a number that grows with every promotion.", status.epoch),
             (
                 "lag_seconds",
                 "Seconds since the moment up to which the standby is known to be complete, +Inf before there "
@@ -74,12 +74,12 @@ class _Snapshot(Collector):
             ),
             (
                 "loss_seconds",
-                "Seconds of the primary's work that a promotion now may lack, +Inf where nobody knows.",
+                "Seconds of the primary's work that a promotion now may lack, +Inf if not known.",
                 math.inf if status.loss_seconds is None else status.loss_seconds,
             ),
             (
                 "rpo_seconds",
-                "Age of the oldest instance that a vault is not proven to have.",
+                "Age of the oldest instance that is not yet proven at a vault.",
                 status.rpo_seconds,
             ),
             ("instances", "Instances that the standby holds.", status.instances),
@@ -95,7 +95,7 @@ class _Snapshot(Collector):
                 "Instances that the primary was proven to have and does not list any more.",
                 status.departed,
             ),
-            ("alarms", "Alarms that a person has to look at.", len(status.alarms)),
+            ("alarms", "Alarms.", len(status.alarms)),
         ):
             yield GaugeMetricFamily(f"understudy_{name}", text, value=value)
 
@@ -106,7 +106,7 @@ class _Snapshot(Collector):
         )
         left = GaugeMetricFamily(
             "understudy_volume_left_seconds",
-            "Time until the last mark at the pace of the last days; absent where nothing can be said.",
+            "Time until Policy.RefusePercent at the present rate; absent if not known.",
             labels=["volume"],
         )
         for volume in self._status.disk.volumes:
@@ -123,24 +123,24 @@ class _Snapshot(Collector):
         yield unknown
         yield GaugeMetricFamily(
             "understudy_intake_refused",
-            "1 where new images are refused here.",
+            "1 if new images are refused here.",
             value=int(bool(self._status.intake_refused)),
         )
 
     def _files(self) -> Iterator[GaugeMetricFamily]:
         files = self._status.files
         for name, text, value in (
-            ("files_recovering", "Files without an index row that are being read in.", files.recovering),
-            ("files_recovered", "Files that the last start of Orthanc read in.", files.recovered),
-            ("files_quarantined", "Files that boot recovery set aside.", files.quarantined),
+            ("files_recovering", "Files without an index row that are being imported.", files.recovering),
+            ("files_recovered", "Files that were imported after the last start of Orthanc.", files.recovered),
+            ("files_quarantined", "Files in quarantine.", files.quarantined),
             ("orthanc_ended_24h", "Unwanted ends of Orthanc in the last 24 h.", files.ended),
-            ("instances_parked", "Instances refused because Orthanc ended on them twice.", files.parked),
+            ("instances_parked", "Parked instances: each of them ended Orthanc twice.", files.parked),
             ("files_damaged", "Stored files that are missing or changed and not healed.", files.damaged),
             ("files_healed", "Stored files that were healed, since the ledger began.", files.healed),
             ("files_scrubbed", "Stored files that the present scrub has verified.", files.scrubbed),
             (
                 "index_statistics_in_force",
-                "1 where Orthanc's index finds instances by their identifier, else 0.",
+                "1 if Orthanc's index finds instances by their identifier, otherwise 0.",
                 int(files.statistics_in_force),
             ),
         ):
@@ -163,7 +163,7 @@ class _Snapshot(Collector):
             up = float(primary.condition is not PrimaryCondition.DOWN)
             yield GaugeMetricFamily(
                 "understudy_primary_up",
-                "0 where the primary is down, 1 where it lives; understudy_primary_condition says more.",
+                "0 if the primary is down, otherwise 1; understudy_primary_condition says more.",
                 value=up,
             )
 

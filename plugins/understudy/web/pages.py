@@ -103,7 +103,7 @@ def router(facade: PagesFacade, swagger: Path) -> APIRouter:
         if not file.is_file():
             raise NotFoundError(
                 f"operation {match['number']} has no report",
-                "a report is written when an operation ends; /understudy/operations lists them",
+                "a report is written when an operation ends; /understudy/operations lists the operations",
             )
         content = file.read_bytes()
         as_page = match["suffix"] == ".html" or (

@@ -111,7 +111,7 @@ def router(facade: ReadingFacade) -> APIRouter:
         summary="Healthy or not, for load balancers and monitors",
         response_model=HealthAnswer,
         responses={
-            503: {"description": "Not healthy by what was asked for.", "model": HealthAnswer},
+            503: {"description": "Not healthy by the criteria of the request.", "model": HealthAnswer},
             **errors(anyone=True),
         },
     )
@@ -164,7 +164,7 @@ def router(facade: ReadingFacade) -> APIRouter:
 
     @routes.get(
         "/failback/plan",
-        summary="What a failback would do, as it was found out last",
+        summary="The last plan of a failback",
         responses=errors(404, 409),
     )
     @open_to(Role.READER, grows=True)
@@ -184,7 +184,7 @@ def router(facade: ReadingFacade) -> APIRouter:
         """Answer the operation; `report` is the path of its closing report once there is one."""
         return facade.operation(operation)
 
-    @routes.get("/obligations", summary="What is owed to whom", responses=errors())
+    @routes.get("/obligations", summary="Which instances are owed to which holder", responses=errors())
     @open_to(Role.READER, grows=True)
     def obligations(asked: Annotated[ObligationsQuery, Query()]) -> Sequence[ObligationView]:
         """Answer obligations with attempts, reason and what a person can do, unsettled ones first.
@@ -193,7 +193,9 @@ def router(facade: ReadingFacade) -> APIRouter:
         """
         return facade.letters.obligations(asked.selection, asked.state, asked.limit)
 
-    @routes.get("/dead-letters", summary="What was refused, and what to do about it", responses=errors())
+    @routes.get(
+        "/dead-letters", summary="Refused instances by reason, and what to do about them", responses=errors()
+    )
     @open_to(Role.READER, grows=True)
     def dead_letters(asked: Annotated[LettersQuery, Query()]) -> Sequence[DeadLetterView]:
         """Answer refused obligations, grouped by holder and reason, the longest refused first.
@@ -202,9 +204,7 @@ def router(facade: ReadingFacade) -> APIRouter:
         """
         return facade.letters.dead_letters(asked.selection)
 
-    @routes.post(
-        "/routes/explain", summary="Which routes match a study that is here, and why", responses=errors(404)
-    )
+    @routes.post("/routes/explain", summary="Which routes match a study here, and why", responses=errors(404))
     # It changes nothing. It is a POST because bodies, unlike addresses, are not logged, and it has a UID.
     @open_to(Role.READER, grows=True)
     def explain(body: Explain) -> ExplainedView:
@@ -221,7 +221,7 @@ def router(facade: ReadingFacade) -> APIRouter:
         """Answer open damages first, then the latest healed ones, with the attempts to heal them."""
         return facade.damages(asked.limit)
 
-    @routes.get("/modalities", summary="Who sends here, and who tried", responses=errors())
+    @routes.get("/modalities", summary="The devices that send here, or have tried to", responses=errors())
     @open_to(Role.READER, grows=True)
     def modalities() -> Sequence[ModalityView]:
         """Answer every device that the edge saw, with its true address and the outcome of its associations.

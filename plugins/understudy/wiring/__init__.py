@@ -98,7 +98,10 @@ def wire(
     scrubber, recovery = wire_files(base, noter, [holder.name for holder in holders])
     takeover, upkeep = (
         WatchedAlarms(
-            f"the host ({source})", str(places.host), partial(read_host_alarms, places.host, source), clock
+            f"the alarms of the host ({source})",
+            str(places.host),
+            partial(read_host_alarms, places.host, source),
+            clock,
         )
         for source in (TAKEOVER, UPKEEP)
     )
@@ -109,7 +112,7 @@ def wire(
         clock,
     )
     in_force = WatchedAlarms(
-        "which configuration the services run",
+        "the configuration that each service runs",
         f"{places.edge} and {places.storage}",
         _configuration_watch(runs, places, clock).alarms if runs is not None else list,
         clock,

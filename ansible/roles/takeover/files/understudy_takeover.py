@@ -211,7 +211,7 @@ class Holder:
             return None
         return Alarm(
             f"two hosts have the address {self.address}: this one, and {somebody}",
-            "take the other off it until settle, which gives it back",
+            "remove it from the other host until settle, which gives it back",
         )
 
     def _somebody_else(self) -> str | None:

@@ -25,33 +25,33 @@ async function ask(path) {
 function headline(status) {
   const { mode, primary } = status;
   const owed = status.holders.filter((holder) => holder.kind === "primary").reduce((sum, holder) => sum + holder.owed + holder.in_flight + holder.sent + holder.refused, 0);
-  if (status.intake_refused && mode !== "standby") return ["This appliance refuses new images.", `${status.intake_refused}: senders keep them; see the first alarm.`];
+  if (status.intake_refused && mode !== "standby") return ["This appliance refuses new images.", `The reason: ${status.intake_refused}. Senders keep their images; see the first alarm.`];
   if (mode === "active") {
     return primary?.condition === "up"
-      ? ["This appliance serves the clinic. The primary answers again.", "Failback can begin when the primary is known to be in order."]
-      : ["This appliance serves the clinic.", "Send, query and view here. All that arrives is kept and given back to the primary later."];
+      ? ["This appliance serves the clinic. The PACS answers again.", "The failback can begin as soon as IT has checked the PACS."]
+      : ["This appliance serves the clinic.", "Send, query and view here. Every image is kept, and is sent to the PACS later."];
   }
   if (mode === "returning") {
     return owed
-      ? [`Giving back to the primary: ${counted(owed, "instance")} to go.`, "This appliance still serves the clinic, until the failback is settled."]
-      : ["All that the primary was owed is proven there.", "The failback can be settled; point the modalities back to the primary."];
+      ? [`Giving back to the PACS: ${counted(owed, "image")} to go.`, "This appliance serves the clinic until the failback is settled."]
+      : ["The PACS has confirmed every image.", "Point the modalities back to the PACS; then IT can settle the failback."];
   }
-  if (mode === "maintenance") return ["Planned work at the primary.", "Nothing is promoted until the hold is released. Images sent here are kept."];
-  if (!primary) return ["No primary is configured. All that is sent here is kept.", "Name the clinic's PACS in the configuration to stand by for it."];
+  if (mode === "maintenance") return ["Planned work at the PACS.", "This appliance cannot be promoted until IT releases the hold. Images sent here are kept."];
+  if (!primary) return ["No PACS is configured. Every image that is sent here is kept.", "This appliance can stand by for the clinic's PACS as soon as the configuration names it."];
   if (primary.condition === "down") {
     return [
-      "The primary does not answer.",
+      "The PACS does not answer.",
       status.horizon
-        ? "This appliance can take its place: IT types understudy promote on this host."
-        : "This appliance was never known to be complete: IT decides whether it takes the primary's place.",
+        ? "This appliance can take its place: IT runs understudy promote on this host."
+        : "Any number of images may be missing here: IT decides whether this appliance takes its place.",
     ];
   }
-  if (primary.condition === "unknown") return ["Not known yet whether the primary works.", "The first probes are under way."];
-  if (primary.condition === "refuses") return ["The primary serves, and refuses this appliance.", "It is no outage where modalities can store there. The alarm says what IT can do."];
-  if (primary.condition === "busy") return ["The primary serves, and is too busy for this appliance.", "It is no outage where modalities can store there. The alarm says what IT can do."];
-  if (status.intake_refused) return ["The primary serves the clinic. This appliance refuses new images.", `${status.intake_refused}: see the first alarm.`];
-  if (!status.horizon) return ["The primary serves the clinic. This appliance is not complete yet.", "No comparison with the primary has come to its end so far."];
-  return ["The primary serves the clinic. This appliance stands by.", status.gaps.instances ? `${counted(status.gaps.instances, "instance")} of the primary are still being fetched.` : "Nothing was missing here at the last comparison."];
+  if (primary.condition === "unknown") return ["It is not known yet whether the PACS works.", "The first probes are under way."];
+  if (primary.condition === "refuses") return ["The PACS works, but it refuses this appliance.", "If modalities can store there, this is no outage. The alarm says what IT can do."];
+  if (primary.condition === "busy") return ["The PACS works, but it is too busy for this appliance.", "If modalities can store there, this is no outage. The alarm says what IT can do."];
+  if (status.intake_refused) return ["The PACS serves the clinic. This appliance refuses new images.", `The reason: ${status.intake_refused}. See the first alarm.`];
+  if (!status.horizon) return ["The PACS serves the clinic. This appliance is not complete yet.", "No comparison with the PACS has been completed yet."];
+  return ["The PACS serves the clinic. This appliance stands by.", status.gaps.instances ? `${counted(status.gaps.instances, "image")} to be fetched from the PACS.` : "No image was missing here at the last comparison."];
 }
 
 /** The banner has the colour of the worst alarm; without any, that of the mode. */
@@ -68,17 +68,17 @@ function fact(name, value, note, mood) {
 function mirrorFacts(status) {
   const { now, horizon, gaps, primary } = status;
   const seen = primary.condition === "down" ? primary.last_seen : null;
-  const later = seen === null ? "" : seen > horizon ? `; the primary was last seen ${duration(between(horizon, seen))} later` : "; the primary was last seen before that";
+  const later = seen === null ? "" : seen > horizon ? `; the PACS was last seen ${duration(between(horizon, seen))} later` : "; the PACS was last seen before that";
   const missing = gaps.studies
-    ? [counted(gaps.instances, "instance"), `in ${counted(gaps.studies, "study")}, oldest ${duration(gaps.oldest_seconds)}`, "warn"]
+    ? [counted(gaps.instances, "image"), `in ${counted(gaps.studies, "study")}, oldest ${duration(gaps.oldest_seconds)}`, "warn"]
     : horizon
-      ? ["nothing", "at the last comparison that was complete", "good"]
-      : ["not known", "nothing was compared yet", "warn"];
+      ? ["nothing", "at the last complete comparison", "good"]
+      : ["not known", "no comparison yet", "warn"];
   return [
     fact(
       "Complete up to",
       horizon ? moment(horizon, now) : "not known yet",
-      horizon ? `${duration(status.lag_seconds)} ago, by comparison with the primary${later}` : "no comparison with the primary has come to its end",
+      horizon ? `${duration(status.lag_seconds)} ago, by comparison with the PACS${later}` : "no comparison with the PACS has been completed",
       horizon ? "" : "warn",
     ),
     fact("Missing here", ...missing),
@@ -87,7 +87,7 @@ function mirrorFacts(status) {
 
 function disks(disk) {
   const fullest = [...disk.volumes].sort((one, other) => other.used_percent - one.used_percent)[0];
-  const unknown = disk.unknown.map((volume) => fact("Disk", `${volume.name} does not answer`, "how full it is, is not known", "bad"));
+  const unknown = disk.unknown.map((volume) => fact("Disk", `${volume.name} does not answer`, "nobody knows how full it is", "bad"));
   if (!fullest) return unknown;
   const left = fullest.days_left === null ? "" : `, about ${count(Math.round(fullest.days_left))} days left`;
   const note = disk.refusing ? "new images are refused, senders keep them" : `${(fullest.free_bytes / 2 ** 30).toFixed(1)} GiB free${left}`;
@@ -98,18 +98,18 @@ function facts(status) {
   const { now } = status;
   const condition = status.primary?.condition;
   const vaults = status.holders.some((holder) => holder.kind === "vault");
-  const primaryNote = status.primary ? `${status.primary.ae_title} at ${status.primary.host}, for ${duration(between(status.primary.since, now))}` : "stands by for nobody";
+  const primaryNote = status.primary ? `${status.primary.ae_title} at ${status.primary.host}, for ${duration(between(status.primary.since, now))}` : "none is configured";
   return [
-    fact("Primary", { up: "works", down: "down", refuses: "refuses us", busy: "busy", unknown: "unknown" }[condition] ?? "none", primaryNote, { up: "good", down: "bad" }[condition] ?? "warn"),
+    fact("PACS", { up: "works", down: "down", refuses: "refuses this appliance", busy: "busy", unknown: "unknown" }[condition] ?? "none", primaryNote, { up: "good", down: "bad" }[condition] ?? "warn"),
     ...(status.primary ? mirrorFacts(status) : []),
     fact(
       "Vault behind by",
       vaults ? duration(status.rpo_seconds) : "no vault",
-      vaults ? (status.rpo_seconds > 0 ? "age of the oldest instance outside" : "all that is here is proven there") : "none is configured",
+      vaults ? (status.rpo_seconds > 0 ? "age of the oldest image that a vault lacks" : "every image here is proven there") : "none is configured",
       vaults ? (status.rpo_seconds > 300 ? "warn" : "good") : "warn",
     ),
     ...disks(status.disk),
-    fact("Held here", counted(status.instances, "instance"), `of ${counted(status.studies, "study")}`),
+    fact("Held here", counted(status.instances, "image"), `of ${counted(status.studies, "study")}`),
   ];
 }
 
@@ -132,20 +132,20 @@ function bar(holder) {
 
 function lane(holder, now) {
   const { state, reason, until } = holder.lane;
-  if (state === "working") return `sending, ${rate(holder.lane.rate)} instances/s`;
+  if (state === "working") return `sending, ${rate(holder.lane.rate)} images/s`;
   if (state === "waiting") return `waits${reason ? `: ${reason}` : ""}${until ? `; tries again in ${duration(between(now, until))}` : ""}`;
   if (state === "paused") return `paused${reason ? `: ${reason}` : ""}`;
-  return holder.owed + holder.in_flight + holder.sent ? "about to go on" : "up to date";
+  return holder.owed + holder.in_flight + holder.sent ? "about to continue" : "up to date";
 }
 
 function holder(view, now) {
   const total = PARTS.reduce((sum, part) => sum + view[part], 0);
   const open = view.owed + view.in_flight + view.sent;
-  const words = [total ? `${count(view.proven)} of ${count(total)} proven` : "nothing owed so far"];
+  const words = [total ? `${count(view.proven)} of ${count(total)} proven` : "no image owed so far"];
   if (open) words.push(`${count(open)} owed, oldest ${duration(view.oldest_owed_seconds)}`);
   if (view.refused) words.push(`${count(view.refused)} refused`);
   if (view.altered) words.push(`${count(view.altered)} stored with a warning or in another encoding`);
-  if (view.waived) words.push(`${count(view.waived)} given up`);
+  if (view.waived) words.push(`${count(view.waived)} waived`);
   const name = element("h3", "", view.name, element("span", "kind", { primary: "the PACS", vault: "vault", route: "route" }[view.kind]));
   return element("article", `holder ${view.lane.state}`, name, element("p", "amount", words.join(" · ")), bar(view), element("p", "lane", lane(view, now)), element("p", "proof", `proven by ${view.proof.kind}: ${view.proof.because}`));
 }
@@ -153,7 +153,8 @@ function holder(view, now) {
 function operation(view, now) {
   const running = view.state === "running";
   const share = view.total ? Math.min(1, view.done / view.total) : view.state === "done" ? 1 : 0;
-  const words = [view.total ? `${count(view.done)} of ${count(view.total)} ${view.unit}` : `${count(view.done)} ${view.unit}`];
+  const unit = view.unit === "instances" ? "images" : view.unit;
+  const words = [view.total ? `${count(view.done)} of ${count(view.total)} ${unit}` : `${count(view.done)} ${unit}`];
   if (running) words.push(`since ${moment(view.started, now)}`);
   if (running && view.rate > 0) words.push(`${rate(view.rate)}/s`);
   if (running && view.eta_seconds !== null) words.push(`about ${duration(view.eta_seconds)} left`);
@@ -179,7 +180,7 @@ function operation(view, now) {
 
 function primaryPanel(status) {
   const { primary, now } = status;
-  if (!primary) return [element("p", "empty", "No primary is configured.")];
+  if (!primary) return [element("p", "empty", "No PACS is configured.")];
   const head = element("tr", "", ...["When", "C-ECHO", "C-FIND"].map((name) => element("th", "", name)));
   const rows = primary.evidence.slice(0, 5).map((probe) => {
     const cell = (text) => element("td", text === "ok" ? "good" : "bad", text === "ok" ? "✓ ok" : `✕ ${text}`);
@@ -228,7 +229,7 @@ function say(node, text) {
 
 function show(status, senders) {
   const [sentence, usual] = headline(status);
-  const advice = status.configuration_problems.length ? "The configuration is wrong: the last one that was in order runs. See the first alarm." : usual;
+  const advice = status.configuration_problems.length ? "The configuration is wrong, so the last correct one runs. See the first alarm." : usual;
   document.body.className = `tone-${tone(status)}`;
   document.title = `${status.mode} · ${status.site} · Understudy`;
   say(byId("site"), status.site);
@@ -259,7 +260,7 @@ function showFreshness() {
   document.body.classList.toggle("is-stale", stale && silent !== null);
   if (stale) {
     const since = silent === null ? "The appliance has not answered yet" : `No answer from the appliance for ${duration(silent)}`;
-    const old = silent === null ? "" : " What you see below is old.";
+    const old = silent === null ? "" : " The values below are old.";
     say(banner, `${since}: ${seen.fault}.${old}`);
   }
   say(byId("freshness"), silent === null ? "no answer yet" : stale ? `last answer ${duration(silent)} ago` : `live, as of ${moment(seen.status.now, seen.status.now)}`);

@@ -24,13 +24,13 @@ function holderNode(holder) {
   const open = holder.owed + holder.in_flight + holder.sent;
   const label = holder.kind === "vault" ? "Vault" : "Route";
   let tone = "good";
-  let line = open === 0 ? "nothing owed" : `${counted(open, "instance")} still owed`;
+  let line = open === 0 ? "no image owed" : `${counted(open, "image")} owed`;
   if (holder.lane.state === "waiting") {
     tone = open ? "bad" : "warn";
     line = open ? `waits; ${count(open)} owed` : "waits";
   } else if (holder.refused) {
     tone = "warn";
-    line = `${counted(holder.refused, "instance")} refused`;
+    line = `${counted(holder.refused, "image")} refused`;
   } else if (open) tone = "busy";
   return { title: `${label} ${holder.name}`, lines: [`${count(holder.proven)} proven`, line], tone };
 }
@@ -53,14 +53,14 @@ export function model(status, senders) {
     },
     standby: {
       title: "This appliance",
-      lines: [`${counted(status.instances, "instance")}`, serving ? "serves the clinic" : `of ${counted(status.studies, "study")}, standing by`],
+      lines: [`${counted(status.instances, "image")}`, serving ? "serves the clinic" : `of ${counted(status.studies, "study")}, standing by`],
       tone: serving ? "active" : "good",
     },
     primary: primary && {
-      title: `Primary ${primary.ae_title}`,
+      title: `PACS ${primary.ae_title}`,
       lines: [
         { up: "answers its probes", down: "does not answer", refuses: "refuses this appliance", busy: "busy", unknown: "not probed yet" }[primary.condition],
-        serving ? (owedBack ? `is owed ${counted(owedBack, "instance")}` : "is owed nothing") : mode === "maintenance" ? "planned work" : "serves the clinic",
+        serving ? (owedBack ? `is owed ${counted(owedBack, "image")}` : "is owed no image") : mode === "maintenance" ? "planned work" : "serves the clinic",
       ],
       tone: { up: "good", down: "bad" }[primary.condition] ?? "warn",
     },

@@ -7,7 +7,7 @@ export function count(value) {
   return number.format(value).replaceAll(",", "\u202f");
 }
 
-/** "1 instance", "2 instances". */
+/** "1 image", "2 images". */
 export function counted(value, noun) {
   if (value === 1) return `1 ${noun}`;
   return `${count(value)} ${noun.endsWith("y") ? `${noun.slice(0, -1)}ies` : `${noun}s`}`;

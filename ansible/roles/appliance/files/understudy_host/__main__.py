@@ -104,14 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--image", help="by this image; the running one if absent")
     check.add_argument("candidate", nargs="?", type=Path, help="a file in the place of understudy.json")
     change = verbs.add_parser("update", help="replace the image; rolled back by itself")
-    change.add_argument("--without-status", action="store_true", help="although the agent does not answer")
+    change.add_argument("--without-status", action="store_true", help="even if the agent does not answer")
     change.add_argument("image")
     keep = verbs.add_parser("back-up", help="write an encrypted copy of configuration and keys")
     keep.add_argument("--recipient", action="append", default=[], help="age recipient; the vault's if absent")
     holds = verbs.add_parser(
         "certificate-holds", help="exit 3 unless the authority on standard input signed it"
     )
-    holds.add_argument("--days", type=int, required=True, help="for so long at least")
+    holds.add_argument("--days", type=int, required=True, help="for at least this time")
     holds.add_argument("--names", required=True, help="for these names and addresses")
     ask = verbs.add_parser("request-certificate", help="make a key, and print a request for its certificate")
     ask.add_argument("--names", required=True, help="names and addresses, separated by commas")
@@ -120,14 +120,14 @@ def _parser() -> argparse.ArgumentParser:
         "--only-look", action="store_true", help="say whether they are new, and change nothing"
     )
     verbs.add_parser(
-        "hand-over-first-start", help="write the first start's secrets where root alone reads them"
+        "hand-over-first-start", help="write the first start's secrets to a file that only root can read"
     )
     verbs.add_parser("install-certificate", help="install the chain on standard input with that key")
     end = verbs.add_parser("decommission", help="remove the services; refused while anything is unproven")
     end.add_argument("--erase", action="store_true", help="all data is erased afterwards")
-    end.add_argument("--accept-loss", action="store_true", help="although nobody elsewhere has everything")
+    end.add_argument("--accept-loss", action="store_true", help="even if no other holder has everything")
     end.add_argument("--disk", action="append", default=[], type=Path, help="a mount that is erased as well")
-    collect = verbs.add_parser("diagnose", help="collect what helps to find a fault")
+    collect = verbs.add_parser("diagnose", help="collect data that helps to find a fault")
     collect.add_argument("target", type=Path)
     return top
 

@@ -57,7 +57,7 @@ def decommission(
         compose.remove()
     elif not places.decommissioned.exists():
         raise RefusedError(
-            "there are no services here, and nobody has seen what they held: `systemctl start understudy`, "
+            "there are no services here, and what they held is not known: `systemctl start understudy`, "
             "then try again"
         )
     elif erase and not accept_loss:
@@ -92,20 +92,20 @@ def _all_reasons(places: Places, told: Mapping[str, Any], *, erase: bool) -> Ite
 def reasons(told: Mapping[str, Any]) -> Iterator[str]:
     """Yield the reasons against removing the appliance, given its status."""
     if told["mode"] not in ("standby", "maintenance"):
-        yield f"the appliance is {told['mode']}: give back and settle first"
+        yield f"the appliance is {told['mode']}: run failback and settle first"
     for holder in told["holders"]:
         unproven = {state: holder[state] for state in UNPROVEN if holder[state]}
         if unproven:
             counts = ", ".join(f"{count} {state}" for state, count in unproven.items())
             yield (
-                f"not everything is proven at {holder['name']}: {counts}. See that it answers; replay what "
-                "it refused; or waive, with a reason, what it is never to get"
+                f"not everything is proven at {holder['name']}: {counts}. Check that it answers; replay "
+                "refused instances, or waive with a reason those that it never has to get"
             )
     if told["instances"] and not any(holder["proven"] for holder in told["holders"]):
-        yield f"{told['instances']} instances are here, and nobody else is proven to have any"
+        yield f"{told['instances']} instances are here, and no other holder is proven to have any"
     for operation in told["operations"]:
         if operation["kind"] == "rescan" and operation["state"] == "running":
-            yield f"operation {operation['operation']}, a rescan, runs: until its end not everything is known"
+            yield f"operation {operation['operation']}, a rescan, runs: wait until it has ended"
 
 
 def reasons_to_keep(told: Mapping[str, Any], elsewhere: Collection[str]) -> Iterator[str]:
@@ -115,9 +115,9 @@ def reasons_to_keep(told: Mapping[str, Any], elsewhere: Collection[str]) -> Iter
     whole = [holder for holder in there if holder["proven"] >= instances]
     if instances and not whole:
         proven = ", ".join(f"{holder['name']} {holder['proven']}" for holder in there) or "nobody"
-        yield f"nobody elsewhere is proven to have all {instances} instances: {proven}"
+        yield f"no other holder is proven to have all {instances} instances: {proven}"
     elif told.get("departed") and all(holder["kind"] == "primary" for holder in whole):
-        yield f"nobody elsewhere but the PACS had all, and it no longer lists {told['departed']} of them"
+        yield f"only the PACS had all, and it no longer lists {told['departed']} of them"
 
 
 def elsewhere(places: Places, told: Mapping[str, Any]) -> set[str]:

@@ -49,24 +49,24 @@ def alarms(places: Places, now: float) -> Iterator[Alarm]:
     if end - now < CERTIFICATE_SECONDS:
         yield Alarm(
             f"the certificate ends on {datetime.fromtimestamp(end, UTC):%Y-%m-%d}",
-            "where your authority signs it, run site.yml; else install another, as the runbook says",
+            "if your authority signs it, run site.yml; otherwise install another, as the runbook says",
         )
     for path in not_mounted([places.data / "vault"]):
         yield Alarm(
-            f"the vault's disk at {path} is not mounted: nothing is put there",
-            f"`mount {path}` on the host says why; once it is mounted the vault is taken up by itself",
+            f"the vault's disk at {path} is not mounted, so no image reaches the vault",
+            f"`mount {path}` on the host says why; once it is mounted, the vault is used again",
         )
     for path in sorted(places.handed_over.glob("*.txt")):
         if now - path.stat().st_mtime > HANDED_OVER_SECONDS:
             yield Alarm(
-                f"a secret still lies on the host, in {path}",
+                f"a secret is left on the host, in {path}",
                 f"put it into the safe, then erase it there: `sudo shred --remove {path}`",
             )
     # A new host has no backup yet.
     since = max(last_backup(places), places.environment.stat().st_mtime)
     if now - since > BACKUP_SECONDS:
         yield Alarm(
-            f"configuration and keys were not backed up since {datetime.fromtimestamp(since, UTC):%Y-%m-%d}",
+            f"configuration and keys have had no backup since {datetime.fromtimestamp(since, UTC):%Y-%m-%d}",
             "`systemctl status understudy-backup` on the host says why",
         )
 

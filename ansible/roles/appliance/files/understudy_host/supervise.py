@@ -65,7 +65,7 @@ def supervise(places: Places) -> None:
     remove_durably(places.decommissioned)
     away = vault_is_away(places)
     if away:
-        print("the vault's disk is not mounted: it is taken up once it is", flush=True)
+        print("the vault's disk is not mounted: the vault is used once it is mounted", flush=True)
     compose.up(seconds=START_SECONDS)
     notify("READY=1")
     patience = Patience({})

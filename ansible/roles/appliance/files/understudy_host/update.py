@@ -84,7 +84,7 @@ def update(places: Places, image: str, *, without_status: bool = False) -> str:
     _refuse_unless_allowed(places, without_status)
     if exists(places.volume("state"), "first-start.json"):
         raise RefusedError(
-            "the secrets of the first start were not taken yet, and the copies would keep them: "
+            "the secrets of the first start were not fetched yet, and the copies would keep them: "
             "`understudy first-start`, then update"
         )
     try:
@@ -175,8 +175,8 @@ def _refuse_unless_allowed(places: Places, without_status: bool) -> None:
         if without_status:
             return
         raise RefusedError(
-            f"{error}: whether the appliance stands in for the PACS cannot be told. Fix it first; if the "
-            "update is what fixes it: update_without_status"
+            f"{error}: it is not known whether the appliance stands in for the PACS. Fix this first; if "
+            "only the update can fix it: update_without_status"
         ) from error
     if mode not in MAY_UPDATE:
         raise RefusedError(

@@ -149,6 +149,6 @@ def _refuse_unless_plain(seen: os.stat_result, volume: Path, name: str) -> None:
 
 def _refused(volume: Path, name: str, why: str) -> RefusedError:
     return RefusedError(
-        f"{volume / name}: {why}. Only somebody who has taken over a container makes such a thing: nothing "
+        f"{volume / name}: {why}. Only an attacker who has taken over a container makes this: nothing "
         "of it was read or changed. Look at it with `ls -l`, then remove it"
     )
