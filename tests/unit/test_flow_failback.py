@@ -769,7 +769,7 @@ def test_image_of_another_patient_than_the_primarys_own_waits_for_a_person(world
     world.work(90)
     assert world.holder.sent == [uid(1)]
     (report,) = world.reports.values()
-    assert "Settle waits until a person has looked" in report.outcome
+    assert "Settle waits until a person has checked" in report.outcome
     assert any(f"{uid(1)} names two patients" in hint for hint in report.hints)
     with pytest.raises(PreconditionError) as refused:
         world.settle(override_quiet="test")
@@ -829,7 +829,7 @@ def test_report_names_what_was_waived_and_does_not_call_it_proven(world: World) 
     settled = world.ledger.operations.latest("settle")
     assert settled is not None
     assert settled.message == (
-        "all but 1 instance that was waived is proven to be at the primary, and the primary serves again"
+        "The PACS has confirmed 1 image of this outage, and 1 other was waived; it serves the clinic again"
     )
 
 
@@ -861,7 +861,7 @@ def test_primary_with_an_older_content_of_a_listed_instance_is_noticed_until_a_p
 ) -> None:
     restored(world, 3)
     assert latest(world).state is OperationState.RUNNING
-    assert "1 refused by the primary" in latest(world).message
+    assert "the PACS refused 1" in latest(world).message
     (letter,) = world.ledger.dead_letters.listed(Selection(PRIMARY))
     assert letter.sop_instance_uid == uid(3)
     assert "may be damaged or come from an older backup" in hint_of(letter.reason)
@@ -1084,7 +1084,7 @@ def test_settle_notes_what_came_while_it_asked_the_primary(world: World) -> None
     world.peer.after_instances = store
     with pytest.raises(PreconditionError) as caught:
         world.settle(override_quiet="test")
-    assert caught.value.details == ("1 instances are not proven to be at the primary",)
+    assert caught.value.details == ("the primary has not confirmed 1 instances",)
 
 
 def test_settle_waits_for_a_rescan_which_may_find_owed_instances(world: World) -> None:

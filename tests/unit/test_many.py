@@ -15,7 +15,7 @@ def test_restore_from_a_large_vault_takes_bounded_memory(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.long
+@pytest.mark.longer
 def test_restore_of_a_million_instances_stays_below_300_mb(tmp_path: Path) -> None:
     _, most = peak(1_000_000, tmp_path)
     print(f"peak memory of a restore of 1,000,000 instances: {most:.0f} MB")
