@@ -21,6 +21,7 @@
 #include <fstream>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 
@@ -285,8 +286,12 @@ class Reception {
         }
         if (self.refused_) {
             response->DimseStatus = self.status_;
+        } else if (!self.store(progress, request, file, dataset, response, detail)) {
+            // Orthanc would end the association without an answer.
+            self.refuse("memory", "other work of Orthanc took the memory that storing it needs", OUT_OF_RESOURCES);
+            response->DimseStatus = self.status_;
+            (*dataset)->clear();
         } else {
-            self.store(progress, request, file, dataset, response, detail);
             // Orthanc no longer needs the data set, but would keep it until the next one comes.
             if (many)
                 (*dataset)->clear();
@@ -351,13 +356,20 @@ class Reception {
         write_slot(slot_, *what == 0 ? "" : std::string(what) + ' ' + calling_ + ' ' + uid_);
     }
 
-    void store(T_DIMSE_StoreProgress *progress, T_DIMSE_C_StoreRQ *request, char *file, DcmDataset **dataset,
+    // Returns whether there was memory for it.
+    bool store(T_DIMSE_StoreProgress *progress, T_DIMSE_C_StoreRQ *request, char *file, DcmDataset **dataset,
                T_DIMSE_C_StoreRSP *response, DcmDataset **detail)
     {
         const Step step(*this);
+        bool enough = true;
         stored_ = *dataset;
-        callback_(data_, progress, request, file, dataset, response, detail);
+        try {
+            callback_(data_, progress, request, file, dataset, response, detail);
+        } catch (const std::bad_alloc &) {
+            enough = false;
+        }
         stored_ = nullptr;
+        return enough;
     }
 
     OFCondition parse(DcmDataset &dataset, DcmInputStream &stream, E_TransferSyntax syntax, E_GrpLenEncoding lengths,
