@@ -37,7 +37,6 @@ _BEFORE_A_VALUE = (
     b"received instance from study [",
 )
 """What Orthanc writes before such a value."""
-_VALUE = re.compile(b"|".join(map(re.escape, _BEFORE_A_VALUE)))
 _OWN = re.compile(rb"[EWIT]\d{4} \d\d:\d\d:\d\d\.\d{6} |(%s): " % "|".join(PREFIXES).encode())
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\xc2[\x80-\x9f]")
 _MOST = 1 << 16
@@ -89,9 +88,10 @@ class Filter:
             self._count(line, 1)
             return
         self._tell()
-        found = _VALUE.search(line)
-        if found is not None:
-            line = line[: found.end()] + b"(the rest is not logged: it may name a patient)"
+        # Faster than a pattern: a busy Orthanc writes thousands of lines a second.
+        ends = [line.find(words) + len(words) for words in _BEFORE_A_VALUE if words in line]
+        if ends:
+            line = line[: min(ends)] + b"(the rest is not logged: it may name a patient)"
             self._hiding = True
             self._hidden_until = self._clock() + MOST_SECONDS
         self._write(_CONTROL.sub(b"?", line) + b"\n")
