@@ -916,7 +916,7 @@ def test_primary_that_gives_no_image_out_can_be_settled_and_the_report_says_so(w
     world.settle(override_quiet="test")
     report = world.reports[max(world.reports)]
     rows = {row.name: row.value for row in report.summary}
-    assert rows["Instances of the sample, fetched again and compared"] == (
+    assert rows["Images of the sample, fetched again and compared"] == (
         "0 of 2; not the others: it offers no C-GET"
     )
     assert [uid(2), STUDY, "not compared"] in [list(row) for row in report.tables[-1].rows]
@@ -947,7 +947,9 @@ def test_content_that_the_primary_never_showed_is_not_compared(world: World) -> 
     world.peer.contents = {uid(1): b"coerced"}
     world.begin()
     world.work()
+    assert world.recheck.look().different == []
     world.settle(override_quiet="test")
+    assert world.ledger.modes.current().mode is Mode.STANDBY
 
 
 def test_sample_of_a_large_ledger_is_bounded(world: World) -> None:

@@ -57,8 +57,8 @@ class Rechecked:
         if self.uncompared:
             told += f"; not the others: {self.why or 'not given out in time, or not readable here'}"
         return (
-            ReportRow("Instances of the sample, fetched again and compared", told),
-            ReportRow("Instances of the sample with another content", str(len(self.different))),
+            ReportRow("Images of the sample, fetched again and compared", told),
+            ReportRow("Images of the sample with another content", str(len(self.different))),
         )
 
     @property
@@ -70,7 +70,7 @@ class Rechecked:
             for one in some
         ]
         columns = ("SOP Instance UID", "Study Instance UID", "Result")
-        return (ReportTable("Sample: instances without an equal content", columns, rows),) if rows else ()
+        return (ReportTable("Sample: images without an equal content", columns, rows),) if rows else ()
 
 
 class Recheck:
