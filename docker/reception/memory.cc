@@ -7,7 +7,8 @@
 // is about to make many small ones asks first (memory_left).
 // Rule 2: receptions may use the whole budget. Everything else may use what remains of it while the largest object is
 // stored (budget.cc): a reader's request never takes the memory of an examination.
-// Rule 3: freed memory is given back to the system. Otherwise it would be neither counted nor available. Most large blocks
+// Rule 3: the threads that load instances for readers wait before a block of theirs is refused (loading.cc).
+// Rule 4: freed memory is given back to the system. Otherwise it would be neither counted nor available. Most large blocks
 // have a mapping of their own, whatever was freed before. The others are in heaps of a few threads each; these are trimmed.
 #include <malloc.h>
 #include <pthread.h>
@@ -90,12 +91,21 @@ long most_of_this_thread()
     return receiving() || uploading() ? budget : budget_of_others;
 }
 
-bool fits(size_t size)
+// Asks for the memory of a large block.
+bool large_fits(size_t size)
 {
-    if (size < LARGE || reception::memory_left(size))
+    if (reception::memory_left(size))
+        return true;
+    // The size may be a lie that no memory suffices for.
+    if (size <= static_cast<size_t>(most_of_this_thread()) && reception::memory_comes(size))
         return true;
     errno = ENOMEM;
     return false;
+}
+
+bool fits(size_t size)
+{
+    return size < LARGE || large_fits(size);
 }
 
 // Returns the bytes that are in memory but in no block. Negative if blocks have not been written to yet.
@@ -197,10 +207,8 @@ void *calloc(size_t number, size_t size) noexcept
 void *realloc(void *block, size_t size) noexcept
 {
     const size_t before = block == nullptr ? 0 : malloc_usable_size(block);
-    if (size > before && size >= LARGE && !reception::memory_left(before >= LARGE ? size - before : size)) {
-        errno = ENOMEM;
+    if (size > before && size >= LARGE && !large_fits(before >= LARGE ? size - before : size))
         return nullptr;
-    }
     count(block, -1);
     void *const found = __libc_realloc(block, size);
     // If it fails, the old block still exists.

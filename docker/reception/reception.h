@@ -49,6 +49,13 @@ inline bool elements_fit(uint64_t number)
 {
     return number <= FREE_ELEMENTS || number % STEP_OF_ELEMENTS != 0 || memory_left(0);
 }
+// If this thread loads instances for readers: waits until it may allocate `bytes` more; false if that took too long, and in
+// any other thread (loading.cc).
+bool memory_comes(uint64_t bytes);
+// Says whether this thread works for nobody who waits for its answer: it loads, parses or writes metadata.
+bool loads();
+// Says whether this thread answers a request or a command (readers.cc).
+bool answers();
 // Returns freed memory to the system. Call it when much may have been freed.
 void give_back_memory();
 

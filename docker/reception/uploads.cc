@@ -4,6 +4,8 @@
 //
 // Rule 1: a body with a Content-Length is refused before it is read: by 413 if it is too large, by 503 if other large
 // objects use the memory; both answers give the reason. While Orthanc is stopping, every POST gets 503.
+// CivetWeb then reads the rest of the body and drops it. If the connection were closed with bytes unread, the kernel would
+// reset it, and the edge would lose the answer and send 502.
 // Rule 2: a chunked body is cut off as soon as one object in it is too large.
 #include <civetweb.h>
 
@@ -69,10 +71,9 @@ int refuse(mg_connection *connection, int status, const char *error, const std::
     const std::string body = std::string(R"({"error": ")") + error + R"(", "message": ")" + message + R"("})";
     std::fprintf(stderr, "reception: upload refused because=%s\n", message.c_str());
     mg_printf(connection,
-              "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
+              "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
               status == 413 ? "413 Payload Too Large" : "503 Service Unavailable\r\nRetry-After: 30", body.size(),
               body.c_str());
-    mg_disable_connection_keep_alive(connection);
     return status;
 }
 
