@@ -2,7 +2,9 @@
 // success, as if there were no others (seen with 1.13.0). It holds about 15 kB for each before it sends the first.
 //
 // Rule 1: the reader gets the answers up to the limit, and at the end "out of resources" (PS3.4 C.4.1.1.4), not success.
+// Rule 2: Orthanc looks for all answers before it sends the first. It does so when the query has a place (places.cc).
 #include <new>
+#include <optional>
 
 #include <dcmtk/config/osconfig.h>
 #include <dcmtk/dcmdata/dcdeftag.h>
@@ -44,12 +46,22 @@ void answered(void *data, OFBool cancelled, T_DIMSE_C_FindRQ *request, DcmDatase
 {
     const Query &query = *static_cast<Query *>(data);
     question_begins();
+    const char *failed = nullptr;
     try {
-        query.callback(query.data, cancelled, request, identifiers, number, response, found, detail);
+        std::optional<Place> place;
+        if (number == 1)
+            place.emplace(query.calling);
+        if (place && !place->taken())
+            failed = "other searches took too long";
+        else
+            query.callback(query.data, cancelled, request, identifiers, number, response, found, detail);
     } catch (const std::bad_alloc &) {
+        failed = "there is no memory";
+    }
+    if (failed != nullptr) {
         *found = nullptr;
         response->DimseStatus = OUT_OF_RESOURCES;
-        std::fprintf(stderr, "reception: query cut calling=%s because=there is no memory\n", query.calling.c_str());
+        std::fprintf(stderr, "reception: query cut calling=%s because=%s\n", query.calling.c_str(), failed);
         return;
     }
     const size_t limit = limit_of(identifiers);

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <string>
 #include <unordered_set>
+#include <utility>
 
 struct T_ASC_Association;
 struct mg_connection;
@@ -171,6 +172,22 @@ void forget_ends_of(const std::string &uid);
 // after a thread has waited in vain once, so that it does not wait again.
 bool take_turn(bool alone, bool waits);
 void end_turn(bool alone);
+
+// The right to let Orthanc search its index, for the lifetime of this object. The constructor may wait (places.cc).
+class Place {
+  public:
+    explicit Place(std::string caller);
+    ~Place();
+    Place(const Place &) = delete;
+    Place &operator=(const Place &) = delete;
+
+    // False if no place became free in time.
+    bool taken() const { return taken_; }
+
+  private:
+    const std::string caller_;
+    bool taken_ = false;
+};
 
 // Handles an HTTP request, or answers the request itself if the body is too large (uploads.cc).
 int within_limits(mg_connection *connection, int (*handle)(mg_connection *));

@@ -6,24 +6,27 @@
 // instance that Orthanc worked on at that moment (plugins/understudy/plugin/parking.py has the format).
 // Rule 2: a request takes a turn like a store (parking.cc), until its answer begins. From then on the time depends on the
 // reader and not on the instance: the note becomes `sends`, and does not count as other work.
-// Rule 3: only a refused request is answered here, in place of Orthanc's answer and never in addition to it.
+// Rule 3: a person's search takes a place (places.cc), until its answer begins. The agent's own are few, and take none.
+// Rule 4: only a refused request is answered here, in place of Orthanc's answer and never in addition to it.
+#include <civetweb.h>
+
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "reception.h"
-
-struct mg_context;
 
 namespace {
 
 using namespace reception;
 
 using Handler = int (*)(mg_connection *);
-using Start = mg_context *(void *, void *, const char **);
+using Start = mg_context *(const mg_callbacks *, void *, const char **);
 using Write = int(mg_connection *, const void *, size_t);
 
 std::atomic<unsigned> threads{0};
@@ -38,6 +41,26 @@ thread_local bool answered = false;
 thread_local bool in_request = false;
 thread_local bool begun = false; // whether Orthanc's own answer has begun
 thread_local bool stores = false;
+thread_local std::optional<Place> place;
+
+const std::array SEARCHES = {"/tools/find", "/tools/lookup", "/tools/bulk-content", "/tools/count-resources"};
+const std::array LEVELS = {"/patients", "/studies", "/series", "/instances"};
+
+// Says whether Orthanc answers the request by a search of its index: its own, a list of all, or one of QIDO-RS.
+bool is_search(const mg_request_info &request)
+{
+    std::string path = request.local_uri == nullptr ? "" : request.local_uri;
+    while (!path.empty() && path.back() == '/')
+        path.pop_back();
+    const auto is_path = [&](const char *one) { return path == one; };
+    if (std::any_of(SEARCHES.begin(), SEARCHES.end(), is_path))
+        return true;
+    if (std::strcmp(request.request_method, "GET") != 0)
+        return false;
+    if (path.rfind("/dicom-web/", 0) == 0)
+        path.erase(0, path.rfind('/'));
+    return std::any_of(LEVELS.begin(), LEVELS.end(), is_path);
+}
 
 void write_note(const std::string &text)
 {
@@ -72,13 +95,34 @@ void note(const std::string &text)
     write_note(in_turn ? text : noted_as("beside", text));
 }
 
+int refuse_search(mg_connection *connection)
+{
+    std::fprintf(stderr, "reception: search refused because=other searches took too long\n");
+    constexpr char TEXT[] = R"({"error": "busy", "message": "Other searches took too long.", )"
+                            R"("hint": "Search for less, or again later.", "details": []})";
+    mg_printf(connection,
+              "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
+              "Content-Length: %zu\r\n\r\n%s",
+              sizeof(TEXT) - 1, TEXT);
+    return 503;
+}
+
 int handle_request(mg_connection *connection)
 {
     answer.clear();
     answered = stores = begun = false;
+    // The edge overwrites this header in each request of a person.
+    const char *const person = mg_get_header(connection, "X-Understudy-User");
+    if (person != nullptr && is_search(*mg_get_request_info(connection)))
+        place.emplace(person);
+    if (place && !place->taken()) {
+        place.reset();
+        return refuse_search(connection);
+    }
     in_request = true;
     const int handled = reception::within_limits(connection, handle);
     in_request = false;
+    place.reset();
     note("");
     answer.clear();
     stores = false;
@@ -130,18 +174,19 @@ void understudy_answer(int status, const char *json)
              std::to_string(std::strlen(json)) + "\r\n\r\n" + json;
 }
 
-mg_context *mg_start(void *callbacks, void *data, const char **options)
+mg_context *mg_start(const mg_callbacks *callbacks, void *data, const char **options)
 {
-    // The first callback handles a request from beginning to end (civetweb.h, begin_request).
-    auto *const begin_request = static_cast<Handler *>(callbacks);
-    handle = *begin_request;
-    *begin_request = handle_request;
-    return reception::replaced<Start>("mg_start")(callbacks, data, options);
+    // This callback handles a request from beginning to end.
+    mg_callbacks ours = *callbacks;
+    handle = ours.begin_request;
+    ours.begin_request = handle_request;
+    return reception::replaced<Start>("mg_start")(&ours, data, options);
 }
 
 int mg_write(mg_connection *connection, const void *content, size_t size)
 {
     static auto *const write = reception::replaced<Write>("mg_write");
+    place.reset();
     if (!noted.empty()) {
         leave_turn();
         write_note(noted_as("sends", noted));

@@ -139,11 +139,11 @@ class Clinic:
         command = self._command(name, None, ["-c", source, *arguments], login=login)
         return run(command, timeout=timeout).decode()
 
-    def begun(self, source: str, *arguments: str) -> Callable[[], str]:
+    def begun(self, source: str, *arguments: str, login: str = "") -> Callable[[], str]:
         """Begin a script in an attacker's container; what is returned waits for its end and its output."""
         self._number += 1
         name = f"{self.stack.project}-attacker-{self._number}"
-        command = self._command(name, None, ["-c", source, *arguments])
+        command = self._command(name, None, ["-c", source, *arguments], login=login)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
         def ended() -> str:

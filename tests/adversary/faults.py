@@ -62,6 +62,13 @@ FAULTS = (
         "test_reader.py::test_sizes_and_frames_beyond_reason_are_refused",
     ),
     Fault(
+        "any number of searches run at a time",
+        "docker/reception/places.cc",
+        "return all.callers.size() < SEARCHES_AT_ONCE &&",
+        "return true ||",
+        "test_reader.py::test_sixteen_searches_at_once_delay_no_store_and_no_search_of_another",
+    ),
+    Fault(
         "Orthanc has eight threads for all associations",
         "plugins/understudy/adapters/orthanc_config.py",
         '"DicomThreadsCount": configuration.edge.associations + SPARE_THREADS,',

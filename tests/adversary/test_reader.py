@@ -1,6 +1,7 @@
 """Somebody with a reader's password: what is asked for may be refused, and ends nothing."""
 
 import json
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -220,4 +221,69 @@ def test_sixty_slow_clients_delay_no_page(clinic: Clinic) -> None:
         answer = clinic.stack.client().get("/understudy/console/")
     assert answer.status_code == 200
     assert answer.elapsed.total_seconds() < 2 + testimony.allowance
+    testimony.assert_never_kept_waiting()
+
+
+_SEARCH = """
+import base64, http.client, json, os, ssl, sys, threading, time
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+login = base64.b64encode(os.environ["ADVERSARY_LOGIN"].encode()).decode()
+path, body, end = sys.argv[1], sys.argv[2], time.monotonic() + 8
+answers = []
+
+def search():
+    while time.monotonic() < end:
+        connection = http.client.HTTPSConnection("edge", 8443, timeout=40, context=context)
+        connection.request("POST" if body else "GET", path, body or None, {"Authorization": "Basic " + login})
+        answer = connection.getresponse()
+        answer.read()
+        answers.append(answer.status)
+        connection.close()
+
+threads = [threading.Thread(target=search) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(json.dumps(answers))
+"""
+
+_FILL = """
+from tests.integration.raw_store import store
+from tests import hostile
+for number in range(500):
+    answer = store(("edge", 4242), hostile.good(f"fill {number}"), patience=20, calling="CT1")
+    assert answer.status == 0, answer
+"""
+
+
+@pytest.fixture(scope="module")
+def filled(clinic: Clinic) -> None:
+    clinic.script(_FILL)
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/dicom-web/instances?includefield=all", ""),
+        ("/dicom-web/studies", ""),
+        ("/tools/find", json.dumps({"Level": "Instance", "Query": {}, "Expand": True})),
+    ],
+)
+def test_sixteen_searches_at_once_delay_no_store_and_no_search_of_another(
+    clinic: Clinic, shown: Shown, path: str, body: str
+) -> None:
+    """Orthanc's index does one thing at a time; a store waited 2 s for the searches of one reader."""
+    with clinic.unharmed(), clinic.witnessed() as testimony:
+        searching = clinic.begun(_SEARCH, path, body, login=shown.login)
+        time.sleep(4)
+        other = clinic.stack.client().get("/dicom-web/studies?limit=1", timeout=40)
+        answers = json.loads(searching().splitlines()[-1])
+    print(f"{len(answers)} searches, store {testimony.slowest_seconds} s, other {other.elapsed}")
+    assert set(answers) == {200}
+    assert len(answers) >= 16
+    assert other.status_code == 200
+    assert other.elapsed.total_seconds() < 2 + testimony.allowance
     testimony.assert_never_kept_waiting()
