@@ -6,7 +6,8 @@
 // Rule 1: a thread that answers a request or a command never waits here, nor does one that runs Python: it holds the lock of
 // the interpreter. The other threads load files, parse them and write metadata. They hold nothing that a reception needs.
 // Rule 2: at most LOADERS_THAT_WAIT wait at the same time, so that the others can load small instances.
-// Rule 3: every wait ends. A thread that waited in vain does not wait again for a while.
+// Rule 3: every wait ends. A thread that waited in vain does not wait again for a while. A large block is then refused; the
+// elements of metadata are not. No wait delays Orthanc's stop.
 #include <dlfcn.h>
 
 #include <atomic>
@@ -23,7 +24,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds PATIENCE(20), AFTER_A_VAIN_WAIT(60);
+constexpr std::chrono::seconds PATIENCE(20), PATIENCE_OF_WRITERS(120), AFTER_A_VAIN_WAIT(60);
 constexpr std::chrono::milliseconds BETWEEN(100);
 constexpr unsigned LOADERS_THAT_WAIT = 2;
 
@@ -37,24 +38,33 @@ bool runs_python()
     return holds_lock != nullptr && holds_lock() != 0;
 }
 
+template <typename Condition> bool comes(Condition condition, std::chrono::seconds patience)
+{
+    if (Clock::now() < impatient_until)
+        return condition();
+    const auto end = Clock::now() + patience;
+    bool found = false;
+    while (!(found = condition()) && Clock::now() < end && !stopping())
+        std::this_thread::sleep_for(BETWEEN);
+    if (!found)
+        impatient_until = Clock::now() + AFTER_A_VAIN_WAIT;
+    return found;
+}
+
 } // namespace
 
 bool loads() { return !answers() && !receiving(); }
 
 bool memory_comes(uint64_t bytes)
 {
-    if (!loads() || Clock::now() < impatient_until || runs_python())
+    if (!loads() || runs_python())
         return false;
-    bool found = false;
-    if (waiting.fetch_add(1) < LOADERS_THAT_WAIT) {
-        const auto end = Clock::now() + PATIENCE;
-        while (!(found = memory_left(bytes)) && Clock::now() < end)
-            std::this_thread::sleep_for(BETWEEN);
-        if (!found)
-            impatient_until = Clock::now() + AFTER_A_VAIN_WAIT;
-    }
+    const bool waits = waiting.fetch_add(1) < LOADERS_THAT_WAIT;
+    const bool found = waits && comes([&] { return memory_left(bytes); }, PATIENCE);
     waiting.fetch_sub(1);
     return found;
 }
+
+void wait_for_elements() { comes([] { return elements_left(true); }, PATIENCE_OF_WRITERS); }
 
 } // namespace reception

@@ -103,21 +103,34 @@ bool large_fits(size_t size)
     return false;
 }
 
+long taken()
+{
+    // This thread's reserve turns into small blocks one by one, so it must not count twice.
+    const long blocks = large.load(std::memory_order_relaxed) - reserved;
+    return blocks + std::max(0L, in_small_blocks() - ORDINARY);
+}
+
 bool fits(size_t size)
 {
     return size < LARGE || large_fits(size);
 }
 
+// Returns the bytes of this process that are in memory and could not be read from a file again.
+long resident()
+{
+    long size = 0, pages = 0, shared = 0;
+    if (std::FILE *file = std::fopen("/proc/self/statm", "re")) {
+        if (std::fscanf(file, "%ld %ld %ld", &size, &pages, &shared) != 3)
+            pages = shared = 0;
+        std::fclose(file);
+    }
+    return (pages - shared) * sysconf(_SC_PAGESIZE);
+}
+
 // Returns the bytes that are in memory but in no block. Negative if blocks have not been written to yet.
 long unused()
 {
-    long size = 0, resident = 0, shared = 0;
-    if (std::FILE *file = std::fopen("/proc/self/statm", "re")) {
-        if (std::fscanf(file, "%ld %ld %ld", &size, &resident, &shared) != 3)
-            resident = shared = 0;
-        std::fclose(file);
-    }
-    return (resident - shared) * sysconf(_SC_PAGESIZE) - in_small_blocks() - large.load(std::memory_order_relaxed);
+    return resident() - in_small_blocks() - large.load(std::memory_order_relaxed);
 }
 
 void count(void *block, long sign)
@@ -143,10 +156,17 @@ namespace reception {
 bool memory_left(uint64_t bytes)
 {
     const long most = most_of_this_thread();
-    // This thread's reserve turns into small blocks one by one, so it must not count twice.
-    const long blocks = large.load(std::memory_order_relaxed) - reserved;
-    const long taken = blocks + std::max(0L, in_small_blocks() - ORDINARY);
-    return bytes <= static_cast<uint64_t>(most) && taken <= most - static_cast<long>(bytes);
+    return bytes <= static_cast<uint64_t>(most) && taken() <= most - static_cast<long>(bytes);
+}
+
+bool elements_left(bool of_all)
+{
+    if (taken() > (of_all ? budget : most_of_this_thread()))
+        return false;
+    if (resident() <= budget + ORDINARY)
+        return true;
+    give_back_memory();
+    return resident() <= budget + ORDINARY;
 }
 
 void give_back_memory()

@@ -5,9 +5,9 @@
 //
 // Rule 1: if there is no memory for the next elements, parsing or writing fails. By HTTP the answer is 503.
 // Rule 2: an object that arrives by HTTP is stored only if there is memory for its elements, as with C-STORE.
-// Rule 3: what DICOMweb writes about a series that has become stable waits for memory (loading.cc), and fails as a whole if
-// none comes. Orthanc's own threads, which parse for readers, are not refused: the result would lack an instance without an
-// error. Orthanc's configuration limits what they parse and keep.
+// Rule 3: Orthanc's own threads, which parse for readers, and those of DICOMweb, which write about a whole series, are not
+// refused: a result that lacks an instance would be kept for good. Those of DICOMweb wait for memory (loading.cc), and
+// Orthanc's configuration limits what its own parse and keep.
 #include <new>
 #include <string>
 
@@ -98,8 +98,8 @@ void make_one_more()
 {
     if (Question::present != nullptr && !receiving() && !uploading() && !Question::present->one_more())
         throw std::bad_alloc();
-    if (loads() && !elements_fit(++written) && !memory_comes(0))
-        throw std::bad_alloc();
+    if (loads() && ++written % STEP_OF_ELEMENTS == 0)
+        wait_for_elements();
 }
 
 } // namespace

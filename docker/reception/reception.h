@@ -45,14 +45,19 @@ constexpr uint64_t FREE_ELEMENTS = 2000, STEP_OF_ELEMENTS = 100;
 
 // Says whether this thread may allocate `bytes` more, given what Orthanc has allocated now (memory.cc).
 bool memory_left(uint64_t bytes);
+// Says whether this thread may allocate more small blocks, or whether any thread may. Freed blocks that are still in memory
+// count as well, because the kernel counts them.
+bool elements_left(bool of_all = false);
 // Says whether there is memory for this thread's elements; `number` is their count so far. Not every call checks.
 inline bool elements_fit(uint64_t number)
 {
-    return number <= FREE_ELEMENTS || number % STEP_OF_ELEMENTS != 0 || memory_left(0);
+    return number <= FREE_ELEMENTS || number % STEP_OF_ELEMENTS != 0 || elements_left();
 }
 // If this thread loads instances for readers: waits until it may allocate `bytes` more; false if that took too long, and in
 // any other thread (loading.cc).
 bool memory_comes(uint64_t bytes);
+// Waits until such a thread may write more elements. It may use the memory that is kept for receptions as well.
+void wait_for_elements();
 // Says whether this thread works for nobody who waits for its answer: it loads, parses or writes metadata.
 bool loads();
 // Says whether this thread answers a request or a command (readers.cc).

@@ -44,22 +44,20 @@ thread_local bool stores = false;
 thread_local std::optional<Place> place;
 
 const std::array SEARCHES = {"/tools/find", "/tools/lookup", "/tools/bulk-content", "/tools/count-resources"};
-const std::array LEVELS = {"/patients", "/studies", "/series", "/instances"};
+const std::array LISTS = {"/patients", "/studies", "/series", "/instances", "/changes", "/exports"};
 
-// Says whether Orthanc answers the request by a search of its index: its own, a list of all, or one of QIDO-RS.
+// Says whether Orthanc answers the request by a search of its index, or by a list from it: of all, or of what is in a
+// patient, study or series. Queries by QIDO-RS end with the same words.
 bool is_search(const mg_request_info &request)
 {
     std::string path = request.local_uri == nullptr ? "" : request.local_uri;
     while (!path.empty() && path.back() == '/')
         path.pop_back();
     const auto is_path = [&](const char *one) { return path == one; };
-    if (std::any_of(SEARCHES.begin(), SEARCHES.end(), is_path))
-        return true;
-    if (std::strcmp(request.request_method, "GET") != 0)
-        return false;
-    if (path.rfind("/dicom-web/", 0) == 0)
-        path.erase(0, path.rfind('/'));
-    return std::any_of(LEVELS.begin(), LEVELS.end(), is_path);
+    const auto is_end = [&](const char *one) { return path.compare(path.rfind('/'), std::string::npos, one) == 0; };
+    if (path.empty() || std::any_of(SEARCHES.begin(), SEARCHES.end(), is_path))
+        return !path.empty();
+    return std::strcmp(request.request_method, "GET") == 0 && std::any_of(LISTS.begin(), LISTS.end(), is_end);
 }
 
 void write_note(const std::string &text)
