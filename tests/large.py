@@ -30,7 +30,6 @@ from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeOpener, AgeSealer, KeyPair, new_key_pair
 from understudy.adapters.part10 import dcmtk_head
 from understudy.adapters.s3 import Credentials, S3Store
-from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.adapters.targets import FolderTarget
 from understudy.core.model import (
@@ -44,10 +43,11 @@ from understudy.core.model import (
     StudyInstanceUid,
 )
 from understudy.core.ports import Clock, ObjectStore, Receiver
-from understudy.flow.destination import DicomDestination
 from understudy.flow.restore import restore
-from understudy.flow.vault import Vault, VaultSettings
+from understudy.holders.destination import DicomDestination
+from understudy.holders.vault import Vault, VaultSettings
 from understudy.ledger import Ledger
+from understudy.system.spool import Spool
 
 REPOSITORY = Path(__file__).parent.parent
 NAME = HolderName("vault")

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import zstandard
-from understudy.adapters.spool import Spool
 from understudy.core.model import Timestamp
 from understudy.core.packing import FORMAT, MANIFEST_PREFIX, Member, keys_for
 from understudy.core.ports import Reads, StoredObject
 from understudy.flow.restore import restore
+from understudy.system.spool import Spool
 
 REPOSITORY = Path(__file__).parent.parent
 PACK = 2000

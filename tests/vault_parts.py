@@ -21,7 +21,6 @@ import pydicom
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeOpener, AgeSealer, KeyPair, new_key_pair
 from understudy.adapters.signing import Ed25519Signer, new_signing_key
-from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import (
     HolderName,
@@ -34,9 +33,10 @@ from understudy.core.model import (
 )
 from understudy.core.packing import Digests, PackIntent
 from understudy.core.ports import Clock, ObjectStore, Reads, StoredFiles, StoredObject
-from understudy.flow.holding import Memory
-from understudy.flow.vault import Vault, VaultSettings
+from understudy.engine.memory import Memory
+from understudy.holders.vault import Vault, VaultSettings
 from understudy.ledger import Ledger, PackBook
+from understudy.system.spool import Spool
 
 from tests.data import ct_series
 

@@ -13,11 +13,11 @@ from understudy.core.model import Delivery, HolderKind, HolderName, Instance, In
 from understudy.core.obligations import Obligation
 from understudy.core.ports import Holder, InstanceSource
 from understudy.core.views import LaneState
-from understudy.flow.beside import Beside
-from understudy.flow.commit import Commitment
+from understudy.engine.beside import Beside
 from understudy.flow.courier import Lane, LanePolicy
-from understudy.flow.destination import DicomDestination
-from understudy.flow.readback import ReadBack
+from understudy.holders.commitment import Commitment
+from understudy.holders.destination import DicomDestination
+from understudy.holders.readback import ReadBack
 from understudy.ledger import CustodyBook, Ledger
 from understudy.ledger.database import Database
 

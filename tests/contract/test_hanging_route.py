@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy import event
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer, new_key_pair
-from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import HolderName
 from understudy.core.obligations import ObligationState
-from understudy.flow.vault import Vault, VaultSettings
+from understudy.holders.vault import Vault, VaultSettings
 from understudy.ledger import Ledger
+from understudy.system.spool import Spool
 
 from tests.contract.route import destination, lane_to
 from tests.peer.archive import Archive

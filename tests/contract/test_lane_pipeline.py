@@ -15,9 +15,9 @@ from typing import Any
 from pydicom import Dataset
 from pynetdicom import evt
 from pynetdicom.association import Association
-from understudy.flow.beside import Beside
-from understudy.flow.commit import Commitment, CommitmentPolicy
-from understudy.flow.loop import Loop
+from understudy.engine.beside import Beside
+from understudy.engine.workers import Loop
+from understudy.holders.commitment import Commitment, CommitmentPolicy
 
 from tests.contract.route import Route, destination, lane_to
 from tests.peer.archive import Archive

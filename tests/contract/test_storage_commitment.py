@@ -10,7 +10,7 @@ import pytest
 from pynetdicom import evt
 from understudy.adapters.dicom import DicomPeer
 from understudy.core.obligations import Selection
-from understudy.flow.commit import Commitment, CommitmentPolicy
+from understudy.holders.commitment import Commitment, CommitmentPolicy
 
 from tests.contract.route import PATIENCE, Route, destination, lane_to
 from tests.peer.archive import Archive

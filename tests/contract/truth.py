@@ -22,9 +22,9 @@ from understudy.core.model import NewInstance, SeriesInstanceUid, SopInstanceUid
 from understudy.core.readiness import unready
 from understudy.core.rules import Rules
 from understudy.core.views import DiskView, FilesView, Status
+from understudy.engine.workers import Workers
 from understudy.flow.appliance import Appliance
 from understudy.flow.intake import IntakeWatch
-from understudy.flow.loop import Workers
 from understudy.flow.note import Noter
 from understudy.flow.reception import ReceptionWatch
 from understudy.wiring.base import PRIMARY, Base, Places, open_base

@@ -15,7 +15,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import generate_uid
-from understudy.flow.destination import PLAIN_SYNTAXES
+from understudy.holders.destination import PLAIN_SYNTAXES
 
 from tests import data
 from tests.stack import LAB_IMAGE, TEST_PROJECT, Stack, StackError, least, run, wait_until

@@ -19,11 +19,11 @@ from pathlib import Path
 from dataclasses import replace
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer
-from understudy.adapters.spool import Spool
+from understudy.system.spool import Spool
 from understudy.core.packing import Digests, PackIntent
 from understudy.core.model import Instance, InstanceNumber
 from understudy.core.ports import Clock
-from understudy.flow.vault import Vault, VaultSettings
+from understudy.holders.vault import Vault, VaultSettings
 
 class Book:
     def plan(self, holder, intent): pass

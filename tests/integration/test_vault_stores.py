@@ -5,6 +5,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from botocore.exceptions import ClientError
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeSealer
 from understudy.adapters.s3 import Credentials, S3Store
-from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.adapters.targets import FolderTarget
 from understudy.core.model import HolderName, Outcome, Timestamp
@@ -22,12 +22,16 @@ from understudy.core.packing import MANIFEST_PREFIX, PACK_PREFIX, digests, keys_
 from understudy.core.ports import HolderUnavailableError, ObjectStore
 from understudy.flow.contents import Trust
 from understudy.flow.restore import catalog, restore
-from understudy.flow.vault import Vault, VaultSettings
+from understudy.holders.vault import Vault, VaultSettings
+from understudy.ledger import Ledger
+from understudy.system.spool import Spool
 
+from tests.contract.holder import Held, HolderContract, in_vault
 from tests.vault_parts import (
     SPOOL,
     S3Service,
     StillClock,
+    Storage,
     bench,
     changing_proxy,
     deaf_proxy,
@@ -70,6 +74,23 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
         return Pair(DirectoryStore("vault", folder), DirectoryStore("vault", folder), None)
     service: S3Service = request.getfixturevalue("s3")
     return Pair(s3_store(service, service.writer), s3_store(service, service.reader), 1)
+
+
+class TestVaultInS3(HolderContract):
+    """What every holder promises; nothing is lost here, because the store locks it."""
+
+    @pytest.fixture
+    def held(self, s3: S3Service, tmp_path: Path) -> Iterator[Held]:
+        (tmp_path / "storage").mkdir()
+        with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+            ledger.modes.start(Timestamp(time.time()))
+            yield in_vault(
+                s3_store(s3, s3.writer),
+                s3_store(s3, s3.writer, endpoint="http://127.0.0.1:1"),
+                Storage(tmp_path / "storage"),
+                ledger,
+                retention_days=1,
+            )
 
 
 def new_key() -> str:

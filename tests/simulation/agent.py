@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from understudy.adapters.spool import Spool
 from understudy.config import parse
 from understudy.core.model import HolderKind, HolderName, Instance, NewInstance, StudyInstanceUid
 from understudy.core.modes import Mode, delivers_to_primary
@@ -23,27 +22,28 @@ from understudy.core.ports import Clock, HolderUnavailableError
 from understudy.core.report import Report
 from understudy.core.rules import RouteDestination, RoutingRule, Rules
 from understudy.core.views import PrimaryCondition
+from understudy.engine.beside import Beside, in_turn
+from understudy.engine.memory import BOUNDLESS, Memory
 from understudy.flow.appliance import Appliance, PrimaryParts
-from understudy.flow.beside import Beside, in_turn
-from understudy.flow.commit import Commitment, CommitmentPolicy
 from understudy.flow.conflicts import Conflicts
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.flow.delete import Deleter
-from understudy.flow.destination import DicomDestination
 from understudy.flow.failback import Failback, FailbackPolicy
-from understudy.flow.holding import BOUNDLESS, Memory
 from understudy.flow.letters import Letters
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter, Reconciling
 from understudy.flow.plan import Planner
 from understudy.flow.probe import Prober
-from understudy.flow.readback import ContentCheck, ReadBack
 from understudy.flow.recheck import Recheck, Rechecked
 from understudy.flow.rescan import Rescanner
 from understudy.flow.route import Router
 from understudy.flow.suspects import Suspects
-from understudy.flow.vault import Vault, VaultSettings
 from understudy.flow.verify import Verifier
+from understudy.holders.commitment import Commitment, CommitmentPolicy
+from understudy.holders.destination import DicomDestination
+from understudy.holders.readback import ContentCheck, ReadBack
+from understudy.holders.vault import Vault, VaultSettings
+from understudy.system.spool import Spool
 
 from tests.simulation.account import open_ledger
 from tests.simulation.machine import Machine

@@ -23,7 +23,7 @@ from understudy.adapters.writer import make_writer
 from understudy.config import parse
 from understudy.core.model import Instance, InstanceNumber, Timestamp
 from understudy.core.views import PrimaryCondition
-from understudy.flow.board import Watch
+from understudy.engine.board import Watch
 from understudy.flow.failback import Failback
 from understudy.flow.heal import Healer
 from understudy.flow.mirror import Mirror

@@ -9,7 +9,7 @@ import pytest
 from understudy.core.disk import DAY, VolumeSpace, alarms, bytes_a_day, volume_view
 from understudy.core.model import Timestamp
 from understudy.core.views import DiskView, Fullness, UnknownVolume, iso
-from understudy.flow.board import PATIENCE
+from understudy.engine.board import PATIENCE
 from understudy.flow.disk import DiskWatch, WatchedVolume
 from understudy.ledger import Ledger
 from understudy.plugin.probe import try_disk

@@ -151,9 +151,9 @@ _COMPARED = {
     # The last store and the change of mode: a moment that lies ahead is told apart.
     "flow/failback.py": 2,
     # The end of a lock lies ahead, as it should.
-    "flow/immutability.py": 2,
+    "holders/immutability.py": 2,
     # By the monotonic clock.
-    "flow/holding.py": 2,
+    "engine/memory.py": 2,
     "web/boundary.py": 1,
     "engine/operations.py": 1,
     # The mirror tells the horizon as the clock is set now.
@@ -177,7 +177,7 @@ def test_nothing_else_is_compared_with_the_present() -> None:
     assert compared.search("if now - since >= _PATIENCE:"), "the test itself sees one"
     found = Counter(
         path.relative_to(folder).as_posix()
-        for part in ("flow", "web", "engine", "wiring")
+        for part in ("flow", "holders", "web", "engine", "wiring")
         for path in (folder / part).rglob("*.py")
         for line in path.read_text(encoding="utf-8").splitlines()
         if compared.search(line) and "CHANGED_SECONDS" not in line and "->" not in line

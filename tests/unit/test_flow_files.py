@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 import pytest
 from understudy.adapters.boot import BootReport, BootReports, Unreadable, write_report
-from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import Delivery, Instance, NewInstance, Outcome, Timestamp
 from understudy.core.obligations import ObligationState, Selection
@@ -21,6 +20,7 @@ from understudy.flow.heal import Healer, Surgery
 from understudy.flow.recover import RecoveryWatch
 from understudy.flow.scrub import Scrubber
 from understudy.ledger import Ledger
+from understudy.system.spool import Spool
 
 from tests.unit.fakes import NOW, ROUTE, Clock, deliver, dump, new_instance, note, numbers_of
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from understudy.adapters.encryption import AgeOpener, AgeSealer, new_key_pair
 from understudy.adapters.keys import RECIPIENT
-from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.config import parse
 from understudy.core.errors import RefusedError
@@ -15,8 +14,9 @@ from understudy.core.model import HolderName
 from understudy.core.ports import HolderUnavailableError, SealError
 from understudy.core.signature import fingerprint
 from understudy.flow.recipients import PinnedSealer
-from understudy.flow.vault import Vault, VaultSettings
+from understudy.holders.vault import Vault, VaultSettings
 from understudy.ledger import Ledger
+from understudy.system.spool import Spool
 from understudy.wiring.base import Base, Places, open_base
 from understudy.wiring.delivery import pinned_sealers
 

@@ -6,7 +6,7 @@ from collections import deque
 import pytest
 from understudy.core.model import Timestamp
 from understudy.core.pace import TokenBucket
-from understudy.flow.pace import Pacer
+from understudy.engine.pace import Pacer
 
 from tests.unit.fakes import NOW, Clock
 

@@ -21,14 +21,14 @@ from botocore.stub import Stubber
 from understudy.adapters.directory import DirectoryStore
 from understudy.adapters.encryption import AgeOpener, AgeSealer, new_key_pair
 from understudy.adapters.s3 import Credentials, S3Store
-from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import HolderKind, Instance, Outcome, ProofKind, SopInstanceUid, Timestamp
 from understudy.core.packing import Digests, Manifest, StudyFacts, manifest_from_json
 from understudy.core.ports import HolderUnavailableError, SealError, StoredObject, UnreadableFileError
 from understudy.core.refusals import NO_ROOM
-from understudy.flow.holding import RESERVE, Memory
-from understudy.flow.vault import WORKING
+from understudy.engine.memory import RESERVE, Memory
+from understudy.holders.vault import WORKING
+from understudy.system.spool import Spool
 
 from tests.stack import wait_until
 from tests.vault_parts import NAME, NOW, Bench, Death, DyingBook, DyingStore, Killed, bench

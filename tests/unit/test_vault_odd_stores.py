@@ -10,13 +10,13 @@ import botocore.session
 import pytest
 from understudy.adapters.encryption import AgeSealer
 from understudy.adapters.s3 import Credentials, S3Store
-from understudy.adapters.spool import Spool
 from understudy.adapters.storage import StorageArea
 from understudy.core.model import Outcome, Timestamp
 from understudy.core.packing import Digests
 from understudy.core.ports import HolderUnavailableError, StoredObject
-from understudy.flow.immutability import Lock, LockWatch
-from understudy.flow.vault import Vault, VaultSettings
+from understudy.holders.immutability import Lock, LockWatch
+from understudy.holders.vault import Vault, VaultSettings
+from understudy.system.spool import Spool
 
 from tests.odd_s3 import OddS3, odd_s3
 from tests.unit.fakes import Clock

@@ -16,8 +16,8 @@ from understudy.core.model import Timestamp
 from understudy.core.ports import Holder
 from understudy.core.rules import Matching, Priority
 from understudy.core.views import LaneState
+from understudy.engine.memory import RESERVE, Memory
 from understudy.flow.appliance import Appliance
-from understudy.flow.holding import RESERVE, Memory
 from understudy.web.metrics import render
 from understudy.wiring.base import Base, Places, open_base
 from understudy.wiring.delivery import configured_holders, wire_lane

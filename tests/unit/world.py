@@ -15,8 +15,8 @@ from understudy.flow.failback import Failback, FailbackPolicy
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
 from understudy.flow.probe import Prober
-from understudy.flow.readback import ContentCheck, ReadBack
 from understudy.flow.recheck import Recheck
+from understudy.holders.readback import ContentCheck, ReadBack
 from understudy.ledger import Ledger
 
 from tests.unit.fakes import (

@@ -30,7 +30,6 @@ from understudy.adapters.dicom import encoded
 from understudy.adapters.orthanc import Orthanc
 from understudy.adapters.part10 import DEFLATED, BrokenFileError, dcmtk_head, examine_stream, head_length
 from understudy.adapters.pieces import copy, pieces
-from understudy.adapters.spool import Spool
 from understudy.adapters.storage import PARSE_ERRORS
 from understudy.adapters.tls import ClientTls
 from understudy.core.model import Instance
@@ -46,6 +45,7 @@ from understudy.core.ports import (
 )
 from understudy.core.views import DamageView
 from understudy.system.files import written_durably
+from understudy.system.spool import Spool
 
 _GET = Context("1.2.840.10008.5.1.4.1.2.2.3")
 _MEDIUM = 0x0000

@@ -7,10 +7,10 @@ from pathlib import Path
 import httpx
 
 from understudy.adapters.pieces import copy, pieces
-from understudy.adapters.spool import Spool
 from understudy.core.packing import Member
 from understudy.core.ports import Reads, TargetError
 from understudy.system.files import written_durably
+from understudy.system.spool import Spool
 
 
 class FolderTarget:

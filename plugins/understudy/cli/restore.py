@@ -24,10 +24,10 @@ from understudy.core.views import DamageState, DamageView
 
 if TYPE_CHECKING:
     from understudy.adapters.orthanc import Orthanc
-    from understudy.adapters.spool import Spool
     from understudy.core.ports import ObjectStore, Opener, RestoreTarget
     from understudy.flow.contents import Trust
     from understudy.flow.restore import Catalog, Choice, RestoreResult
+    from understudy.system.spool import Spool
 
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 
@@ -177,11 +177,11 @@ def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
     """Replace every file with an open damage by the vault's copy, study by study."""
     from understudy.adapters.encryption import AgeOpener
     from understudy.adapters.healing import HealingTarget
-    from understudy.adapters.spool import IN_MEMORY, Spool
     from understudy.core.ports import HolderUnavailableError, SealError
     from understudy.flow.contents import RestoreError
     from understudy.flow.restore import Choice
     from understudy.flow.restore import restore as bring_back
+    from understudy.system.spool import IN_MEMORY, Spool
 
     if arguments.identity_file is None:
         raise CommandError(
@@ -269,7 +269,7 @@ def _store(vault: Vault, credentials_file: Path | None) -> "ObjectStore":
 
 def _spool(where: AppliancePlaces, folder: Path | None) -> "Spool":
     """Return the spool for fetched packs, on the volume to which their content is restored."""
-    from understudy.adapters.spool import IN_MEMORY, Spool
+    from understudy.system.spool import IN_MEMORY, Spool
 
     if folder is not None:
         try:

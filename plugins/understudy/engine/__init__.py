@@ -1,1 +1,1 @@
-"""Engine: runs the operations, which are the long tasks that a person starts."""
+"""Engine: workers, their memory and bandwidth, what they last saw, and the operations of a person."""

@@ -26,8 +26,9 @@ from understudy.core.views import (
     Urgency,
     iso,
 )
+from understudy.engine.board import Watch
+from understudy.engine.memory import Memory
 from understudy.flow import promote, status
-from understudy.flow.board import Watch
 from understudy.flow.conflicts import Conflicts
 from understudy.flow.courier import Lane
 from understudy.flow.delete import Deleter
@@ -35,7 +36,6 @@ from understudy.flow.devices import Devices
 from understudy.flow.disk import STORAGE, DiskWatch
 from understudy.flow.failback import KIND as FAILBACK
 from understudy.flow.failback import Failback
-from understudy.flow.holding import Memory
 from understudy.flow.intake import IntakeWatch
 from understudy.flow.letters import Letters
 from understudy.flow.mirror import Mirror

@@ -45,7 +45,7 @@ from understudy.core.proving import Absence, judge_absence, pause_before_questio
 from understudy.core.retry import delay_before
 from understudy.core.uids import shown
 from understudy.core.views import LaneState, LaneView, iso
-from understudy.flow.beside import Beside, in_turn
+from understudy.engine.beside import Beside, in_turn
 from understudy.flow.suspects import Suspects
 from understudy.ledger import CommitmentBook, CustodyBook, ObligationBook, QueueBook
 

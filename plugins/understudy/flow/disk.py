@@ -18,7 +18,7 @@ from understudy.core.disk import DAY, FORECAST_DAYS, VolumeSpace, alarms, bytes_
 from understudy.core.model import Timestamp
 from understudy.core.ports import Clock
 from understudy.core.views import Alarm, DiskView, UnknownVolume, iso
-from understudy.flow.board import Watch
+from understudy.engine.board import Watch
 from understudy.plugin.volumes import Space, Volume, measure, read_from_disk
 
 STORAGE = "storage"

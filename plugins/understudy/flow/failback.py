@@ -24,8 +24,8 @@ from understudy.core.views import Alarm, OperationState, OperationView, PlanView
 from understudy.engine.operations import CancelledError, Result, Runner, Running
 from understudy.flow.mirror import Comparison, Mirror, Progress, untold
 from understudy.flow.probe import Prober
-from understudy.flow.readback import UNCOMPARED
 from understudy.flow.recheck import Recheck, Rechecked
+from understudy.holders.readback import UNCOMPARED
 from understudy.ledger import (
     RESCAN,
     ConflictBook,

@@ -11,14 +11,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from understudy.adapters.spool import Spool
 from understudy.core.model import HolderName, Instance, InstanceNumber, Timestamp
 from understudy.core.ports import Clock, HolderUnavailableError
 from understudy.core.retry import delay_before
 from understudy.core.uids import shown
 from understudy.core.views import DamageState
-from understudy.flow.holding import BOUNDLESS, Memory
+from understudy.engine.memory import BOUNDLESS, Memory
 from understudy.ledger import DeadLetterBook, FileBook, InstanceBook
+from understudy.system.spool import Spool
 
 _log = logging.getLogger(__name__)
 

@@ -41,8 +41,8 @@ from understudy.core.ports import (
 from understudy.core.rounds import CHANGED_SECONDS, Rounds
 from understudy.core.uids import can_be_asked_for, shown
 from understudy.core.views import Alarm, iso
-from understudy.flow.destination import inventory_proof
 from understudy.flow.note import Noter
+from understudy.holders.destination import inventory_proof
 from understudy.ledger import CustodyBook, FactBook, GapBook, InstanceBook, ObligationBook
 
 _log = logging.getLogger(__name__)

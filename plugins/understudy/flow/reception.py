@@ -6,7 +6,7 @@ from understudy.core import reception
 from understudy.core.ports import Clock
 from understudy.core.reception import Refusal
 from understudy.core.views import Alarm, ModalityView, iso
-from understudy.flow.board import Watch
+from understudy.engine.board import Watch
 
 
 class ReceptionWatch:

@@ -20,7 +20,7 @@ from understudy.core.ports import Clock
 from understudy.core.refusals import DIFFERENT, different
 from understudy.core.report import ReportRow, ReportTable
 from understudy.core.uids import can_be_asked_for, shown
-from understudy.flow.readback import DIFFERS, UNCOMPARED, ContentCheck
+from understudy.holders.readback import DIFFERS, UNCOMPARED, ContentCheck
 from understudy.ledger import CustodyBook, FactBook, ObligationBook
 
 _log = logging.getLogger(__name__)

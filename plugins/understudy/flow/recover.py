@@ -9,7 +9,7 @@ from typing import Protocol
 from understudy.core.model import Timestamp
 from understudy.core.ports import Clock
 from understudy.core.views import Alarm, DamageState, FilesView, iso
-from understudy.flow.board import Watch
+from understudy.engine.board import Watch
 from understudy.flow.scrub import Scrubber
 from understudy.ledger import EventBook, FactBook, FileBook, InstanceBook
 

@@ -17,7 +17,6 @@ from typing import BinaryIO, TypeAlias
 
 import zstandard
 
-from understudy.adapters.spool import Spool
 from understudy.adapters.vault_index import IndexedContent, IndexedManifest, VaultIndex
 from understudy.core.model import Timestamp
 from understudy.core.packing import Manifest, Member, StudyFacts
@@ -31,6 +30,7 @@ from understudy.core.ports import (
 )
 from understudy.core.views import iso
 from understudy.flow.contents import NOBODY, Failure, RestoreError, Trust, read_contents
+from understudy.system.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)

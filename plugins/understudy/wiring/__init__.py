@@ -12,16 +12,16 @@ from understudy.adapters.secret_files import exposed
 from understudy.core.model import HolderKind, HolderName, StudyInstanceUid
 from understudy.core.ports import Clock, Holder
 from understudy.core.views import Alarm, iso
+from understudy.engine.board import WatchedAlarms
+from understudy.engine.workers import Workers
 from understudy.flow.appliance import Appliance
 from understudy.flow.backup import Backup
-from understudy.flow.board import WatchedAlarms
 from understudy.flow.configuration import ConfigurationWatch
 from understudy.flow.delete import Deleter
 from understudy.flow.devices import Devices
 from understudy.flow.letters import Letters
-from understudy.flow.loop import Workers
-from understudy.flow.vault import Vault
 from understudy.flow.verify import Verifier
+from understudy.holders.vault import Vault
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Places, SystemClock, open_base
 from understudy.wiring.delivery import configured_holders, pinned_sealers, wire_lane
 from understudy.wiring.files import wire_disk, wire_files, wire_intake_watch

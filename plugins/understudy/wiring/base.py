@@ -16,8 +16,8 @@ from understudy.adapters.storage import StorageArea
 from understudy.core.model import HolderName
 from understudy.core.ports import Clock
 from understudy.core.report import Report
-from understudy.flow.holding import Memory
-from understudy.flow.loop import Workers
+from understudy.engine.memory import Memory
+from understudy.engine.workers import Workers
 from understudy.flow.suspects import Suspects
 from understudy.ledger import Ledger
 from understudy.plugin.memory import own_limit

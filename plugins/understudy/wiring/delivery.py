@@ -15,7 +15,6 @@ from understudy.adapters.encryption import AgeSealer
 from understudy.adapters.healing import GetSource
 from understudy.adapters.s3 import S3Store, read_credentials
 from understudy.adapters.secret_files import file_of
-from understudy.adapters.spool import Spool
 from understudy.adapters.tls import ClientTls
 from understudy.adapters.transcoding import Transcoder
 from understudy.adapters.writer import read_signer
@@ -23,15 +22,16 @@ from understudy.core.model import HolderKind, HolderName
 from understudy.core.modes import delivers_to_primary
 from understudy.core.ports import Holder, InstanceSource, ObjectStore
 from understudy.core.schedule import Hours, Limit, bytes_per_second, in_window
-from understudy.flow.beside import Beside
-from understudy.flow.commit import Commitment, CommitmentPolicy
+from understudy.engine.beside import Beside
+from understudy.engine.pace import Pacer
 from understudy.flow.courier import Lane, LanePolicy
-from understudy.flow.destination import DicomDestination, Transcode
-from understudy.flow.immutability import LockWatch
-from understudy.flow.pace import Pacer
-from understudy.flow.readback import ContentCheck, ReadBack
 from understudy.flow.recipients import PinnedSealer
-from understudy.flow.vault import Vault, VaultSettings, held_in_memory
+from understudy.holders.commitment import Commitment, CommitmentPolicy
+from understudy.holders.destination import DicomDestination, Transcode
+from understudy.holders.immutability import LockWatch
+from understudy.holders.readback import ContentCheck, ReadBack
+from understudy.holders.vault import Vault, VaultSettings, held_in_memory
+from understudy.system.spool import Spool
 from understudy.wiring.base import STEP_INTERVAL, Base
 
 _ROUTE_BATCH = 500

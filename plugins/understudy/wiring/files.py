@@ -8,7 +8,6 @@ from functools import partial
 from understudy import config
 from understudy.adapters.boot import OURS, REPORT_FILE, BootReports
 from understudy.adapters.healing import GetSource, Replacement, is_same_instance, write_whole
-from understudy.adapters.spool import IN_MEMORY, Spool
 from understudy.core.model import HolderName
 from understudy.flow.disk import STORAGE, DiskWatch, WatchedVolume
 from understudy.flow.heal import Healer, Surgery
@@ -17,6 +16,7 @@ from understudy.flow.note import Noter
 from understudy.flow.recover import RecoveryWatch
 from understudy.flow.scrub import Scrubber
 from understudy.plugin.volumes import FLAG, Volume
+from understudy.system.spool import IN_MEMORY, Spool
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
 from understudy.wiring.delivery import dicom_peer, get_source
 

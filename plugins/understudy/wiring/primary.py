@@ -10,13 +10,13 @@ from understudy.core.modes import Mode
 from understudy.core.ports import HolderUnavailableError
 from understudy.core.views import PrimaryCondition
 from understudy.flow.appliance import PrimaryParts
-from understudy.flow.destination import DicomDestination
 from understudy.flow.failback import Failback, FailbackPolicy
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
 from understudy.flow.plan import Planner
 from understudy.flow.probe import Prober
 from understudy.flow.recheck import Recheck
+from understudy.holders.destination import DicomDestination
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
 from understudy.wiring.delivery import content_check, dicom_destination, dicom_peer, get_source
 

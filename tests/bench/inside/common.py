@@ -26,9 +26,9 @@ from understudy.core.model import (
 )
 from understudy.core.obligations import ObligationState
 from understudy.core.rules import Debt
+from understudy.engine.workers import Workers
 from understudy.flow.appliance import Appliance
 from understudy.flow.courier import Lane
-from understudy.flow.loop import Workers
 from understudy.wiring import Places, wire
 
 DATA = Path("/bench")

@@ -18,7 +18,7 @@ from understudy.core.ports import (
     UnansweredError,
     UnreadableFileError,
 )
-from understudy.flow.holding import BOUNDLESS, Memory
+from understudy.engine.memory import BOUNDLESS, Memory
 
 DIFFERS = "the instance that it gives back differs from the sent one"
 _NOT_FETCHED = "it cannot be fetched for comparison"

@@ -19,8 +19,8 @@ from understudy.core.ports import (
     HolderUnavailableError,
     UnreadableFileError,
 )
-from understudy.flow.destination import PLAIN_SYNTAXES, DicomDestination, Transcode
-from understudy.flow.readback import ContentCheck, ReadBack
+from understudy.holders.destination import PLAIN_SYNTAXES, DicomDestination, Transcode
+from understudy.holders.readback import ContentCheck, ReadBack
 
 from tests.unit.fakes import Clock, FakePeer, UnforeseenError
 from tests.vault_parts import Storage

@@ -36,10 +36,10 @@ from understudy.core.ports import (
 from understudy.core.refusals import UNASKABLE
 from understudy.core.uids import can_be_asked_for
 from understudy.core.views import ProofView
-from understudy.flow.beside import Beside
-from understudy.flow.commit import Commitment
-from understudy.flow.holding import BOUNDLESS, Memory
-from understudy.flow.readback import ContentCheck, ReadBack
+from understudy.engine.beside import Beside
+from understudy.engine.memory import BOUNDLESS, Memory
+from understudy.holders.commitment import Commitment
+from understudy.holders.readback import ContentCheck, ReadBack
 
 _WORTH_AN_ASSOCIATION = 4
 """Instances below which a further association would cost more time than it saves."""

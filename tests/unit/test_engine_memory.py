@@ -5,9 +5,9 @@ from contextlib import ExitStack
 
 import pytest
 from understudy.core.refusals import hint_of
-from understudy.flow import holding
-from understudy.flow.holding import RESERVE, Memory
-from understudy.flow.vault import WORKING, held_in_memory
+from understudy.engine import memory as engine_memory
+from understudy.engine.memory import RESERVE, Memory
+from understudy.holders.vault import WORKING, held_in_memory
 
 from tests.stack import wait_until
 from tests.unit.fakes import Clock
@@ -90,7 +90,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Memory:
-    monkeypatch.setattr(holding, "_LOOK_AGAIN", LOOK_AGAIN)
+    monkeypatch.setattr(engine_memory, "_LOOK_AGAIN", LOOK_AGAIN)
     return Memory(LIMIT, clock.now)
 
 

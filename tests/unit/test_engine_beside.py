@@ -13,7 +13,7 @@ from understudy.core.model import Delivery, Instance, InstanceNumber, Proof, Tim
 from understudy.core.ports import Answers, BusyError, HolderUnavailableError
 from understudy.core.rules import Debt, Priority
 from understudy.core.views import LaneState
-from understudy.flow.beside import Beside, in_turn
+from understudy.engine.beside import Beside, in_turn
 from understudy.flow.courier import Lane, LanePolicy
 from understudy.ledger import Ledger
 

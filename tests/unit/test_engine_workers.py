@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 
 from understudy.core.ports import OrthancUnavailableError
-from understudy.flow.loop import Workers
+from understudy.engine.workers import Workers
 
 from tests.stack import wait_until
 from tests.unit.fakes import Clock

@@ -1,4 +1,4 @@
-"""Commit: asks a DICOM party for storage commitment, and trusts only its reports (DICOM PS3.4 annex J).
+"""Commitment: asks a DICOM party for storage commitment, and trusts only its reports (DICOM PS3.4 annex J).
 
 "The weaker way" is a question by C-FIND or QIDO-RS.
 
@@ -32,7 +32,7 @@ from understudy.core.ports import (
 )
 from understudy.core.proving import pause_before_look
 from understudy.core.views import ProofView
-from understudy.flow.beside import Beside
+from understudy.engine.beside import Beside
 from understudy.ledger import CommitmentBook
 
 _log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from understudy.core.views import Alarm, iso
-from understudy.flow.board import PATIENCE, Watch, WatchedAlarms
+from understudy.engine.board import PATIENCE, Watch, WatchedAlarms
 
 from tests.unit.fakes import NOW, Clock
 

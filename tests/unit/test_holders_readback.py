@@ -6,7 +6,7 @@ from hashlib import sha256
 import pytest
 from understudy.core.model import Instance, InstanceNumber, Proof, ProofKind
 from understudy.core.ports import Answers, HolderUnavailableError, UnansweredError, UnreadableFileError
-from understudy.flow.readback import UNCOMPARED, ContentCheck, ReadBack
+from understudy.holders.readback import UNCOMPARED, ContentCheck, ReadBack
 
 from tests.unit.fakes import NOW, PRIMARY_AE, Clock, new_instance
 

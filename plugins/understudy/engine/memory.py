@@ -1,4 +1,4 @@
-"""Holding: the memory that stored files may take while they are packed, sent or compared.
+"""Memory: what stored files may take of it while they are packed, sent or compared.
 
 Rule 1: a worker that reads a whole file asks for memory first, for all copies of it, and gives it back after.
 Rule 2: a file that can never have room is refused with its size: it would end the agent again and again.

@@ -17,7 +17,6 @@ from typing import BinaryIO, cast
 
 import zstandard
 
-from understudy.adapters.spool import Spool
 from understudy.core.model import (
     Delivery,
     HolderKind,
@@ -56,9 +55,10 @@ from understudy.core.ports import (
 from understudy.core.refusals import NO_ROOM, pack_too_large
 from understudy.core.signature import bytes_to_sign, fingerprint, with_signature
 from understudy.core.views import Alarm, ProofView
-from understudy.flow.holding import BOUNDLESS, Memory, Room
-from understudy.flow.immutability import LockWatch
+from understudy.engine.memory import BOUNDLESS, Memory, Room
+from understudy.holders.immutability import LockWatch
 from understudy.ledger import PackBook
+from understudy.system.spool import Spool
 
 WORKING = 16 * 2**20
 """Bytes that packing needs besides the pack: a file that is held, and the pieces on their way."""
