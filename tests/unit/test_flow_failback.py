@@ -1,5 +1,6 @@
 """The way back: planned, begun with evidence, carried on after any crash, settled by proof alone."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +15,8 @@ from understudy.core.obligations import ObligationState, Selection
 from understudy.core.ports import HolderUnavailableError
 from understudy.core.refusals import hint_of
 from understudy.core.views import OperationState, OperationView, PrimaryCondition
+from understudy.engine.beside import Beside
+from understudy.flow import failback
 from understudy.flow.failback import KIND
 
 from tests.unit.fakes import (
@@ -175,6 +178,23 @@ def test_begin_is_refused_while_the_primary_is_silent(world: World) -> None:
     assert caught.value.details == ("the primary does not answer: C-ECHO no association; C-FIND not asked",)
     assert world.ledger.modes.current().mode is Mode.ACTIVE
     assert world.ledger.operations.newest(9) == []
+
+
+def test_begin_does_not_wait_for_a_primary_that_hangs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    outage(world)
+    answers = threading.Event()
+    monkeypatch.setattr(failback, "_ANSWERS_WITHIN", 0.1)
+    monkeypatch.setattr(world.failback, "_beside", Beside(world.clock))
+    echo = world.peer.echo
+    monkeypatch.setattr(world.peer, "echo", lambda: (answers.wait(30), echo()))
+    with pytest.raises(PreconditionError) as caught:
+        world.begin()
+    assert caught.value.details == ("the primary did not answer C-ECHO and C-FIND within 0.1 s: try again",)
+    assert world.ledger.modes.current().mode is Mode.ACTIVE
+    answers.set()
+    monkeypatch.setattr(failback, "_ANSWERS_WITHIN", 30)
+    world.begin()
+    assert world.ledger.modes.current().mode is Mode.RETURNING
 
 
 def test_begin_is_refused_while_the_primary_answers_no_query(world: World) -> None:

@@ -7,12 +7,13 @@ today.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from understudy.core.errors import PreconditionError, RefusedError
-from understudy.core.health import GOOD_PROBES_FOR_UP
+from understudy.core.health import GOOD_PROBES_FOR_UP, Health
 from understudy.core.model import HolderName, StudyInstanceUid, Timestamp
 from understudy.core.modes import Mode, ModeEvent
 from understudy.core.obligations import ObligationState
@@ -21,6 +22,7 @@ from understudy.core.refusals import DIFFERENT, hint_of
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.uids import can_be_asked_for, shown
 from understudy.core.views import Alarm, OperationState, OperationView, PlanView, PrimaryCondition, Sign, iso
+from understudy.engine.beside import Beside
 from understudy.engine.operations import CancelledError, Result, Runner, Running
 from understudy.flow.mirror import Comparison, Mirror, Progress, untold
 from understudy.flow.probe import Prober
@@ -49,6 +51,8 @@ KIND, SETTLE = "failback", "settle"
 _UNDERWAY = (ObligationState.OWED, ObligationState.IN_FLIGHT, ObligationState.SENT)
 _DOES = {Sign.SILENT: "does not answer", Sign.REFUSES: "refuses this standby"}
 _NOTHING_TO_DO = {ObligationState.PROVEN, ObligationState.WAIVED}
+_ANSWERS_WITHIN = 4.0
+"""Seconds for which the request that begins a failback waits for the primary's answers to its probes."""
 _PAUSE = 30.0
 """Seconds between two comparisons while nothing changes here: the longest wait after a fix at the primary."""
 _PATIENCE = 900.0
@@ -101,8 +105,11 @@ class Failback:
         *,
         holder: HolderName,
         write_report: Callable[[int, Report], str],
+        beside: Beside | None = None,
     ) -> None:
         self._ledger = ledger
+        self._beside = beside or Beside(clock, in_turn=True)
+        """Makes the probes of `begin`: the caller does not wait for one that hangs."""
         self._mirror = mirror
         self._prober = prober
         self._recheck = recheck
@@ -155,23 +162,33 @@ class Failback:
         mode = self._ledger.modes.current()
         if mode.mode is Mode.RETURNING and mode.epoch == epoch:
             return self._running() or self._operation_alone()
-        unmet: list[str] = []
+        seen, unmet = self._answers()
+        evidence: dict[str, object] = {}
+        if seen is not None:
+            last = seen.evidence[0]
+            evidence = {"evidence": f"{last.at} echo={last.echo} find={last.find}"}
+        self._change(ModeEvent.FAILBACK, epoch, who, evidence, lambda _transaction: unmet)
+        return self._operation_alone()
+
+    def _answers(self) -> tuple[Health | None, list[str]]:
+        """Probe the primary; return its health, if known in time, and why a failback cannot begin."""
+        until = time.monotonic() + _ANSWERS_WITHIN
         for _ in range(GOOD_PROBES_FOR_UP):
-            health = self._prober.step()
+            try:
+                health = self._beside(self._prober.step).result(timeout=until - time.monotonic())
+            except TimeoutError:
+                return None, [
+                    f"the primary did not answer C-ECHO and C-FIND within {_ANSWERS_WITHIN:g} s: try again"
+                ]
             last = health.evidence[0]
             if last.sign is not Sign.ANSWERS:
                 does = _DOES.get(last.sign, "is busy")
-                unmet.append(f"the primary {does}: C-ECHO {last.echo}; C-FIND {last.find}")
-                break
+                return health, [f"the primary {does}: C-ECHO {last.echo}; C-FIND {last.find}"]
             if health.condition is PrimaryCondition.UP:
                 # A primary that was up is not asked twice: the caller waits.
-                break
-        else:
-            # A waiting probe of the prober's own loop came between ours.
-            unmet.append("the primary did not answer each of the last probes: try again")
-        evidence = {"evidence": f"{last.at} echo={last.echo} find={last.find}"}
-        self._change(ModeEvent.FAILBACK, epoch, who, evidence, lambda _transaction: unmet)
-        return self._operation_alone()
+                return health, []
+        # A waiting probe of the prober's own loop came between ours.
+        return health, ["the primary did not answer each of the last probes: try again"]
 
     def step(self) -> bool:
         """Continue a failback: compare, owe lost instances again, wait for the lane, prove, report.

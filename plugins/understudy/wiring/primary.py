@@ -9,6 +9,7 @@ from understudy.core.model import HolderKind
 from understudy.core.modes import Mode
 from understudy.core.ports import HolderUnavailableError
 from understudy.core.views import PrimaryCondition
+from understudy.engine.beside import Beside
 from understudy.flow.appliance import PrimaryParts
 from understudy.flow.failback import Failback, FailbackPolicy
 from understudy.flow.mirror import Mirror
@@ -62,6 +63,7 @@ def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) ->
         FailbackPolicy(base.policy.quiet_period, target.ae_title, base.configuration.site),
         holder=PRIMARY,
         write_report=base.write_report,
+        beside=Beside(base.clock),
     )
     return PrimaryParts(prober, mirror, failback, Planner(failback, base.ledger, base.clock), recheck)
 
