@@ -633,7 +633,7 @@ def test_find_that_ends_in_a_failure_proves_nothing(status: int) -> None:
         found = peer(port).studies()
     assert found.studies == {STUDY: ListedStudy(3)}
     assert found.cut == (
-        f"it ended after 1 studies, it answered C-FIND with status 0x{status:04X}; "
+        f"it ended after 1 study, it answered C-FIND with status 0x{status:04X}; "
         "asked by date it lists 1 and ends early again"
     )
 

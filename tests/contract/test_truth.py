@@ -245,7 +245,7 @@ def test_uid_in_two_series_is_here_twice_and_named(standby: Standby, pacs: Forei
     standby.works(LOOK + 60)
     assert standby.missing == 0
     assert standby.status().instances == 19
-    assert "the primary has one SOP Instance UID in two series, in 1 studies" in standby.alarms()
+    assert "the primary has one SOP Instance UID in two series, in 1 study" in standby.alarms()
     horizon = standby.status().horizon
     standby.works(LOOK)
     assert standby.status().horizon > horizon  # type: ignore[operator]

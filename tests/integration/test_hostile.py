@@ -614,7 +614,7 @@ def test_what_ends_orthanc_twice_is_parked_by_itself_until_it_is_released(clinic
     assert shown[0].startswith(f"{large.uid}  from HOSTILE: parked, Orthanc ended 2 times"), shown
     wait_until(
         stack.status,
-        lambda state: any("1 images are parked" in alarm for alarm in state.alarms),
+        lambda state: any("1 image is parked" in alarm for alarm in state.alarms),
         deadline=60,
         what="the alarm",
     )

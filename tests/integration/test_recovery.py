@@ -238,7 +238,7 @@ def test_file_that_the_primary_does_not_have_is_healed_from_a_vault(lab: Lab) ->
     said = lab.execute(
         "agent", "understudy", "heal", "--vault", "local", "--identity-file", "-", stdin=identity
     ).decode()
-    assert "1 of 1 files" in said
+    assert "1 of 1 file" in said
     wait_until(lab.status, lambda seen: files(seen)["damaged"] == 0, deadline=HEALED, what="healed")
     assert md5_at_orthanc(lab, uid) == before
     number = lab.failback()
@@ -286,7 +286,7 @@ def test_what_was_deleted_before_it_was_delivered_is_a_dead_letter_until_it_come
         # Tried again while it is not here, it comes back as a letter.
         assert lab.post("/understudy/obligations/replay", {"study_instance_uid": study}) == {"changed": 1}
     wait_until(lambda: letters(lab, study), lambda seen: seen == [letter], deadline=180, what="a dead letter")
-    assert any("archive refused 1 images" in alarm for alarm in lab.status().alarms)
+    assert any("archive refused 1 image" in alarm for alarm in lab.status().alarms)
     assert deleted not in {row["sop_instance_uid"] for row in lab.get("/understudy/damages")}
     wait_until(
         lambda: set(made.sop_instance_uids) - lab.uids_at_archive(),

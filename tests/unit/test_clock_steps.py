@@ -346,7 +346,7 @@ def test_every_worker_goes_on_however_the_clock_is_set(
     site.recover()
     # The file that nobody gives back.
     assert [alarm.what.partition(" ")[2] for alarm in site.appliance.status().alarms] == [
-        "stored files are missing or changed and are not healed yet"
+        "stored file is missing or changed and not healed yet"
     ]
     _steps(site, [FAILBACK], -step, restarts=restarts)
 

@@ -141,8 +141,8 @@ def test_delete_is_refused_while_anything_is_owed_and_changes_nothing(bench: Ben
     with pytest.raises(PreconditionError) as refused:
         bench.deleter.delete("ada", ALL, reason="a full disk", force=False)
     assert list(refused.value.details) == [
-        "3 instances are owed to nas or not proven there yet",
-        "3 instances are proven at no other holder and would be lost",
+        "3 images are owed to nas or not proven there yet",
+        "3 images are proven at no other holder and would be lost",
     ]
     assert (bench.ledger.instances.counts(), bench.events(), bench.orthanc.gone) == ((7, 2), [], set())
 
@@ -180,8 +180,8 @@ def test_what_a_doubted_holder_was_proven_to_have_is_deleted_by_force_alone(benc
     with pytest.raises(PreconditionError) as refused:
         bench.deleter.delete("ada", ALL, reason="a full disk", force=False)
     assert list(refused.value.details) == [
-        "5 instances are proven at no other holder and would be lost",
-        "5 instances were proven at nas, but these proofs do not count now: "
+        "5 images are proven at no other holder and would be lost",
+        "5 images were proven at nas, but such a proof does not count now: "
         "it no longer lists 2 instances of the study",
     ]
     assert (bench.ledger.instances.counts(), bench.events(), bench.orthanc.gone) == ((7, 2), [], set())
@@ -250,7 +250,7 @@ def test_last_copy_of_what_the_primary_may_have_lost_is_not_deleted(tmp_path: Pa
     else:
         with pytest.raises(PreconditionError) as refused:
             deleter.delete("ada", ALL, reason="a full disk", force=False)
-        assert any("do not count now: the primary" in line for line in refused.value.details)
+        assert any("does not count now: the primary" in line for line in refused.value.details)
     world.ledger.close()
 
 

@@ -131,7 +131,7 @@ def begin_with_a_gap_that_cannot_be_pulled(world: World) -> None:
 def test_failback_waits_for_a_gap_that_cannot_be_pulled(world: World) -> None:
     begin_with_a_gap_that_cannot_be_pulled(world)
     assert latest(world).state is OperationState.RUNNING
-    assert latest(world).message == "1 images to deliver, prove or fetch"
+    assert latest(world).message == "1 image to deliver, prove or fetch"
     world.peer.move_status = 0
     world.work(31)
     assert latest(world).state is OperationState.DONE
@@ -321,7 +321,7 @@ def test_failback_whose_primary_gives_out_nothing_tells_a_person_and_can_be_sett
     world.clock.advance(900)
     world.work(31)
     (alarm,) = world.failback.alarms()
-    assert alarm.what.endswith("the primary does not send 1 images that are missing here")
+    assert alarm.what.endswith("the primary does not send 1 image that this standby lacks")
     assert "`understudy settle` does not wait for these images" in alarm.hint
     since = alarm.since
     world.clock.advance(3600)
@@ -340,7 +340,7 @@ def test_failback_whose_primary_takes_nothing_says_how_to_decide(world: World) -
     world.work(31)
     world.clock.advance(901)
     (alarm,) = world.failback.alarms()
-    assert "5 images are not delivered to the primary, or not proven there" in alarm.what
+    assert "5 images not delivered to the primary yet, or not proven there" in alarm.what
     assert "replay or waive" in alarm.hint
 
 
@@ -464,7 +464,7 @@ def test_settle_names_every_instance_that_the_primary_does_not_list(world: World
     with pytest.raises(PreconditionError) as caught:
         world.settle()
     assert f"the primary does not list instance {uid(6)} of study 1.2.5" in caught.value.details
-    assert "the primary has not confirmed 1 instances" in caught.value.details
+    assert "the primary has not confirmed 1 image" in caught.value.details
     assert world.ledger.modes.current().mode is Mode.RETURNING
     world.work()
     world.settle()
@@ -524,7 +524,7 @@ def test_settle_is_impossible_while_anything_is_unsettled(world: World, state: O
     assert world.ledger.obligations.of_study(PRIMARY, STUDY)[number] is state
     with pytest.raises(PreconditionError) as caught:
         world.settle(override_quiet="now")
-    assert caught.value.details == ("the primary has not confirmed 1 instances",)
+    assert caught.value.details == ("the primary has not confirmed 1 image",)
     assert world.ledger.modes.current().mode is Mode.RETURNING
 
 
@@ -1106,7 +1106,7 @@ def test_settle_notes_what_came_while_it_asked_the_primary(world: World) -> None
     world.peer.after_instances = store
     with pytest.raises(PreconditionError) as caught:
         world.settle(override_quiet="test")
-    assert caught.value.details == ("the primary has not confirmed 1 instances",)
+    assert caught.value.details == ("the primary has not confirmed 1 image",)
 
 
 def test_settle_waits_for_a_rescan_which_may_find_owed_instances(world: World) -> None:

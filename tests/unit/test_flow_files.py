@@ -584,7 +584,7 @@ def test_recover_raises_an_alarm_while_anything_is_in_quarantine(world: World) -
     (folder / "a.json").write_text("{}")
     world.recovery.step()
     (alarm,) = world.recovery.alarms()
-    assert alarm.what.startswith("1 files")
+    assert alarm.what.startswith("1 file ")
     assert world.recovery.files().quarantined == 1
 
 
@@ -595,7 +595,7 @@ def test_recover_raises_an_alarm_while_anything_is_parked(world: World) -> None:
     (folder / "suspects").write_text("2 1700000000 CT1 1.2.3\n1 1700000000 US 1.2.4\n")
     world.recovery.step()
     (alarm,) = world.recovery.alarms()
-    assert alarm.what.startswith("1 images are parked")
+    assert alarm.what.startswith("1 image is parked")
     assert world.recovery.files().parked == 1
     with world.ledger.database.reading() as connection:
         (fields,) = (

@@ -149,7 +149,7 @@ def test_departure_stays_known_while_the_primary_has_no_answer_about_the_study(w
         assert "no usable answer" in world.mirror.doubt(STUDY)
     world.peer.capped = set()
     world.mirror.step()
-    assert world.mirror.doubt(STUDY) == "the primary no longer lists 1 instances of the study"
+    assert world.mirror.doubt(STUDY) == "the primary no longer lists 1 image of the study"
     world.peer.keep(STUDY, uid(1))
     world.mirror.step()
     assert world.mirror.doubt(STUDY) == ""
@@ -277,7 +277,7 @@ def test_study_that_the_list_leaves_out_is_no_departure_and_the_horizon_stands(w
         (alarm,) = world.mirror.alarms()
         assert (alarm.since, alarm.what) == (
             iso(NOW),
-            "the primary's list of studies is cut: it leaves out 1 studies that it has",
+            "the primary's list of studies is cut: it leaves out 1 study that it has",
         )
         world.clock.advance(300)
     assert len(numbers_of(world.ledger, "1.2.4")) == 3
@@ -406,7 +406,7 @@ def test_study_of_which_the_primary_says_nothing_is_an_alarm_until_it_does(world
     for _ in range(2):
         world.mirror.step()
         (alarm,) = world.mirror.alarms()
-        assert (alarm.since, "cannot compare 1 of the 1 studies" in alarm.what) == (iso(NOW), True)
+        assert (alarm.since, "cannot compare 1 of the 1 study" in alarm.what) == (iso(NOW), True)
         assert STUDY in alarm.hint
         world.clock.advance(300)
     world.peer.overcounted = set()
@@ -750,7 +750,7 @@ def test_uid_in_two_series_is_pulled_twice_named_and_lets_the_horizon_go_on(worl
         world.mirror.step()
         (alarm,) = world.mirror.alarms()
         assert alarm.since == iso(Timestamp(NOW + 300))
-        assert alarm.what == "the primary has one SOP Instance UID in two series, in 1 studies"
+        assert alarm.what == "the primary has one SOP Instance UID in two series, in 1 study"
         assert uid(2) in alarm.hint
         assert world.mirror.horizon == world.clock.now()
     assert world.peer.moved == [uid(2)]

@@ -98,7 +98,7 @@ def test_promotion_without_a_primary_needs_force(ledger: Ledger) -> None:
 def test_promotion_with_known_loss_needs_it_accepted(ledger: Ledger) -> None:
     ledger.gaps.write({STUDY: 7}, NOW)
     (told,) = unmet(ledger)
-    assert "7 images of 1 studies" in told
+    assert "7 images of 1 study" in told
     assert promoted(ledger, accept_loss=True).epoch == 1
 
 

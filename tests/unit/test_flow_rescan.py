@@ -240,7 +240,7 @@ def test_missing_instances_that_come_again_are_missed_no_more(bench: Bench) -> N
     bench.feed.store(*(new_instance(name, attachment=f"again-{name}") for name in (6, 7, 8)))
     bench.noter.catch_up()
     assert bench.alarms() == [
-        "Orthanc's index was replaced or restored, and it lacks 1 images that were here"
+        "Orthanc's index was replaced or restored, and it lacks 1 image that was here"
     ]
     # The index of before takes its place again.
     bench.replace_index(*images(*range(10)), name="first")

@@ -215,7 +215,7 @@ def test_paused_lane_may_owe_for_long() -> None:
 
 def test_what_waits_for_a_person_alone_is_told_once() -> None:
     refused = replace(OVERDUE, owed=0, refused=1, refused_since=iso(NOW))
-    assert told(holder=refused) == ["archive refused 1 images"]
+    assert told(holder=refused) == ["archive refused 1 image"]
 
 
 def test_age_below_the_limit_is_no_alarm() -> None:

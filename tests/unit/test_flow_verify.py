@@ -89,7 +89,7 @@ def test_verify_owes_again_what_a_holder_lost(bench: Bench) -> None:
     assert bench.ledger.operations.get(operation.operation).state is OperationState.FAILED
     assert bench.ledger.obligations.tally()[VAULT] == {ObligationState.PROVEN: 4, ObligationState.OWED: 1}
     assert bench.ledger.obligations.tally()[ROUTE] == {ObligationState.PROVEN: 5}
-    assert "nas: 1 instances are gone" in bench.reports[0].outcome
+    assert "nas: 1 image is gone" in bench.reports[0].outcome
 
 
 def test_verify_of_a_holder_that_is_away_disproves_nothing(bench: Bench) -> None:
@@ -106,11 +106,11 @@ def test_verify_of_a_holder_that_is_away_disproves_nothing(bench: Bench) -> None
 @pytest.mark.parametrize(
     ("bad", "asked", "reason"),
     [
-        ({1, 3}, 3, "it is away; no answer for 2 instances"),
+        ({1, 3}, 3, "it is away; no answer for 2 images"),
         (
             {1, 2, 3},
             0,
-            "it is away; instances after number 3 were not asked for; no answer for 3 instances",
+            "it is away; instances after number 3 were not asked for; no answer for 3 images",
         ),
     ],
 )
@@ -133,7 +133,7 @@ def test_verify_goes_on_after_a_page_without_an_answer(
     assert bench.reports[0].tables[0].rows[0] == ("archive", str(asked), str(asked - lost), str(lost), reason)
     assert bench.ledger.obligations.tally()[ROUTE].get(ObligationState.OWED, 0) == lost
     assert f"archive: {reason}" in bench.reports[0].outcome
-    assert ("archive: 1 instances are gone" in bench.reports[0].outcome) == bool(lost)
+    assert ("archive: 1 image is gone" in bench.reports[0].outcome) == bool(lost)
 
 
 def test_verify_names_an_older_content_at_the_primary_and_leaves_its_proof(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_verify_names_an_older_content_at_the_primary_and_leaves_its_proof(tmp_p
         verifier.step()
         assert reports[asked.operation].succeeded is not older
     last = reports[max(reports)]
-    assert "primary: 1 instances of the sample have another content there" in last.outcome
+    assert "primary: 1 image of the sample with another content there" in last.outcome
     assert list(last.tables[1].rows) == [(uid(2), STUDY, "another content")]
     assert world.ledger.obligations.tally()[PRIMARY] == {ObligationState.PROVEN: 2}
     world.ledger.close()

@@ -296,7 +296,7 @@ def test_obligation_that_is_proven_without_a_proof_is_named(ledger: Ledger) -> N
     with ledger.database.writing() as connection:
         connection.execute(delete(proofs).where(proofs.c.instance == 2))
     (told,) = ledger.events.contradictions()
-    assert told == f"1 obligations are proven without a proof, first instance 2 at {VAULT}"
+    assert told == f"1 obligation is proven without a proof, first instance 2 at {VAULT}"
 
 
 def test_event_at_a_whole_second_given_as_int_keeps_the_chain(ledger: Ledger) -> None:

@@ -45,6 +45,7 @@ from understudy.core.ports import (
     UnansweredError,
     UnreadableFileError,
 )
+from understudy.core.text import counted
 
 # pydicom's warning of an odd value quotes the value, and our logs must not hold it.
 settings.reading_validation_mode = IGNORE
@@ -138,7 +139,9 @@ class DicomPeer:
             if not found:
                 raise
             words = f"asked by date it lists {len(found)}" + ("" if whole else " and ends early again")
-            return _sorted(found, f"it ended after {listed} studies, {error.reason}; {words}")
+            return _sorted(
+                found, f"it ended after {counted(listed, 'study', 'studies')}, {error.reason}; {words}"
+            )
         return _sorted(found, "")
 
     def _list_by_date(self, found: dict[StudyInstanceUid, ListedStudy]) -> bool:
@@ -212,17 +215,19 @@ class DicomPeer:
             answer = self._list(study)
         if not answer.is_short:
             return answer.images
-        counted = "does not count its images" if answer.counted is None else f"counts {answer.counted} images"
+        told = "does not count its images"
+        if answer.counted is not None:
+            told = f"counts {counted(answer.counted, 'image')}"
         if not answer.images:
             raise NoImagesError(
                 self.name,
-                f"it lists a study, {counted}, and lists no image of it",
+                f"it lists a study, {told}, and lists no image of it",
                 "check at the PACS whether the study has images, and whether this standby may query them",
                 answer.counted,
             )
         raise CappedError(
             self.name,
-            f"it {counted} in a study and lists {len(answer.images)}",
+            f"it {told} in a study and lists {len(answer.images)}",
             "raise the limit of query results at the PACS, or let it count again",
             answer.images,
         )

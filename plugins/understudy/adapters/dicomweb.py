@@ -81,7 +81,7 @@ class DicomWebServer:
                     return found
                 found |= page
                 if len(found) > _MOST_OF_STUDY:
-                    words = f"it lists {len(found)} instances of a study by QIDO-RS, and no end of them"
+                    words = f"it lists {len(found)} images of a study by QIDO-RS, and no end of them"
                     raise UnansweredError(
                         self.name, words, "look at the log of that system: a whole list has an end"
                     )

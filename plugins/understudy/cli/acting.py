@@ -10,6 +10,7 @@ from understudy.cli.errors import CommandError, Exit
 from understudy.cli.options import Commands, add_command, add_epoch, add_selection, add_wait
 from understudy.cli.plain import say, tell
 from understudy.cli.restore import add_heal, add_restore
+from understudy.core.text import counted
 from understudy.core.views import (
     ApprovalView,
     DeletionView,
@@ -252,7 +253,7 @@ def delete(arguments: argparse.Namespace) -> int:
         "force": arguments.force,
     }
     view = agent().act(DeletionView, "/deletions", body)
-    say(f"deleted here: {view.instances} instances of study {view.study_instance_uid}")
+    say(f"deleted here: {counted(view.instances, 'image')} of study {view.study_instance_uid}")
     for holder, number in sorted(view.proven.items()):
         say(f"{holder} is proven to have {number} of them")
     return Exit.OK

@@ -20,6 +20,7 @@ from understudy.cli.places import AppliancePlaces, places
 from understudy.cli.plain import say, tell
 from understudy.config import S3Vault, Vault
 from understudy.core.signature import is_writer, writers_in
+from understudy.core.text import counted
 from understudy.core.views import DamageState, DamageView
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def restore(arguments: argparse.Namespace) -> int:
     if not result.complete:
         packs = [f"{pack}: it has no manifest, and was not opened" for pack in result.unlisted_packs]
         raise CommandError(
-            f"{result.failures} instances were not restored, and {len(packs)} packs were not opened",
+            f"{counted(result.failures, 'image')} not restored, and {counted(len(packs), 'pack')} not opened",
             "run it again, which skips restored instances; age, zstd and tar open a pack without a manifest",
             [*(f"{failure.what}: {failure.reason}" for failure in result.failed), *packs],
         )
@@ -209,10 +210,12 @@ def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
                 failed += [f"{failure.what}: {failure.reason}" for failure in result.failed]
         except RestoreError as error:
             failed.append(str(error))
-    say(f"{target.put} of {len(wanted)} files were put in place from {vault.name}")
+    say(f"{target.put} of {counted(len(wanted), 'file')} put in place from {vault.name}")
     if failed:
         raise CommandError(
-            f"{len(failed)} files were not restored", "try another vault, or send the images again", failed
+            f"{counted(len(failed), 'file')} not restored",
+            "try another vault, or send the images again",
+            failed,
         )
 
 

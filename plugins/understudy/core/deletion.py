@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from understudy.core.model import HolderName, InstanceNumber, StudyInstanceUid
 from understudy.core.obligations import ObligationState
+from understudy.core.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +66,15 @@ def objections(standing: Standing, doubts: Mapping[HolderName, str]) -> list[str
     `doubts` says by holder why its proofs do not count now, and is empty for a trusted holder.
     """
     found = [
-        f"{number} instances are owed to {holder} or not proven there yet"
+        f"{counted(number, 'image is', 'images are')} owed to {holder} or not proven there yet"
         for holder, number in sorted(standing.unsettled.items())
     ]
     if standing.alone:
-        found.append(f"{standing.alone} instances are proven at no other holder and would be lost")
+        alone = counted(standing.alone, "image is", "images are")
+        found.append(f"{alone} proven at no other holder and would be lost")
         found += [
-            f"{number} instances were proven at {holder}, but these proofs do not count now: "
-            f"{doubts.get(holder, NOT_CONFIGURED)}"
+            f"{counted(number, 'image was', 'images were')} proven at {holder}, "
+            f"but such a proof does not count now: {doubts.get(holder, NOT_CONFIGURED)}"
             for holder, number in sorted(standing.doubted.items())
         ]
     return found

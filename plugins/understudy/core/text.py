@@ -1,4 +1,4 @@
-"""Makes text from outside safe for one line of a screen, a page or a log.
+"""Counts in words, and makes text from outside safe for one line of a screen, a page or a log.
 
 DICOM attributes, AE titles and answers of peers can contain any character. A line end forges a line of a log,
 an escape sequence moves the cursor, and a bidirectional override reverses the rest of a line.
@@ -13,6 +13,14 @@ _SHOWN = frozenset(
 
 _BETWEEN = "\n\r\t"
 """White space that separates the parts of a JSON document and never occurs raw in its strings."""
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return the number with its noun, and with what follows if that depends on the number, too.
+
+    `many` is `one` with an s if it is not given.
+    """
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def visible(text: str) -> str:

@@ -21,6 +21,7 @@ from understudy.core.packing import (
 )
 from understudy.core.ports import ObjectStore, Opener, SealError, StoredObject
 from understudy.core.signature import split_signature
+from understudy.core.text import counted
 
 
 class RestoreError(Exception):
@@ -179,9 +180,9 @@ def _refused(index: VaultIndex) -> Iterator[Failure]:
     for writer, theirs in unknown.items():
         yield Failure(
             writer,
-            f"{theirs.packs} packs of {_day(theirs.first)} to {_day(theirs.last)} are signed by this key, "
-            f"which is not known here (for example {theirs.pack_key}): compare it with the vault writer in "
-            f"the safe. If it is the same, use `--writer {writer}`",
+            f"{counted(theirs.packs, 'pack')} of {_day(theirs.first)} to {_day(theirs.last)} signed by this "
+            f"key, which is not known here (for example {theirs.pack_key}): compare it with the vault writer "
+            f"in the safe. If it is the same, use `--writer {writer}`",
         )
 
 

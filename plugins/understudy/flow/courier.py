@@ -43,6 +43,7 @@ from understudy.core.ports import (
 )
 from understudy.core.proving import Absence, judge_absence, pause_before_question
 from understudy.core.retry import delay_before
+from understudy.core.text import counted
 from understudy.core.uids import shown
 from understudy.core.views import LaneState, LaneView, iso
 from understudy.engine.beside import Beside, in_turn
@@ -454,7 +455,7 @@ class Lane:
             if look is None or look.is_old(moment) or not look.numbers & {one.number for one in batch}:
                 if self._looks_out >= _MOST_LOOKS:
                     break
-                self._show(LaneState.WORKING, f"looking for {len(batch)} images there")
+                self._show(LaneState.WORKING, f"looking for {counted(len(batch), 'image')} there")
                 look = self._look_for(batch, besides)
             if look.answer.done():
                 return [one for one in batch if one.number in look.numbers], look
@@ -501,7 +502,7 @@ class Lane:
         proven = self._ledger.custody.find(self.holder.name, found, now=self._clock.now())
         rest = [instance for instance in batch if instance.number not in proven]
         if rest:
-            self._show(LaneState.WORKING, f"sending {len(rest)} images")
+            self._show(LaneState.WORKING, f"sending {counted(len(rest), 'image')}")
             self._send(rest, looks_ahead=True)
         self._most = min(2 * self._most, self._policy.batch_instances)
         elapsed = self._clock.monotonic() - began
@@ -515,7 +516,7 @@ class Lane:
         error if it takes nothing: then its refusal of an instance may concern us and not the instance.
         """
         trial = not self._takes
-        self._show(LaneState.WORKING, f"sending {1 if trial else len(batch)} instances")
+        self._show(LaneState.WORKING, f"sending {counted(1 if trial else len(batch), 'image')}")
         self._takes = self._send(batch[:1] if trial else batch, trial=trial)
         if not self._takes:
             raise error

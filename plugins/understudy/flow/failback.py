@@ -20,6 +20,7 @@ from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock, HolderUnavailableError
 from understudy.core.refusals import DIFFERENT, hint_of
 from understudy.core.report import Report, ReportRow, ReportTable
+from understudy.core.text import counted
 from understudy.core.uids import can_be_asked_for, shown
 from understudy.core.views import Alarm, OperationState, OperationView, PlanView, PrimaryCondition, Sign, iso
 from understudy.engine.beside import Beside
@@ -264,7 +265,7 @@ class Failback:
         def guard(transaction: Transaction) -> list[str]:
             asked.assert_running(transaction)
             unsettled = unsettled_to(transaction, self._holder)
-            told = [f"the primary has not confirmed {unsettled} instances"] if unsettled else []
+            told = [f"the primary has not confirmed {counted(unsettled, 'image')}"] if unsettled else []
             return unmet + told
 
         fields = {} if override_quiet is None else {"override_quiet": override_quiet}
@@ -299,9 +300,12 @@ class Failback:
         waits = [
             words
             for number, words in (
-                (remaining, f"{remaining} images are not delivered to the primary, or not proven there"),
-                (gaps, f"the primary does not send {gaps} images that are missing here"),
-                (refused, f"the primary refused {refused} images"),
+                (
+                    remaining,
+                    f"{counted(remaining, 'image')} not delivered to the primary yet, or not proven there",
+                ),
+                (gaps, f"the primary does not send {counted(gaps, 'image')} that this standby lacks"),
+                (refused, f"the primary refused {counted(refused, 'image')}"),
             )
             if number
         ]
@@ -388,7 +392,7 @@ class Failback:
         proven = sum(number for _, _, number in self._ledger.obligations.proofs_of_epoch(self._holder, epoch))
         waived = sum(number for _, _, number in self._ledger.obligations.waived_of_epoch(self._holder, epoch))
         if waived:
-            amount = "1 image" if proven == 1 else f"{proven} images"
+            amount = counted(proven, "image")
             others = "other was" if waived == 1 else "others were"
             return f"The PACS has confirmed {amount} of this outage, and {waived} {others} waived"
         amount = {0: "every image", 1: "the one image"}.get(proven, f"all {proven} images")
@@ -405,7 +409,7 @@ class Failback:
             self._progress = (left, self._clock.now())
         remaining = left[1] + gaps
         total = max(operation.total, operation.done + remaining + refused)
-        message = f"{remaining} images to deliver, prove or fetch"
+        message = f"{counted(remaining, 'image')} to deliver, prove or fetch"
         if refused:
             message += f"; the PACS refused {refused}: replay or waive these"
         self._ledger.operations.update(

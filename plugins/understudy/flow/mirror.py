@@ -39,6 +39,7 @@ from understudy.core.ports import (
     UnansweredError,
 )
 from understudy.core.rounds import CHANGED_SECONDS, Rounds
+from understudy.core.text import counted
 from understudy.core.uids import can_be_asked_for, shown
 from understudy.core.views import Alarm, iso
 from understudy.flow.note import Noter
@@ -275,7 +276,7 @@ class Mirror:
         if (unusable := self._unusable) is not None and study in unusable[1]:
             return f"the primary gives no usable answer about the study: {unusable[1][study]}"
         lost = sum(found.instances for found in self._ledger.gaps.read_departures() if found.study == study)
-        return f"the primary no longer lists {lost} instances of the study" if lost else ""
+        return f"the primary no longer lists {counted(lost, 'image')} of the study" if lost else ""
 
     def _failure_alarm(self) -> Iterator[Alarm]:
         failure = self._failure
@@ -299,8 +300,8 @@ class Mirror:
             since, studies = self._unusable
             study, why = next(iter(studies.items()))
             what = (
-                f"this standby cannot compare {len(studies)} of the {self._listed} studies that the primary "
-                f"lists: {why}"
+                f"this standby cannot compare {len(studies)} of the "
+                f"{counted(self._listed, 'study', 'studies')} that the primary lists: {why}"
             )
             hint = f"images of these studies may be missing here; look for study {shown(study)} at the PACS"
             yield Alarm(iso(since), what, hint)
@@ -309,7 +310,8 @@ class Mirror:
         if self._twins is not None:
             since, twins = self._twins
             study, uid = next(iter(twins.items()))
-            what = f"the primary has one SOP Instance UID in two series, in {len(twins)} studies"
+            number = counted(len(twins), "study", "studies")
+            what = f"the primary has one SOP Instance UID in two series, in {number}"
             hint = (
                 f"both images are kept here; look for {shown(uid)} in study {shown(study)}: "
                 "other systems may show only one of the two"
@@ -319,8 +321,9 @@ class Mirror:
     def _unsent_alarm(self) -> Iterator[Alarm]:
         if unsent := dict(self._unsent):
             study, status = next(iter(unsent.items()))
+            number = counted(len(unsent), "study", "studies")
             what = (
-                f"the primary does not send the missing images of {len(unsent)} studies: "
+                f"the primary does not send the missing images of {number}: "
                 f"it answered C-MOVE with status 0x{status:04X}"
             )
             hint = (
@@ -605,7 +608,7 @@ class Mirror:
     def _note_cut(self, comparison: Comparison) -> None:
         how = comparison.cut
         if number := len(comparison.unlisted):
-            how = how or f"it leaves out {number} studies that it has"
+            how = how or f"it leaves out {counted(number, 'study', 'studies')} that it has"
         since = comparison.started if self._cut is None else self._cut[0]
         self._cut = (since, how) if how else None
         if how:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from understudy.core.errors import NotFoundError
 from understudy.core.ports import Clock
+from understudy.core.text import counted
 from understudy.core.views import OperationView, PlanView
 from understudy.engine.operations import Result, Runner, RunnerBooks, Running
 from understudy.flow.failback import Failback
@@ -42,4 +43,4 @@ class Planner:
         plan = self._failback.plan(asked.tell)
         self._ledger.facts.write(_LAST, json.dumps(asdict(plan)))
         to_send = sum(plan.to_send.values())
-        return Result(f"{to_send} instances to send, {sum(plan.to_pull.values())} to pull")
+        return Result(f"{counted(to_send, 'image')} to send, {sum(plan.to_pull.values())} to pull")

@@ -7,6 +7,7 @@ from understudy.core.errors import RefusedError
 from understudy.core.health import Health
 from understudy.core.model import Timestamp
 from understudy.core.modes import Mode, ModeEvent
+from understudy.core.text import counted
 from understudy.core.views import Alarm, PrimaryCondition, iso
 from understudy.ledger import EventBook, GapBook, ModeBook, ModeRecord
 
@@ -82,7 +83,8 @@ def promote(
     gaps = ledger.gaps.tally()
     if not accept_loss and gaps.instances:
         unmet.append(
-            f"{gaps.instances} images of {gaps.studies} studies are known to be missing here: {_ACCEPT}"
+            f"{counted(gaps.instances, 'image')} of {counted(gaps.studies, 'study', 'studies')} known to be "
+            f"missing here: {_ACCEPT}"
         )
     if not accept_loss and health is not None:
         if loss_seconds is None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from understudy.core.model import Timestamp
 from understudy.core.ports import Clock
+from understudy.core.text import counted
 from understudy.core.views import Alarm, DamageState, FilesView, iso
 from understudy.engine.board import Watch
 from understudy.flow.scrub import Scrubber
@@ -231,7 +232,8 @@ class RecoveryWatch:
             found.append(
                 Alarm(
                     iso(damaged_since),
-                    f"{view.damaged} stored files are missing or changed and are not healed yet",
+                    counted(view.damaged, "stored file is", "stored files are")
+                    + " missing or changed and not healed yet",
                     "`understudy damages` names them and what was tried; sending an image again heals it",
                 )
             )
@@ -239,7 +241,7 @@ class RecoveryWatch:
             found.append(
                 Alarm(
                     at,
-                    f"{view.quarantined} files are in quarantine",
+                    counted(view.quarantined, "file is in quarantine", "files are in quarantine"),
                     "`understudy quarantine` names them and says why; docs/intake.md says what to do",
                 )
             )
@@ -257,7 +259,8 @@ class RecoveryWatch:
             found.append(
                 Alarm(
                     at,
-                    f"{view.parked} images are parked: each of them ended Orthanc twice",
+                    counted(view.parked, "image is parked: it", "images are parked: each of them")
+                    + " ended Orthanc twice",
                     "`understudy quarantine` names them and their senders; docs/intake.md says what to do",
                 )
             )
@@ -266,7 +269,8 @@ class RecoveryWatch:
             found.append(
                 Alarm(
                     at,
-                    f"{others} files that Orthanc derived from images are missing or changed",
+                    counted(others, "file that Orthanc derived is", "files that Orthanc derived are")
+                    + " missing or changed",
                     "no image is affected; Orthanc's log names such a file when somebody asks for it",
                 )
             )

@@ -12,6 +12,7 @@ from typing import Protocol
 from understudy.core.model import InstanceNumber
 from understudy.core.ports import Clock
 from understudy.core.report import Report, ReportRow, ReportTable
+from understudy.core.text import counted
 from understudy.core.views import Alarm, OperationState, OperationView, iso
 from understudy.flow.note import Noter
 from understudy.ledger import RESCAN, EventBook, FileBook, InstanceBook, OperationBook
@@ -98,14 +99,16 @@ class Rescanner:
         number, since = self._ledger.files.gone()
         if since is None or self._clock.has_waited(since, _TOLD_FOR):
             return ()
-        what = f"Orthanc's index was replaced or restored, and it lacks {number} images that were here"
+        missing = counted(number, "image that was", "images that were")
+        what = f"Orthanc's index was replaced or restored, and it lacks {missing} here"
         return (Alarm(iso(since), what, _HINT),)
 
     def _finish(self, operation: OperationView) -> None:
         now = self._clock.now()
         number, _ = self._ledger.files.gone()
         outcome = (
-            f"{number} images that were here are not in Orthanc's index any more"
+            counted(number, "image that was here is", "images that were here are")
+            + " not in Orthanc's index any more"
             if number
             else "Orthanc has every image that the ledger knows."
         )

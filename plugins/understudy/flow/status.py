@@ -10,6 +10,7 @@ from understudy.core.modes import Mode
 from understudy.core.obligations import ObligationState
 from understudy.core.ports import Holder
 from understudy.core.readiness import by_urgency
+from understudy.core.text import counted
 from understudy.core.views import (
     Alarm,
     GapsView,
@@ -135,14 +136,15 @@ def alarms(
     for holder in holders:
         found += _of_holder(holder)
     if gaps.since is not None and gaps.oldest_seconds > _OLD:
-        what = f"{gaps.instances} images of the primary could not be fetched"
+        what = f"{counted(gaps.instances, 'image')} of the primary could not be fetched"
         found.append(Alarm(gaps.since, what, "`docker compose logs agent` says why"))
     if departures:
         total = sum(departure.instances for departure in departures)
         found.append(
             Alarm(
                 iso(min(departure.since for departure in departures)),
-                f"the primary no longer lists {total} images of {len(departures)} studies that it had",
+                f"the primary no longer lists {counted(total, 'image')} of "
+                f"{counted(len(departures), 'study', 'studies')} that it had",
                 "this appliance keeps them, and a failback sends them to the primary again",
             )
         )
@@ -208,7 +210,7 @@ def _of_holder(holder: HolderView) -> list[Alarm]:
     lane = holder.lane
     if holder.refused_since is not None:
         hint = f"`understudy dead-letters --holder {holder.name}` says why; replay or waive these images"
-        what = f"{holder.name} refused {holder.refused} images"
+        what = f"{holder.name} refused {counted(holder.refused, 'image')}"
         found.append(Alarm(holder.refused_since, what, hint))
     if lane.state is LaneState.WAITING:
         what = f"no image can be delivered to {holder.name} at the moment"

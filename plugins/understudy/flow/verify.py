@@ -14,6 +14,7 @@ from understudy.core.obligations import ObligationState
 from understudy.core.ports import Clock, Holder, HolderUnavailableError
 from understudy.core.refusals import DIFFERENT, hint_of
 from understudy.core.report import Report, ReportRow, ReportTable
+from understudy.core.text import counted
 from understudy.core.views import OperationView, iso
 from understudy.engine.operations import Result, Runner, Running
 from understudy.flow.recheck import Recheck, Rechecked
@@ -57,7 +58,7 @@ class _Answers:
             return ""
         away = self.in_a_row >= _UNANSWERED_IN_A_ROW
         left_out = f"; instances after number {self.after} were not asked for" if away else ""
-        return f"{self.why}{left_out}; no answer for {self.unanswered} instances"
+        return f"{self.why}{left_out}; no answer for {counted(self.unanswered, 'image')}"
 
 
 class Verifier:
@@ -143,12 +144,12 @@ class Verifier:
             if one.reason:
                 problems.append(f"{name}: {one.reason}")
             if one.lost:
-                problems.append(f"{name}: {one.lost} instances are gone and are owed again")
+                problems.append(f"{name}: {counted(one.lost, 'image is', 'images are')} gone and owed again")
         checked = Rechecked() if self._recheck is None else self._recheck.look()
         if checked.different:
             problems.append(
-                f"primary: {len(checked.different)} instances of the sample have another content there, "
-                f"and the report names them: {hint_of(DIFFERENT)}"
+                f"primary: {counted(len(checked.different), 'image')} of the sample with another content "
+                f"there, named in the report: {hint_of(DIFFERENT)}"
             )
         problems += self._ledger.events.contradictions()
         last = self._ledger.events.last()

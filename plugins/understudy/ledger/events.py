@@ -9,6 +9,7 @@ from understudy.core.chain import first_unattested, link
 from understudy.core.model import Timestamp
 from understudy.core.modes import ModeEvent
 from understudy.core.obligations import ObligationState
+from understudy.core.text import counted
 from understudy.ledger.anchor import Anchor, Link
 from understudy.ledger.database import Book, Database
 from understudy.ledger.schema import events, modes, obligations, proofs
@@ -72,7 +73,8 @@ class EventBook(Book):
             found.append(f"mode change {change} is not what the event log says of it")
         if number:
             found.append(
-                f"{number} obligations are proven without a proof, first instance {instance} at {holder}"
+                f"{counted(number, 'obligation is', 'obligations are')} proven without a proof, "
+                f"first instance {instance} at {holder}"
             )
         return found
 
