@@ -71,8 +71,9 @@ Addresses = Annotated[
     Field(
         # All addresses are on one line of the edge's table, and the line has to fit into the edge's buffer.
         max_length=100,
-        description="Addresses and networks from which its associations come; those of `Host` if absent. A "
-        "host name is looked up, and the result stays in force while the name service does not answer.",
+        description="Addresses and networks from which it connects. If absent, the addresses of `Host` "
+        "count: a host name is looked up, and the last result counts while the name service does not "
+        "answer.",
     ),
 ]
 
@@ -85,8 +86,8 @@ def _client_certificate(text: str) -> str:
 ClientCertificate = Annotated[
     str | None,
     Field(
-        description="Subject's common name, or SHA-256 fingerprint, of the client certificate that it has "
-        "to show. It is then let in only over TLS and with this certificate.",
+        description="Common name or SHA-256 fingerprint of the client certificate that it has to "
+        "present. It is then accepted only over TLS and with this certificate.",
         examples=["ct1.example.org"],
     ),
     AfterValidator(lambda text: None if text is None else _client_certificate(text)),
@@ -107,8 +108,8 @@ Associations = Annotated[
     Field(
         ge=1,
         le=16,
-        description="Number of associations (over DICOMweb: connections) that send to it at the same time. "
-        "Up to five more ask what it has meanwhile; none if this is 1.",
+        description="Number of associations (with DICOMweb: connections) that send to it at the same "
+        "time. Up to five more ask at the same time what it has, but none if this is 1.",
     ),
 ]
 
@@ -137,14 +138,14 @@ class Tls(_Section):
 
 Proof = Literal["auto", "commitment", "inventory", "readback"]
 _PROOF = (
-    "What proves that it has what it acknowledged. commitment: DICOM storage commitment; what it does not "
-    "report on within Policy.CommitmentPatience is asked for by inventory. inventory: its answer to C-FIND "
-    "at the IMAGE level, or to QIDO-RS. auto: commitment once it has reported on a request, and inventory "
-    "otherwise."
+    "What proves that it has an image that it acknowledged. commitment: its report of DICOM storage "
+    "commitment; if none comes within Policy.CommitmentPatience, inventory. inventory: its "
+    "answer to C-FIND at the IMAGE level, or to QIDO-RS. auto: commitment as soon as it has "
+    "reported once, inventory before."
 )
 _READ_BACK = (
-    " readback: each instance is fetched again by C-GET or WADO-RS, and the SHA-256 of its data set has to "
-    "be that of what was sent; this doubles the traffic."
+    " readback: each image is fetched again by C-GET or WADO-RS, and its data set has to have the same "
+    "SHA-256 as the one that was sent. This doubles the traffic."
 )
 
 
@@ -158,19 +159,23 @@ class Primary(_Section):
     client_certificate: ClientCertificate = None
     move_destination: AeTitle | None = Field(
         default=None,
-        description="AE title under which the primary knows this appliance for C-MOVE; `AeTitle` if absent.",
+        description="AE title under which the primary sends to this appliance by C-MOVE. If absent: "
+        "`AeTitle`.",
     )
     associations: Associations = 4
     proof: Literal["auto", "commitment", "inventory"] = Field(default="auto", description=_PROOF)
-    tls: Tls | None = Field(default=None, description="TLS for connections to it; plain text if absent.")
+    tls: Tls | None = Field(
+        default=None, description="TLS for connections to it. If absent, they are not encrypted."
+    )
 
 
 class Condition(_Section):
     """A condition of a route on one value of an instance: exactly one of `Equals`, `In` and `Regex`."""
 
     of: str = Field(
-        description="The value to compare: CallingAeTitle, CalledAeTitle, SourceAddress, Weekday, TimeOfDay "
-        "(both of the reception, in TimeZone), or the keyword of a DICOM attribute at the outermost level.",
+        description="The value to compare: CallingAeTitle, CalledAeTitle, SourceAddress, Weekday or "
+        "TimeOfDay (when the image arrived, in TimeZone), or the keyword of a DICOM attribute that "
+        "is not inside a sequence.",
         examples=["Modality", "StationName", "BodyPartExamined"],
     )
     equals: str | None = Field(default=None, description="The value equals this text.", examples=["CT"])
@@ -178,15 +183,16 @@ class Condition(_Section):
         default=None,
         alias="In",
         min_length=1,
-        description="The value is one of these. For SourceAddress addresses and networks, for TimeOfDay "
-        "parts of the day such as 18:00-07:00, for Weekday monday to sunday.",
+        description="The value is one of these. SourceAddress takes addresses and networks, TimeOfDay "
+        "parts of the day such as 18:00-07:00, Weekday the names monday to sunday.",
     )
     regex: str | None = Field(
         default=None,
         min_length=1,
         max_length=200,
-        description="The value contains this pattern; `^` and `$` tie it to beginning and end, `(?i)` "
-        "ignores case. It is matched in linear time, so back-references and look-around are refused.",
+        description="The value matches this regular expression somewhere. `^` and `$` match its "
+        "beginning and end, and `(?i)` ignores case. Back-references and look-around are not "
+        "supported.",
     )
     negated: bool = Field(default=False, alias="Not", description="Inverts the condition.")
 
@@ -227,7 +233,7 @@ def _hours(text: str) -> str:
 
 PartOfDay = Annotated[
     str,
-    Field(description="Part of every day in TimeZone, over midnight too.", examples=["18:00-07:00"]),
+    Field(description="Part of every day in TimeZone. It may pass midnight.", examples=["18:00-07:00"]),
     AfterValidator(_hours),
 ]
 
@@ -236,7 +242,7 @@ class Bandwidth(_Section):
     """A limit of the bandwidth for a part of every day."""
 
     hours: PartOfDay
-    bytes_per_second: int = Field(ge=1024, description="Largest number of bytes a second in this time.")
+    bytes_per_second: int = Field(ge=1024, description="Most bytes a second during these hours.")
 
 
 class Destination(_Section):
@@ -245,51 +251,53 @@ class Destination(_Section):
     name: Name
     ae_title: AeTitle | None = Field(
         default=None,
-        description="Its AE title; what came from there is never sent back. Needed with `Host`.",
+        description="Its AE title. Images that came from it are never sent back. Required with `Host`.",
     )
-    host: Host | None = Field(default=None, description="Host name or IP address; for C-STORE.")
+    host: Host | None = Field(
+        default=None, description="Host name or IP address, if images are sent by C-STORE."
+    )
     port: Port = 104
     url: str | None = Field(
         default=None,
         pattern=r"^https?://",
-        description="URL of its DICOMweb service; for STOW-RS, proven by QIDO-RS.",
+        description="URL of its DICOMweb service, if images are sent by STOW-RS. QIDO-RS proves their "
+        "arrival.",
         examples=["https://archive.example.org/dicom-web"],
     )
     credentials_file: Path | None = Field(
         default=None,
-        description='JSON file {"username", "password"} or {"token"} for `Url`; a relative path begins in '
+        description='JSON file {"username", "password"} or {"token"} for `Url`. A relative path starts at '
         "the folder of secrets.",
     )
     addresses: Addresses = []
     client_certificate: ClientCertificate = None
     sop_classes: list[str] = Field(
-        default=[], description="SOP Class UIDs (0008,0016) that are sent to it; all if empty."
+        default=[], description="SOP Class UIDs (0008,0016) that are sent to it. If empty, all are sent."
     )
     transfer_syntax: Literal["keep", "accepted"] = Field(
         default="keep",
-        description="keep: the stored bytes, or the instance is refused. accepted: where it does not take "
-        "the stored transfer syntax, a copy without compression that Orthanc makes; the stored file stays as "
-        "it is.",
+        description="keep: only the stored bytes are sent. accepted: if it does not accept the stored "
+        "transfer syntax, it gets an uncompressed copy; the stored file does not change.",
     )
     windows: list[PartOfDay] = Field(
         default=[],
-        description="When it is sent to; all day if empty. What it is owed waits for the next; a batch that "
-        "has begun goes on to its end.",
+        description="Hours during which images are sent to it. If empty, they are sent all day. A batch "
+        "that has begun is finished after the hours.",
     )
     bandwidth: list[Bandwidth] = Field(
-        default=[], description="Limits by hour; the tightest that holds counts, none if none does."
+        default=[], description="Limits of the bandwidth by hour. If several apply, the lowest one counts."
     )
     owed_limit: Seconds | None = Field(
         default=None,
-        description="Seconds instead of Policy.OwedLimit for this destination; hours outside of its windows "
-        "do not count.",
+        description="Overrides Policy.OwedLimit for this destination, in seconds. Time outside its "
+        "windows does not count.",
     )
     associations: Associations = 4
     proof: Proof = Field(default="auto", description=_PROOF + _READ_BACK)
     tls: Tls | None = Field(
         default=None,
-        description="TLS towards it. Without it, `Host` is spoken to in plain text, and an https `Url` needs "
-        "a certificate of a public authority.",
+        description="TLS for connections to it. If absent, connections to `Host` are not encrypted, and "
+        "an https `Url` needs a certificate of a public authority.",
     )
 
     @model_validator(mode="after")
@@ -314,17 +322,20 @@ class Route(_Section):
 
     name: Name
     when: list[Condition] = Field(
-        default=[], description="Conditions that all have to hold; every instance fits if empty."
+        default=[],
+        description="All of these conditions have to be met. If empty, the route applies to every image.",
     )
     to: list[Name] = Field(min_length=1, description="Names of destinations.")
     priority: Literal["high", "medium", "low"] = Field(
         default="medium",
-        description="Instances of a higher priority are sent first; a day of waiting outweighs one level.",
+        description="Images of a higher priority are sent first. A day of waiting counts as much as one "
+        "level.",
     )
     send: Literal["at_once", "when_stable"] = Field(
         default="at_once",
-        description="when_stable: once its study has not grown for Policy.StableAge seconds; it has no "
-        "priority then, and comes after what is sent at once.",
+        description="at_once: as soon as the image has arrived. when_stable: when its study has not "
+        "grown for Policy.StableAge seconds; such images have no priority and are sent after all "
+        "others.",
     )
 
     @model_validator(mode="after")
@@ -338,9 +349,10 @@ class DirectoryVault(_Section):
     """A vault in a directory: a NAS, a USB disk or the appliance's own volume."""
 
     name: Name
-    directory: Path = Field(description="Absolute folder that the agent may write to.")
+    directory: Path = Field(description="Absolute path of a folder that the agent may write to.")
     recipients: list[str] = Field(
-        default=[], description="age X25519 recipients (age1...); the one made at first start if empty."
+        default=[],
+        description="age X25519 recipients (age1...). If empty, the recipient that the first start made.",
     )
 
     @model_validator(mode="after")
@@ -357,15 +369,16 @@ class S3Vault(_Section):
     endpoint: str = Field(
         pattern=r"^https?://", description="URL of the S3 service.", examples=["https://s3.example.org"]
     )
-    bucket: str = Field(min_length=3, description="Name of the bucket, made with Object Lock.")
+    bucket: str = Field(min_length=3, description="Name of the bucket. It was created with Object Lock.")
     region: str = Field(default="us-east-1", description="Region for request signing.")
     credentials_file: Path = Field(
-        description='JSON file {"access_key", "secret_key"} of a user that may put and list alone; a '
-        "relative path begins in the folder of secrets."
+        description='JSON file {"access_key", "secret_key"} of a user who may only put and list objects. A '
+        "relative path starts at the folder of secrets."
     )
     retention_days: int = Field(ge=1, description="Days for which every object is locked in compliance mode.")
     recipients: list[str] = Field(
-        default=[], description="age X25519 recipients (age1...); the one made at first start if empty."
+        default=[],
+        description="age X25519 recipients (age1...). If empty, the recipient that the first start made.",
     )
 
 
@@ -399,10 +412,10 @@ class DicomTls(_Section):
 
     client_ca: Path | None = Field(
         default=None,
-        description="PEM file of the authorities that sign the devices' certificates; a relative path begins "
-        "in the configuration folder.",
+        description="PEM file of the authorities that sign the devices' certificates. A relative path "
+        "starts at the configuration folder.",
     )
-    required: bool = Field(default=False, description="Whether the port without TLS is off.")
+    required: bool = Field(default=False, description="Whether the port without TLS is closed.")
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
@@ -414,12 +427,16 @@ class DicomTls(_Section):
 class Edge(_Section):
     """Limits of simultaneous associations. A caller above a limit is told to try again."""
 
-    associations: int = Field(default=64, ge=2, le=1000, description="Associations of all devices together.")
+    associations: int = Field(
+        default=64, ge=2, le=1000, description="Most associations of all devices together."
+    )
     associations_of_device: int = Field(
-        default=32, ge=1, description="Associations of one calling AE title at one address."
+        default=32, ge=1, description="Most associations of one calling AE title at one address."
     )
     associations_of_strangers: int = Field(
-        default=24, ge=0, description="Associations of all devices that are not on the allow-list, together."
+        default=24,
+        ge=0,
+        description="Most associations of all devices together that are not on the allow-list.",
     )
 
     @model_validator(mode="after")
@@ -437,82 +454,86 @@ class Policy(_Section):
 
     accept_strangers: bool = Field(
         default=True,
-        description="Whether C-ECHO and C-STORE of devices that are neither listed nor approved are "
-        "accepted (for the first days); if not, the edge rejects their associations.",
+        description="Whether devices that are neither listed nor approved may use C-ECHO and C-STORE, "
+        "which is meant for the first days. Otherwise the edge rejects their associations.",
     )
     probe_interval: Seconds = Field(default=10, description="Seconds between two probes of the primary.")
     probe_failures: int = Field(
         default=3,
         ge=1,
-        description="Probes in a row without connection, association or C-ECHO after which it is down.",
+        description="Number of probes in a row without an answer after which the primary counts as down.",
     )
     inventory_interval: Seconds = Field(
         default=300,
-        description="Seconds between two comparisons of the inventories; a failed one is tried again "
+        description="Seconds between two comparisons of the inventories. A failed comparison is repeated "
         "within 60 s.",
     )
     primary_grace: Seconds = Field(
         default=60,
-        description="Seconds until an instance that did not come from the primary is looked for there, and "
-        "until a gap of the mirror is pulled: dual senders and the primary's own forwarding get time.",
+        description="Seconds to wait before an image that did not come from the primary is looked for "
+        "there, and before a missing image is fetched. Until then the modality, or the primary, may "
+        "send it.",
     )
     max_lag: Seconds = Field(
         default=900,
-        description="Seconds for which the primary may have lived after the horizon; beyond, promotion needs "
-        "the loss to be accepted, and there is an alarm.",
+        description="Most seconds between the horizon and the primary's last sign of life. Beyond this "
+        "there is an alarm, and a promotion has to accept the loss.",
     )
     quiet_period: Seconds = Field(
-        default=300, description="Seconds without a store by a modality after which a failback may settle."
+        default=300,
+        description="A failback can settle only if no modality has stored here for so many seconds.",
     )
     pack_linger: Seconds = Field(
         default=3, description="Seconds that a pack waits for more instances of its study."
     )
-    pack_bytes: int = Field(default=64 * 2**20, ge=2**20, description="Bytes at which a pack closes.")
+    pack_bytes: int = Field(
+        default=64 * 2**20, ge=2**20, description="Size in bytes at which a pack is closed."
+    )
     owed_limit: Seconds = Field(
         default=900,
-        description="Seconds for which a holder may be owed an instance before an alarm is raised.",
+        description="Seconds after which an image that is still owed to a holder raises an alarm.",
     )
     retry_base: Seconds = Field(default=1, description="Seconds before the second attempt.")
     retry_cap: Seconds = Field(default=300, description="Longest wait between two attempts, in seconds.")
     boot_seconds: Seconds = Field(
         default=3,
-        description="Seconds that a start of Orthanc may wait for the look at what a crash left behind; "
-        "what they do not suffice for is looked at by the next start.",
+        description="Most seconds that a start of Orthanc spends on files that a crash left behind. The "
+        "next start continues.",
     )
     scrub_rate: int = Field(
         default=4 * 2**20, ge=1024, description="Bytes a second that the scrub reads from the disk."
     )
     scrub_interval: Seconds = Field(
-        default=7 * 86400, description="Seconds from the beginning of one scrub to that of the next."
+        default=7 * 86400, description="Seconds from the start of one scrub to the start of the next."
     )
     warn_percent: float = Field(
         default=80,
         gt=0,
         lt=100,
-        description="Per cent of a volume in use (bytes or inodes) at which an alarm is raised.",
+        description="An alarm is raised if so many per cent of a volume's bytes or inodes are in use.",
     )
     refuse_percent: float = Field(
         default=95,
         gt=0,
         lt=100,
-        description="Per cent of the storage or index volume in use at which new images are refused as a "
-        "passing fault; senders keep them and try again.",
+        description="New images are refused if so many per cent of the storage or index volume are in "
+        "use. The answer is a temporary failure, so senders keep them and try again.",
     )
     ballast_bytes: int = Field(
         default=64 * 2**20,
         ge=0,
-        description="Bytes that are kept back on the index and state volumes, at most a twentieth of each, "
-        "and given up at RefusePercent so that a full appliance can delete and recover; 0 keeps none.",
+        description="Bytes that are reserved on the index and state volumes, at most a twentieth of "
+        "each. They are released at RefusePercent, so that a full appliance can delete and recover. "
+        "0 reserves none.",
     )
     stable_age: Seconds = Field(
         default=60,
-        description="Seconds without a new instance after which a study counts as complete for routes that "
-        "send when it is stable; an instance waits ten times as long at most.",
+        description="Seconds without a new image after which a study counts as complete for routes that "
+        "wait for this. No image waits more than ten times as long.",
     )
     commitment_patience: Seconds = Field(
         default=300,
-        description="Seconds that a report of storage commitment is awaited before the instances are asked "
-        "for by inventory.",
+        description="Seconds to wait for a report of storage commitment before inventory is used.",
     )
     network_timeout: Seconds = Field(
         default=30, description="Seconds of silence after which a connection to a peer is given up."
@@ -530,7 +551,7 @@ class Understudy(_Section):
 
     site: Name = Field(default="clinic", description="Name of the site, shown on every page and report.")
     ae_title: AeTitle = Field(default="UNDERSTUDY", description="Our own AE title.")
-    primary: Primary | None = Field(default=None, description="The clinic's PACS; none yet if absent.")
+    primary: Primary | None = Field(default=None, description="The clinic's PACS, if there is one yet.")
     time_zone: TimeZone = Field(
         default="UTC",
         description="Time zone of hours and weekdays, by its name in the IANA database.",
@@ -542,7 +563,7 @@ class Understudy(_Section):
     )
     route_matching: Literal["all", "first"] = Field(
         default="all",
-        description="all: every route that fits counts. first: only the first that fits.",
+        description="all: every matching route applies. first: only the first matching route applies.",
     )
     vaults: list[Vault] = Field(default=[], description="Stores of encrypted packs.")
     modalities: list[Modality] = Field(default=[], description="The known devices.")
