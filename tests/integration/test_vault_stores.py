@@ -76,23 +76,6 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
     return Pair(s3_store(service, service.writer), s3_store(service, service.reader), 1)
 
 
-class TestVaultInS3(HolderContract):
-    """What every holder promises; nothing is lost here, because the store locks it."""
-
-    @pytest.fixture
-    def held(self, s3: S3Service, tmp_path: Path) -> Iterator[Held]:
-        (tmp_path / "storage").mkdir()
-        with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
-            ledger.modes.start(Timestamp(time.time()))
-            yield in_vault(
-                s3_store(s3, s3.writer),
-                s3_store(s3, s3.writer, endpoint="http://127.0.0.1:1"),
-                Storage(tmp_path / "storage"),
-                ledger,
-                retention_days=1,
-            )
-
-
 def new_key() -> str:
     return keys_for(Timestamp(time.time()), secrets.token_hex(16))[0]
 
@@ -387,3 +370,23 @@ def test_directory_key_that_leaves_the_directory_is_refused(tmp_path: Path, key:
         store.put(key, b"x", None)
     with pytest.raises(ValueError, match="no key"):
         store.get(key)
+
+
+# Last: what this leaves in the store cannot be opened with the keys of the tests before.
+
+
+class TestVaultInS3(HolderContract):
+    """What every holder promises; nothing is lost here, because the store locks it."""
+
+    @pytest.fixture
+    def held(self, s3: S3Service, tmp_path: Path) -> Iterator[Held]:
+        (tmp_path / "storage").mkdir()
+        with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+            ledger.modes.start(Timestamp(time.time()))
+            yield in_vault(
+                s3_store(s3, s3.writer),
+                s3_store(s3, s3.writer, endpoint="http://127.0.0.1:1"),
+                Storage(tmp_path / "storage"),
+                ledger,
+                retention_days=1,
+            )

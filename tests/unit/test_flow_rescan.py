@@ -169,6 +169,21 @@ def test_another_index_is_told_compared_and_no_obligation_is_lost_or_doubled(ben
     assert bench.operation() == ended
 
 
+def test_index_that_is_replaced_during_a_question_is_compared_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = bench.feed.changes
+
+    def after_a_start(since: int, limit: int) -> Any:
+        if bench.index[1] == "first":
+            bench.replace_index(*images(*range(6)), name="other")
+        return changes(since, limit)
+
+    monkeypatch.setattr(bench.feed, "changes", after_a_start)
+    assert bench.rescan().message.startswith("4 images")
+    assert [view.state for view in bench.ledger.operations.newest(9)] == [OperationState.FAILED]
+
+
 def test_same_index_after_any_start_is_not_compared(bench: Bench) -> None:
     bench.index = (2.0, "first")
     assert bench.noter.catch_up() == 0
@@ -239,9 +254,7 @@ def test_missing_instances_that_come_again_are_missed_no_more(bench: Bench) -> N
     assert bench.ledger.files.counts() == {DamageState.GONE: 4}
     bench.feed.store(*(new_instance(name, attachment=f"again-{name}") for name in (6, 7, 8)))
     bench.noter.catch_up()
-    assert bench.alarms() == [
-        "Orthanc's index was replaced or restored, and it lacks 1 image that was here"
-    ]
+    assert bench.alarms() == ["Orthanc's index was replaced or restored, and it lacks 1 image that was here"]
     # The index of before takes its place again.
     bench.replace_index(*images(*range(10)), name="first")
     assert bench.rescan().state is OperationState.DONE

@@ -143,6 +143,10 @@ class Noter:
         since = self._ledger.intake.cursor("changes")
         page = self._feed.changes(since, _PAGE)
         if page.was_reset:
+            if not self.follows_the_index:
+                # Orthanc was started while it was asked: one rescan for one start.
+                self._recognise()
+                return 0, False
             self._follow_another("its changes end before the last one that was seen", page.last)
             return 0, page.done
         described = self._feed.describe(list(page.orthanc_ids)) if page.orthanc_ids else []
