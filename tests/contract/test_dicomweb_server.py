@@ -219,7 +219,7 @@ def test_instances_are_listed_page_by_page(page: int) -> None:
 def test_list_without_an_end_is_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("understudy.adapters.dicomweb._MOST_OF_STUDY", 100)
     server = Server(listed=[f"1.2.3.{number}" for number in range(1001)], page=7)
-    with server.serving() as port, pytest.raises(UnansweredError, match=r"105 instances .* and no end"):
+    with server.serving() as port, pytest.raises(UnansweredError, match=r"105 images .* and no end"):
         client(port).instances(STUDY)
 
 
