@@ -5,7 +5,7 @@
 //
 // Rule 1: a thread that answers a request or a command never waits here, nor does one that runs Python: it holds the lock of
 // the interpreter. The other threads load files, parse them and write metadata. They hold nothing that a reception needs.
-// Rule 2: at most LOADERS_THAT_WAIT wait at the same time, so that the others can load small instances.
+// Rule 2: at most LOADERS_THAT_WAIT wait for a large block at the same time, so that the others can load small instances.
 // Rule 3: every wait ends. A thread that waited in vain does not wait again for a while. A large block is then refused; the
 // elements of metadata are not. No wait delays Orthanc's stop.
 #include <dlfcn.h>
@@ -65,6 +65,10 @@ bool memory_comes(uint64_t bytes)
     return found;
 }
 
-void wait_for_elements() { comes([] { return elements_left(true); }, PATIENCE_OF_WRITERS); }
+void wait_for_elements()
+{
+    if (!elements_left(true) && !runs_python())
+        comes([] { return elements_left(true); }, PATIENCE_OF_WRITERS);
+}
 
 } // namespace reception

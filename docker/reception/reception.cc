@@ -5,8 +5,7 @@
 //
 // This file guards the parser. associations.cc limits associations, budget.cc and memory.cc memory, readers.cc readers'
 // requests, uploads.cc the bodies of HTTP requests, places.cc the searches. loading.cc lets those wait that load for
-// readers. parking.cc isolates instances that end Orthanc, refusals.cc counts
-// refusals, stack.cc enlarges the stacks.
+// readers. parking.cc isolates instances that end Orthanc, refusals.cc counts refusals, stack.cc enlarges the stacks.
 //
 // Rule 1: a data set that is refused here is read to its end and discarded. The answer is 0xC000 (PS3.4 B.2.3), or 0xA700
 // if the peer may send it again later. The association goes on.

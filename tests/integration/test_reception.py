@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -662,7 +662,7 @@ def test_metadata_that_finds_no_memory_waits_for_it_and_is_complete(reception: R
     with ThreadPoolExecutor(1) as pool:
         with memory_held(reception):
             metadata = pool.submit(client.get, f"{path}/metadata", timeout=60)
-            time.sleep(5)
+            assert not wait([metadata], timeout=5).done, "it waits while the memory is held"
         answer = metadata.result()
     assert answer.status_code == 200, answer.text
     uids = [one["00080018"]["Value"][0] for one in answer.json()]
