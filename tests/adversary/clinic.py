@@ -39,6 +39,16 @@ ATTACKERS_SHARE, WITNESS_SHARE = 256, 4096
 """Of the processors, where a service of the appliance has 1024 (Docker's default): outside these tests
 attackers and devices compute on machines of their own."""
 
+_FILL = """
+import sys
+from tests.integration.raw_store import store
+from tests import hostile
+seed, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+for number in range(count):
+    answer = store(("edge", 4242), hostile.good(f"{seed} {number}", size), patience=20, calling="CT1")
+    assert answer.status == 0, answer
+"""
+
 IMPOSTORS = ("WS2", "MR1", "PACS")
 """Titles that are listed at another address, by role: reader, modality, primary."""
 
@@ -138,6 +148,10 @@ class Clinic:
         name = f"{self.stack.project}-attacker-{self._number}"
         command = self._command(name, None, ["-c", source, *arguments], login=login)
         return run(command, timeout=timeout).decode()
+
+    def fill(self, seed: str, count: int, size: int = 0) -> None:
+        """Store so many images with so many bytes more, as a known device."""
+        self.script(_FILL, seed, str(count), str(size))
 
     def begun(self, source: str, *arguments: str, login: str = "") -> Callable[[], str]:
         """Begin a script in an attacker's container; what is returned waits for its end and its output."""

@@ -201,20 +201,11 @@ print(json.dumps(count))
 """
 
 
-_MANY = """
-from tests.integration.raw_store import store
-from tests import hostile
-for number in range(40):
-    answer = store(("edge", 4242), hostile.good(f"many {number}", 1_000_000), patience=20, calling="CT1")
-    assert answer.status == 0, answer
-"""
-
-
 def test_reader_that_asks_for_everything_and_takes_nothing_delays_no_store_and_no_page(
     clinic: Clinic,
 ) -> None:
     """Sixteen associations of a listed reader: C-FIND, C-GET and C-MOVE, cancelled or never taken."""
-    clinic.script(_MANY)
+    clinic.fill("many", 40, 1_000_000)
     pages: list[float] = []
     with clinic.unharmed(), clinic.witnessed() as testimony:
         reader = clinic.begun(_QUESTIONS, str(SECONDS))

@@ -224,12 +224,14 @@ def test_sixty_slow_clients_delay_no_page(clinic: Clinic) -> None:
     testimony.assert_never_kept_waiting()
 
 
+SECONDS = 8
+
 _SEARCH = """
 import base64, http.client, json, os, ssl, sys, threading, time
 context = ssl.create_default_context()
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 login = base64.b64encode(os.environ["ADVERSARY_LOGIN"].encode()).decode()
-path, body, end = sys.argv[1], sys.argv[2], time.monotonic() + 8
+path, body, end = sys.argv[1], sys.argv[2], time.monotonic() + float(sys.argv[3])
 answers = []
 
 def search():
@@ -249,18 +251,10 @@ for thread in threads:
 print(json.dumps(answers))
 """
 
-_FILL = """
-from tests.integration.raw_store import store
-from tests import hostile
-for number in range(500):
-    answer = store(("edge", 4242), hostile.good(f"fill {number}"), patience=20, calling="CT1")
-    assert answer.status == 0, answer
-"""
-
 
 @pytest.fixture(scope="module")
 def filled(clinic: Clinic) -> None:
-    clinic.script(_FILL)
+    clinic.fill("searched", 500)
 
 
 @pytest.mark.usefixtures("filled")
@@ -277,13 +271,16 @@ def test_sixteen_searches_at_once_delay_no_store_and_no_search_of_another(
 ) -> None:
     """Orthanc's index does one thing at a time; a store waited 2 s for the searches of one reader."""
     with clinic.unharmed(), clinic.witnessed() as testimony:
-        searching = clinic.begun(_SEARCH, path, body, login=shown.login)
-        time.sleep(4)
-        other = clinic.stack.client().get("/dicom-web/studies?limit=1", timeout=40)
+        searching = clinic.begun(_SEARCH, path, body, str(SECONDS), login=shown.login)
+        others: list[float] = []
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            other = clinic.stack.client().get("/dicom-web/studies?limit=1", timeout=40)
+            assert other.status_code == 200
+            others.append(other.elapsed.total_seconds())
         answers = json.loads(searching().splitlines()[-1])
-    print(f"{len(answers)} searches, store {testimony.slowest_seconds} s, other {other.elapsed}")
+    print(f"{len(answers)} searches, store {testimony.slowest_seconds} s, another's search {max(others)} s")
     assert set(answers) == {200}
     assert len(answers) >= 16
-    assert other.status_code == 200
-    assert other.elapsed.total_seconds() < 2 + testimony.allowance
+    assert max(others) < 2 + testimony.allowance
     testimony.assert_never_kept_waiting()
