@@ -13,7 +13,7 @@ from understudy.core.model import Delivery, Instance, InstanceNumber, Outcome, P
 from understudy.core.ports import Answers
 from understudy.ledger import Ledger
 
-from tests.contract.holder import Held, HolderContract, in_vault
+from tests.contract.holder import Held, HolderContract, LosingHolderContract, in_vault
 from tests.contract.route import destination
 from tests.peer.archive import Archive
 from tests.peer.web import WebArchive
@@ -60,21 +60,21 @@ def at_archive(
     )
 
 
-class TestByCStore(HolderContract):
+class TestByCStore(LosingHolderContract):
     @pytest.fixture(params=[False, True], ids=["inventory", "readback"])
     def held(self, request: pytest.FixtureRequest, storage: Storage, ledger: Ledger) -> Iterator[Held]:
         with Archive() as archive:
             yield at_archive(archive, Archive(), storage, ledger, reads_back=request.param)
 
 
-class TestByStow(HolderContract):
+class TestByStow(LosingHolderContract):
     @pytest.fixture(params=[False, True], ids=["inventory", "readback"])
     def held(self, request: pytest.FixtureRequest, storage: Storage, ledger: Ledger) -> Iterator[Held]:
         with WebArchive() as archive:
             yield at_archive(archive, WebArchive(), storage, ledger, reads_back=request.param)
 
 
-class TestVaultInDirectory(HolderContract):
+class TestVaultInDirectory(LosingHolderContract):
     @pytest.fixture
     def held(self, tmp_path: Path, storage: Storage, ledger: Ledger) -> Held:
         folder = tmp_path / "vault"
