@@ -562,20 +562,23 @@ def asked(number):
     held.append(connection)
     return [status, round(time.monotonic() - began, 2)]
 
+def fill():
+    for number in range(addresses):
+        for _ in range(each):
+            try:
+                held.append(socket.create_connection(("127.0.0.1", 8443), 1, (f"127.0.2.{number + 1}", 0)))
+            except OSError:
+                break
+
 held = []
 before = asked(1)
-for number in range(addresses):
-    for _ in range(each):
-        try:
-            held.append(socket.create_connection(("127.0.0.1", 8443), 1, (f"127.0.2.{number + 1}", 0)))
-        except OSError:
-            break
-known = asked(1)
-# Connections that ended meanwhile, of other tests too, have left places: each new address takes one.
+# Connections that ended meanwhile, of other tests too, have left places: they are taken again.
 for number in range(addresses, addresses + strangers):
+    fill()
     new = asked(2 + number)
     if new[0] != 200:
         break
+known = asked(1)
 print(json.dumps({"before": before, "known": known, "new": new}))
 """
 
