@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from understudy.core.model import NewInstance
 from understudy.core.obligations import ObligationState
-from understudy.core.report import Report
+from understudy.core.report import Report, ReportRow
 from understudy.core.rules import RouteDestination, RoutingRule, Rules
 from understudy.core.views import DamageState, OperationState, OperationView
 from understudy.flow import rescan
@@ -277,7 +277,9 @@ def test_index_that_is_replaced_once_more_is_compared_from_the_start(
     monkeypatch.setattr(rescan, "_PAGE", 2)
     bench.replace_index(*images(*range(6)), name="other")
     bench.noter.catch_up()
+    bench.goes_on = False
     bench.rescanner.step()
+    bench.goes_on = True
     assert bench.operation().done == 2
     bench.replace_index(*images(*range(3)), name="third")
     bench.noter.catch_up()
@@ -287,6 +289,27 @@ def test_index_that_is_replaced_once_more_is_compared_from_the_start(
         OperationState.FAILED,
         OperationState.CANCELLED,
     ]
+
+
+def test_index_that_is_replaced_between_two_pages_is_compared_from_the_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescan, "_PAGE", 2)
+
+    def replaced(_seconds: float) -> bool:
+        if bench.index[1] == "other":
+            bench.replace_index(*images(*range(3)), name="third")
+            bench.noter.catch_up()
+        return True
+
+    monkeypatch.setattr(bench, "_wait", replaced)
+    bench.replace_index(*images(*range(6)), name="other")
+    bench.restart()
+    assert bench.rescan().message.startswith("7 images")
+    assert [row[3] for row in dump(bench.ledger)["events"]] == ["begin", RESCAN, RESCAN, RESCAN]
+    (report,) = bench.reports
+    assert ReportRow("Why", "its name is different") in report.summary
+    assert ReportRow("Missing", "7") in report.summary
 
 
 def test_rescan_takes_half_of_the_time_and_goes_on_where_it_was_stopped(

@@ -1,4 +1,4 @@
-"""Operations: one runner for each kind of long task that a person starts.
+"""Operations: one runner for each kind of long task.
 
 Rule 1: the arguments are on disk before the caller gets the operation. A restart continues the operation.
 Rule 2: a worker runs the operation. The caller gets it at once and does not wait.
@@ -21,6 +21,8 @@ from understudy.ledger import EventBook, FactBook, OperationBook, Transaction, i
 
 _log = logging.getLogger(__name__)
 
+_NO_MEMO: dict[str, Any] = {"who": "", "arguments": {}, "kept": {}, "kept_by": None}
+"""What an operation remembers at first; `kept_by` is the number of the operation that kept the values."""
 _TELL_EVERY = 1.0
 """Seconds between two writes of the progress. Each write also checks for a cancellation."""
 
@@ -58,8 +60,10 @@ class Running:
         self.started = view.started
         self.who = str(memo["who"])
         """The person who started the operation."""
+        self.message = view.message
+        """The last message that was written."""
         self.arguments: Mapping[str, Any] = memo["arguments"]
-        self.kept: Mapping[str, Any] = memo["kept"]
+        self.kept: Mapping[str, Any] = memo["kept"] if memo["kept_by"] == view.operation else {}
         """The values that `keep` wrote before a restart, empty at first."""
         self.done, self.total = view.done, view.total
         """The last progress that `tell` was given. It may not be written yet."""
@@ -70,10 +74,13 @@ class Running:
         self._told = float("-inf")
 
     def tell(self, done: int, total: int, message: str | None = None) -> None:
-        """Write the progress, at most once a second, or raise CancelledError if the operation has ended."""
+        """Write the progress, or raise CancelledError if the operation has ended.
+
+        It is written when all is done, and otherwise at most once a second.
+        """
         self.done, self.total = done, total
         now = time.monotonic()
-        if now - self._told < _TELL_EVERY:
+        if now - self._told < _TELL_EVERY and done < total:
             return
         self._told = now
         view = self._ledger.operations.update(
@@ -89,7 +96,7 @@ class Running:
 
     def keep(self, kept: Mapping[str, Any]) -> None:
         """Write the state from which a restart continues, as plain values for JSON."""
-        self._memo["kept"] = kept
+        self._memo |= {"kept": kept, "kept_by": self.number}
         self._ledger.facts.write(_memo_of(self._kind), json.dumps(self._memo))
 
 
@@ -124,7 +131,7 @@ class Runner:
                 return running
             now = self._clock.now()
             self._ledger.events.log(who, f"{self.kind}_asked", dict(arguments or {}), now)
-            memo = {"who": who, "arguments": dict(arguments or {}), "kept": {}}
+            memo = _NO_MEMO | {"who": who, "arguments": dict(arguments or {})}
             self._ledger.facts.write(_memo_of(self.kind), json.dumps(memo))
             return self._ledger.operations.begin(
                 self.kind, total=total, unit=self._unit, message=message, now=now
@@ -144,7 +151,7 @@ class Runner:
         if view is None:
             return False
         memo = json.loads(self._ledger.facts.read(_memo_of(self.kind)) or "{}")
-        running = Running(view, self._ledger, self._clock, {"who": "", "arguments": {}, "kept": {}, **memo})
+        running = Running(view, self._ledger, self._clock, _NO_MEMO | memo)
         try:
             result = self._act(running)
         except CancelledError:

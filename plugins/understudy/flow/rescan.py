@@ -5,7 +5,6 @@ instances that Orthanc does not list any more are reported.
 Rule 2: a missing instance is not restored by itself: a person may have deleted it long before.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,11 +12,10 @@ from understudy.core.model import InstanceNumber
 from understudy.core.ports import Clock
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.text import counted
-from understudy.core.views import Alarm, OperationState, OperationView, iso
+from understudy.core.views import Alarm, iso
+from understudy.engine.operations import Result, Runner, Running, StoppedError
 from understudy.flow.note import Noter
-from understudy.ledger import RESCAN, EventBook, FileBook, InstanceBook, OperationBook
-
-_log = logging.getLogger(__name__)
+from understudy.ledger import RESCAN, EventBook, FactBook, FileBook, InstanceBook, OperationBook
 
 _PAGE = 200
 _SHOWN = 1000
@@ -35,17 +33,14 @@ class RescanBooks(Protocol):
     """The books of the ledger that a rescan uses."""
 
     events: EventBook
+    facts: FactBook
     files: FileBook
     instances: InstanceBook
     operations: OperationBook
 
 
 class Rescanner:
-    """Does the running rescan, one page a step; after each page it waits as long as the page took.
-
-    The operation's `done` is the number of the last instance that was compared: a killed rescan continues
-    there.
-    """
+    """Does the rescan that the noter began; after each page it waits as long as the page took."""
 
     def __init__(
         self,
@@ -66,31 +61,17 @@ class Rescanner:
         self._wait = wait
         """Waits for the given seconds and returns False if the appliance stops."""
         self._site = site
-        self._write_report = write_report
+        self._runner = Runner(
+            RESCAN, self._compare_all, ledger, clock, unit="instances", write_report=write_report
+        )
 
     def step(self) -> bool:
-        """Compare a page if a rescan is running; return whether there is more to do now."""
-        operation = self._ledger.operations.latest(RESCAN, running=True)
-        if operation is None or not self._is_read_in():
-            return False
-        began = self._clock.monotonic()
-        if operation.done == 0:
-            self._noter.reconcile()
-        page = self._ledger.instances.after(InstanceNumber(operation.done), _PAGE, with_gone=True)
-        if not page:
-            self._finish(operation)
-            return False
-        gone = self._noter.compare(page)
-        missing = {instance.number for instance in gone}
-        there = [instance.attachment_uuid for instance in page if instance.number not in missing]
-        now = self._clock.now()
-        self._ledger.files.compared(there, gone, now)
-        self._ledger.operations.update(operation.operation, now=now, done=page[-1].number)
-        return self._wait(self._clock.monotonic() - began)
+        """Continue the running rescan; return whether there was one."""
+        return self._is_read_in() and self._runner.step()
 
     def alarms(self) -> Sequence[Alarm]:
         """Return an alarm while a rescan is running, and for a week after it if instances are missing."""
-        running = self._ledger.operations.latest(RESCAN, running=True)
+        running = self._runner.running()
         if running is not None:
             what = (
                 f"Orthanc's index was replaced or restored ({running.message}): all images are compared again"
@@ -103,8 +84,27 @@ class Rescanner:
         what = f"Orthanc's index was replaced or restored, and it lacks {missing} here"
         return (Alarm(iso(since), what, _HINT),)
 
-    def _finish(self, operation: OperationView) -> None:
-        now = self._clock.now()
+    def _compare_all(self, running: Running) -> Result:
+        """Compare page by page. `done` is the number of the last instance that was compared."""
+        after = running.kept.get("after", 0)
+        if not after:
+            self._noter.reconcile()
+        while True:
+            began = self._clock.monotonic()
+            page = self._ledger.instances.after(InstanceNumber(after), _PAGE, with_gone=True)
+            if not page:
+                return self._result(running)
+            gone = self._noter.compare(page)
+            missing = {instance.number for instance in gone}
+            there = [instance.attachment_uuid for instance in page if instance.number not in missing]
+            self._ledger.files.compared(there, gone, self._clock.now())
+            after = page[-1].number
+            running.keep({"after": after})
+            running.tell(after, max(after, running.total))
+            if not self._wait(self._clock.monotonic() - began):
+                raise StoppedError
+
+    def _result(self, running: Running) -> Result:
         number, _ = self._ledger.files.gone()
         outcome = (
             counted(number, "image that was here is", "images that were here are")
@@ -112,16 +112,18 @@ class Rescanner:
             if number
             else "Orthanc has every image that the ledger knows."
         )
+        now = self._clock.now()
+        self._ledger.events.log("understudy", RESCAN, {"missing": number}, now)
         report = Report(
             title="Rescan of Orthanc's index",
             kind=RESCAN,
             site=self._site,
-            started=iso(operation.started),
+            started=iso(running.started),
             finished=iso(now),
             succeeded=not number,
             outcome=outcome,
             summary=(
-                ReportRow("Why", operation.message),
+                ReportRow("Why", running.message),
                 ReportRow("Images in Orthanc", str(self._ledger.instances.counts()[0])),
                 ReportRow("Missing", str(number)),
             ),
@@ -133,13 +135,4 @@ class Rescanner:
                 ),
             ),
         )
-        self._ledger.operations.update(
-            operation.operation,
-            now=now,
-            total=operation.done,
-            state=OperationState.FAILED if number else OperationState.DONE,
-            message=outcome,
-            report=self._write_report(operation.operation, report),
-        )
-        self._ledger.events.log("understudy", RESCAN, {"missing": number}, now)
-        _log.warning("rescan done operation=%d missing=%d", operation.operation, number)
+        return Result(outcome, succeeded=not number, report=report)
