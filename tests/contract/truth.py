@@ -164,6 +164,7 @@ class Standby:
             devices=unused,
             letters=unused,
             reception=ReceptionWatch(list, Clock(), frozenset, str),
+            healer=unused,
             scrubber=unused,
             deleter=unused,
             suspects=unused,

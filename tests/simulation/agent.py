@@ -268,6 +268,7 @@ class Agent:
             devices=unused,
             letters=Letters(self.ledger, clock, lambda: None),
             reception=nothing,
+            healer=unused,
             scrubber=unused,
             deleter=self.deleter,
             recovery=nothing,

@@ -15,14 +15,14 @@ from understudy.core.model import Delivery, Instance, NewInstance, Outcome, Time
 from understudy.core.obligations import ObligationState, Selection
 from understudy.core.ports import HolderUnavailableError, OrthancUnavailableError
 from understudy.core.report import Report
-from understudy.core.views import DamageState, OperationState
+from understudy.core.views import DamageState, OperationState, OperationView
 from understudy.flow.heal import Healer, Surgery
 from understudy.flow.recover import RecoveryWatch
 from understudy.flow.scrub import Scrubber
 from understudy.ledger import Ledger
 from understudy.system.spool import Spool
 
-from tests.unit.fakes import NOW, ROUTE, Clock, deliver, dump, new_instance, note, numbers_of
+from tests.unit.fakes import NOW, ROUTE, STUDY, Clock, deliver, dump, new_instance, note, numbers_of
 
 RATE = 1000
 
@@ -115,6 +115,9 @@ class World:
             holders=[ROUTE],
             catch_up=self.catch_up,
             fraction=lambda: 1.0,
+            wait=self._wait,
+            site="clinic",
+            write_report=self._write_report,
         )
         self.scrubber = Scrubber(
             self.ledger,
@@ -192,6 +195,15 @@ class World:
 
     def remove(self, name: int) -> None:
         self.orthanc.path(f"orthanc-{name}").unlink()
+
+    def heal(self, *, missed: bool = False) -> OperationView:
+        """Do what a person asks for, to its end."""
+        begun = self.healer.begin("ann", missed=missed)
+        assert self.healer.step()
+        return self.operation(begun)
+
+    def operation(self, view: OperationView) -> OperationView:
+        return self.ledger.operations.get(view.operation)
 
     def open_damages(self) -> set[str]:
         return {
@@ -459,9 +471,14 @@ def test_heal_brings_back_what_a_rescan_missed_once_a_person_asks_for_it(world: 
     world.ledger.files.compared([], [instance for instance in lost if instance], world.clock.now())
     world.primary.has["1.2.3.4.1"] = world.contents["orthanc-1"][4:]
     assert not world.healer.step()
-    assert world.ledger.files.heal_now("ann", world.clock.now()) == 0
-    assert world.ledger.files.heal_now("ann", world.clock.now(), missed=True) == 2
-    assert world.healer.step()
+    assert world.heal().message == "No stored file is missing or changed any more."
+    assert len(world.ledger.files.damages(limit=10, missed=True)) == 2
+    ended = world.heal(missed=True)
+    assert (ended.state, ended.done, ended.total) == (OperationState.FAILED, 2, 2)
+    assert ended.message.startswith("1 stored file is missing or changed and could not be healed")
+    (still,) = world.reports[ended.operation].tables[0].rows
+    assert still[1:] == ("1.2.3.4.2", STUDY, "primary does not give it back")
+    assert world.ledger.files.damages(limit=10, missed=True) == []
     assert world.orthanc.path("orthanc-1").read_bytes() == world.contents["orthanc-1"]
     # The other stays an alarm until somebody has it.
     assert world.open_damages() == {"orthanc-2"}
@@ -501,9 +518,39 @@ def test_heal_that_finds_no_holder_stays_open_and_tries_again_later(world: World
     world.primary.away = False
     world.primary.has["1.2.3.4.1"] = world.contents["orthanc-1"][4:]
     assert not world.healer.step(), "its time has not come"
-    assert world.ledger.files.heal_now("ann", world.clock.now()) == 1
-    assert world.healer.step()
+    assert world.heal().state is OperationState.DONE
     assert world.open_damages() == set()
+
+
+def test_heal_that_a_person_asked_for_goes_on_after_a_restart_and_tries_each_file_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.store(4)
+    for name in range(1, 5):
+        world.remove(name)
+    world.scrub_round()
+    asked: list[str] = []
+    fetch = world.primary.fetch
+
+    def counted(instance: Instance) -> bytes | None:
+        asked.append(instance.sop_instance_uid)
+        world.stopping = len(asked) == 2
+        return fetch(instance)
+
+    monkeypatch.setattr(world.primary, "fetch", counted)
+    world.primary.has["1.2.3.4.3"] = world.contents["orthanc-3"][4:]
+    begun = world.healer.begin("ann", missed=False)
+    assert world.healer.begin("bob", missed=False) == begun
+    monkeypatch.setattr(world.ledger.files, "to_heal", lambda **_: [])
+    world.healer.step()
+    assert (len(asked), world.operation(begun).state) == (2, OperationState.RUNNING)
+    world.stopping = False
+    world.healer.step()
+    ended = world.operation(begun)
+    assert sorted(asked) == [f"1.2.3.4.{name}" for name in range(1, 5)]
+    assert (ended.state, ended.done) == (OperationState.FAILED, 4)
+    summary = {row.name: row.value for row in world.reports[ended.operation].summary}
+    assert summary == {"Files tried": "4", "Healed": "1", "Still missing or changed": "3"}
 
 
 def test_heal_takes_note_of_a_file_that_was_sent_again(world: World) -> None:

@@ -7,7 +7,8 @@ import pytest
 from understudy.core.errors import NotFoundError, RefusedError
 from understudy.core.model import Timestamp
 from understudy.core.views import OperationState
-from understudy.ledger import Ledger
+from understudy.flow.appliance import Appliance
+from understudy.ledger import RESCAN, Ledger
 
 NOW = Timestamp(1_790_000_000.0)
 
@@ -50,3 +51,16 @@ def test_cancel_of_what_has_ended_is_refused_and_not_logged(ledger: Ledger, stat
     with pytest.raises(NotFoundError):
         ledger.operations.cancel(number + 1, "otto", NOW)
     assert (ledger.operations.get(number), logged(ledger)) == (ended, before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("failback", "not cancelled but interrupted"), (RESCAN, "images that it has not looked at")],
+)
+def test_operation_that_must_not_stop_halfway_is_not_cancelled(
+    appliance: Appliance, kind: str, why: str
+) -> None:
+    running = appliance.ledger.operations.begin(kind, total=10, unit="instances", message="", now=NOW)
+    with pytest.raises(RefusedError, match=why):
+        appliance.cancel("otto", running.operation)
+    assert appliance.operation(running.operation) == running

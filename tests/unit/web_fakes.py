@@ -271,9 +271,9 @@ class FakeFacade:
         self.acts.append(("scrub", who, ""))
         return replace(OPERATION, kind="scrub", unit="files")
 
-    def heal(self, who: str, *, missed: bool) -> int:
+    def heal(self, who: str, *, missed: bool) -> OperationView:
         self.acts.append(("heal", who, "missed" if missed else ""))
-        return 1
+        return replace(OPERATION, kind="heal", unit="files", state=OperationState.DONE, eta_seconds=None)
 
     def delete(self, who: str, what: Deletion, *, reason: str, force: bool) -> DeletionView:
         if not force:
@@ -282,7 +282,7 @@ class FakeFacade:
         self.acts.append(("delete", who, f"{what.study_instance_uid} {reason}"))
         return DeletionView(what.study_instance_uid, 40, {HolderName("nas"): 40}, {})
 
-    def damages(self, limit: int) -> Sequence[DamageView]:
+    def damages(self, limit: int, *, missed: bool) -> Sequence[DamageView]:
         row = DamageView(
             file="0a0b0c0d-0000-4000-8000-000000000001",
             state=DamageState.OPEN,
@@ -295,7 +295,7 @@ class FakeFacade:
             attempts=1,
             reason="primary does not give it",
         )
-        return [row][:limit]
+        return [] if missed else [row][:limit]
 
     def operations(self, limit: int) -> Sequence[OperationView]:
         return [OPERATION][:limit]

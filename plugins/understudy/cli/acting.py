@@ -1,28 +1,24 @@
 """The commands that act: the REST API's acting routes for a person at a terminal."""
 
 import argparse
-import time
 
 from pydantic import TypeAdapter
 
 from understudy.cli.client import Client, agent
-from understudy.cli.errors import CommandError, Exit
+from understudy.cli.errors import Exit
+from understudy.cli.heal import add_heal
 from understudy.cli.options import Commands, add_command, add_epoch, add_selection, add_wait
 from understudy.cli.plain import say, tell
-from understudy.cli.restore import add_heal, add_restore
+from understudy.cli.restore import add_restore
+from understudy.cli.waiting import begun, ended, fresh
 from understudy.core.text import counted
 from understudy.core.views import (
     ApprovalView,
     DeletionView,
     ModeView,
-    OperationState,
     OperationView,
     PlanView,
-    iso,
 )
-
-_POLL = 0.5
-"""Seconds between two looks at an operation for which the command waits."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -174,12 +170,12 @@ def failback(arguments: argparse.Namespace) -> int:
     """Show the plan of a failback, or begin it."""
     client = agent()
     if arguments.dry_run:
-        _ended(client, _fresh(client.act(OperationView, "/failback", {"dry_run": True})))
+        ended(client, fresh(client.act(OperationView, "/failback", {"dry_run": True})))
         from understudy.cli import show
 
         show.plan(client.read(PlanView, "/failback/plan"))
         return Exit.OK
-    return _begun(
+    return begun(
         client, client.act(OperationView, "/failback", {"epoch": _epoch(client, arguments)}), arguments
     )
 
@@ -188,7 +184,7 @@ def settle(arguments: argparse.Namespace) -> int:
     """End the failback."""
     client = agent()
     body: dict[str, object] = {"epoch": _epoch(client, arguments), "override_quiet": arguments.override_quiet}
-    view = _ended(client, client.act(OperationView, "/failback/settle", body))
+    view = ended(client, client.act(OperationView, "/failback/settle", body))
     if view.report:
         tell(f"report: {view.report}")
     return _say_mode(client.read(ModeView, "/mode"))
@@ -213,13 +209,13 @@ def accept_recipients(arguments: argparse.Namespace) -> int:
 def verify(arguments: argparse.Namespace) -> int:
     """Ask every holder again."""
     client = agent()
-    return _begun(client, _fresh(client.act(OperationView, "/verify", {})), arguments)
+    return begun(client, fresh(client.act(OperationView, "/verify", {})), arguments)
 
 
 def scrub(arguments: argparse.Namespace) -> int:
     """Read every stored file now."""
     client = agent()
-    return _begun(client, client.act(OperationView, "/scrub", {}), arguments)
+    return begun(client, client.act(OperationView, "/scrub", {}), arguments)
 
 
 def cancel(arguments: argparse.Namespace) -> int:
@@ -273,55 +269,3 @@ def _selected(arguments: argparse.Namespace) -> dict[str, object]:
         "reason": arguments.reason,
         "epoch": arguments.epoch,
     }
-
-
-def _fresh(view: OperationView) -> OperationView:
-    """Return the operation; say so if it ran before this call, because some of its answers are older."""
-    if view.updated != view.started:
-        tell(
-            f"{view.kind} {view.operation} runs since {iso(view.started)}: its answers may be older than "
-            "this question. After its end, ask again for new ones"
-        )
-    return view
-
-
-def _begun(client: Client, view: OperationView, arguments: argparse.Namespace) -> int:
-    if not arguments.wait:
-        say(f"operation {view.operation} ({view.kind}) has begun; watch it: understudy operations")
-        return Exit.OK
-    view = _watched(client, view)
-    say(f"{view.kind} {view.operation} is {view.state.value}: {view.message}")
-    if view.report:
-        tell(f"report: {view.report}")
-    return Exit.OK if view.state is OperationState.DONE else Exit.REFUSED
-
-
-def _ended(client: Client, view: OperationView) -> OperationView:
-    """Wait for an operation and return it; raise CommandError if it did not succeed."""
-    view = _watched(client, view)
-    if view.state is not OperationState.DONE:
-        hint = "each line says what to fix" if view.details else "understudy operations shows more"
-        raise CommandError(
-            f"{view.kind} {view.operation} {view.state.value}: {view.message}", hint, view.details
-        )
-    return view
-
-
-def _watched(client: Client, view: OperationView) -> OperationView:
-    """Show an operation until it ends. Ctrl-C leaves it running, and the person may watch it again."""
-    from understudy.cli.progress import Bar
-
-    try:
-        with Bar(f"{view.kind} {view.operation}", view.unit) as bar:
-            while view.state is OperationState.RUNNING:
-                bar.show(view.done, view.total, view.rate, view.eta_seconds, view.message)
-                time.sleep(_POLL)
-                view = client.read(OperationView, f"/operations/{view.operation}")
-            bar.show(view.done, view.total, view.rate, view.eta_seconds, view.message)
-    except KeyboardInterrupt:
-        tell(
-            f"{view.kind} {view.operation} continues; the same command watches it again, and "
-            f"`understudy cancel {view.operation}` stops it"
-        )
-        raise
-    return view

@@ -1,30 +1,22 @@
-"""`understudy restore`, which needs no agent, and `understudy heal`: bring instances back from a vault."""
+"""`understudy restore`: bring instances back from a vault, without the agent."""
 
 import argparse
 import re
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
-
-from understudy.cli.client import Client
 from understudy.cli.errors import CommandError, Exit, telling
-from understudy.cli.local import configuration
 from understudy.cli.options import Commands, add_command
 from understudy.cli.places import AppliancePlaces, places
 from understudy.cli.plain import say, tell
-from understudy.config import S3Vault, Vault
-from understudy.core.signature import is_writer, writers_in
+from understudy.cli.vaults import open_store, read_identity, trusted, vault_named
+from understudy.core.signature import is_writer
 from understudy.core.text import counted
-from understudy.core.views import DamageState, DamageView
 
 if TYPE_CHECKING:
-    from understudy.adapters.orthanc import Orthanc
     from understudy.core.ports import ObjectStore, Opener, RestoreTarget
     from understudy.flow.contents import Trust
     from understudy.flow.restore import Catalog, Choice, RestoreResult
@@ -106,22 +98,6 @@ def add_restore(commands: Commands) -> None:
     command.set_defaults(run=restore)
 
 
-def add_heal(commands: Commands) -> None:
-    """Add the command `heal`."""
-    command = add_command(commands, "heal", "try now to heal stored files that are missing or changed")
-    command.add_argument(
-        "--missed",
-        action="store_true",
-        help="also bring back instances that Orthanc lacked after its index was replaced or restored",
-    )
-    command.add_argument("--vault", metavar="NAME", help="from this vault; from the primary if absent")
-    command.add_argument(
-        "--identity-file", metavar="FILE", help="the age identity from the safe, or - for standard input"
-    )
-    command.add_argument("--credentials-file", type=Path, metavar="FILE", help="S3 keys that may read")
-    command.set_defaults(run=heal)
-
-
 def restore(arguments: argparse.Namespace) -> int:
     """List a vault, or restore one study or everything; exit code 1 if an instance did not come back."""
     from understudy.adapters.encryption import AgeOpener
@@ -129,12 +105,12 @@ def restore(arguments: argparse.Namespace) -> int:
     from understudy.flow.contents import RestoreError
     from understudy.flow.restore import Choice, catalog
 
-    vault = _vault(arguments.vault)
+    vault = vault_named(arguments.vault)
     with telling(RestoreError, SealError, HolderUnavailableError):
-        identity = _identity(arguments.identity_file)
+        identity = read_identity(arguments.identity_file)
         opener = AgeOpener(identity)
-        store = _store(vault, arguments.credentials_file)
-        trust = _trust(identity, arguments.writer, unsigned=arguments.accept_unsigned, as_of=arguments.as_of)
+        store = open_store(vault, arguments.credentials_file)
+        trust = trusted(identity, arguments.writer, unsigned=arguments.accept_unsigned, as_of=arguments.as_of)
         if arguments.as_of is not None and not store.retained:
             tell(
                 "understudy: for a directory, anybody who can write to it chooses the time that --as-of uses"
@@ -160,114 +136,6 @@ def restore(arguments: argparse.Namespace) -> int:
         )
     _tell_unlisted(result.unlisted_packs)
     return Exit.OK
-
-
-def heal(arguments: argparse.Namespace) -> int:
-    """Replace missing or changed stored files from a vault, or let the agent ask its holders now."""
-    client = Client(places().socket)
-    content = client.post("/heal", {"missed": arguments.missed})
-    if arguments.vault is not None:
-        _heal_from(client, arguments)
-        content = client.post("/heal", {})
-    number = TypeAdapter(dict[str, int]).validate_json(content)["changed"]
-    say(f"{number} stored file{'' if number == 1 else 's'} to heal: watch understudy damages")
-    return Exit.OK
-
-
-def _heal_from(client: Client, arguments: argparse.Namespace) -> None:
-    """Replace every file with an open damage by the vault's copy, study by study."""
-    from understudy.adapters.encryption import AgeOpener
-    from understudy.adapters.healing import HealingTarget
-    from understudy.core.ports import HolderUnavailableError, SealError
-    from understudy.flow.contents import RestoreError
-    from understudy.flow.restore import Choice
-    from understudy.flow.restore import restore as bring_back
-    from understudy.system.spool import IN_MEMORY, Spool
-
-    if arguments.identity_file is None:
-        raise CommandError(
-            "a vault can only be opened with its identity", "give --identity-file with the file from the safe"
-        )
-    vault = _vault(arguments.vault)
-    found = client.read(list[DamageView], "/damages", limit=10_000)
-    wanted = [view for view in found if view.state is DamageState.OPEN]
-    where = places()
-    failed: list[str] = []
-    with telling(SealError, HolderUnavailableError):
-        identity = _identity(arguments.identity_file)
-        opener = AgeOpener(identity)
-        store = _store(vault, arguments.credentials_file)
-        spool = Spool(where.state, IN_MEMORY)
-        target = HealingTarget(_orthanc(where), where.state / "heal", wanted, spool)
-        # Unsigned packs are safe here: only content with the MD5 from the ledger replaces a file.
-        digests = {view.md5 for view in wanted}
-        choice = Choice(lambda member: member.md5 in digests)
-        studies = {view.study_instance_uid for view in wanted}
-        try:
-            if studies:
-                trust = _trust(identity, (), unsigned=True)
-                result = bring_back(store, opener, target, studies, spool=spool, trust=trust, choice=choice)
-                failed += [f"{failure.what}: {failure.reason}" for failure in result.failed]
-        except RestoreError as error:
-            failed.append(str(error))
-    say(f"{target.put} of {counted(len(wanted), 'file')} put in place from {vault.name}")
-    if failed:
-        raise CommandError(
-            f"{counted(len(failed), 'file')} not restored",
-            "try another vault, or send the images again",
-            failed,
-        )
-
-
-def _orthanc(where: AppliancePlaces) -> "Orthanc":
-    from understudy.adapters.orthanc import Orthanc
-
-    secret = (where.keys / "service" / "agent").read_text(encoding="ascii").strip()
-    return Orthanc(where.orthanc, "agent", secret, timeout=60)
-
-
-def _vault(name: str) -> Vault:
-    vaults = configuration().vaults
-    for vault in vaults:
-        if vault.name == name:
-            return vault
-    names = ", ".join(vault.name for vault in vaults) or "none"
-    raise CommandError(f"there is no vault {name}", f"the configuration has: {names}")
-
-
-def _identity(source: str) -> str:
-    try:
-        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="ascii")
-    except (OSError, UnicodeError) as error:
-        # The error has only the reason, because the text is a secret.
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise CommandError(
-            f"the identity file {source} cannot be read: {reason}",
-            "give the file that was kept at the first start",
-        ) from None
-
-
-def _trust(identity: str, given: Sequence[str], *, unsigned: bool, as_of: float | None = None) -> "Trust":
-    """Return the trusted writers: this appliance, those of identity.txt, and those given."""
-    from understudy.adapters.writer import known_writers
-    from understudy.flow.contents import Trust
-
-    writers = known_writers(places().keys) | writers_in(identity) | frozenset(given)
-    return Trust(writers, unsigned, as_of)
-
-
-def _store(vault: Vault, credentials_file: Path | None) -> "ObjectStore":
-    if isinstance(vault, S3Vault):
-        from understudy.adapters.s3 import CredentialsError, S3Store, read_credentials
-        from understudy.adapters.secret_files import file_of
-
-        path = credentials_file or file_of(places().configuration, vault.credentials_file)
-        with telling(CredentialsError):
-            credentials = read_credentials(path)
-        return S3Store(vault.name, vault.endpoint, vault.bucket, vault.region, lambda: credentials)
-    from understudy.adapters.directory import DirectoryStore
-
-    return DirectoryStore(vault.name, vault.directory)
 
 
 def _spool(where: AppliancePlaces, folder: Path | None) -> "Spool":

@@ -36,6 +36,7 @@ from understudy.flow.devices import Devices
 from understudy.flow.disk import STORAGE, DiskWatch
 from understudy.flow.failback import KIND as FAILBACK
 from understudy.flow.failback import Failback
+from understudy.flow.heal import Healer
 from understudy.flow.intake import IntakeWatch
 from understudy.flow.letters import Letters
 from understudy.flow.mirror import Mirror
@@ -49,7 +50,7 @@ from understudy.flow.route import Router
 from understudy.flow.scrub import Scrubber
 from understudy.flow.suspects import Suspects
 from understudy.flow.verify import Verifier
-from understudy.ledger import Ledger, ModeRecord
+from understudy.ledger import RESCAN, Ledger, ModeRecord
 
 _SHOWN_OPERATIONS = 10
 
@@ -79,6 +80,7 @@ class Appliance:
     devices: Devices
     letters: Letters
     reception: ReceptionWatch
+    healer: Healer
     scrubber: Scrubber
     deleter: Deleter
     recovery: RecoveryWatch
@@ -267,22 +269,22 @@ class Appliance:
         self.wake_all()
         return operation
 
-    def heal(self, who: str, *, missed: bool) -> int:
-        """Try now to heal every stored file that is missing or changed; return how many there are.
+    def heal(self, who: str, *, missed: bool) -> OperationView:
+        """Try now to heal every stored file that is missing or changed.
 
         With `missed`, also heal files that a rescan did not find in Orthanc.
         """
-        number = self.ledger.files.heal_now(who, self.clock.now(), missed=missed)
+        operation = self.healer.begin(who, missed=missed)
         self.wake_all()
-        return number
+        return operation
 
     def delete(self, who: str, what: Deletion, *, reason: str, force: bool) -> DeletionView:
         """Delete instances here, as one act with its event."""
         return self.deleter.delete(who, what, reason=reason, force=force)
 
-    def damages(self, limit: int) -> Sequence[DamageView]:
-        """Return stored files that were found missing or changed."""
-        return self.ledger.files.damages(limit=limit)
+    def damages(self, limit: int, *, missed: bool) -> Sequence[DamageView]:
+        """Return stored files that were found missing or changed, or only those that a rescan missed."""
+        return self.ledger.files.damages(limit=limit, missed=missed)
 
     def operations(self, limit: int) -> Sequence[OperationView]:
         """Return the newest operations."""
@@ -299,6 +301,11 @@ class Appliance:
             raise RefusedError(
                 "a failback is not cancelled but interrupted",
                 "`understudy interrupt --reason ...`, or POST /understudy/failback/interrupt",
+            )
+        if operation.kind == RESCAN:
+            raise RefusedError(
+                "a rescan is not cancelled: images that it has not looked at might be owed, or missing",
+                "it ends by itself, and nothing waits for it but the end of a failback",
             )
         return self.ledger.operations.cancel(number, who, self.clock.now())
 

@@ -13,7 +13,7 @@ from understudy.ledger.deletions import DeletionBook
 from understudy.ledger.devices import DeviceBook
 from understudy.ledger.events import EventBook
 from understudy.ledger.facts import FactBook
-from understudy.ledger.files import FileBook
+from understudy.ledger.files import FileBook, OpenDamage
 from understudy.ledger.gaps import Finding, GapBook, GapsTally
 from understudy.ledger.instances import InstanceBook
 from understudy.ledger.intake import IntakeBook
@@ -50,6 +50,7 @@ __all__ = [
     "ModeBook",
     "ModeRecord",
     "ObligationBook",
+    "OpenDamage",
     "OperationBook",
     "PackBook",
     "QueueBook",

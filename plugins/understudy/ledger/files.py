@@ -1,9 +1,10 @@
 """The stored files in the ledger: those that were found missing or changed, and their healing."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import Connection, Select, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from understudy.core.model import HolderName, Instance, InstanceNumber, Timestamp
@@ -18,6 +19,17 @@ from understudy.ledger.schema import INSTANCE_COLUMNS, damages, instances, oblig
 from understudy.ledger.transitions import SYSTEM, able, advance
 
 _PRESENT = instances.c.superseded_by.is_(None)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDamage:
+    """A stored file that has to be healed."""
+
+    file: str
+    instance: InstanceNumber
+    attempts: int
+    missed: bool
+    """Whether a rescan did not find the instance in Orthanc, and a person asked to heal it."""
 
 
 class FileBook(Book):
@@ -53,26 +65,24 @@ class FileBook(Book):
             append_event(connection, now, SYSTEM, "damage", fields)
             return True
 
-    def to_heal(
-        self, *, now: Timestamp, cap: float, limit: int
-    ) -> list[tuple[str, InstanceNumber, int, bool]]:
-        """Return (file, instance, attempts, missed) of open damages that are due, the longest due first.
+    def to_heal(self, *, now: Timestamp, cap: float, limit: int) -> list[OpenDamage]:
+        """Return open damages that are due, the longest due first.
 
-        A damage with more than `cap` seconds to wait is due, too: the clock was set back. `missed` says that
-        a rescan did not find the instance in Orthanc, and that a person asked to heal it.
+        A damage with more than `cap` seconds to wait is due, too: the clock was set back.
         """
         is_due = or_(damages.c.due <= now, damages.c.due > now + cap)
-        missed = damages.c.found_by == RESCAN
-        query = (
-            select(damages.c.attachment_uuid, damages.c.instance, damages.c.attempts, missed.label("missed"))
-            .where(damages.c.state == DamageState.OPEN.value, is_due)
-            .order_by(damages.c.due)
-            .limit(limit)
-        )
+        return self._open(_OPEN.where(is_due).order_by(damages.c.due).limit(limit))
+
+    def open_after(self, file: str, limit: int) -> list[OpenDamage]:
+        """Return a page of all open damages in the order of their files, those after `file`."""
+        later = damages.c.attachment_uuid > file
+        return self._open(_OPEN.where(later).order_by(damages.c.attachment_uuid).limit(limit))
+
+    def _open(self, query: Select[Any]) -> list[OpenDamage]:
         with self._database.reading() as connection:
-            rows = connection.execute(query).all()
             return [
-                (row.attachment_uuid, InstanceNumber(row.instance), row.attempts, row.missed) for row in rows
+                OpenDamage(row.attachment_uuid, InstanceNumber(row.instance), row.attempts, row.missed)
+                for row in connection.execute(query)
             ]
 
     def not_healed(self, file: str, *, reason: str, due: Timestamp) -> None:
@@ -173,19 +183,21 @@ class FileBook(Book):
             reason = "its stored file can be read again"
             advance(connection, ObligationEvent.REPLAY, holder, refused, now, due=now, reason=reason)
 
-    def heal_now(self, who: str, now: Timestamp, *, missed: bool = False) -> int:
-        """Make every open damage due, with an event; return how many there are.
+    def open_missed(self, who: str, now: Timestamp) -> int:
+        """Have the instances healed that a rescan did not find in Orthanc, with an event.
 
-        With `missed`, instances that a rescan did not find in Orthanc are opened, too.
+        Returns how many there are.
         """
+        values = {
+            "state": DamageState.OPEN.value,
+            "reason": f"asked for by {who}",
+            "attempts": 0,
+            "due": now,
+        }
         with self._database.writing() as connection:
             gone_changes(connection)
-            if missed:
-                opened = {"state": DamageState.OPEN.value, "reason": f"asked for by {who}", "attempts": 0}
-                connection.execute(update(damages).where(*_MISSED).values(opened))
-            is_open = damages.c.state == DamageState.OPEN.value
-            number = connection.execute(update(damages).where(is_open).values(due=now)).rowcount
-            append_event(connection, now, who, "heal", {"asked_for": number, "missed": missed})
+            number = connection.execute(update(damages).where(*_MISSED).values(values)).rowcount
+            append_event(connection, now, who, "heal", {"missed": number})
             return number
 
     def damaged_since(self) -> Timestamp | None:
@@ -205,12 +217,15 @@ class FileBook(Book):
         with self._database.reading() as connection:
             return {DamageState(state): number for state, number in connection.execute(query)}
 
-    def damages(self, *, limit: int) -> Sequence[DamageView]:
-        """Return damages: open ones first, then the latest."""
+    def damages(self, *, limit: int, missed: bool = False) -> Sequence[DamageView]:
+        """Return damages: open ones first, then the latest.
+
+        With `missed`, return only instances that a rescan did not find in Orthanc and nobody asked to heal.
+        """
         query = (
             select(damages, *(instances.c[name] for name in _SHOWN))
             .join_from(damages, instances, damages.c.instance == instances.c.number)
-            .where(damages.c.found_by != DELETE)
+            .where(*(_MISSED if missed else (damages.c.found_by != DELETE,)))
             .order_by(damages.c.state != DamageState.OPEN.value, damages.c.since.desc())
             .limit(limit)
         )
@@ -218,6 +233,12 @@ class FileBook(Book):
             return [_view(row) for row in connection.execute(query)]
 
 
+_OPEN = select(
+    damages.c.attachment_uuid,
+    damages.c.instance,
+    damages.c.attempts,
+    (damages.c.found_by == RESCAN).label("missed"),
+).where(damages.c.state == DamageState.OPEN.value)
 _MISSED = (damages.c.state == DamageState.GONE.value, damages.c.found_by == RESCAN)
 _EXPLAINED = (RESCAN, DELETE)
 

@@ -80,7 +80,7 @@ class ActingFacade(Protocol):
 
     def scrub(self, who: str) -> OperationView: ...
 
-    def heal(self, who: str, *, missed: bool) -> int: ...
+    def heal(self, who: str, *, missed: bool) -> OperationView: ...
 
     def cancel(self, who: str, number: int) -> OperationView: ...
 
@@ -208,11 +208,21 @@ def router(facade: ActingFacade) -> APIRouter:
         """
         return accepted(facade.scrub(name))
 
-    @routes.post("/heal", summary="Try now to heal missing or changed files", responses=errors())
+    @routes.post(
+        "/heal",
+        summary="Try now to heal missing or changed files",
+        status_code=202,
+        response_model=OperationView,
+        responses=errors(),
+    )
     @open_to(Role.OPERATOR)
-    def heal(name: Who, body: Heal | None = None) -> Changed:
-        """Ask the holders now for every stored file that is missing or changed; answer how many there are."""
-        return Changed(changed=facade.heal(name, missed=body is not None and body.missed))
+    def heal(name: Who, body: Heal | None = None) -> Response:
+        """Begin to ask the holders for every stored file that is missing or changed, or join the operation
+        that does so.
+
+        Each file is tried once. The operation fails if a file is left, and its report lists those files.
+        """
+        return accepted(facade.heal(name, missed=body is not None and body.missed))
 
     @routes.post(
         "/operations/{operation}/cancel", summary="Stop a running operation", responses=errors(404, 409)
@@ -221,7 +231,8 @@ def router(facade: ActingFacade) -> APIRouter:
     def cancel(operation: Operation, name: Who, body: Nothing | None = None) -> OperationView:
         """Stop after the present batch; what is done stays done.
 
-        409 means that the operation has ended, or that it is a failback, which is interrupted instead.
+        409 means that the operation has ended, that it is a failback, which is interrupted instead, or that
+        it is a rescan, which has to end by itself.
         Nothing is logged then.
         """
         return facade.cancel(name, operation)

@@ -264,8 +264,12 @@ class ObligationsQuery(LettersQuery):
 
 
 class DamagesQuery(_Query):
-    """How many damages."""
+    """Which damages, and how many."""
 
+    missed: bool = Field(
+        default=False,
+        description="Only instances that a rescan did not find in Orthanc and that nobody asked to heal.",
+    )
     limit: int = Field(default=100, ge=1, le=10_000, description="Largest number of entries.")
 
 

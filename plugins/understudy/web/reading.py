@@ -79,7 +79,7 @@ class ReadingFacade(Protocol):
 
     def explain(self, study_instance_uid: str) -> ExplainedView: ...
 
-    def damages(self, limit: int) -> Sequence[DamageView]: ...
+    def damages(self, limit: int, *, missed: bool) -> Sequence[DamageView]: ...
 
 
 def router(facade: ReadingFacade) -> APIRouter:
@@ -219,7 +219,7 @@ def router(facade: ReadingFacade) -> APIRouter:
     @open_to(Role.READER, grows=True)
     def damages(asked: Annotated[DamagesQuery, Query()]) -> Sequence[DamageView]:
         """Answer open damages first, then the latest healed ones, with the attempts to heal them."""
-        return facade.damages(asked.limit)
+        return facade.damages(asked.limit, missed=asked.missed)
 
     @routes.get("/modalities", summary="The devices that send here, or have tried to", responses=errors())
     @open_to(Role.READER, grows=True)

@@ -95,7 +95,7 @@ def wire(
         doubts[PRIMARY] = primary.mirror.doubt
     deleter = Deleter(ledger, base.orthanc, noter, clock, doubts)
     workers.add("delete", deleter.step, _COUNT_INTERVAL)
-    scrubber, recovery = wire_files(base, noter, [holder.name for holder in holders])
+    healer, scrubber, recovery = wire_files(base, noter, [holder.name for holder in holders])
     takeover, upkeep = (
         WatchedAlarms(
             f"the alarms of the host ({source})",
@@ -138,6 +138,7 @@ def wire(
         devices=Devices(gate, reception),
         letters=Letters(ledger, clock, wake_all),
         reception=reception,
+        healer=healer,
         scrubber=scrubber,
         deleter=deleter,
         recovery=recovery,

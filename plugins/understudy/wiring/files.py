@@ -29,8 +29,10 @@ _LOOK_INTERVAL = 1.0
 """Seconds between two looks at the report of Orthanc's start, and at the free space on a volume."""
 
 
-def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple[Scrubber, RecoveryWatch]:
-    """Return the scrubber and the watch on boot recovery; add their workers and that of healing."""
+def wire_files(
+    base: Base, noter: Noter, holders: Sequence[HolderName]
+) -> tuple[Healer, Scrubber, RecoveryWatch]:
+    """Return the healer, the scrubber and the watch on boot recovery, and add their workers."""
     on_damage = partial(base.workers.wake, "heal")
     healer = Healer(
         base.ledger,
@@ -44,6 +46,9 @@ def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple
         holders=holders,
         catch_up=noter.catch_up,
         fraction=random.random,
+        wait=base.workers.wait,
+        site=base.configuration.site,
+        write_report=base.write_report,
         memory=base.memory,
     )
     scrubber = Scrubber(
@@ -63,7 +68,7 @@ def wire_files(base: Base, noter: Noter, holders: Sequence[HolderName]) -> tuple
     base.workers.add("heal", healer.step, _FILES_INTERVAL)
     base.workers.add("scrub", scrubber.step, STEP_INTERVAL)
     base.workers.add("recover", recovery.step, _LOOK_INTERVAL)
-    return scrubber, recovery
+    return healer, scrubber, recovery
 
 
 def wire_disk(base: Base) -> DiskWatch:
