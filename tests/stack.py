@@ -434,6 +434,12 @@ class Stack:
         plan: Mapping[str, Any] = self.get("/understudy/failback/plan")
         return plan
 
+    def probe(self) -> Mapping[str, Any]:
+        """Return what the primary can do; raise RefusedError if it does not suit."""
+        self.finished(int(self.post("/understudy/probe", {})["operation"]), deadline=120)
+        found: Mapping[str, Any] = self.get("/understudy/probe")
+        return found
+
     def failback(self) -> int:
         """Begin the failback and return the number of its operation."""
         return int(self.post("/understudy/failback", {"epoch": self.status().epoch})["operation"])

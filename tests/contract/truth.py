@@ -60,10 +60,15 @@ class Steps(Workers):
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock, lambda: 1.0)
+        self._clock: Clock = clock
         self.by_name: dict[str, Callable[[], bool]] = {}
 
     def add(self, name: str, step: Callable[[], bool], interval: float) -> None:
         self.by_name[name] = step
+
+    def wait(self, seconds: float) -> bool:
+        self._clock.advance(seconds)
+        return super().wait(0.01)
 
 
 class Receiver:

@@ -118,6 +118,7 @@ class Story:
             self._samples(material)
         self._ct(material)
         self._everywhere()
+        self._probe()
         self._outage()
         self._promote(material)
         self._emergency(material)
@@ -209,6 +210,12 @@ class Story:
             step.say(", ".join(f"{name} {counts.proven} proven" for name, counts in state.holders.items()))
 
     # --- The outage -----------------------------------------------------------------------------------------
+
+    def _probe(self) -> None:
+        with self.narrator.step("the primary is asked what it can do: understudy probe") as step:
+            found = self.lab.probe()
+            works = [one["name"] for one in found["capabilities"] if one["ability"] == "works"]
+            step.say(f"{found['verdict']} {', '.join(works)} work; {found['seconds']} s")
 
     def _outage(self) -> None:
         with self.narrator.step("the primary is killed (SIGKILL)") as step:

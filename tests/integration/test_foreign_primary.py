@@ -19,6 +19,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from understudy.adapters.dicom import DicomPeer
+from understudy.core.capabilities import Ability
 from understudy.core.model import Outcome
 from understudy.core.ports import FileToSend, HolderUnavailableError
 from understudy.core.views import PrimaryCondition, Sign
@@ -41,6 +42,22 @@ AETable BEGIN
 PACS /primary/archive RW (500, 1024mb) ANY
 AETable END
 """
+
+
+CAN = {
+    "association": Ability.WORKS,
+    "services": Ability.WORKS,
+    "list of studies": Ability.WORKS,
+    "list of images": Ability.WORKS,
+    "counts of images": Ability.WORKS,
+    "character set": Ability.WORKS,
+    "C-MOVE to this standby": Ability.WORKS,
+    "C-GET": Ability.WORKS,
+    "storage commitment": Ability.MISSING,
+    "images that it takes": Ability.WORKS,
+    "associations at a time": Ability.WORKS,
+}
+"""What dcmqrscp can do, by its manual."""
 
 
 @dataclass
@@ -178,6 +195,14 @@ def test_standby_of_dcmqrscp_says_what_is_so(tmp_path: Path, associations: int) 
         assert {one.sign for one in standby.parts.prober.health.evidence} <= {Sign.ANSWERS, Sign.WORKS}
 
         standby.receiver.during_a_store = lambda: None
+        standby.appliance.probe("ann")
+        assert standby.parts.capabilities.step()
+        found = standby.appliance.capabilities()
+        assert {one.name: one.ability for one in found.capabilities} == CAN | (
+            {} if associations > 1 else {"associations at a time": Ability.LIMITED}
+        )
+        assert found.suits
+
         pacs.stop()
         standby.works(60)
         status = standby.status()

@@ -61,6 +61,10 @@ class Habits:
     """How many it takes at a time; others are rejected for now."""
     rejects: bool = False
     """Whether it rejects every association for good."""
+    takes: tuple[str, ...] = ()
+    """SOP classes for which it accepts C-STORE, uncompressed alone."""
+    moves: bool = True
+    """Whether the images of a C-MOVE leave it; it answers success in any case."""
 
 
 @dataclass
@@ -134,6 +138,7 @@ class ForeignPacs:
         contexts = [build_context(Verification), build_context(StudyRootQueryRetrieveInformationModelMove)]
         if self.habits.queries:
             contexts.append(build_context(StudyRootQueryRetrieveInformationModelFind))
+        contexts += [build_context(sop_class) for sop_class in self.habits.takes]
         association.acceptor.supported_contexts = contexts
 
     def _on_closed(self, _event: evt.Event) -> None:
@@ -187,6 +192,8 @@ class ForeignPacs:
             and query.get("SeriesInstanceUID", "") in ("", one.series)
             and query.get("SOPInstanceUID", "") in ("", one.sop_instance_uid)
         ]
+        if not self.habits.moves:
+            wanted = []
         contexts = [build_context(CTImageStorage, ExplicitVRLittleEndian)]
         yield *self.destination, {"contexts": contexts}
         yield len(wanted)

@@ -262,7 +262,9 @@ class Agent:
             ledger=self.ledger,
             clock=clock,
             lanes=list(self.lanes.values()),
-            primary=PrimaryParts(self.prober, self.mirror, self.failback, self.planner, recheck),
+            primary=PrimaryParts(
+                self.prober, self.mirror, self.failback, self.planner, recheck, cast(Any, None)
+            ),
             verifier=self.verifier,
             router=router,
             devices=unused,

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from understudy.core.commitment import CommitmentReport
 from understudy.core.inventory import Image, ListedStudy, StudyList
@@ -174,6 +174,13 @@ class Pacs:
             if (uid not in self.ways.unlisted if study is None else uid == study)
         }
         return StudyList(listed, "it ended early" if self.ways.cut and study is None else "")
+
+    def studies_between(self, first: date, last: date) -> StudyList:
+        today = datetime.fromtimestamp(self.machine.now(), UTC).date()
+        return self.studies() if first <= today <= last else StudyList({})
+
+    def character_sets(self, _study: StudyInstanceUid) -> Set[str]:
+        return frozenset()
 
     def _count(self, study: StudyInstanceUid) -> int | None:
         if not self.ways.counts:

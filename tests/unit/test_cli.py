@@ -27,7 +27,7 @@ from understudy.core.views import (
 )
 from understudy.web.application import application
 
-from tests.unit.web_fakes import STATUS, FakeFacade, by_headers
+from tests.unit.web_fakes import CAPABILITIES, STATUS, FakeFacade, by_headers
 
 
 class Agent(uvicorn.Server):
@@ -293,6 +293,26 @@ def test_lists_and_their_acts(facade: FakeFacade, capsys: pytest.CaptureFixture[
     ):
         assert run(arguments) == 0, arguments
         assert expected in capsys.readouterr().out, arguments
+
+
+def test_probe_shows_what_it_found_and_exits_1_if_the_primary_does_not_suit(
+    facade: FakeFacade, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["probe"]) == 1
+    told = capsys.readouterr().out
+    for expected in (
+        "PACS at 192.0.2.10:104",
+        "C-MOVE to this standby *",
+        "missing",
+        "status 0xA801",
+        "changed since the probe before: C-GET: it gives no image (before: it gives images)",
+        "set Primary.Associations to 2: it takes 3 associations at a time",
+        CAPABILITIES.verdict,
+    ):
+        assert expected in told
+    assert run(["probe", "--last", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["suits"] is False
+    assert [act[0] for act in facade.acts] == ["probe"]
 
 
 def test_unknown_operation_is_told_with_its_hint(

@@ -24,6 +24,7 @@ from understudy.config import parse
 from understudy.core.model import Instance, InstanceNumber, Timestamp
 from understudy.core.views import PrimaryCondition
 from understudy.engine.board import Watch
+from understudy.flow.capabilities import CapabilityProbe
 from understudy.flow.failback import Failback
 from understudy.flow.heal import Healer
 from understudy.flow.mirror import Mirror
@@ -299,6 +300,7 @@ WALKS = (
     Walk("probe", (pacs.Pacs, "echo"), 10.0),
     Walk("mirror", (Mirror, "step"), 300.0, rests=True),
     Walk("plan", (Failback, "plan"), prompt=lambda site: site.appliance.plan("ann")),
+    Walk("capabilities", (CapabilityProbe, "_answer"), prompt=lambda site: site.appliance.probe("ann")),
     Walk("gate", (EdgeLink, "counted")),
     Walk("names", (HostNames, "step")),
     Walk("logins", (EdgeLink, "wrong_passwords")),

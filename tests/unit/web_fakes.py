@@ -11,6 +11,7 @@ from typing import BinaryIO, Never, Self
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.routing import iter_route_contexts
+from understudy.core.capabilities import Ability, CapabilitiesView, Capability, Suggestion
 from understudy.core.conflicts import ConflictKind, ConflictView, VersionView
 from understudy.core.deletion import Deletion
 from understudy.core.errors import NotFoundError, PreconditionError, RefusedError, StaleEpochError
@@ -112,6 +113,28 @@ OPERATION = OperationView(
     report=None,
 )
 
+
+CAPABILITIES = CapabilitiesView(
+    at=AT,
+    seconds=12.3,
+    ae_title="PACS",
+    host="192.0.2.10",
+    port=104,
+    suits=False,
+    verdict="This standby cannot stand in for this PACS: C-MOVE to this standby is missing.",
+    capabilities=[
+        Capability(
+            "C-MOVE to this standby",
+            needed=True,
+            ability=Ability.MISSING,
+            finding="no image came",
+            evidence="asked for a study of 3 images: its answer was status 0xA801 after 0.1 s",
+            meaning="check that the PACS knows the AE title UNDERSTUDY",
+        )
+    ],
+    suggestions=[Suggestion("Primary.Associations", 2, "it takes 3 associations at a time")],
+    changes=["C-GET: it gives no image (before: it gives images)"],
+)
 
 EARLIER, LATER = (
     VersionView("0a-1b", md5, 1000, AT, "CT1", "192.0.2.20", "1.2.3", present=present)
@@ -266,6 +289,15 @@ class FakeFacade:
     def verify(self, who: str) -> OperationView:
         self.acts.append(("verify", who, ""))
         return replace(OPERATION, kind="verify", state=OperationState.DONE, done=200, eta_seconds=None)
+
+    def probe(self, who: str) -> OperationView:
+        self.acts.append(("probe", who, ""))
+        return replace(
+            OPERATION, kind="probe", unit="questions", state=OperationState.FAILED, eta_seconds=None
+        )
+
+    def capabilities(self) -> CapabilitiesView:
+        return CAPABILITIES
 
     def scrub(self, who: str) -> OperationView:
         self.acts.append(("scrub", who, ""))

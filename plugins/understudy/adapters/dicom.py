@@ -144,6 +144,33 @@ class DicomPeer:
             )
         return _sorted(found, "")
 
+    def studies_between(self, first: date, last: date) -> StudyList:
+        """Return the studies of these dates, asked for once; `cut` is why the list ended early, if it did."""
+        found: dict[StudyInstanceUid, ListedStudy] = {}
+        cut = ""
+        try:
+            with self._association("C-FIND", [_FIND]) as association:
+                dates = f"{first:%Y%m%d}-{last:%Y%m%d}"
+                self._list_studies(association, found, _Tally(_MOST_STUDIES), dates=dates)
+        except _EndlessError:
+            raise
+        except UnansweredError as error:
+            if not found:
+                raise
+            cut = error.reason
+        return _sorted(found, cut)
+
+    def character_sets(self, study: StudyInstanceUid) -> Set[str]:
+        """Return the values of Specific Character Set (0008,0005) in the answer to a question for names."""
+        query = _query("STUDY", study)
+        query.PatientName = ""
+        found: set[str] = set()
+        with self._association("C-FIND", [_FIND]) as association:
+            for answer in self._find(association, query, _Tally(_MOST_OF_STUDY)):
+                declared = answer.get("SpecificCharacterSet") or ()
+                found |= {declared} if isinstance(declared, str) else {str(one) for one in declared}
+        return found
+
     def _list_by_date(self, found: dict[StudyInstanceUid, ListedStudy]) -> bool:
         """Add the studies that the peer lists by study date; halve each range whose list it cuts.
 

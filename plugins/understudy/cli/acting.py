@@ -7,10 +7,11 @@ from pydantic import TypeAdapter
 from understudy.cli.client import Client, agent
 from understudy.cli.errors import Exit
 from understudy.cli.heal import add_heal
-from understudy.cli.options import Commands, add_command, add_epoch, add_selection, add_wait
-from understudy.cli.plain import say, tell
+from understudy.cli.options import Commands, add_command, add_epoch, add_json, add_selection, add_wait
+from understudy.cli.plain import say, say_json, tell
 from understudy.cli.restore import add_restore
-from understudy.cli.waiting import begun, ended, fresh
+from understudy.cli.waiting import begun, ended, fresh, watched
+from understudy.core.capabilities import CapabilitiesView
 from understudy.core.text import counted
 from understudy.core.views import (
     ApprovalView,
@@ -65,6 +66,11 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--vault", required=True, metavar="NAME", help="name of the vault")
     command.add_argument("--reason", required=True, help="why, for the event log")
     command.set_defaults(run=accept_recipients)
+
+    command = add_command(commands, "probe", "ask the primary what it can do, and say what that means here")
+    command.add_argument("--last", action="store_true", help="ask nothing, and show the last probe")
+    add_json(command)
+    command.set_defaults(run=probe)
 
     command = add_command(
         commands, "verify", "ask every holder again for every instance that is proven there"
@@ -204,6 +210,21 @@ def accept_recipients(arguments: argparse.Namespace) -> int:
     told = TypeAdapter(dict[str, str]).validate_json(content)["fingerprint"]
     say(f"packs for {arguments.vault} open with the key {told} from now on")
     return Exit.OK
+
+
+def probe(arguments: argparse.Namespace) -> int:
+    """Ask the primary what it can do, and show it; exit code 1 if it does not suit."""
+    client = agent()
+    if not arguments.last:
+        watched(client, client.act(OperationView, "/probe", {}))
+    view = client.read(CapabilitiesView, "/probe")
+    if arguments.json:
+        say_json(client.get("/probe").decode("utf-8"))
+    else:
+        from understudy.cli import show
+
+        show.capabilities(view)
+    return Exit.OK if view.suits else Exit.REFUSED
 
 
 def verify(arguments: argparse.Namespace) -> int:

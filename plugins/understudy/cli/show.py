@@ -6,6 +6,7 @@ from rich.text import Text
 
 from understudy.cli.screen import Facts, Rows, Screen, lines, styled
 from understudy.cli.words import between, count, counted, duration, moment, size
+from understudy.core.capabilities import Ability, CapabilitiesView
 from understudy.core.modes import Mode
 from understudy.core.views import (
     DamageState,
@@ -44,6 +45,12 @@ _CONDITION_WORDS = {
     PrimaryCondition.BUSY: "up, busy",
 }
 _TONE_STYLE = {Tone.WARN: "bold black on yellow", Tone.BAD: "bold white on red3"}
+_ABILITY_STYLE = {
+    Ability.WORKS: "green",
+    Ability.LIMITED: "yellow",
+    Ability.MISSING: "bold red",
+    Ability.UNKNOWN: "dim",
+}
 _OPERATION_STYLE = {
     OperationState.RUNNING: "cyan",
     OperationState.DONE: "green",
@@ -326,6 +333,29 @@ def _refused_inside(views: Sequence[ModalityView]) -> None:
                 refusal.hint,
             )
     Screen().print(table)
+
+
+def capabilities(view: CapabilitiesView) -> None:
+    """Print what a probe of the primary has found."""
+    console = Screen()
+    table = Rows(
+        f"{view.ae_title} at {view.host}:{view.port}, probed {moment(view.at)} in {duration(view.seconds)}",
+        "what",
+        "state",
+        "evidence",
+        "what it means here",
+    )
+    for one in view.capabilities:
+        state = styled((one.ability.value, _ABILITY_STYLE[one.ability]))
+        name = one.name + (" *" if one.needed else "")
+        table.add_row(name, state, f"{one.finding}: {one.evidence}", one.meaning)
+    console.print(table)
+    console.print("* needed: without it this standby cannot stand in for the PACS")
+    for change in view.changes:
+        console.print(f"changed since the probe before: {change}")
+    for suggestion in view.suggestions:
+        console.print(f"set {suggestion.key} to {suggestion.value}: {suggestion.because}")
+    console.print(styled((view.verdict, "bold green" if view.suits else "bold red")))
 
 
 def damages(views: Sequence[DamageView]) -> None:

@@ -27,7 +27,7 @@ def begun(client: Client, view: OperationView, arguments: argparse.Namespace) ->
     if not arguments.wait:
         say(f"operation {view.operation} ({view.kind}) has begun; watch it: understudy operations")
         return Exit.OK
-    view = _watched(client, view)
+    view = watched(client, view)
     say(f"{view.kind} {view.operation} is {view.state.value}: {view.message}")
     if view.report:
         tell(f"report: {view.report}")
@@ -36,7 +36,7 @@ def begun(client: Client, view: OperationView, arguments: argparse.Namespace) ->
 
 def ended(client: Client, view: OperationView) -> OperationView:
     """Wait for an operation and return it; raise CommandError if it did not succeed."""
-    view = _watched(client, view)
+    view = watched(client, view)
     if view.state is not OperationState.DONE:
         hint = "each line says what to fix" if view.details else "understudy operations shows more"
         raise CommandError(
@@ -45,7 +45,7 @@ def ended(client: Client, view: OperationView) -> OperationView:
     return view
 
 
-def _watched(client: Client, view: OperationView) -> OperationView:
+def watched(client: Client, view: OperationView) -> OperationView:
     """Show an operation until it ends. Ctrl-C leaves it running, and the person may watch it again."""
     from understudy.cli.progress import Bar
 

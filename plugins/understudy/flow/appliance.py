@@ -6,6 +6,7 @@ from pathlib import Path
 
 from understudy import __version__
 from understudy.config import Understudy
+from understudy.core.capabilities import CapabilitiesView
 from understudy.core.deletion import Deletion
 from understudy.core.errors import NotFoundError, RefusedError
 from understudy.core.health import Health
@@ -29,6 +30,7 @@ from understudy.core.views import (
 from understudy.engine.board import Watch
 from understudy.engine.memory import Memory
 from understudy.flow import promote, status
+from understudy.flow.capabilities import CapabilityProbe
 from understudy.flow.conflicts import Conflicts
 from understudy.flow.courier import Lane
 from understudy.flow.delete import Deleter
@@ -64,6 +66,7 @@ class PrimaryParts:
     failback: Failback
     planner: Planner
     recheck: Recheck
+    capabilities: CapabilityProbe
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +242,16 @@ class Appliance:
         """Return the result of the last dry run."""
         return self._primary(ModeEvent.FAILBACK).planner.last()
 
+    def probe(self, who: str) -> OperationView:
+        """Begin to ask the primary what it can do."""
+        operation = self._parts().capabilities.begin(who)
+        self.wake_all()
+        return operation
+
+    def capabilities(self) -> CapabilitiesView:
+        """Return what the last probe found that the primary can do."""
+        return self._parts().capabilities.last()
+
     def failback(self, who: str, *, epoch: int) -> OperationView:
         """Begin or continue the failback."""
         operation = self._primary(ModeEvent.FAILBACK).failback.begin(who, epoch=epoch)
@@ -339,6 +352,11 @@ class Appliance:
         # As the clock is set now, like the horizon.
         since = self.clock.earliest(health.since)
         return promote.loss(self._horizon(), replace(health, since=since or now), now)
+
+    def _parts(self) -> PrimaryParts:
+        if self.primary is None:
+            raise NotFoundError("no primary is configured", "`Primary` in the configuration names the PACS")
+        return self.primary
 
     def _primary(self, event: ModeEvent) -> PrimaryParts:
         if self.primary is None:

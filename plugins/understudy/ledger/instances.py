@@ -68,6 +68,13 @@ class InstanceBook(Book):
         with self._database.reading() as connection:
             return {StudyInstanceUid(uid) for uid in connection.scalars(query)}
 
+    def kinds(self) -> dict[tuple[str, str], int]:
+        """Return the number of held instances by SOP class and transfer syntax; reads the whole table."""
+        kind = (instances.c.sop_class_uid, instances.c.transfer_syntax_uid)
+        query = select(*kind, func.count()).where(IS_HELD).group_by(*kind)
+        with self._database.reading() as connection:
+            return {(sop_class, syntax): number for sop_class, syntax, number in connection.execute(query)}
+
     def counts(self) -> tuple[int, int]:
         """Return the number of held instances and the number of their studies."""
         query = select(func.sum(studies.c.number), func.count()).where(studies.c.number > 0)

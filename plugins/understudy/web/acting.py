@@ -66,6 +66,8 @@ class ActingFacade(Protocol):
 
     def plan(self, who: str) -> OperationView: ...
 
+    def probe(self, who: str) -> OperationView: ...
+
     def failback(self, who: str, *, epoch: int) -> OperationView: ...
 
     def settle(self, who: str, *, epoch: int, override_quiet: str | None) -> OperationView: ...
@@ -192,6 +194,24 @@ def router(facade: ActingFacade) -> APIRouter:
         compared by content; those that differ are only reported.
         """
         return accepted(facade.verify(name))
+
+    @routes.post(
+        "/probe",
+        summary="Ask the primary what it can do",
+        status_code=202,
+        response_model=OperationView,
+        responses=errors(404),
+    )
+    @open_to(Role.OPERATOR)
+    def probe(name: Who, body: Nothing | None = None) -> Response:
+        """Begin to ask the primary about its services, lists, limits and associations, or join the probe that
+        runs.
+
+        It takes about a minute, and changes nothing at the primary. At most one study that is missing here is
+        fetched. The operation fails if the primary does not suit; `GET /probe` answers the findings. 404
+        means that no primary is configured.
+        """
+        return accepted(facade.probe(name))
 
     @routes.post(
         "/scrub",

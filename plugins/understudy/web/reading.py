@@ -10,6 +10,7 @@ from typing import Annotated, Protocol
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from understudy.core.capabilities import CapabilitiesView
 from understudy.core.obligations import ObligationState, Selection
 from understudy.core.readiness import unready
 from understudy.core.roles import Role
@@ -80,6 +81,8 @@ class ReadingFacade(Protocol):
     def explain(self, study_instance_uid: str) -> ExplainedView: ...
 
     def damages(self, limit: int, *, missed: bool) -> Sequence[DamageView]: ...
+
+    def capabilities(self) -> CapabilitiesView: ...
 
 
 def router(facade: ReadingFacade) -> APIRouter:
@@ -220,6 +223,17 @@ def router(facade: ReadingFacade) -> APIRouter:
     def damages(asked: Annotated[DamagesQuery, Query()]) -> Sequence[DamageView]:
         """Answer open damages first, then the latest healed ones, with the attempts to heal them."""
         return facade.damages(asked.limit, missed=asked.missed)
+
+    @routes.get("/probe", summary="What the primary can do", responses=errors(404))
+    @open_to(Role.READER)
+    def capabilities() -> CapabilitiesView:
+        """Answer the findings of the last probe, each with its evidence and its meaning here.
+
+        `ability` is works, limited, missing or unknown. `suits` says whether all that is `needed` was found.
+        `changes` are the differences from the probe before. `seconds` is how long the probe took. 404 means
+        that the primary was not probed yet, or that none is configured.
+        """
+        return facade.capabilities()
 
     @routes.get("/modalities", summary="The devices that send here, or have tried to", responses=errors())
     @open_to(Role.READER, grows=True)

@@ -126,7 +126,9 @@ def wire(
         workers.add(name, watched.step, _LOOK_INTERVAL)
     disk = wire_disk(base)
     reception = wire_reception(base, gate)
-    wake_all = partial(workers.wake, "note", "mirror", "failback", "verify", "scrub", "heal", "lane-")
+    wake_all = partial(
+        workers.wake, "note", "mirror", "failback", "plan", "capabilities", "verify", "scrub", "heal", "lane-"
+    )
     appliance = Appliance(
         configuration=configuration,
         ledger=ledger,

@@ -127,7 +127,7 @@ def dicom_destination(
     if isinstance(peer, DicomPeer) and proof in ("auto", "commitment"):
         policy = CommitmentPolicy(proof == "commitment", base.policy.commitment_patience)
         commitment = Commitment(
-            peer, base.orthanc, base.ledger.commitments, base.clock, policy, new_uid=_new_uid, beside=beside
+            peer, base.orthanc, base.ledger.commitments, base.clock, policy, new_uid=new_uid, beside=beside
         )
     return DicomDestination(
         kind,
@@ -152,7 +152,7 @@ def content_check(name: str, source: InstanceSource, base: Base) -> ContentCheck
     return ContentCheck(read_back, partial(base.ledger.custody.ambiguous, HolderName(name)))
 
 
-def _new_uid() -> str:
+def new_uid() -> str:
     """Return a unique UID that nobody can guess (DICOM PS3.5 B.2)."""
     return f"2.25.{uuid.uuid4().int}"
 

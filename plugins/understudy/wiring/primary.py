@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from understudy import config
+from understudy.adapters import dictionary
 from understudy.adapters.dicom import DicomPeer
 from understudy.core.model import HolderKind
 from understudy.core.modes import Mode
@@ -11,7 +12,9 @@ from understudy.core.ports import HolderUnavailableError
 from understudy.core.views import PrimaryCondition
 from understudy.engine.beside import Beside
 from understudy.flow.appliance import PrimaryParts
+from understudy.flow.capabilities import CapabilityProbe
 from understudy.flow.failback import Failback, FailbackPolicy
+from understudy.flow.interview import Interview
 from understudy.flow.mirror import Mirror
 from understudy.flow.note import Noter
 from understudy.flow.plan import Planner
@@ -19,7 +22,7 @@ from understudy.flow.probe import Prober
 from understudy.flow.recheck import Recheck
 from understudy.holders.destination import DicomDestination
 from understudy.wiring.base import PRIMARY, STEP_INTERVAL, Base
-from understudy.wiring.delivery import content_check, dicom_destination, dicom_peer, get_source
+from understudy.wiring.delivery import content_check, dicom_destination, dicom_peer, get_source, new_uid
 
 _MIRROR_INTERVAL = 1.0
 """Seconds between two checks whether an inventory comparison is due."""
@@ -33,6 +36,7 @@ def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[Dico
     base.workers.add("mirror", _mirroring(base, parts), _MIRROR_INTERVAL)
     base.workers.add("failback", parts.failback.step, STEP_INTERVAL)
     base.workers.add("plan", parts.planner.step, STEP_INTERVAL)
+    base.workers.add("capabilities", parts.capabilities.step, STEP_INTERVAL)
     destination = dicom_destination(
         HolderKind.PRIMARY,
         peer,
@@ -65,7 +69,31 @@ def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) ->
         write_report=base.write_report,
         beside=Beside(base.clock),
     )
-    return PrimaryParts(prober, mirror, failback, Planner(failback, base.ledger, base.clock), recheck)
+    planner = Planner(failback, base.ledger, base.clock)
+    return PrimaryParts(
+        prober, mirror, failback, planner, recheck, _capabilities(base, target, peer, noter, destination)
+    )
+
+
+def _capabilities(
+    base: Base, target: config.Primary, peer: DicomPeer, noter: Noter, destination: str
+) -> CapabilityProbe:
+    interview = Interview(
+        peer,
+        get_source(peer, target.tls, base),
+        base.orthanc,
+        base.ledger,
+        noter,
+        base.clock,
+        destination=destination,
+        associations=target.associations,
+        name_of=dictionary.name_of_uid,
+        new_uid=new_uid,
+        wait=base.workers.wait,
+    )
+    return CapabilityProbe(
+        interview, base.ledger, base.clock, site=base.configuration.site, write_report=base.write_report
+    )
 
 
 def _probing(base: Base, primary: PrimaryParts) -> Callable[[], bool]:

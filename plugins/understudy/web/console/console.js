@@ -9,13 +9,14 @@ const PATIENCE = 6000;
 const REFUSED_DEVICES = 12;
 const REFUSALS = 6;
 const narrow = window.matchMedia("(max-width: 760px)");
-const seen = { status: null, senders: [], answered: null, fault: "" };
+const seen = { status: null, senders: [], capabilities: null, probe: "", answered: null, fault: "" };
 const byId = (name) => document.getElementById(name);
 
 async function ask(path) {
   const response = await fetch(path, { headers: { Accept: "application/json" }, cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   // The one place where text from outside comes in.
   if (response.ok) return JSON.parse(await response.text(), (_, value) => (typeof value === "string" ? visible(value) : value));
+  if (response.status === 404) return null;
   if (response.status === 401 || response.status === 403) throw new Error("you are not signed in any more; reload the page");
   const body = await response.json().catch(() => ({}));
   throw new Error(body.message ?? `it answers with HTTP status ${response.status}`);
@@ -191,6 +192,23 @@ function primaryPanel(status) {
   return [element("p", "amount", where), rows.length ? table : element("p", "empty", "Not probed yet.")];
 }
 
+/** What `understudy probe` found that the PACS can do: what does not work, with its meaning, and how much does. */
+function capabilitiesPanel(status, view) {
+  if (!status.primary) return [];
+  const title = element("h3", "", "What it can do");
+  if (!view) return [title, element("p", "empty", "Not asked yet. ", ...withCode("`understudy probe` asks, in about a minute."))];
+  const works = view.capabilities.filter((one) => one.ability === "works").length;
+  const rest = view.capabilities.filter((one) => one.ability !== "works");
+  const lines = rest.map((one) => {
+    const what = element("span", one.ability === "missing" ? "what bad" : "what", `${one.name}: ${one.finding}`);
+    return element("li", "", what, element("span", "since", one.needed ? `${one.ability}, needed` : one.ability), element("span", "hint", [one.evidence, one.meaning].filter(Boolean).join(". ")));
+  });
+  const amount = `${works} of ${view.capabilities.length} work, asked ${moment(view.at, status.now)}`;
+  const changes = view.changes.map((change) => element("li", "", element("span", "what", `Changed: ${change}`)));
+  const list = element("ul", "refused", element("li", "", element("ul", "", ...changes, ...lines)));
+  return [title, element("p", view.suits ? "verdict good" : "verdict bad", view.verdict), element("p", "amount", amount), list];
+}
+
 /** The devices of the clinic that sent images: the primary does too but is no modality, and strangers who were refused did not. */
 function devices(status, senders) {
   return senders
@@ -227,7 +245,8 @@ function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-function show(status, senders) {
+function show() {
+  const { status, senders, capabilities } = seen;
   const [sentence, usual] = headline(status);
   const advice = status.configuration_problems.length ? "The configuration is wrong, so the last correct one runs. See the first alarm." : usual;
   document.body.className = `tone-${tone(status)}`;
@@ -248,7 +267,7 @@ function show(status, senders) {
   byId("refused-list").replaceChildren(...refused.slice(0, REFUSED_DEVICES).map((sender) => refusedDevice(sender, status.now)));
   byId("refused-more").hidden = refused.length <= REFUSED_DEVICES;
   byId("refused-more").replaceChildren(`and ${counted(refused.length - REFUSED_DEVICES, "other device")}: `, element("code", "", "understudy modalities"));
-  byId("primary").replaceChildren(...primaryPanel(status));
+  byId("primary").replaceChildren(...primaryPanel(status), ...capabilitiesPanel(status, capabilities));
   say(byId("version"), `Understudy ${status.version}, AE title ${status.ae_title}`);
 }
 
@@ -266,11 +285,20 @@ function showFreshness() {
   say(byId("freshness"), silent === null ? "no answer yet" : stale ? `last answer ${duration(silent)} ago` : `live, as of ${moment(seen.status.now, seen.status.now)}`);
 }
 
+/** Asks what the last probe of the PACS found: at first, and whenever a probe has begun or ended. */
+async function lookAtProbe(status) {
+  const last = status.operations.find((one) => one.kind === "probe");
+  const probe = last ? `${last.operation} ${last.state}` : "none";
+  if (probe === seen.probe) return;
+  Object.assign(seen, { capabilities: await ask("../probe"), probe });
+}
+
 async function refresh() {
   try {
     const [status, senders] = await Promise.all([ask("../status"), ask("../modalities")]);
     Object.assign(seen, { status, senders, answered: Date.now(), fault: "" });
-    show(status, senders);
+    await lookAtProbe(status);
+    show();
   } catch (error) {
     seen.fault = error.name === "TimeoutError" ? "it takes longer than 6 s" : error instanceof TypeError ? "it cannot be reached" : error.message;
   }
@@ -278,6 +306,6 @@ async function refresh() {
   setTimeout(refresh, EVERY);
 }
 
-narrow.addEventListener("change", () => seen.status && show(seen.status, seen.senders));
+narrow.addEventListener("change", () => seen.status && show());
 setInterval(showFreshness, 1000);
 refresh();
