@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from understudy.core.views import PrimaryCondition, Sign, Tone
+from understudy.core.views import GapSide, PrimaryCondition, Sign, Tone
 
 from tests.contract.truth import LOOK, Standby, standing_by
 from tests.peer.pacs import ForeignPacs, Habits, Kept
@@ -249,3 +249,21 @@ def test_uid_in_two_series_is_here_twice_and_named(standby: Standby, pacs: Forei
     horizon = standby.status().horizon
     standby.works(LOOK)
     assert standby.status().horizon > horizon  # type: ignore[operator]
+
+
+def test_gaps_and_departures_are_listed_with_their_reasons(standby: Standby, pacs: ForeignPacs) -> None:
+    standby.works(60)
+    assert standby.appliance.gaps(10) == []
+    standby.receiver.close()
+    pacs.kept += images("1.2.8", 1, 2, date=TODAY)
+    pacs.kept.remove(HISTORY[0])
+    standby.clock.advance(LOOK)
+    standby.works(30)
+    found = [
+        (one.study_instance_uid, one.missing, one.instances, one.reason) for one in standby.appliance.gaps(10)
+    ]
+    assert sorted(found) == [
+        ("1.2.1", GapSide.PRIMARY, 1, ""),
+        ("1.2.8", GapSide.HERE, 2, "the primary answered C-MOVE with status 0xA801"),
+    ]
+    assert len(standby.appliance.gaps(1)) == 1

@@ -211,7 +211,8 @@ def test_refusal_shows_hostile_values_as_text(agent: _Server, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    "words", ["status", "operations", "obligations", "dead-letters", "damages", "conflicts", "modalities"]
+    "words",
+    ["status", "operations", "obligations", "dead-letters", "damages", "gaps", "conflicts", "modalities"],
 )
 def test_json_says_what_the_agent_said_and_moves_no_terminal(
     agent: _Server, words: str, capsys: pytest.CaptureFixture[str]

@@ -29,7 +29,9 @@ from understudy.core.views import (
     DestinationView,
     ExplainedView,
     ExplanationView,
+    GapSide,
     GapsView,
+    GapView,
     Glance,
     HolderView,
     LaneState,
@@ -298,6 +300,13 @@ class FakeFacade:
 
     def capabilities(self) -> CapabilitiesView:
         return CAPABILITIES
+
+    def gaps(self, limit: int) -> Sequence[GapView]:
+        why = "the primary answered C-MOVE with status 0xA801"
+        return [
+            GapView("1.2.3", GapSide.HERE, 40, AT, why),
+            GapView("1.2.4", GapSide.PRIMARY, 2, AT, ""),
+        ][:limit]
 
     def scrub(self, who: str) -> OperationView:
         self.acts.append(("scrub", who, ""))

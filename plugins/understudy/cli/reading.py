@@ -14,6 +14,7 @@ from understudy.core.views import (
     DamageView,
     DeadLetterView,
     ExplainedView,
+    GapView,
     ModalityView,
     ObligationView,
     OperationView,
@@ -60,6 +61,11 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
     add_json(command)
     command.set_defaults(run=damages)
+
+    command = add_command(commands, "gaps", "show the studies of which one side lacks images")
+    command.add_argument("--limit", type=int, default=100, metavar="N", help="how many at most (100)")
+    add_json(command)
+    command.set_defaults(run=gaps)
 
     add_conflicts(commands)
 
@@ -170,6 +176,18 @@ def modalities(arguments: argparse.Namespace) -> int:
     from understudy.cli import show
 
     show.modalities(views)
+    return Exit.OK
+
+
+def gaps(arguments: argparse.Namespace) -> int:
+    """Show the studies of which this standby or the primary lacks images."""
+    client = agent()
+    if arguments.json:
+        return _raw(client.get("/gaps", limit=arguments.limit))
+    views = client.read(list[GapView], "/gaps", limit=arguments.limit)
+    from understudy.cli import show
+
+    show.gaps(views)
     return Exit.OK
 
 

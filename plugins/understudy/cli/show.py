@@ -15,6 +15,8 @@ from understudy.core.views import (
     DiskView,
     ExplainedView,
     Fullness,
+    GapSide,
+    GapView,
     HolderView,
     LaneState,
     ModalityView,
@@ -356,6 +358,18 @@ def capabilities(view: CapabilitiesView) -> None:
     for suggestion in view.suggestions:
         console.print(f"set {suggestion.key} to {suggestion.value}: {suggestion.because}")
     console.print(styled((view.verdict, "bold green" if view.suits else "bold red")))
+
+
+def gaps(views: Sequence[GapView]) -> None:
+    """Print the studies of which one side lacks images."""
+    if not views:
+        Screen().print("no image was missing on either side at the last comparison")
+        return
+    table = Rows("Gaps", "Study Instance UID", "missing at", ">images", "since", "why")
+    for view in views:
+        where = {GapSide.HERE: "this standby", GapSide.PRIMARY: "the primary"}[view.missing]
+        table.add_row(view.study_instance_uid, where, count(view.instances), moment(view.since), view.reason)
+    Screen().print(table)
 
 
 def damages(views: Sequence[DamageView]) -> None:

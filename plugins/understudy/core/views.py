@@ -213,6 +213,26 @@ class DamageState(Enum):
     """Orthanc does not list the instance any more, so there is nothing to heal."""
 
 
+class GapSide(Enum):
+    """Where images of a study are missing."""
+
+    HERE = "here"
+    PRIMARY = "primary"
+    """The primary was proven to have them, and no longer lists them."""
+
+
+@dataclass(frozen=True, slots=True)
+class GapView:
+    """A study of which one side lacks images, by the last comparison with the primary."""
+
+    study_instance_uid: str
+    missing: GapSide
+    instances: int
+    since: Moment
+    reason: str
+    """Why it is not closed yet; empty if it waits for its turn, or if nothing closes it by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class DamageView:
     """One stored file that was found missing or changed, with the attempts to heal it."""

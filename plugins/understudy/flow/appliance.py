@@ -19,6 +19,7 @@ from understudy.core.views import (
     DamageView,
     DeletionView,
     ExplainedView,
+    GapView,
     Glance,
     ModeView,
     OperationView,
@@ -298,6 +299,10 @@ class Appliance:
     def damages(self, limit: int, *, missed: bool) -> Sequence[DamageView]:
         """Return stored files that were found missing or changed, or only those that a rescan missed."""
         return self.ledger.files.damages(limit=limit, missed=missed)
+
+    def gaps(self, limit: int) -> Sequence[GapView]:
+        """Return the studies of which this standby or the primary lacks images."""
+        return self._parts().mirror.gaps(limit)
 
     def operations(self, limit: int) -> Sequence[OperationView]:
         """Return the newest operations."""

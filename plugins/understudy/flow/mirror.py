@@ -11,7 +11,7 @@ Rule 2: a comparison that failed is an alarm until one succeeds.
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -41,7 +41,7 @@ from understudy.core.ports import (
 from understudy.core.rounds import CHANGED_SECONDS, Rounds
 from understudy.core.text import counted
 from understudy.core.uids import can_be_asked_for, shown
-from understudy.core.views import Alarm, iso
+from understudy.core.views import Alarm, GapSide, GapView, iso
 from understudy.flow.note import Noter
 from understudy.holders.destination import inventory_proof
 from understudy.ledger import CustodyBook, FactBook, GapBook, InstanceBook, ObligationBook
@@ -263,6 +263,24 @@ class Mirror:
             *self._twins_alarm(),
             *self._unsent_alarm(),
         ]
+
+    def gaps(self, limit: int) -> Sequence[GapView]:
+        """Return the studies of which this standby or the primary lacks images, the oldest first."""
+        unusable = {} if self._unusable is None else self._unusable[1]
+        unsent = {
+            study: f"the primary answered C-MOVE with status 0x{status:04X}"
+            for study, status in self._unsent.items()
+        }
+        reasons = {**unusable, **unsent}
+        found = [
+            GapView(gap.study, GapSide.HERE, gap.instances, gap.since, reasons.get(gap.study, ""))
+            for gap in self._ledger.gaps.read()
+        ]
+        found += [
+            GapView(gone.study, GapSide.PRIMARY, gone.instances, gone.since, "")
+            for gone in self._ledger.gaps.read_departures()
+        ]
+        return sorted(found, key=lambda gap: (gap.since, gap.study_instance_uid))[:limit]
 
     def doubt(self, study: StudyInstanceUid) -> str:
         """Return why the primary may have lost images of a study that it was proven to have; empty if the

@@ -273,6 +273,12 @@ class DamagesQuery(_Query):
     limit: int = Field(default=100, ge=1, le=10_000, description="Largest number of entries.")
 
 
+class GapsQuery(_Query):
+    """How many gaps."""
+
+    limit: int = Field(default=100, ge=1, le=10_000, description="Largest number of studies.")
+
+
 class ConflictsQuery(_Query):
     """Which conflicts."""
 

@@ -18,6 +18,7 @@ from understudy.core.views import (
     DamageView,
     DeadLetterView,
     ExplainedView,
+    GapView,
     Glance,
     ModalityView,
     ModeView,
@@ -31,6 +32,7 @@ from understudy.web.access import open_to, open_to_all
 from understudy.web.bodies import (
     DamagesQuery,
     Explain,
+    GapsQuery,
     HealthAnswer,
     HealthQuery,
     LettersQuery,
@@ -83,6 +85,8 @@ class ReadingFacade(Protocol):
     def damages(self, limit: int, *, missed: bool) -> Sequence[DamageView]: ...
 
     def capabilities(self) -> CapabilitiesView: ...
+
+    def gaps(self, limit: int) -> Sequence[GapView]: ...
 
 
 def router(facade: ReadingFacade) -> APIRouter:
@@ -223,6 +227,19 @@ def router(facade: ReadingFacade) -> APIRouter:
     def damages(asked: Annotated[DamagesQuery, Query()]) -> Sequence[DamageView]:
         """Answer open damages first, then the latest healed ones, with the attempts to heal them."""
         return facade.damages(asked.limit, missed=asked.missed)
+
+    @routes.get(
+        "/gaps", summary="Studies of which this standby or the primary lacks images", responses=errors(404)
+    )
+    @open_to(Role.READER, grows=True)
+    def gaps(asked: Annotated[GapsQuery, Query()]) -> Sequence[GapView]:
+        """Answer the differences that the last comparison found, the oldest first.
+
+        `missing` is `here` for images that the primary has, and `primary` for images that the primary was
+        proven to have and no longer lists. `reason` says why images are still missing here. 404 means that no
+        primary is configured.
+        """
+        return facade.gaps(asked.limit)
 
     @routes.get("/probe", summary="What the primary can do", responses=errors(404))
     @open_to(Role.READER)
