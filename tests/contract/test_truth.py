@@ -264,6 +264,29 @@ def test_gaps_and_departures_are_listed_with_their_reasons(standby: Standby, pac
     ]
     assert sorted(found) == [
         ("1.2.1", GapSide.PRIMARY, 1, ""),
-        ("1.2.8", GapSide.HERE, 2, "the primary answered C-MOVE with status 0xA801"),
+        ("1.2.8", GapSide.HERE, 2, "it answered C-MOVE with status 0xA801, and 2 images have not come"),
     ]
     assert len(standby.appliance.gaps(1)) == 1
+
+
+def test_images_that_come_after_the_answer_to_a_move_are_waited_for_and_asked_for_once(
+    standby: Standby, pacs: ForeignPacs
+) -> None:
+    pacs.behaves(late=0.02)
+    standby.works(60)
+    assert standby.missing == 0
+    assert pacs.moved == ["STUDY"] * 6
+    assert standby.alarms() == []
+
+
+def test_move_that_says_success_and_brings_nothing_is_an_alarm_with_its_cause(
+    standby: Standby, pacs: ForeignPacs
+) -> None:
+    pacs.behaves(moves=False)
+    standby.works(20)
+    assert standby.missing == len(HISTORY)
+    (alarm,) = [one for one in standby.status().alarms if "does not send" in one.what]
+    assert "it answered C-MOVE with success, and 3 images have not come" in alarm.what
+    assert set(pacs.moved) == {"STUDY"}
+    assert "check that it knows the AE title UNDERSTUDY" in alarm.hint
+    assert standby.appliance.gaps(1)[0].reason.startswith("it answered C-MOVE with success")

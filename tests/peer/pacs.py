@@ -2,6 +2,7 @@
 
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from socketserver import BaseServer
@@ -65,6 +66,8 @@ class Habits:
     """SOP classes for which it accepts C-STORE, uncompressed alone."""
     moves: bool = True
     """Whether the images of a C-MOVE leave it; it answers success in any case."""
+    late: float | None = None
+    """Seconds before each image of a C-MOVE, if it sends them after its answer."""
 
 
 @dataclass
@@ -192,10 +195,22 @@ class ForeignPacs:
             and query.get("SeriesInstanceUID", "") in ("", one.series)
             and query.get("SOPInstanceUID", "") in ("", one.sop_instance_uid)
         ]
-        if not self.habits.moves:
+        late = self.habits.late
+        if late is not None and self.habits.moves:
+            threading.Thread(target=self._send_later, args=(wanted, late), daemon=True).start()
+        if late is not None or not self.habits.moves:
             wanted = []
         contexts = [build_context(CTImageStorage, ExplicitVRLittleEndian)]
         yield *self.destination, {"contexts": contexts}
         yield len(wanted)
         for one in wanted:
             yield _PENDING, one.data_set
+
+    def _send_later(self, images: list[Kept], pause: float) -> None:
+        entity = AE(ae_title=self.ae_title)
+        entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+        for image in images:
+            time.sleep(pause)
+            association = entity.associate(*self.destination)
+            association.send_c_store(image.data_set)
+            association.release()

@@ -422,7 +422,7 @@ def test_primary_that_does_not_send_what_it_is_asked_for_is_an_alarm_until_it_do
         world.mirror.step()
         (alarm,) = world.mirror.alarms()
         assert alarm.since == iso(NOW)
-        assert "missing images of 2 studies: it answered C-MOVE with status 0xC000" in alarm.what
+        assert "missing images of 2 studies: it answered C-MOVE with status 0xC000, and" in alarm.what
         assert "knows the AE title" in alarm.hint
         world.clock.advance(300)
     world.peer.move_status = 0

@@ -60,6 +60,9 @@ _PULL_SECONDS, _PULL_SHARE = 60.0, 10.0
 """How long gaps are pulled between two comparisons: at least these seconds, and at least this multiple of the
 comparison's duration."""
 
+_SILENCE, _LOOK = 10.0, 0.5
+"""Seconds without a further image after which a C-MOVE that succeeded is over, and between two looks."""
+
 _ASK_SECONDS = 60.0
 """Seconds of one look that are spent on studies whose count proves nothing."""
 
@@ -196,6 +199,7 @@ class Mirror:
         *,
         holder: HolderName,
         destination: str,
+        wait: Callable[[float], bool] = lambda _seconds: False,
     ) -> None:
         self._peer = peer
         self._ledger = ledger
@@ -203,6 +207,8 @@ class Mirror:
         self._clock = clock
         self._holder = holder
         self._destination = destination
+        self._wait = wait
+        """Waits for the given seconds and returns False if there is no time for it."""
         self._one_at_a_time = threading.Lock()
         self._rounds = Rounds()
         self._looked: float | None = None
@@ -222,8 +228,8 @@ class Mirror:
         """Since when some studies have one SOP Instance UID in two series, and one such UID for each."""
         self._listed = 0
         """Number of studies that the primary listed last."""
-        self._unsent: dict[StudyInstanceUid, int] = {}
-        """Gaps that the primary did not send at the last C-MOVE, with its status."""
+        self._unsent: dict[StudyInstanceUid, str] = {}
+        """Gaps that the primary did not send at the last C-MOVE, with its answer."""
         self._unsent_since = Timestamp(0.0)
 
     @property
@@ -267,11 +273,7 @@ class Mirror:
     def gaps(self, limit: int) -> Sequence[GapView]:
         """Return the studies of which this standby or the primary lacks images, the oldest first."""
         unusable = {} if self._unusable is None else self._unusable[1]
-        unsent = {
-            study: f"the primary answered C-MOVE with status 0x{status:04X}"
-            for study, status in self._unsent.items()
-        }
-        reasons = {**unusable, **unsent}
+        reasons = {**unusable, **self._unsent}
         found = [
             GapView(gap.study, GapSide.HERE, gap.instances, gap.since, reasons.get(gap.study, ""))
             for gap in self._ledger.gaps.read()
@@ -338,12 +340,9 @@ class Mirror:
 
     def _unsent_alarm(self) -> Iterator[Alarm]:
         if unsent := dict(self._unsent):
-            study, status = next(iter(unsent.items()))
+            study, why = next(iter(unsent.items()))
             number = counted(len(unsent), "study", "studies")
-            what = (
-                f"the primary does not send the missing images of {number}: "
-                f"it answered C-MOVE with status 0x{status:04X}"
-            )
+            what = f"the primary does not send the missing images of {number}: {why}"
             hint = (
                 f"check that it knows the AE title {self._destination} with this host's address and port, "
                 f"and can reach them; its log says why it does not send study {shown(study)}"
@@ -681,22 +680,45 @@ class Mirror:
                     raise
                 self._moved_blindly[diff.study] = diff.unasked
         if diff.missing and diff.missing >= diff.listed:
-            self._tell(diff, self._peer.move(diff.study, self._destination))
-            self._noter.catch_up()
+            if not self._arrive(diff, lambda: self._peer.move(diff.study, self._destination)):
+                return
             diff = self._ask(diff.study, answers)
-        if diff.missing_here:
-            self._tell(diff, self._peer.move_instances(diff.study, diff.missing_here, self._destination))
+        if images := diff.missing_here:
+            self._arrive(diff, lambda: self._peer.move_instances(diff.study, images, self._destination))
 
-    def _tell(self, diff: StudyDiff, result: MoveResult) -> None:
-        self._unsent.pop(diff.study, None)
-        if result.status != _SUCCESS or result.failed:
-            if not self._unsent:
-                self._unsent_since = self._clock.now()
-            self._unsent[diff.study] = result.status
-            _log.warning(
-                "mirror pull study=%s missing=%d status=0x%04X failed=%d",
-                shown(diff.study),
-                diff.missing,
-                result.status,
-                result.failed,
-            )
+    def _arrive(self, diff: StudyDiff, move: Callable[[], MoveResult]) -> bool:
+        """Move images, and wait for those that come after the answer, as long as they keep coming.
+
+        Returns False if the primary says success and no image comes: it sends them to another address.
+        """
+        before = here = self._arrived(diff.study)
+        wanted = here + diff.missing
+        result = move()
+        succeeded = result.status == _SUCCESS and not result.failed
+        quiet = self._clock.monotonic()
+        while (now_here := self._arrived(diff.study)) < wanted and succeeded:
+            if now_here > here:
+                here, quiet = now_here, self._clock.monotonic()
+            elif self._clock.monotonic() - quiet >= _SILENCE or not self._wait(_LOOK):
+                break
+        if now_here >= wanted:
+            self._unsent.pop(diff.study, None)
+            return True
+        if not self._unsent:
+            self._unsent_since = self._clock.now()
+        status = "success" if succeeded else f"status 0x{result.status:04X}"
+        missing = counted(wanted - now_here, "image has", "images have")
+        self._unsent[diff.study] = f"it answered C-MOVE with {status}, and {missing} not come"
+        _log.warning(
+            "mirror pull study=%s missing=%d status=0x%04X failed=%d",
+            shown(diff.study),
+            wanted - now_here,
+            result.status,
+            result.failed,
+        )
+        return now_here > before or not succeeded
+
+    def _arrived(self, study: StudyInstanceUid) -> int:
+        """Return how many images of a study have come by now."""
+        self._noter.catch_up()
+        return len(self._ledger.instances.of_study(study))

@@ -55,7 +55,15 @@ def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) ->
 
     prober = Prober(peer, base.clock, failures_for_down=base.policy.probe_failures, own_work=own_work)
     destination = target.move_destination or base.configuration.ae_title
-    mirror = Mirror(peer, base.ledger, noter, base.clock, holder=PRIMARY, destination=destination)
+    mirror = Mirror(
+        peer,
+        base.ledger,
+        noter,
+        base.clock,
+        holder=PRIMARY,
+        destination=destination,
+        wait=base.workers.wait,
+    )
     contents = content_check(PRIMARY, get_source(peer, target.tls, base), base)
     recheck = Recheck(base.ledger, PRIMARY, contents, base.clock)
     failback = Failback(
