@@ -155,6 +155,13 @@ class Primary(_Section):
     ae_title: AeTitle
     host: Host
     port: Port = 104
+    calling_ae_titles: list[AeTitle] = Field(
+        default=[],
+        max_length=20,
+        description="Further AE titles with which the primary calls this appliance. An image from one of "
+        "them came from the primary, and is not sent back to it.",
+        examples=[["PACS_ROUTER"]],
+    )
     addresses: Addresses = []
     client_certificate: ClientCertificate = None
     move_destination: AeTitle | None = Field(
@@ -167,6 +174,11 @@ class Primary(_Section):
     tls: Tls | None = Field(
         default=None, description="TLS for connections to it. If absent, they are not encrypted."
     )
+
+    @property
+    def titles(self) -> frozenset[str]:
+        """All AE titles with which it calls."""
+        return frozenset((self.ae_title, *self.calling_ae_titles))
 
 
 class Condition(_Section):
@@ -606,9 +618,9 @@ class Understudy(_Section):
         callers = (self.primary, *self.modalities, *self.destinations)
         if self.dicom_tls.client_ca is None and any(one and one.client_certificate for one in callers):
             problems.append("ClientCertificate is asked for over TLS alone, which needs DicomTls.ClientCa")
-        if self.primary is not None and self.primary.ae_title == self.ae_title:
+        if self.primary is not None and self.ae_title in self.primary.titles:
             problems.append(
-                "AeTitle and Primary.AeTitle are the same: what came from the primary could not be told"
+                "AeTitle and an AE title of Primary are the same: nobody could tell what came from there"
             )
         if problems:
             raise ValueError("; ".join(problems))

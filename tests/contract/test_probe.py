@@ -198,3 +198,11 @@ def test_report_of_a_probe_lists_every_finding(standby: Standby) -> None:
     text = report.read_text(encoding="utf-8")
     assert view.verdict in text
     assert all(one.name in text for one in view.capabilities)
+
+
+def test_probe_names_the_calling_title_of_a_primary_that_sends_under_another_one(tmp_path: Path) -> None:
+    habits = replace(GOOD, calls_as="ROUTER")
+    with ForeignPacs(habits=habits, kept=list(RECENT)) as pacs, standing_by(tmp_path, pacs) as standby:
+        view = probed(standby)
+    assert abilities(view) == SOUND | {"C-MOVE to this standby": LIMITED}
+    assert [(one.key, one.value) for one in view.suggestions] == [("Primary.CallingAeTitles", "ROUTER")]

@@ -97,10 +97,11 @@ class Receiver:
         self.during_a_store()
         found = event.dataset
         name = f"{found.SeriesInstanceUID}/{found.SOPInstanceUID}"
-        self.receive(found.StudyInstanceUID, found.SeriesInstanceUID, found.SOPInstanceUID, name)
+        calling = event.assoc.requestor.ae_title
+        self.receive(found.StudyInstanceUID, found.SeriesInstanceUID, found.SOPInstanceUID, name, calling)
         return 0x0000
 
-    def receive(self, study: str, series: str, uid: str, name: str) -> None:
+    def receive(self, study: str, series: str, uid: str, name: str, calling: str = "PACS") -> None:
         """Keep an image of the primary, as Orthanc does: once."""
         if name in {one.orthanc_id for one in self._feed.stored}:
             return
@@ -116,7 +117,7 @@ class Receiver:
                 modality="CT",
                 size=1000,
                 md5=hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(),
-                calling_ae_title="PACS",
+                calling_ae_title=calling,
                 called_ae_title="UNDERSTUDY",
                 remote_address="127.0.0.1",
                 received_at=self._clock.now(),
@@ -148,7 +149,7 @@ class Standby:
         self.feed = FakeFeed()
         self.receiver = Receiver(self.feed, clock)
         pacs.destination = ("127.0.0.1", self.receiver.port)
-        router = router_of(Rules(PRIMARY, "PACS", []), base.ledger)
+        router = router_of(Rules(PRIMARY, frozenset({"PACS"}), []), base.ledger)
         noter = Noter(self.feed, base.ledger, router, clock, primary_grace=60)
         target = base.configuration.primary
         assert target is not None

@@ -66,6 +66,8 @@ class Habits:
     """SOP classes for which it accepts C-STORE, uncompressed alone."""
     moves: bool = True
     """Whether the images of a C-MOVE leave it; it answers success in any case."""
+    calls_as: str = ""
+    """Calling AE title of its associations, as of its start; its own AE title if empty."""
     late: float | None = None
     """Seconds before each image of a C-MOVE, if it sends them after its answer."""
 
@@ -95,7 +97,7 @@ class ForeignPacs:
 
     def start(self) -> None:
         """Listen, on the port that it had before."""
-        entity = AE(ae_title=self.ae_title)
+        entity = AE(ae_title=self.habits.calls_as or self.ae_title)
         entity.supported_contexts = [build_context(Verification)]
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._on_requested),

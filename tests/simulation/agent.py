@@ -177,7 +177,7 @@ class Agent:
         self.ledger.custody.release(now=clock.now())
         rules = Rules(
             PRIMARY,
-            PRIMARY_AE,
+            frozenset({PRIMARY_AE}),
             [VAULT] if VAULT in around.holders else [],
             routes=[RoutingRule("all", [], [ARCHIVE])] if ARCHIVE in around.holders else [],
             destinations={ARCHIVE: RouteDestination(ARCHIVE, ARCHIVE_AE)},
@@ -192,7 +192,7 @@ class Agent:
             primary,
             clock,
             failures_for_down=POLICY.probe_failures,
-            own_work=lambda: (primary.heard, self.ledger.intake.number_from(PRIMARY_AE)),
+            own_work=lambda: (primary.heard, self.ledger.intake.number_from(frozenset({PRIMARY_AE}))),
         )
         self.mirror = Mirror(
             primary, self.ledger, self.noter, clock, holder=PRIMARY, destination="UNDERSTUDY"
@@ -206,7 +206,7 @@ class Agent:
             self.prober,
             recheck,
             clock,
-            FailbackPolicy(POLICY.quiet_period, PRIMARY_AE, "clinic"),
+            FailbackPolicy(POLICY.quiet_period, frozenset({PRIMARY_AE}), "clinic"),
             holder=PRIMARY,
             write_report=_write_report,
         )

@@ -207,7 +207,15 @@ def test_destination_named_primary_is_refused_where_there_is_a_primary() -> None
 
 def test_own_ae_title_and_the_primarys_have_to_differ() -> None:
     (problem,) = problems({"AeTitle": "PACS", "Primary": PRIMARY})
-    assert "AeTitle and Primary.AeTitle are the same" in problem
+    assert "AeTitle and an AE title of Primary are the same" in problem
+    (problem,) = problems({"AeTitle": "ROUTER", "Primary": PRIMARY | {"CallingAeTitles": ["ROUTER"]}})
+    assert "AeTitle and an AE title of Primary are the same" in problem
+
+
+def test_primary_may_call_with_several_titles() -> None:
+    found = parse({"Primary": PRIMARY | {"CallingAeTitles": ["ROUTER"]}}).primary
+    assert found is not None
+    assert found.titles == {"PACS", "ROUTER"}
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ class Bench:
         self.noter = Noter(
             self.orthanc,
             self.ledger,
-            router_of(Rules(None, PRIMARY_AE, [VAULT], [], {}), self.ledger),
+            router_of(Rules(None, frozenset({PRIMARY_AE}), [VAULT], [], {}), self.ledger),
             self.clock,
             primary_grace=60,
             index=lambda: self.index,

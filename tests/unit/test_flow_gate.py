@@ -194,6 +194,14 @@ def test_address_that_the_edge_cannot_load_is_refused_wherever_it_enters(text: s
     assert listed(clinic(Modalities=[device]), {}) == [Allowed("X", UNKNOWN)]
 
 
+def test_primary_is_listed_with_every_title_that_it_calls_with() -> None:
+    primary = {"AeTitle": "PACS", "Host": "192.0.2.10", "CallingAeTitles": ["ROUTER"]}
+    assert listed(clinic(Primary=primary), {})[1:] == [
+        Allowed("PACS", "192.0.2.10/32"),
+        Allowed("ROUTER", "192.0.2.10/32"),
+    ]
+
+
 @given(
     entries=st.lists(
         st.builds(

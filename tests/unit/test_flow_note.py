@@ -30,7 +30,7 @@ from tests.unit.fakes import (
 
 RULES = Rules(
     PRIMARY,
-    PRIMARY_AE,
+    frozenset({PRIMARY_AE}),
     [VAULT],
     [RoutingRule("all", [], [ROUTE])],
     {ROUTE: RouteDestination(ROUTE, "ARCHIVE")},

@@ -73,7 +73,7 @@ class Bench:
         loaded = parse({"Routes": routes, "Destinations": [archive]})
         rules = Rules(
             PRIMARY,
-            PRIMARY_AE,
+            frozenset({PRIMARY_AE}),
             [VAULT],
             [RoutingRule(one.name, [item.compiled() for item in one.when], [ROUTE]) for one in loaded.routes],
             {ROUTE: RouteDestination(ROUTE, "ARCHIVE", addresses or [])},

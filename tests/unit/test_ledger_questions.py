@@ -171,17 +171,17 @@ def test_disproved_is_owed_since_it_was_disproved(ledger: Ledger) -> None:
 
 
 def test_last_store_leaves_out_the_primary_and_what_came_over_http(ledger: Ledger) -> None:
-    assert ledger.intake.last_store(except_from=PRIMARY_AE) is None
+    assert ledger.intake.last_store(except_from=frozenset({PRIMARY_AE})) is None
     note(ledger, new_instance(1, received_at=5), new_instance(2, calling=PRIMARY_AE, received_at=9))
     note(ledger, new_instance(3, calling="", received_at=9))
-    assert ledger.intake.last_store(except_from=PRIMARY_AE) == Timestamp(5)
+    assert ledger.intake.last_store(except_from=frozenset({PRIMARY_AE})) == Timestamp(5)
 
 
 def test_images_of_a_sender_are_counted_whatever_the_clock_showed(ledger: Ledger) -> None:
-    assert ledger.intake.number_from(PRIMARY_AE) == 0
+    assert ledger.intake.number_from(frozenset({PRIMARY_AE})) == 0
     note(ledger, new_instance(1, received_at=5), new_instance(2, calling=PRIMARY_AE, received_at=9))
     note(ledger, new_instance(3, calling=PRIMARY_AE, received_at=4))
-    assert ledger.intake.number_from(PRIMARY_AE) == 2
+    assert ledger.intake.number_from(frozenset({PRIMARY_AE})) == 2
 
 
 def test_modalities_tell_who_sent_how_much_and_when(ledger: Ledger) -> None:

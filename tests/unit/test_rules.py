@@ -43,7 +43,7 @@ del test_of
 def rules(
     *routes: RoutingRule, primary: HolderName | None = PRIMARY, matching: Matching = Matching.ALL
 ) -> Rules:
-    return Rules(primary, PRIMARY_AE if primary else "", [VAULT], routes, DESTINATIONS, matching)
+    return Rules(primary, frozenset({PRIMARY_AE} if primary else ()), [VAULT], routes, DESTINATIONS, matching)
 
 
 def subject(
@@ -82,6 +82,13 @@ def test_instance_of_the_primary_is_not_owed_to_it() -> None:
     forwarded = subject(calling=PRIMARY_AE)
     assert rules(EVERYTHING).came_from_primary(forwarded.instance)
     assert holders(rules(EVERYTHING), forwarded) == [VAULT, ROUTE]
+
+
+def test_instance_that_the_primary_sent_under_another_title_is_not_owed_to_it() -> None:
+    titles = frozenset({PRIMARY_AE, "ROUTER"})
+    found = replace(rules(EVERYTHING), primary_titles=titles)
+    assert holders(found, subject(calling="ROUTER")) == [VAULT, ROUTE]
+    assert holders(rules(EVERYTHING), subject(calling="ROUTER")) == [VAULT, ROUTE, PRIMARY]
 
 
 def test_instance_without_a_configured_primary_is_not_owed_to_one() -> None:

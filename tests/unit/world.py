@@ -65,7 +65,7 @@ class World:
         self.ledger = Ledger(self.path)
         self.ledger.modes.start(self.clock.now())
         self.ledger.custody.release(now=self.clock.now())
-        router = router_of(Rules(PRIMARY, PRIMARY_AE, []), self.ledger)
+        router = router_of(Rules(PRIMARY, frozenset({PRIMARY_AE}), []), self.ledger)
         self.noter = Noter(self.feed, self.ledger, router, self.clock, primary_grace=60)
         self.prober = Prober(self.peer, self.clock, failures_for_down=3)
         self.mirror = Mirror(
@@ -80,7 +80,7 @@ class World:
             self.prober,
             self.recheck,
             self.clock,
-            FailbackPolicy(QUIET, PRIMARY_AE, "clinic"),
+            FailbackPolicy(QUIET, frozenset({PRIMARY_AE}), "clinic"),
             holder=PRIMARY,
             write_report=self._write_report,
         )

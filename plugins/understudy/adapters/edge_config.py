@@ -89,7 +89,10 @@ def _devices(configuration: Understudy) -> list[_Device]:
     ]
     if (primary := configuration.primary) is not None:
         certificate = primary.client_certificate
-        devices.append(_Device(primary.ae_title, primary.host, primary.addresses, certificate, trusted=True))
+        devices += [
+            _Device(title, primary.host, primary.addresses, certificate, trusted=True)
+            for title in sorted(primary.titles)
+        ]
     return devices
 
 

@@ -218,7 +218,8 @@ class Rules:
     """Everything that decides to which holders an instance is owed."""
 
     primary: HolderName | None
-    primary_ae_title: str
+    primary_titles: frozenset[str]
+    """AE titles with which the primary calls."""
     vaults: Sequence[HolderName]
     routes: Sequence[RoutingRule] = ()
     destinations: Mapping[HolderName, RouteDestination] = field(default_factory=dict)
@@ -237,7 +238,7 @@ class Rules:
 
     def came_from_primary(self, instance: NewInstance) -> bool:
         """Say whether the primary itself sent the instance, by forwarding it or by answering our C-MOVE."""
-        return self.primary is not None and instance.calling_ae_title == self.primary_ae_title
+        return self.primary is not None and instance.calling_ae_title in self.primary_titles
 
     def judge(self, subject: Subject) -> list[Judged]:
         """Return the evaluation of every route for the instance, in the order of the routes."""

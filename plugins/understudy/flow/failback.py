@@ -73,7 +73,7 @@ class FailbackPolicy:
     """Settling needs `quiet_period` seconds without a store from any other AE title than the primary's."""
 
     quiet_period: float
-    primary_ae_title: str
+    primary_titles: frozenset[str]
     site: str
 
 
@@ -492,7 +492,7 @@ class Failback:
         self._ledger.custody.disprove(self._holder, lost, reason=reason, now=now, due=now)
 
     def _noise(self) -> list[str]:
-        last = self._ledger.intake.last_store(except_from=self._policy.primary_ae_title)
+        last = self._ledger.intake.last_store(except_from=self._policy.primary_titles)
         if last is None:
             return []
         if last > self._clock.now():

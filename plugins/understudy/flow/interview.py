@@ -5,6 +5,7 @@ Rule 2: nothing at the primary is changed. At most one study is fetched, and onl
 Rule 3: one question follows another, and each has an end.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from understudy.core.ports import (
 from understudy.core.text import counted
 from understudy.engine.operations import StoppedError
 from understudy.flow.note import Noter
-from understudy.ledger import InstanceBook, IntakeBook
+from understudy.ledger import DeviceBook, InstanceBook, IntakeBook
 
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _VERIFICATION = "1.2.840.10008.1.1"
@@ -85,6 +86,7 @@ class Interviewed(Peer, Committer, Protocol):
 class InterviewBooks(Protocol):
     """The books of the ledger that an interview uses."""
 
+    devices: DeviceBook
     instances: InstanceBook
     intake: IntakeBook
 
@@ -132,6 +134,7 @@ class Interview:
         clock: Clock,
         *,
         destination: str,
+        titles: frozenset[str],
         associations: int,
         name_of: Callable[[str], str],
         new_uid: Callable[[], str],
@@ -145,6 +148,8 @@ class Interview:
         self._clock = clock
         self._destination = destination
         """AE title to which the primary sends by C-MOVE."""
+        self._titles = titles
+        """AE titles with which the primary calls."""
         self._associations = associations
         """Associations at a time that the configuration allows us."""
         self._name_of = name_of
@@ -319,13 +324,14 @@ class Interview:
         to = self._destination
         missing = next(self._missing(known), None)
         if missing is None:
-            came = self._ledger.intake.number_from(self.peer.ae_title)
+            came = self._ledger.intake.number_from(self._titles)
             evidence = f"no study of the list is missing here; {counted(came, 'image')} came from it so far"
             if came:
                 return Reply(Ability.WORKS, "its images come here", evidence)
             return Reply(Ability.UNKNOWN, "not asked", evidence, "probe again once it has a new study")
         study, images = missing
         known.study, known.images = study, images
+        senders = self._senders()
         began = self._clock.monotonic()
         result = self.peer.move(study, to)
         said = self._clock.monotonic() - began
@@ -344,6 +350,14 @@ class Interview:
             f"0x{result.status:04X} after {said:.1f} s, and {came} came within {took:.1f} s "
             f"({came / took:.0f} images/s)"
         )
+        title = self._unknown_sender(senders, came)
+        if title is not None:
+            because = "the images that it sent for a C-MOVE came with this calling AE title"
+            known.suggestions.append(Suggestion("Primary.CallingAeTitles", title, because))
+            evidence += f"; they came with the calling AE title {title}"
+        if not left and title is not None:
+            meaning = f"name {title} in Primary.CallingAeTitles: otherwise its images are owed to it again"
+            return Reply(Ability.LIMITED, "its images come here with another AE title", evidence, meaning)
         if not left:
             return Reply(Ability.WORKS, "its images come here", evidence)
         meaning = (
@@ -365,6 +379,21 @@ class Interview:
             images = known.images if study == known.study else self.peer.images(study)
             if 0 < len(images) <= _LARGEST:
                 yield study, images
+
+    def _senders(self) -> Counter[str]:
+        """Return how many images came with each calling AE title so far."""
+        found: Counter[str] = Counter()
+        for view in self._ledger.devices.modalities(lambda *_: False):
+            found[view.calling_ae_title] += view.instances
+        return found
+
+    def _unknown_sender(self, before: Counter[str], came: int) -> str | None:
+        """Return the AE title with which that many images came, if it is not one of the primary's."""
+        grown = self._senders() - before
+        if not came or sum(grown[title] for title in self._titles) >= came:
+            return None
+        others = [title for title, number in grown.items() if title not in self._titles and number >= came]
+        return others[0] if len(others) == 1 else None
 
     def _not_here(self, study: StudyInstanceUid, images: Set[Image]) -> int:
         self._noter.catch_up()

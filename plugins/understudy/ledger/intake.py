@@ -78,7 +78,9 @@ _FIELDS_OF = attrgetter(*_FIELDS)
 Noted = tuple[NewInstance, Sequence[Debt], Proof | None]
 """An instance, its debts, and the proof that the primary has it, if it came from there."""
 
-_NUMBER_FROM = select(func.sum(senders.c.number)).where(senders.c.calling_ae_title == bindparam("calling"))
+_NUMBER_FROM = select(func.sum(senders.c.number)).where(
+    senders.c.calling_ae_title.in_(bindparam("calling", expanding=True))
+)
 
 
 class IntakeBook(Book):
@@ -172,14 +174,18 @@ class IntakeBook(Book):
         with self._database.reading() as connection:
             return {row.day: row.bytes for row in connection.execute(query)}
 
-    def number_from(self, calling_ae_title: str) -> int:
-        """Return how many instances came over C-STORE from this AE title so far."""
+    def number_from(self, calling_ae_titles: frozenset[str]) -> int:
+        """Return how many instances came over C-STORE from these AE titles so far."""
         with self._database.reading() as connection:
-            return connection.scalar(_NUMBER_FROM, {"calling": calling_ae_title}) or 0
+            return connection.scalar(_NUMBER_FROM, {"calling": sorted(calling_ae_titles)}) or 0
 
-    def last_store(self, *, except_from: str) -> Timestamp | None:
-        """Return when an instance last came over C-STORE from any other AE title than this, None if never."""
-        query = select(func.max(senders.c.last)).where(senders.c.calling_ae_title.not_in([except_from, ""]))
+    def last_store(self, *, except_from: frozenset[str]) -> Timestamp | None:
+        """Return when an instance last came over C-STORE from any other AE title than these.
+
+        Returns None if there was no such store.
+        """
+        others = senders.c.calling_ae_title.not_in([*sorted(except_from), ""])
+        query = select(func.max(senders.c.last)).where(others)
         with self._database.reading() as connection:
             value = connection.scalar(query)
             return None if value is None else Timestamp(value)

@@ -87,7 +87,7 @@ def _rules(configuration: config.Understudy) -> Rules:
     primary = configuration.primary
     return Rules(
         primary=None if primary is None else PRIMARY,
-        primary_ae_title="" if primary is None else primary.ae_title,
+        primary_titles=frozenset() if primary is None else primary.titles,
         vaults=[HolderName(vault.name) for vault in configuration.vaults],
         routes=[
             RoutingRule(

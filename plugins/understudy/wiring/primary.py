@@ -51,7 +51,7 @@ def wire_primary(base: Base, target: config.Primary, noter: Noter) -> tuple[Dico
 def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) -> PrimaryParts:
 
     def own_work() -> tuple[int, int]:
-        return peer.heard, base.ledger.intake.number_from(target.ae_title)
+        return peer.heard, base.ledger.intake.number_from(target.titles)
 
     prober = Prober(peer, base.clock, failures_for_down=base.policy.probe_failures, own_work=own_work)
     destination = target.move_destination or base.configuration.ae_title
@@ -72,7 +72,7 @@ def _parts(base: Base, target: config.Primary, peer: DicomPeer, noter: Noter) ->
         prober,
         recheck,
         base.clock,
-        FailbackPolicy(base.policy.quiet_period, target.ae_title, base.configuration.site),
+        FailbackPolicy(base.policy.quiet_period, target.titles, base.configuration.site),
         holder=PRIMARY,
         write_report=base.write_report,
         beside=Beside(base.clock),
@@ -94,6 +94,7 @@ def _capabilities(
         noter,
         base.clock,
         destination=destination,
+        titles=target.titles,
         associations=target.associations,
         name_of=dictionary.name_of_uid,
         new_uid=new_uid,
