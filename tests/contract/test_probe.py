@@ -92,7 +92,7 @@ PROFILES: dict[str, tuple[Habits, dict[str, Ability], bool]] = {
         replace(GOOD, lists_images=False),
         {
             "list of images": MISSING,
-            "C-MOVE to this standby": MISSING,
+            "C-MOVE to this standby": UNKNOWN,
             "C-GET": UNKNOWN,
             "storage commitment": UNKNOWN,
             "character set": UNKNOWN,

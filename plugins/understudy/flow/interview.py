@@ -5,11 +5,13 @@ Rule 2: nothing at the primary is changed. At most one study is fetched, and onl
 Rule 3: one question follows another, and each has an end.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 from typing import Protocol
 
 from understudy.core.capabilities import Ability, Suggestion, is_round, left_out
@@ -60,8 +62,10 @@ _ENOUGH = 20
 _FIRST_DATE = date(1800, 1, 1)
 _TRIES = 3
 """Studies that are asked for their images, until one answers."""
-_LARGEST = 200
-"""Most images of a study that the probe asks for, fetches or has confirmed."""
+_LARGEST = 1000
+"""Most images of a study that the probe fetches."""
+_MOST_SHARED = 10
+"""Most images that the probe asks storage commitment for."""
 _ARRIVAL = 20.0
 """Seconds in which the images of a C-MOVE have to come after its end."""
 _LINGER, _REPORT = 3.0, 10.0
@@ -93,7 +97,7 @@ class InterviewBooks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The result of one step."""
+    """What an answer of the primary shows."""
 
     ability: Ability
     finding: str
@@ -103,7 +107,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Known:
-    """What earlier steps of a probe have found."""
+    """What earlier questions have shown."""
 
     listed: StudyList = field(default_factory=lambda: StudyList({}))
     study: StudyInstanceUid | None = None
@@ -258,11 +262,9 @@ class Interview:
         return {study for part in parts for study in part.studies}
 
     def _lists_images(self, known: Known) -> Reply:
-        small = [
-            study for study, one in known.listed.studies.items() if one.count is None or one.count <= _LARGEST
-        ]
+        small = _smallest_first(known.listed)
         if not small:
-            return Reply(Ability.UNKNOWN, "not asked", f"it lists no study of at most {_LARGEST} images")
+            return Reply(Ability.UNKNOWN, "not asked", "it lists no study")
         problem: Reply | None = None
         for study in small[:_TRIES]:
             began = self._clock.monotonic()
@@ -325,7 +327,7 @@ class Interview:
         missing = next(self._missing(known), None)
         if missing is None:
             came = self._ledger.intake.number_from(self._titles)
-            evidence = f"no study of the list is missing here; {counted(came, 'image')} came from it so far"
+            evidence = f"no small study is missing here; {counted(came, 'image')} came from it so far"
             if came:
                 return Reply(Ability.WORKS, "its images come here", evidence)
             return Reply(Ability.UNKNOWN, "not asked", evidence, "probe again once it has a new study")
@@ -335,14 +337,10 @@ class Interview:
         began = self._clock.monotonic()
         result = self.peer.move(study, to)
         said = self._clock.monotonic() - began
-        left = len(images)
         deadline = self._clock.monotonic() + _ARRIVAL
-        while left := self._not_here(study, images):
-            if self._clock.monotonic() >= deadline:
-                break
+        while (left := self._not_here(study, images)) and self._clock.monotonic() < deadline:
             if not self._wait(_LOOK):
                 raise StoppedError
-            self._noter.catch_up()
         took = max(self._clock.monotonic() - began, 0.001)
         came = len(images) - left
         evidence = (
@@ -368,15 +366,13 @@ class Interview:
         return Reply(ability, "some images came" if came else "no image came", evidence, meaning)
 
     def _missing(self, known: Known) -> Iterator[tuple[StudyInstanceUid, Set[Image]]]:
-        """Yield studies of the list of which no image is here: moving a study again could replace images."""
-        asked = 0
-        for study, one in known.listed.studies.items():
-            if asked == _TRIES or self._ledger.instances.of_study(study):
+        """Yield small studies of which no image is here: moving a study again could replace images."""
+        absent = (one for one in _smallest_first(known.listed) if not self._ledger.instances.of_study(one))
+        for study in islice(absent, _TRIES):
+            try:
+                images = known.images if study == known.study else self.peer.images(study)
+            except (CappedError, NoImagesError):
                 continue
-            if one.count is not None and one.count > _LARGEST:
-                continue
-            asked += 1
-            images = known.images if study == known.study else self.peer.images(study)
             if 0 < len(images) <= _LARGEST:
                 yield study, images
 
@@ -403,12 +399,12 @@ class Interview:
         return len(images - here)
 
     def _shared(self, known: Known) -> list[Instance]:
-        """Return instances of a study that are here and that the primary lists."""
+        """Return some instances of a study that are here and that the primary lists."""
         if known.study is None:
             return []
         listed = {uid for _, uid in known.images}
         here = self._ledger.instances.of_study(known.study)
-        return [instance for instance in here if instance.sop_instance_uid in listed]
+        return [instance for instance in here if instance.sop_instance_uid in listed][:_MOST_SHARED]
 
     def _gives(self, known: Known) -> Reply:
         shared = self._shared(known)
@@ -520,6 +516,16 @@ class Interview:
                 except HolderUnavailableError as error:
                     return number, error.reason
         return _MOST_ASSOCIATIONS, ""
+
+
+def _smallest_first(listed: StudyList) -> list[StudyInstanceUid]:
+    """Return the studies by their number of images, the newest of a number first, those without one last."""
+
+    def size(study: StudyInstanceUid) -> float:
+        count = listed.studies[study].count
+        return math.inf if count is None else count
+
+    return sorted(listed.studies, key=size)
 
 
 def _dates(listed: StudyList) -> Iterator[date]:
