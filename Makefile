@@ -171,7 +171,7 @@ drills: venv image lab-images tracer ## power cuts, kills, a siege and full disk
 # Seven minutes for each of the six generators, five minutes for each request that is held open.
 .PHONY: adversary
 adversary: venv image ## attack a running appliance for an hour, by generators with a new seed and by who attacks
-	@ADVERSARY_SECONDS=$${ADVERSARY_SECONDS:-420} ADVERSARY_HELD=$${ADVERSARY_HELD:-300} \
+	@ADVERSARY_SECONDS=$${ADVERSARY_SECONDS:-300} ADVERSARY_HELD=$${ADVERSARY_HELD:-300} \
 	ADVERSARY_SEED=$${ADVERSARY_SEED:-$$RANDOM} $(VENV)/bin/pytest tests/adversary \
 	tests/integration/test_apart.py tests/integration/test_vault_attacked.py tests/unit/test_ansible_volumes.py
 	@$(VENV)/bin/python -m tests.adversary.faults
