@@ -108,6 +108,7 @@ PROFILES: dict[str, tuple[Habits, dict[str, Ability], bool]] = {
     "refuses a class": (replace(GOOD, takes=(MRImageStorage,)), {"images that it takes": LIMITED}, True),
     "three associations": (replace(GOOD, associations=3), {"associations at a time": LIMITED}, True),
     "one association": (replace(GOOD, associations=1), {"associations at a time": LIMITED}, True),
+    "no association free": (replace(GOOD, associations=0), dict.fromkeys(SOUND, UNKNOWN), False),
     "no right to query": (
         replace(GOOD, queries=False),
         {
@@ -139,6 +140,7 @@ def test_probe_finds_what_is_so(standby: Standby, pacs: ForeignPacs, profile: st
     for one in view.capabilities:
         assert one.evidence
         assert one.ability is not MISSING or one.meaning, one
+    assert view.seconds < 60
     if suits:
         # One study came, and is here in truth.
         assert standby.missing == len(RECENT) - 3

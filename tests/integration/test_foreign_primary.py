@@ -49,7 +49,7 @@ CAN = {
     "services": Ability.WORKS,
     "list of studies": Ability.WORKS,
     "list of images": Ability.WORKS,
-    "counts of images": Ability.WORKS,
+    "counts of images": Ability.MISSING,
     "character set": Ability.WORKS,
     "C-MOVE to this standby": Ability.WORKS,
     "C-GET": Ability.WORKS,
@@ -57,7 +57,7 @@ CAN = {
     "images that it takes": Ability.WORKS,
     "associations at a time": Ability.WORKS,
 }
-"""What dcmqrscp can do, by its manual."""
+"""What dcmqrscp can do: it counts no images and has no storage commitment."""
 
 
 @dataclass

@@ -49,6 +49,8 @@ _ASSOCIATE_RQ, _ASSOCIATE_AC, _ASSOCIATE_RJ = 0x01, 0x02, 0x03
 _DATA, _RELEASE_RQ, _RELEASE_RP, _ABORT = 0x04, 0x05, 0x06, 0x07
 _TLS_ALERT = 0x15
 _COMMAND, _LAST = 0x01, 0x02
+_TRANSIENT = 2
+"""Result "rejected-transient" of A-ASSOCIATE-RJ (DICOM PS3.8 9.3.4)."""
 
 
 class AssociationRejectedError(Exception):
@@ -59,6 +61,11 @@ class AssociationRejectedError(Exception):
         self.result = result
         self.source = source
         self.reason = reason
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the peer may accept the same request later."""
+        return self.result == _TRANSIENT
 
 
 class AssociationLostError(Exception):

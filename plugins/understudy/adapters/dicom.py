@@ -60,8 +60,6 @@ _MEDIUM = 0x0000
 _FILE_HINT = "compare it with the sender's copy; waive it, or store it here again"
 _TITLES_HINT = "check our AE title, its AE title and our address in the configuration of that device"
 _ABORTS = (Loss.ABORTED_BY_USER, Loss.ABORTED_BY_PROVIDER)
-_TRANSIENT = 2
-"""Result "rejected-transient" of A-ASSOCIATE-RJ (DICOM PS3.8 9.3.4)."""
 _BUSY_PAUSES = (0.1, 0.3, 0.6)
 """Seconds to wait before each further request for an association, if the peer rejects it as transient."""
 _TOO_MUCH = (0xA7, 0xFE)
@@ -428,7 +426,7 @@ class DicomPeer:
                 yield association
         except AssociationRejectedError as error:
             verdict = of_rejection(error.result, error.source, error.reason)
-            kind = BusyError if error.result == _TRANSIENT else RejectedError
+            kind = BusyError if error.is_transient else RejectedError
             raise kind(self.name, f"it rejects our association: {verdict.reason}", verdict.hint) from error
         except AssociationLostError as error:
             verdict = of_loss(error.loss, error.detail)
@@ -455,7 +453,7 @@ class DicomPeer:
                     timeout=self._timeout,
                 )
             except AssociationRejectedError as error:
-                if error.result != _TRANSIENT or not pauses:
+                if not error.is_transient or not pauses:
                     raise
                 time.sleep(pauses.pop(0))
 

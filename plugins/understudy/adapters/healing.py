@@ -36,6 +36,7 @@ from understudy.core.model import Instance
 from understudy.core.outcomes import of_loss, of_rejection
 from understudy.core.packing import Member
 from understudy.core.ports import (
+    BusyError,
     HolderUnavailableError,
     NotGivenError,
     OrthancUnavailableError,
@@ -99,7 +100,8 @@ class GetSource:
                 status = self._get(association, store, instance, received)
         except AssociationRejectedError as error:
             verdict = of_rejection(error.result, error.source, error.reason)
-            raise HolderUnavailableError(
+            kind = BusyError if error.is_transient else HolderUnavailableError
+            raise kind(
                 self.name, f"no association for C-GET: {verdict.reason}", "see that it allows us C-GET"
             ) from error
         except AssociationLostError as error:

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from understudy.core.capabilities import Ability, CapabilitiesView, Capability, changes, verdict
 from understudy.core.errors import NotFoundError
-from understudy.core.ports import Clock, HolderUnavailableError, OrthancUnavailableError
+from understudy.core.ports import Clock
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.views import OperationView, iso
 from understudy.engine.operations import Result, Runner, RunnerBooks, Running
@@ -86,14 +86,9 @@ class CapabilityProbe:
 
     def _answer(self, step: Question, known: Known, found: Sequence[Capability]) -> Reply:
         """Ask, and return an answer in any case; after a failed association nothing more is asked."""
-        if found and found[0].ability is Ability.MISSING:
+        if found and found[0].ability is not Ability.WORKS:
             return Reply(Ability.UNKNOWN, "not asked", "there is no association with it")
-        try:
-            return step.ask(known)
-        except HolderUnavailableError as error:
-            return Reply(Ability.MISSING, "it fails", error.reason, error.hint)
-        except OrthancUnavailableError as error:
-            return Reply(Ability.UNKNOWN, "not known", str(error), error.hint)
+        return self._interview.answer(step, known)
 
     def _report(self, view: CapabilitiesView) -> Report:
         return Report(

@@ -20,6 +20,7 @@ from understudy.core.inventory import Image, StudyList
 from understudy.core.model import Instance, StudyInstanceUid
 from understudy.core.ports import (
     MAX_CONTEXTS,
+    BusyError,
     CappedError,
     Clock,
     CommitmentRefusedError,
@@ -28,6 +29,7 @@ from understudy.core.ports import (
     HolderUnavailableError,
     InstanceSource,
     NoImagesError,
+    OrthancUnavailableError,
     Peer,
 )
 from understudy.core.text import counted
@@ -71,6 +73,8 @@ _ARRIVAL = 20.0
 _LINGER, _REPORT = 3.0, 10.0
 """Seconds for a report of storage commitment over the same association, and in all."""
 _LOOK = 0.2
+_BUSY_PAUSES = (0.2, 0.5, 1.0, 2.0)
+"""Seconds until the same question is asked again of a primary that has no association free."""
 _MOST_ASSOCIATIONS = 8
 _MOST_NAMED = 5
 
@@ -174,6 +178,24 @@ class Interview:
             Question("images that it takes", True, self._takes),
             Question("associations at a time", False, self._associates_often),
         )
+
+    def answer(self, question: Question, known: Known) -> Reply:
+        """Ask, and return an answer in any case.
+
+        A primary with few associations may not have noticed yet that our last one has ended.
+        """
+        for pause in (*_BUSY_PAUSES, None):
+            try:
+                return question.ask(known)
+            except BusyError as error:
+                reply = Reply(Ability.UNKNOWN, "it is busy", error.reason, "probe again when it has time")
+            except HolderUnavailableError as error:
+                return Reply(Ability.MISSING, "it fails", error.reason, error.hint)
+            except OrthancUnavailableError as error:
+                return Reply(Ability.UNKNOWN, "not known", str(error), error.hint)
+            if pause is not None and not self._wait(pause):
+                raise StoppedError
+        return reply
 
     def _associates(self, _known: Known) -> Reply:
         began = self._clock.monotonic()
@@ -417,6 +439,8 @@ class Interview:
         )
         try:
             content = self._source.fetch(shared[0])
+        except BusyError:
+            raise
         except HolderUnavailableError as error:
             return Reply(Ability.MISSING, "it gives no image", error.reason, meaning)
         if content is None:
@@ -514,6 +538,8 @@ class Interview:
                 try:
                     stack.enter_context(association)
                 except HolderUnavailableError as error:
+                    if not number:
+                        raise
                     return number, error.reason
         return _MOST_ASSOCIATIONS, ""
 
