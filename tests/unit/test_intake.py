@@ -42,3 +42,9 @@ def test_parse_size_reads_what_docker_reads(text: str, size: int) -> None:
 def test_parse_size_refuses_what_it_does_not_know(text: str) -> None:
     with pytest.raises(ValueError, match="no size of memory"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(("memory", "found"), [(300, 512), (1024, 1024), (2048, 2048), (16_384, 2048)])
+def test_answers_to_a_query_are_few_enough_that_a_store_need_not_wait_long(memory: int, found: int) -> None:
+    given = limits(memory * MIB)
+    assert (given.found, given.found_instances) == (found, 4 * found)
