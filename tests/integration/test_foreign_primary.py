@@ -198,6 +198,7 @@ def test_standby_of_dcmqrscp_says_what_is_so(tmp_path: Path, associations: int) 
         standby.appliance.probe("ann")
         assert standby.parts.capabilities.step()
         found = standby.appliance.capabilities()
+        assert found is not None
         assert {one.name: one.ability for one in found.capabilities} == CAN | (
             {} if associations > 1 else {"associations at a time": Ability.LIMITED}
         )

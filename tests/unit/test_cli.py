@@ -316,6 +316,9 @@ def test_probe_shows_what_it_found_and_exits_1_if_the_primary_does_not_suit(
     assert run(["probe", "--last", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["suits"] is False
     assert [act[0] for act in facade.acts] == ["probe"]
+    facade.probed = None
+    assert run(["probe", "--last"]) == 1
+    assert "the primary was not probed yet" in capsys.readouterr().err
 
 
 def test_unknown_operation_is_told_with_its_hint(

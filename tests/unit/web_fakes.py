@@ -200,6 +200,7 @@ class FakeFacade:
     acts: list[tuple[str, str, str]] = field(default_factory=list)
     fault: Exception | None = None
     conflicts: FakeConflicts = field(default_factory=FakeConflicts)
+    probed: CapabilitiesView | None = CAPABILITIES
     unknown_since: str | None = None
     storage_unknown_since: str | None = None
 
@@ -298,8 +299,8 @@ class FakeFacade:
             OPERATION, kind="probe", unit="questions", state=OperationState.FAILED, eta_seconds=None
         )
 
-    def capabilities(self) -> CapabilitiesView:
-        return CAPABILITIES
+    def capabilities(self) -> CapabilitiesView | None:
+        return self.probed
 
     def gaps(self, limit: int) -> Sequence[GapView]:
         why = "the primary answered C-MOVE with status 0xA801"

@@ -5,7 +5,7 @@ import argparse
 from pydantic import TypeAdapter
 
 from understudy.cli.client import Client, agent
-from understudy.cli.errors import Exit
+from understudy.cli.errors import CommandError, Exit
 from understudy.cli.heal import add_heal
 from understudy.cli.options import Commands, add_command, add_epoch, add_json, add_selection, add_wait
 from understudy.cli.plain import say, say_json, tell
@@ -217,7 +217,9 @@ def probe(arguments: argparse.Namespace) -> int:
     client = agent()
     if not arguments.last:
         watched(client, client.act(OperationView, "/probe", {}))
-    view = client.read(CapabilitiesView, "/probe")
+    view = TypeAdapter(CapabilitiesView | None).validate_json(client.get("/probe"))
+    if view is None:
+        raise CommandError("the primary was not probed yet", "understudy probe asks it, in about a minute")
     if arguments.json:
         say_json(client.get("/probe").decode("utf-8"))
     else:

@@ -249,8 +249,8 @@ class Appliance:
         self.wake_all()
         return operation
 
-    def capabilities(self) -> CapabilitiesView:
-        """Return what the last probe found that the primary can do."""
+    def capabilities(self) -> CapabilitiesView | None:
+        """Return what the last probe found that the primary can do, None if it was not probed."""
         return self._parts().capabilities.last()
 
     def failback(self, who: str, *, epoch: int) -> OperationView:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pydantic import TypeAdapter
 
 from understudy.core.capabilities import Ability, CapabilitiesView, Capability, changes, verdict
-from understudy.core.errors import NotFoundError
 from understudy.core.ports import Clock
 from understudy.core.report import Report, ReportRow, ReportTable
 from understudy.core.views import OperationView, iso
@@ -45,14 +44,8 @@ class CapabilityProbe:
         """Do a probe if one was asked for; return whether one was."""
         return self._runner.step()
 
-    def last(self) -> CapabilitiesView:
-        """Return the result of the last probe; raise NotFoundError if there is none."""
-        known = self._last()
-        if known is None:
-            raise NotFoundError("the primary was not probed", "`understudy probe`, or POST /understudy/probe")
-        return known
-
-    def _last(self) -> CapabilitiesView | None:
+    def last(self) -> CapabilitiesView | None:
+        """Return the result of the last probe, None if there was none."""
         known = self._ledger.facts.read(_LAST)
         return None if known is None else _VIEW.validate_json(known)
 
@@ -67,7 +60,7 @@ class CapabilityProbe:
                     step.name, step.needed, answer.ability, answer.finding, answer.evidence, answer.meaning
                 )
             )
-        before = self._last()
+        before = self.last()
         suits, sentence = verdict(found)
         view = CapabilitiesView(
             at=asked.started,

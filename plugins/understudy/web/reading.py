@@ -84,7 +84,7 @@ class ReadingFacade(Protocol):
 
     def damages(self, limit: int, *, missed: bool) -> Sequence[DamageView]: ...
 
-    def capabilities(self) -> CapabilitiesView: ...
+    def capabilities(self) -> CapabilitiesView | None: ...
 
     def gaps(self, limit: int) -> Sequence[GapView]: ...
 
@@ -243,12 +243,12 @@ def router(facade: ReadingFacade) -> APIRouter:
 
     @routes.get("/probe", summary="What the primary can do", responses=errors(404))
     @open_to(Role.READER)
-    def capabilities() -> CapabilitiesView:
+    def capabilities() -> CapabilitiesView | None:
         """Answer the findings of the last probe, each with its evidence and its meaning here.
 
         `ability` is works, limited, missing or unknown. `suits` says whether all that is `needed` was found.
-        `changes` are the differences from the probe before. `seconds` is how long the probe took. 404 means
-        that the primary was not probed yet, or that none is configured.
+        `changes` are the differences from the probe before. `seconds` is how long the probe took. The answer
+        is null if the primary was not probed yet. 404 means that none is configured.
         """
         return facade.capabilities()
 

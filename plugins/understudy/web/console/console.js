@@ -16,7 +16,6 @@ async function ask(path) {
   const response = await fetch(path, { headers: { Accept: "application/json" }, cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   // The one place where text from outside comes in.
   if (response.ok) return JSON.parse(await response.text(), (_, value) => (typeof value === "string" ? visible(value) : value));
-  if (response.status === 404) return null;
   if (response.status === 401 || response.status === 403) throw new Error("you are not signed in any more; reload the page");
   const body = await response.json().catch(() => ({}));
   throw new Error(body.message ?? `it answers with HTTP status ${response.status}`);
@@ -287,6 +286,7 @@ function showFreshness() {
 
 /** Asks what the last probe of the PACS found: at first, and whenever a probe has begun or ended. */
 async function lookAtProbe(status) {
+  if (!status.primary) return;
   const last = status.operations.find((one) => one.kind === "probe");
   const probe = last ? `${last.operation} ${last.state}` : "none";
   if (probe === seen.probe) return;
