@@ -53,7 +53,7 @@ from understudy.flow.route import Router
 from understudy.flow.scrub import Scrubber
 from understudy.flow.suspects import Suspects
 from understudy.flow.verify import Verifier
-from understudy.ledger import RESCAN, Ledger, ModeRecord
+from understudy.ledger import Ledger, ModeRecord
 
 _SHOWN_OPERATIONS = 10
 
@@ -319,11 +319,6 @@ class Appliance:
             raise RefusedError(
                 "a failback is not cancelled but interrupted",
                 "`understudy interrupt --reason ...`, or POST /understudy/failback/interrupt",
-            )
-        if operation.kind == RESCAN:
-            raise RefusedError(
-                "a rescan is not cancelled: images that it has not looked at might be owed, or missing",
-                "it ends by itself, and nothing waits for it but the end of a failback",
             )
         return self.ledger.operations.cancel(number, who, self.clock.now())
 

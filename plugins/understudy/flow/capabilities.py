@@ -35,7 +35,7 @@ class CapabilityProbe:
         self._runner = Runner(KIND, self._probe, ledger, clock, unit="questions", write_report=write_report)
 
     def begin(self, who: str) -> OperationView:
-        """Begin a probe, or return the running one. After a restart it begins anew."""
+        """Begin a probe, or return the running one. After a restart it begins again."""
         return self._runner.begin(
             who, total=len(self._interview.questions), message="asks the primary what it can do"
         )

@@ -251,8 +251,7 @@ def router(facade: ActingFacade) -> APIRouter:
     def cancel(operation: Operation, name: Who, body: Nothing | None = None) -> OperationView:
         """Stop after the present batch; what is done stays done.
 
-        409 means that the operation has ended, that it is a failback, which is interrupted instead, or that
-        it is a rescan, which has to end by itself.
+        409 means that the operation has ended, or that it is a failback, which is interrupted instead.
         Nothing is logged then.
         """
         return facade.cancel(name, operation)
